@@ -1,0 +1,5 @@
+"""`python -m flowmap` is the `flowmap` command."""
+
+from flowmap.cli import main
+
+main()

@@ -1,0 +1,270 @@
+"""What a plugin registers: pydantic configuration classes, one base class per kind of component.
+
+Nothing here imports torch, so that `flowmap check` and `flowmap plugins` answer at once. A configuration
+builds its component with `build()`, and only there may a plugin import torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+    from flowmap.interfaces import Backbone, Data, Metric, Objective, Sampler
+
+NetworkKind = Literal["velocity", "flow_map"]
+"""`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
+
+Weights = Literal["ema", "raw"]
+"""Which weights of a finished stage: their moving average or the raw trained ones."""
+
+
+class Config(BaseModel):
+    """A frozen configuration that refuses fields it does not know and names the nearest one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        allowed = [info.alias or name for name, info in cls.model_fields.items()]
+        unknown = [key for key in value if key not in allowed and key not in cls.model_fields]
+        if unknown:
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("unknown_field", "{text}", {"text": unknown_word("field", key, allowed)}),
+                        loc=(key,),
+                        input=value[key],
+                    )
+                    for key in unknown
+                ],
+            )
+        return value
+
+
+def unknown_word(what: str, word: str, allowed: Iterable[str]) -> str:
+    """Say that `word` is no `what`, what is allowed, and the nearest allowed word if one is near."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(str(word), allowed, n=1, cutoff=0.5)
+    listed = f"allowed: {', '.join(allowed)}" if allowed else "none is allowed here"
+    hint = f". Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {what} '{word}'; {listed}{hint}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that `flowmap check` has to say about one field.
+
+    `field` is relative to whoever reports it; an `error` refuses the recipe, a `warning` does not.
+    """
+
+    level: Literal["error", "warning"]
+    field: tuple[str | int, ...]
+    message: str
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A role that an objective needs: what kind of network, and whether the stage trains it."""
+
+    kind: NetworkKind
+    trained: bool
+    summary: str
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """What one sample of a data source is.
+
+    `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
+    be a condition; 0 means unconditional.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What an objective may know about its stage when it is asked whether the combination makes sense.
+
+    `batch` is the global batch in samples; `conditional` says whether the data carry a condition.
+    """
+
+    batch: int
+    conditional: bool
+
+
+class ComponentConfig(Config, ABC):
+    """Base of every configuration that a plugin registers.
+
+    A subclass declares `type: Literal["its_name"] = "its_name"`: the word a recipe uses.
+    """
+
+    kind: ClassVar[str]
+    type: str
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The word that names this component in a recipe."""
+        return str(cls.model_fields["type"].default)
+
+
+class BackboneConfig(ComponentConfig):
+    """Configuration of a backbone: the network architecture and where its own weights come from."""
+
+    kind: ClassVar[str] = "backbone"
+
+    @abstractmethod
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Say what does not fit between this backbone and samples of `spec`."""
+
+    @abstractmethod
+    def build(self, spec: SampleSpec) -> Backbone:
+        """Make the backbone for samples of `spec`. No weights are allocated yet."""
+
+
+class DataConfig(ComponentConfig):
+    """Configuration of a data source."""
+
+    kind: ClassVar[str] = "data"
+
+    @abstractmethod
+    def spec(self) -> SampleSpec:
+        """Say what one sample is, without reading any data."""
+
+    @abstractmethod
+    def build(self) -> Data:
+        """Open the data source."""
+
+
+class ObjectiveConfig(ComponentConfig):
+    """Configuration of an objective: what a stage minimises, and over which roles."""
+
+    kind: ClassVar[str] = "objective"
+
+    @abstractmethod
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """Name the roles this objective needs. The network that a stage exists for is `student`."""
+
+    @abstractmethod
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
+
+    @abstractmethod
+    def build(self) -> Objective:
+        """Make the objective."""
+
+
+class SamplerConfig(ComponentConfig):
+    """Configuration of a sampler."""
+
+    kind: ClassVar[str] = "sampler"
+    network: ClassVar[NetworkKind]
+    """The kind of network the sampler calls."""
+    calls_per_step: ClassVar[int]
+    """Network calls that one step along the grid takes."""
+
+    @abstractmethod
+    def build(self) -> Sampler:
+        """Make the sampler."""
+
+
+class MetricConfig(ComponentConfig):
+    """Configuration of a metric."""
+
+    kind: ClassVar[str] = "metric"
+    network: ClassVar[NetworkKind | None] = None
+    """The kind of network the metric itself calls, or None if it looks at samples only."""
+    label: ClassVar[str]
+    """What the report writes on the axis; lower is better for every metric."""
+
+    @abstractmethod
+    def build(self) -> Metric:
+        """Make the metric."""
+
+
+class FromCatalogue:
+    """Marks a field that holds one installed component, named by its `type`.
+
+    Use the ready-made `AnyBackbone`, `AnyData`, `AnyObjective`, `AnySampler` and `AnyMetric`. In a recipe
+    the value is a table with a `type`, or just the name where every field has a default.
+    """
+
+    def __init__(self, base: type[ComponentConfig]) -> None:
+        self.base = base
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Validate through the catalogue; serialise as the component's own fields."""
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda component: component.model_dump(mode="json", by_alias=True)
+            ),
+        )
+
+    def _validate(self, value: Any) -> ComponentConfig:
+        from flowmap.catalogue import catalogue
+
+        kind = self.base.kind
+        if isinstance(value, self.base):
+            return value
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("component_shape", f"must be a table with a 'type', or the name of a {kind}")
+        if "type" not in value:
+            names = ", ".join(catalogue().names(kind))
+            raise PydanticCustomError("component_type", "{text}", {"text": f"the field 'type' is missing; installed: {names}"})
+        try:
+            found = catalogue().find(kind, str(value["type"]))
+        except LookupError as error:
+            raise ValidationError.from_exception_data(
+                kind,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("component_unknown", "{text}", {"text": str(error.args[0])}),
+                        loc=("type",),
+                        input=value["type"],
+                    )
+                ],
+            ) from None
+        return found.model_validate(dict(value))
+
+
+AnyBackbone = Annotated[BackboneConfig, FromCatalogue(BackboneConfig)]
+AnyData = Annotated[DataConfig, FromCatalogue(DataConfig)]
+AnyObjective = Annotated[ObjectiveConfig, FromCatalogue(ObjectiveConfig)]
+AnySampler = Annotated[SamplerConfig, FromCatalogue(SamplerConfig)]
+AnyMetric = Annotated[MetricConfig, FromCatalogue(MetricConfig)]
+
+
+class TimesConfig(Config):
+    """How training times are drawn: a distribution on [0, 1] (1 = noise), then shifted."""
+
+    distribution: Literal["uniform", "logit_normal"] = Field("logit_normal", description="before the shift")
+    mean: float = Field(0.0, description="of the logit, for logit_normal")
+    std: float = Field(1.0, gt=0, description="of the logit, for logit_normal")
+    shift: float = Field(1.0, gt=0, description="s in s a / (1 + (s - 1) a); 1 changes nothing, Wan uses 5")
+
+
+class TangentConfig(Config):
+    """How du/dt along the trajectory is computed (always without gradient)."""
+
+    method: Literal["central", "jvp"] = Field(
+        "central", description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative"
+    )
+    step: float = Field(0.005, gt=0, le=0.1, description="half width of the difference, in units of t")
+    batched: bool = Field(True, description="evaluate both sides in one call of twice the batch (central only)")

@@ -1,0 +1,12 @@
+"""The one exception whose text is written for the person at the keyboard."""
+
+
+class FlowmapError(Exception):
+    """A mistake or a condition that the user can act on.
+
+    The command line prints its text and exits with `code`; no traceback is shown.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code

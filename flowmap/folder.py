@@ -1,0 +1,127 @@
+"""A run's folder: one writer at a time, files that are whole or absent, errors that say what is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from flowmap.errors import FlowmapError
+
+SKIP_PREFIX = ".part-"
+"""Files and folders of this prefix are unfinished; whoever finds one may delete it."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failing write under `path` into an error that says what happened and that nothing is lost."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        code = error.errno if isinstance(error, OSError) else None
+        full = code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full:
+            why = "the disk is full; free some space and run the same command again"
+        elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            why = "it is not writable; change its permissions or choose another folder with --runs"
+        elif code in (errno.ENOTDIR, errno.EEXIST):
+            why = "a file stands where a folder is needed; move it or choose another folder with --runs"
+        else:
+            why = str(error)
+        raise FlowmapError(f"cannot write {path}: {why}. What was saved before is untouched.", code=1) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; raises FlowmapError at once if another run holds it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FlowmapError(
+                f"{folder}: another flowmap run is writing here; wait for it, stop it, or give this recipe another name"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(SKIP_PREFIX + path.name)
+        part.write_text(text)
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+
+
+def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the folder `path` with the files that `fill` writes into the folder it is given; all or nothing."""
+    part = path.with_name(SKIP_PREFIX + path.name)
+    with writing(path):
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            fill(part)
+            for file in part.iterdir():
+                sync(file)
+            sync(part)
+            part.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that it is never seen half deleted."""
+    with writing(path):
+        doomed = path.with_name(SKIP_PREFIX + "gone-" + path.name)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a lines file; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        found.append(json.loads(line))
+    return found
+
+
+def rewrite_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Replace a lines file as a whole."""
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def append_line(file: IO[str], line: dict[str, Any]) -> None:
+    """Append one JSON object and hand it to the system at once, so that a killed process loses no line."""
+    with writing(Path(file.name)):
+        file.write(json.dumps(line) + "\n")
+        file.flush()

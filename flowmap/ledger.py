@@ -1,0 +1,84 @@
+"""Count what a step costs: network calls with and without gradient, samples through them, backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from flowmap.interfaces import Cond, FlowMap, Role, Velocity, as_flow_map
+
+
+@dataclass
+class Calls:
+    """Calls of one role's network; a call of a batch of B counts B samples."""
+
+    grad: int = 0
+    no_grad: int = 0
+    grad_samples: int = 0
+    no_grad_samples: int = 0
+
+    def add(self, samples: int, with_gradient: bool) -> None:
+        """Count one call."""
+        if with_gradient:
+            self.grad += 1
+            self.grad_samples += samples
+        else:
+            self.no_grad += 1
+            self.no_grad_samples += samples
+
+
+@final
+class Ledger:
+    """Counts the calls of the roles' networks and the backward passes."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Calls] = {}
+        self.backwards = 0
+
+    def watch(self, roles: Iterable[Role], trained: Iterable[str]) -> dict[str, Role]:
+        """The same roles, with networks that count their calls here."""
+        trained = set(trained)
+        watched: dict[str, Role] = {}
+        for role in roles:
+            calls = self.calls[role.name] = Calls()
+            wrap = _CountedFlowMap if isinstance(role.network, FlowMap) else _CountedVelocity
+            twin = Role(role.name, wrap(role.network, calls, role.name in trained), role.module, role.own)
+            twin.average = role.average
+            watched[role.name] = twin
+        return watched
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since the last `take`."""
+        counted = {"calls": {name: asdict(calls) for name, calls in self.calls.items()}, "backwards": self.backwards}
+        for calls in self.calls.values():
+            calls.__init__()  # type: ignore[misc]
+        self.backwards = 0
+        return counted
+
+
+def _with_gradient(x: Tensor, trained: bool) -> bool:
+    return torch.is_grad_enabled() and (trained or x.requires_grad)
+
+
+@final
+class _CountedVelocity(Velocity):
+    def __init__(self, network: Velocity, calls: Calls, trained: bool) -> None:
+        self._network, self._calls, self._trained = network, calls, trained
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self._calls.add(len(x), _with_gradient(x, self._trained))
+        return self._network.velocity(x, t, cond)
+
+
+@final
+class _CountedFlowMap(FlowMap):
+    def __init__(self, network: Velocity, calls: Calls, trained: bool) -> None:
+        self._network, self._calls, self._trained = as_flow_map(network), calls, trained
+
+    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+        self._calls.add(len(x), _with_gradient(x, self._trained))
+        return self._network.mean_velocity(x, t, r, cond)

@@ -1,0 +1,268 @@
+"""The recipe: everything a run depends on, in one TOML file. Torch-free."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from flowmap.configs import (
+    AnyBackbone,
+    AnyData,
+    AnyMetric,
+    AnyObjective,
+    AnySampler,
+    Config,
+    Finding,
+    StageFacts,
+    Weights,
+    unknown_word,
+)
+from flowmap.errors import FlowmapError
+from flowmap.explain import Source, explain, explain_validation
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class OptimizerConfig(Config):
+    """AdamW and its learning-rate schedule, a pure function of the step."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's momentum constants")
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up from 0")
+    decay: float = Field(0.0, ge=0, le=1, description="last fraction of the stage over which lr falls linearly to 0")
+
+
+class EmaConfig(Config):
+    """Moving average of the student: decay 0 before `start`, then constant (AnyFlow)."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    start: int = Field(0, ge=0, description="first step at which the decay applies")
+
+
+class RoleConfig(Config):
+    """Where a role's weights come from, and how it is optimised if the stage trains it."""
+
+    from_: str = Field("base", alias="from", description="'base' (the backbone's own weights) or an earlier stage")
+    weights: Weights = Field("ema", description="which weights of that stage")
+    optimizer: OptimizerConfig | None = Field(None, description="overrides the stage's, for this role")
+
+
+class StageConfig(Config):
+    """One stage of training: an objective over roles, for a number of steps."""
+
+    name: str = Field(pattern=NAME)
+    steps: int = Field(gt=0, description="iterations of the objective")
+    batch: int = Field(gt=0, description="global batch, in samples")
+    objective: AnyObjective
+    roles: dict[str, RoleConfig] = Field(default_factory=dict, description="roles not named here start from 'base'")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    ema: EmaConfig = Field(default_factory=EmaConfig)
+    clip: float = Field(1.0, ge=0, description="gradient norm above which the gradient is scaled down; 0 = never")
+
+
+class ContestConfig(Config):
+    """The weights of one stage under one or more samplers."""
+
+    stage: str
+    samplers: tuple[AnySampler, ...] = Field(min_length=1)
+    weights: Weights = "ema"
+
+
+class EvaluationConfig(Config):
+    """What is measured after training, and how."""
+
+    teacher: str = Field(description="the stage whose many-step samples are the reference of frechet_teacher")
+    teacher_sampler: AnySampler = Field(default="heun")
+    teacher_calls: int = Field(64, gt=0, description="network calls a reference sample takes")
+    calls: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="network calls per sample")
+    samples: int = Field(2000, ge=2, description="samples per score")
+    repeats: int = Field(3, ge=2, description="times each score is taken with fresh noise")
+    shift: float = Field(1.0, gt=0, description="shift of the sampling grid")
+    metrics: tuple[AnyMetric, ...] = Field(min_length=1)
+    contests: tuple[ContestConfig, ...] = Field(min_length=1)
+
+
+class ComputeConfig(Config):
+    """Where and in what precision the run computes."""
+
+    device: Literal["auto", "cpu"] = Field("auto", description="'auto' takes an accelerator if there is one")
+    precision: Literal["no", "bf16"] = Field("no", description="mixed precision of the network calls")
+    trackers: tuple[Literal["tensorboard"], ...] = Field((), description="where losses are also sent")
+
+
+class CheckpointsConfig(Config):
+    """How often a stage is saved."""
+
+    every: int = Field(1000, gt=0, description="steps between checkpoints; the last step is always saved")
+    keep: int = Field(2, ge=1, description="how many to keep per stage")
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: str = Field(pattern=NAME, description="names the run's folder")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="the whole recipe is run once per seed")
+    data: AnyData
+    backbone: AnyBackbone
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    evaluation: EvaluationConfig | None = None
+    compute: ComputeConfig = Field(default_factory=ComputeConfig)
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage called `name`; raises KeyError if there is none."""
+        return next((s for s in self.stages if s.name == name), None) or _missing(name)
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything about the recipe as a whole that is wrong (errors) or doubtful (warnings)."""
+        spec = self.data.spec()
+        for finding in self.backbone.findings(spec):
+            yield Finding(finding.level, ("backbone", *finding.field), finding.message)
+        if len(set(self.seeds)) < len(self.seeds):
+            yield Finding("error", ("seeds",), "a seed is listed twice; every seed is one training run")
+        earlier: list[StageConfig] = []
+        for index, stage in enumerate(self.stages):
+            for finding in self._stage_findings(stage, earlier, StageFacts(stage.batch, spec.classes > 0)):
+                yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
+            earlier.append(stage)
+        if self.evaluation is not None:
+            for finding in self._evaluation_findings(self.evaluation):
+                yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
+
+    def _stage_findings(
+        self, stage: StageConfig, earlier: Sequence[StageConfig], facts: StageFacts
+    ) -> Iterator[Finding]:
+        names = [s.name for s in earlier]
+        if stage.name in names:
+            yield Finding("error", ("name",), f"two stages are called '{stage.name}'; give each its own name")
+        if stage.name in ("base", "samples"):
+            yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
+        needed = stage.objective.roles()
+        if "student" not in needed:
+            yield Finding("error", ("objective",), "the objective declares no role 'student'")
+        for role, config in stage.roles.items():
+            if role not in needed:
+                yield Finding("error", ("roles", role), unknown_word("role", role, needed))
+                continue
+            source = config.from_
+            if source == stage.name or (source not in ("base", *names) and source in [s.name for s in self.stages]):
+                why = f"stage '{source}' does not come before '{stage.name}'; move it up, or start from"
+                yield Finding("error", ("roles", role, "from"), f"{why} {' or '.join(['base', *names])}")
+            elif source not in ("base", *names):
+                yield Finding("error", ("roles", role, "from"), unknown_word("stage", source, ["base", *names]))
+            elif source != "base":
+                given = next(s for s in earlier if s.name == source).objective.roles()["student"].kind
+                if needed[role].kind == "velocity" and given == "flow_map":
+                    yield Finding(
+                        "error",
+                        ("roles", role, "from"),
+                        f"role '{role}' is a single-time velocity, but stage '{source}' trains a two-time flow map",
+                    )
+            if config.optimizer is not None and not needed[role].trained:
+                yield Finding("error", ("roles", role, "optimizer"), f"role '{role}' is frozen; it takes no optimizer")
+        for finding in stage.objective.findings(facts):
+            yield Finding(finding.level, ("objective", *finding.field), finding.message)
+
+    def _evaluation_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
+        kinds = {s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()}
+        if evaluation.teacher not in kinds:
+            yield Finding("error", ("teacher",), unknown_word("stage", evaluation.teacher, kinds))
+        if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
+            per_step = evaluation.teacher_sampler.calls_per_step
+            message = f"{evaluation.teacher_sampler.type} takes {per_step} calls a step; give a multiple of it"
+            yield Finding("error", ("teacher_calls",), message)
+        if any(calls < 1 for calls in evaluation.calls):
+            yield Finding("error", ("calls",), "a sample takes at least one network call")
+        names = [metric.type for metric in evaluation.metrics]
+        if len(set(names)) < len(names):
+            yield Finding("error", ("metrics",), "a metric is listed twice")
+        for index, contest in enumerate(evaluation.contests):
+            where = ("contests", index)
+            if contest.stage not in kinds:
+                yield Finding("error", (*where, "stage"), unknown_word("stage", contest.stage, kinds))
+                continue
+            for position, sampler in enumerate(contest.samplers):
+                if sampler.network == "flow_map" and kinds[contest.stage] == "velocity":
+                    message = (
+                        f"sampler '{sampler.type}' needs a flow map, but stage '{contest.stage}' trains a velocity; "
+                        "use a velocity sampler such as euler or heun"
+                    )
+                    yield Finding("error", (*where, "samplers", position), message)
+
+
+def _missing(name: str) -> StageConfig:
+    raise KeyError(name)
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
+
+    Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise FlowmapError(f"{path}: there is no such recipe{_nearest_recipe(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlowmapError(f"{path}: cannot be read as a recipe: {error}") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FlowmapError(f"{path}: invalid TOML: {error}") from None
+    source = Source(str(path), text, raw)
+    for override in overrides:
+        _override(source, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise FlowmapError(explain_validation(error, source)) from None
+    findings = list(recipe.findings())
+    errors = [explain(f, source) for f in findings if f.level == "error"]
+    if errors:
+        raise FlowmapError("\n".join(errors))
+    return recipe, [explain(f, source) for f in findings]
+
+
+def _nearest_recipe(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("recipes")
+    found = sorted(p.name for p in folder.glob("*.toml"))
+    return f"; {folder}/ has: {', '.join(found)}" if found else ""
+
+
+def _override(source: Source, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise FlowmapError(f"--set {text}: must look like field.of.the.recipe=value")
+    *parents, last = key.strip().split(".")
+    node: Any = source.raw
+    path: list[str | int] = []
+    for part in parents:
+        step = _step(node, part, f"--set {text}")
+        path.append(step)
+        node = node.setdefault(step, {}) if isinstance(node, dict) else node[int(step)]
+    if not isinstance(node, dict | list):
+        raise FlowmapError(f"--set {text}: '{'.'.join(parents)}' is a single value, it has no field '{last}'")
+    step = _step(node, last, f"--set {text}")
+    try:
+        node[step] = tomllib.loads(f"v = {value}")["v"]  # type: ignore[index]
+    except tomllib.TOMLDecodeError:
+        node[step] = value  # type: ignore[index]  # a bare word is a string
+    source.overridden[(*path, step)] = text
+
+
+def _step(node: Any, part: str, where: str) -> str | int:
+    """One step of a dotted path; an element of an array is named by its name, stage, type or position."""
+    if not isinstance(node, list):
+        return part
+    labels = [str(e.get("name") or e.get("stage") or e.get("type")) if isinstance(e, dict) else str(e) for e in node]
+    if part in labels:
+        return labels.index(part)
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    raise FlowmapError(f"{where}: {unknown_word('element', part, labels)}")

@@ -1,0 +1,103 @@
+"""Open a stage: make its roles from the backbone and earlier checkpoints, its objective, its optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from flowmap.checkpoint import Checkpoint, checkpoints, read_weights, verify
+from flowmap.configs import Weights
+from flowmap.draw import Draw
+from flowmap.ema import start_average
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
+from flowmap.plan import StagePlan
+from flowmap.recipe import OptimizerConfig, RoleConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage ready to run; `optimizers` and `schedules` are those of the trained roles."""
+
+    plan: StagePlan
+    backbone: Backbone
+    data: Data
+    objective: Objective
+    roles: Mapping[str, Role]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    schedules: Mapping[str, OptimizerConfig]
+    accelerator: Accelerator
+
+    def turns(self) -> tuple[Turn, ...]:
+        """The objective's turns."""
+        return self.objective.turns()
+
+
+def base_draw(seed: int) -> Draw:
+    """The randomness of a seed's base weights: 'base' is one thing, whichever role or stage starts from it."""
+    return Draw.whole(seed, "base", 0, "weights", 1)
+
+
+def finished(folder: Path, steps: int) -> Checkpoint | None:
+    """The verified last checkpoint of a stage that has done all its `steps`; None if it has not."""
+    found = checkpoints(folder)
+    if not found or found[-1].step < steps:
+        return None
+    verify(found[-1])
+    return found[-1]
+
+
+def stage_weights(plan: StagePlan, source: str, weights: Weights) -> dict[str, Tensor]:
+    """The student's weights of the finished stage `source`, from which `plan`'s role starts."""
+    folder = plan.folder.parent / source
+    checkpoint = finished(folder, plan.recipe.stage(source).steps)
+    if checkpoint is None:
+        raise FlowmapError(
+            f"stage '{plan.stage.name}' starts from stage '{source}', which is not finished in {folder}; "
+            f"run it first: flowmap run RECIPE --stage {source}"
+        )
+    return read_weights(checkpoint, "student", weights)
+
+
+def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
+    """Make everything that `plan` needs, on the accelerator's device."""
+    spec = plan.recipe.data.spec()
+    backbone = plan.recipe.backbone.build(spec)
+    roles: dict[str, Role] = {}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    schedules: dict[str, OptimizerConfig] = {}
+    for name, needed in plan.stage.objective.roles().items():
+        config = plan.role(name)
+        role = backbone.role(name, needed.kind, _weights(plan, config), base_draw(plan.seed))
+        accelerator.prepare(role.module)
+        if needed.trained:
+            schedules[name] = config.optimizer or plan.stage.optimizer
+            optimizers[name] = _optimizer(role, schedules[name])
+            if name == "student":
+                start_average(role)
+        else:
+            role.freeze()
+        roles[name] = role
+    return Stage(
+        plan, backbone, plan.recipe.data.build(), plan.stage.objective.build(), roles, optimizers, schedules, accelerator
+    )
+
+
+def _weights(plan: StagePlan, config: RoleConfig) -> dict[str, Tensor] | None:
+    return None if config.from_ == "base" else stage_weights(plan, config.from_, config.weights)
+
+
+def _optimizer(role: Role, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        list(role.own.values()),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

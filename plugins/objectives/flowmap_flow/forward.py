@@ -1,0 +1,99 @@
+"""Forward flow-map training: AnyFlow's stage 2 (arXiv 2605.13724), the MeanFlow identity (2505.13447).
+
+u(x_t, t, r) is regressed on sg[v - (t - r) du/dt], with guidance fused into the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import final
+
+import torch
+from flowmap_flow import FlowMapConfig
+from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch
+from torch import Tensor
+
+from flowmap.guidance import guided_velocity
+from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.path import like, noised, shifted
+from flowmap.tangent import tangent
+
+_REBALANCE_FLOOR = 1e-5
+
+
+@cache
+def _weight_table(name: str, shift: float) -> tuple[Tensor, Tensor]:
+    """The 1001 shifted grid points and their weights, normalised to sum to 1000."""
+    points = shifted(torch.linspace(0, 1, 1001, dtype=torch.float64), shift)
+    if name == "uniform":
+        return points, torch.ones_like(points)
+    if name == "beta08":
+        weights = points * (1 - points).sqrt()
+    else:
+        weights = torch.exp(-2 * (points - 0.5) ** 2)
+        weights = weights - weights.min()
+    return points, weights * 1000 / weights.sum()
+
+
+def loss_weight(name: str, t: Tensor, shift: float) -> Tensor:
+    """The weight of shifted times `t` (any shape): that of the nearest grid point."""
+    points, weights = _weight_table(name, shift)
+    times = t.double().cpu()
+    above = torch.searchsorted(points, times).clamp(1, len(points) - 1)
+    nearest = torch.where(times - points[above - 1] <= points[above] - times, above - 1, above)
+    return weights[nearest].to(t)
+
+
+@final
+class ForwardFlowMap(Objective):
+    """The forward objective; see the module."""
+
+    def __init__(self, config: FlowMapConfig) -> None:
+        self._config = config
+
+    def turns(self) -> tuple[Turn, ...]:
+        """One update of the student."""
+        return (Turn("student", self._losses),)
+
+    def _losses(self, scene: Scene) -> Iterator[Loss]:
+        draw = scene.draw
+        pairs = draw_pairs(draw, self._config.branches, self._config.shift)
+        yield self.loss(scene, draw.normal("noise", scene.batch.x0.shape[1:]), pairs)
+
+    def loss(self, scene: Scene, noise: Tensor, pairs: Pairs) -> Loss:
+        """The loss for given `noise` `[B, F, ...]` and times."""
+        config = self._config
+        batch = scene.chunking.forced(scene.batch, scene.draw.child("context"))
+        student = scene.flow_map("student")
+        t, r, w = pairs.t, pairs.r, config.cfg_scale
+        x_t = noised(batch.x0, noise, t)
+        with torch.no_grad():
+            if config.velocity == "data":
+                v = noise - batch.x0
+            else:
+                v = guided_velocity(scene.velocity("teacher"), x_t, t, batch.cond, batch.null, w)
+                w = 1.0  # the target is guided already
+            target = v.clone()
+            moving = (r < t).nonzero().flatten()
+            if len(moving):
+                # (t - r) du/dt vanishes at r = t: only the other rows pay for the derivative.
+                x, times, ends, cond = x_t[moving], t[moving], r[moving], batch.cond.take(moving)
+                derivative = tangent(student, x, times, ends, v[moving], cond, config.tangent) / w
+                target[moving] -= like(times - ends, x) * derivative
+            null = student.mean_velocity(x_t, t, r, batch.null) if w != 1 else None
+        u = student.mean_velocity(x_t, t, r, batch.cond)
+        if null is not None:
+            u = (u - (1 - w) * null) / w
+        raw = (u - target).square().flatten(1).mean(1)
+        weight = loss_weight(config.weight, t, config.shift)
+        losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)
+        if config.rebalance:
+            losses = losses * self._balance(losses.detach(), pairs, scene)
+        return Loss("flow_map", losses.mean(), mean_per_branch(raw, pairs.branch))
+
+    def _balance(self, losses: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
+        """What brings each r < t loss to the mean r = t loss of the global batch; 1 on the r = t samples."""
+        diffusion = pairs.branch == 0
+        total = scene.world.total(torch.stack([losses[diffusion].sum(), diffusion.sum().to(losses)]))
+        return torch.where(diffusion, torch.ones_like(losses), total[0] / total[1] / (losses + _REBALANCE_FLOOR))

@@ -1,0 +1,85 @@
+"""Steps along a grid of times, with a velocity or with a flow map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.interfaces import Cond, Sampler, Velocity, as_flow_map
+from flowmap.path import noised
+
+
+def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs (t, r) of a grid, each `[B]`."""
+    for t, r in zip(times[:-1], times[1:], strict=True):
+        yield t.expand(len(x)), r.expand(len(x))
+
+
+@final
+class Euler(Sampler):
+    """x <- x - (t - r) v(x, t)."""
+
+    def order(self) -> int | None:
+        """First order."""
+        return 1
+
+    def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+        """See Sampler.sample."""
+        for t, r in _steps(x, times):
+            x = x - (t[0] - r[0]) * network.velocity(x, t, cond)
+        return x
+
+
+@final
+class Heun(Sampler):
+    """The explicit trapezoidal rule: the mean of the velocities at both ends of an Euler step."""
+
+    def order(self) -> int | None:
+        """Second order."""
+        return 2
+
+    def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+        """See Sampler.sample."""
+        for t, r in _steps(x, times):
+            h = t[0] - r[0]
+            first = network.velocity(x, t, cond)
+            second = network.velocity(x - h * first, r, cond)
+            x = x - 0.5 * h * (first + second)
+        return x
+
+
+@final
+class FlowMapEuler(Sampler):
+    """x <- X_{t->r}(x)."""
+
+    def order(self) -> int | None:
+        """None: the error is the map's, whatever the grid."""
+        return None
+
+    def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+        """See Sampler.sample; raises TypeError for a network with one time only."""
+        flow_map = as_flow_map(network)
+        for t, r in _steps(x, times):
+            x = flow_map.jump(x, t, r, cond)
+        return x
+
+
+@final
+class ConsistencyMultistep(Sampler):
+    """x0 <- X_{t->0}(x), then fresh noise up to the next time (consistency models, arXiv 2303.01469, alg. 1)."""
+
+    def order(self) -> int | None:
+        """None: stochastic."""
+        return None
+
+    def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+        """See Sampler.sample; raises TypeError for a network with one time only."""
+        flow_map = as_flow_map(network)
+        for index, (t, r) in enumerate(_steps(x, times)):
+            x0 = flow_map.jump(x, t, r * 0, cond)
+            # At r = 0 this is x0 itself, so that the last step adds nothing.
+            x = noised(x0, draw.normal(f"renoise-{index}", x.shape[1:]), r)
+        return x
