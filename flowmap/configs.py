@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
-    from flowmap.interfaces import Backbone, Data, Metric, Objective, Sampler
+    from flowmap.interfaces import Backbone, Data, Metric, Objective, References, Sampler
 
 NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
@@ -89,11 +89,12 @@ class SampleSpec:
     """What one sample of a data source is.
 
     `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
-    be a condition; 0 means unconditional.
+    be a condition; 0 means unconditional. `labelled` says whether reference samples have class labels.
     """
 
     shape: tuple[int, ...]
     classes: int
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,16 @@ class MetricConfig(ComponentConfig):
     kind: ClassVar[str] = "metric"
     network: ClassVar[NetworkKind | None] = None
     """The kind of network the metric itself calls, or None if it looks at samples only."""
-    label: ClassVar[str]
-    """What the report writes on the axis; lower is better for every metric."""
+    calls: ClassVar[int] = 0
+    """Network calls per sample that the metric itself makes."""
 
     @abstractmethod
-    def build(self) -> Metric:
-        """Make the metric."""
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Say what does not fit between this metric and samples of `spec`."""
+
+    @abstractmethod
+    def build(self, references: References) -> Metric:
+        """Make the metric; what it learns from the references (a classifier, say) it learns here."""
 
 
 class FromCatalogue:

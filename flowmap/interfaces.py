@@ -318,8 +318,8 @@ class Data(ABC):
 class References:
     """What samples are compared with, in data space.
 
-    `train` and `held_out` are real; `teacher` are the teacher's many-step samples, and `teacher_again` as
-    many more from other noise, to know how much of a distance is chance. Both are None for a recipe without.
+    `train` and `held_out` are real; `teacher` are the teacher's many-step samples, and `teacher_again` more of
+    them from other noise, to know how much of a distance to them is chance.
     """
 
     train: Samples

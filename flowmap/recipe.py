@@ -132,6 +132,9 @@ class Recipe(Config):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
         if self.evaluation is not None:
+            for index, metric in enumerate(self.evaluation.metrics):
+                for finding in metric.findings(spec):
+                    yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
             for finding in self._evaluation_findings(self.evaluation):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 

@@ -22,7 +22,7 @@ class DigitsConfig(DataConfig):
 
     def spec(self) -> SampleSpec:
         """One frame of one channel of 8 x 8."""
-        return SampleSpec((1, 1, 8, 8), classes=10 if self.conditional else 0)
+        return SampleSpec((1, 1, 8, 8), classes=10 if self.conditional else 0, labelled=True)
 
     def build(self) -> Data:
         """Load the images."""

@@ -1,0 +1,215 @@
+"""Measure finished stages: samples at each number of calls, every metric with its floor and its spread."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowmap.checkpoint import MANIFEST, checkpoints
+from flowmap.configs import MetricConfig, SamplerConfig, Weights
+from flowmap.contestant import Contestant, generate, open_contestant, steps_for
+from flowmap.folder import read_lines, rewrite_lines, writing
+from flowmap.interfaces import Evidence, Metric, References
+from flowmap.pictures import png
+from flowmap.plan import Plan, StagePlan
+from flowmap.recipe import EvaluationConfig
+
+METRICS = "metrics.jsonl"
+PICTURES = "pictures"
+_SHEET = 64
+_ALL = 10**9
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of `metrics.jsonl`; lower is better.
+
+    `value` is the mean over `repeats` scores, each of `samples` samples from fresh noise, `spread` their
+    standard deviation, `floor` what a perfect model would score; `nfe` counts network calls per sample; `seed`
+    is the training seed. `checkpoint` and `evaluation` identify the weights and the settings that were
+    measured, so that a line is never mistaken for that of other ones.
+    """
+
+    stage: str
+    weights: Weights
+    sampler: str
+    nfe: int
+    metric: str
+    value: float
+    spread: float
+    floor: float
+    seed: int
+    samples: int
+    repeats: int
+    checkpoint: str
+    evaluation: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of the competition: a stage's weights under a sampler (None: metrics of the network itself)."""
+
+    plan: StagePlan
+    weights: Weights
+    sampler: SamplerConfig | None
+    checkpoint: str
+    evaluation: str
+
+
+def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
+    """Score every contest of the recipe for every seed into `metrics.jsonl`, skipping what is there already.
+
+    `report` is told what is being measured. An interrupted evaluation loses at most one row. Raises
+    FlowmapError if a stage is not finished.
+    """
+    config = plan.recipe.evaluation
+    if config is None:
+        return
+    found = read_lines(plan.folder / METRICS)
+    lines: list[dict[str, object]] = []
+    for seed in plan.recipe.seeds:
+        kept = [(entry, _recorded(entry, found, config)) for entry in _entries(plan, config, seed)]
+        lines += [line for _, scores in kept for line in scores or []]
+        missing = [entry for entry, scores in kept if scores is None]
+        if not missing:
+            continue
+        report(f"seed {seed}: the teacher's reference samples")
+        metrics = _metrics(plan, config, seed, device)
+        for entry in missing:
+            by = f"by {entry.sampler.type}" if entry.sampler else "the network itself"
+            report(f"seed {seed}: {entry.plan.stage.name} ({entry.weights}), {by}")
+            lines += [asdict(score) for score in _score(entry, plan, config, metrics, device)]
+            rewrite_lines(plan.folder / METRICS, lines)
+    rewrite_lines(plan.folder / METRICS, lines)
+
+
+def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
+    settings = config.model_dump(mode="json", exclude={"contests", "calls"})
+    settings["teacher_checkpoint"] = _identity(plan.find(config.teacher, seed))
+    evaluation = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+    for contest in config.contests:
+        stage = plan.find(contest.stage, seed)
+        samplers: list[SamplerConfig | None] = list(contest.samplers)
+        if any(_probes(metric, stage) for metric in config.metrics):
+            samplers.append(None)
+        for sampler in samplers:
+            yield _Entry(stage, contest.weights, sampler, _identity(stage), evaluation)
+
+
+def _identity(plan: StagePlan) -> str:
+    """A short name for the weights of a finished stage."""
+    newest = checkpoints(plan.folder)[-1:]
+    manifest = newest[0].path / MANIFEST if newest else plan.folder / "nothing"
+    return hashlib.blake2b(manifest.read_bytes(), digest_size=6).hexdigest() if manifest.is_file() else ""
+
+
+def _probes(metric: MetricConfig, stage: StagePlan) -> bool:
+    """Whether `metric` calls the stage's network itself rather than looking at samples."""
+    return metric.network is not None and metric.network == stage.stage.objective.roles()["student"].kind
+
+
+def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
+    """The (sampler, nfe, metric) that the entry's lines must have."""
+    if entry.sampler is None:
+        return {(m.network or "", m.calls, m.type) for m in config.metrics if _looks_at(m, entry)}
+    calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
+    return {(entry.sampler.type, n, m.type) for n in calls for m in config.metrics if _looks_at(m, entry)}
+
+
+def _looks_at(metric: MetricConfig, entry: _Entry) -> bool:
+    """Whether `metric` is part of this row: of samples under a sampler, or of the network itself."""
+    return metric.network is None if entry.sampler else _probes(metric, entry.plan)
+
+
+def _recorded(
+    entry: _Entry, found: Sequence[dict[str, object]], config: EvaluationConfig
+) -> list[dict[str, object]] | None:
+    """The entry's lines among those found, or None unless all that are wanted are there."""
+    wanted = _wanted(entry, config)
+    header = {
+        "stage": entry.plan.stage.name,
+        "weights": entry.weights,
+        "seed": entry.plan.seed,
+        "checkpoint": entry.checkpoint,
+        "evaluation": entry.evaluation,
+    }
+    lines = {
+        key: line
+        for line in found
+        if all(line.get(k) == v for k, v in header.items())
+        and (key := (line["sampler"], line["nfe"], line["metric"])) in wanted
+    }
+    return list(lines.values()) if lines.keys() == wanted else None
+
+
+def _metrics(plan: Plan, config: EvaluationConfig, seed: int, device: torch.device) -> dict[MetricConfig, Metric]:
+    teacher = open_contestant(plan.find(config.teacher, seed), "ema", device)
+    sampler, calls, shift = config.teacher_sampler, config.teacher_calls, config.shift
+    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
+    reference = generate(teacher, sampler, calls, shift, teacher.draw("reference", 0, 4 * config.samples))
+    again = generate(teacher, sampler, calls, shift, teacher.draw("floor", 0, config.samples))
+    train, held_out = (teacher.data.reference(split, _ALL) for split in ("train", "held_out"))
+    if seed == plan.recipe.seeds[0]:
+        _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
+        _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
+    references = References(train, held_out, reference, again)
+    return {metric: metric.build(references) for metric in config.metrics}
+
+
+def _score(
+    entry: _Entry, plan: Plan, config: EvaluationConfig, metrics: dict[MetricConfig, Metric], device: torch.device
+) -> Iterator[Score]:
+    contestant = open_contestant(entry.plan, entry.weights, device)
+    calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
+    for nfe in calls:
+        chosen = {m: metric for m, metric in metrics.items() if _looks_at(m, entry)}
+        values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
+        for repeat in range(config.repeats):
+            evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
+            for m, metric in chosen.items():
+                values[m].append(metric.score(evidence))
+        for m, metric in chosen.items():
+            yield Score(
+                stage=contestant.stage,
+                weights=entry.weights,
+                sampler=entry.sampler.type if entry.sampler else m.network or "",
+                nfe=nfe,
+                metric=m.type,
+                value=statistics.fmean(values[m]),
+                spread=statistics.stdev(values[m]),
+                floor=metric.floor(config.samples),
+                seed=contestant.seed,
+                samples=config.samples,
+                repeats=config.repeats,
+                checkpoint=entry.checkpoint,
+                evaluation=entry.evaluation,
+            )
+
+
+def _evidence(
+    entry: _Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
+) -> Evidence:
+    purpose = f"{entry.sampler.type if entry.sampler else 'network'}/{nfe}"
+    draw = contestant.draw(purpose, repeat, config.samples)
+    batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
+    if entry.sampler is None:
+        return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
+    samples = generate(contestant, entry.sampler, nfe, config.shift, draw)
+    if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
+        name = f"{contestant.stage}.{entry.weights}.{entry.sampler.type}.{nfe}"
+        _save_picture(plan.folder, name, contestant.data.picture(samples[:_SHEET]))
+    return Evidence(samples, contestant.network, batch, draw)
+
+
+def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
+    with writing(folder / PICTURES):
+        (folder / PICTURES).mkdir(exist_ok=True)
+        (folder / PICTURES / f"{name}.png").write_bytes(png(picture))

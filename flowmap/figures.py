@@ -1,0 +1,250 @@
+"""Figures as inline SVG: small, without any outside reference, coloured by the page's own CSS variables."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from numpy.typing import NDArray
+
+POINTS = 400
+"""The most points a line of a loss figure has."""
+
+COLOURS = 8
+"""How many series colours the page's CSS defines: `--s0` (neutral) to `--s7`."""
+
+# Colours of no use in themselves: each is replaced by a CSS variable, so that figures follow the page's theme.
+_INK, _MUTED, _RULE, _PAPER = "#010203", "#010204", "#010205", "#010206"
+_NAMES = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule", _PAPER: "--paper"}
+_SERIES = [f"#0107{i:02x}" for i in range(COLOURS)]
+_VARIABLES = _NAMES | {colour: f"--s{i}" for i, colour in enumerate(_SERIES)}
+
+_MARKERS = ("o", "^", "s", "D", "v", "P")
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1.2, 1.4), (5, 1.5, 1.2, 1.5), (2.5, 1.2), (7, 2))
+_SIZE = 8.5
+_WIDTH, _HEIGHT = 3.7, 2.55
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks: its colour (index of a CSS variable) and its marker and dash (one index for both)."""
+
+    colour: int
+    shape: int = 0
+
+    @property
+    def marker(self) -> str:
+        """Matplotlib's name of the marker."""
+        return _MARKERS[self.shape % len(_MARKERS)]
+
+    @property
+    def dash(self) -> tuple[float, tuple[float, ...] | None]:
+        """Matplotlib's dash pattern, in line widths."""
+        return (0.0, _DASHES[self.shape % len(_DASHES)] or None)
+
+    @property
+    def hex(self) -> str:
+        """The placeholder that becomes the CSS variable."""
+        return _SERIES[self.colour % COLOURS]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores of one series: `y` and `spread` at `calls`; `index` names it to the page's CSS (class `series-<index>`)."""
+
+    label: str
+    index: int
+    style: Style
+    calls: Sequence[int]
+    y: Sequence[float]
+    spread: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A loss over steps; several `runs` (one a seed) of `(steps, values)`."""
+
+    label: str
+    colour: int
+    runs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=list)
+
+
+def curve_panel(
+    title: str, curves: Sequence[Curve], floor: float, limits: tuple[float, float], labelled: bool = False
+) -> Markup:
+    """Score against network calls per sample, both axes logarithmic, the floor dashed.
+
+    `limits` is the range of the score (see `score_limits`). With `labelled` each line is named at its right end.
+    """
+
+    def draw(axes: Axes) -> None:
+        low, high = limits
+        for curve in curves:
+            x = np.log2(curve.calls)
+            value, spread = np.asarray(curve.y, dtype=float), np.nan_to_num(np.asarray(curve.spread, dtype=float))
+            value = np.where(np.isfinite(value), np.maximum(value, low), np.nan)
+            gid = f"series-{curve.index}"
+            axes.fill_between(
+                x, np.maximum(value - spread, low), value + spread, color=curve.style.hex, alpha=0.16, lw=0
+            ).set_gid(gid)
+            look = {"linestyle": curve.style.dash, "marker": curve.style.marker, "markersize": 4.2}
+            (line,) = axes.plot(x, value, color=curve.style.hex, lw=1.6, markeredgecolor=_PAPER, mew=0.6, **look)
+            line.set_gid(gid)
+        names = [(c.y[-1], c.label, c.style.hex) for c in curves if math.isfinite(c.y[-1])] if labelled else []
+        if floor >= low > 0:
+            axes.axhline(floor, color=_MUTED, lw=1, linestyle=(0, (3, 2.4)), zorder=1)
+            names.append((floor, "floor", _MUTED))
+        _call_axis(axes, sorted({n for c in curves for n in c.calls}))
+        _score_axis(axes, low, high)
+        _end_labels(axes, names, low, high)
+
+    return _svg(title, draw, right=0.72 if labelled else 0.52)
+
+
+def score_limits(curves: Iterable[Curve], floor: float) -> tuple[float, float]:
+    """The range of a logarithmic score axis: it ends a little below the floor, where nothing can be told apart."""
+    values = [v for c in curves for v in c.y if math.isfinite(v) and v > 0]
+    if not values:
+        return (max(floor, 1.0) / 2, max(floor, 1.0) * 2)
+    low, high = min(values), max(*values, floor)
+    low = max(min(low, floor) if floor > 0 else low, floor / 2.5, high * 1e-5)
+    return (low / 1.25, high * 1.35)
+
+
+def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup:
+    """Losses over steps: each smoothed, over its faint raw values (one run only), in its own colour."""
+
+    def draw(axes: Axes) -> None:
+        if logarithmic:
+            axes.set_yscale("log")
+        for trace in traces:
+            colour = _SERIES[trace.colour % COLOURS]
+            for steps, raw in trace.runs:
+                values = np.where(np.isfinite(raw) & ((raw > 0) | (not logarithmic)), raw, np.nan)
+                chosen = thinned(len(steps))
+                if len(trace.runs) == 1:
+                    axes.plot(steps[chosen], values[chosen], color=colour, lw=0.6, alpha=0.28)
+                axes.plot(steps[chosen], smoothed(values)[chosen], color=colour, lw=1.5)
+        axes.set_xlabel("step", color=_MUTED, size=_SIZE)
+        low, high = axes.get_ylim()
+        if logarithmic:
+            _score_axis(axes, low, high)
+
+    return _svg(title, draw, right=0.12)
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A centred running mean over about a fortieth of the steps; NaN is left out, the ends use what they have."""
+    width = max(1, len(values) // 40) | 1
+    known = np.isfinite(values)
+    window = np.ones(width)
+    total = np.convolve(np.where(known, values, 0.0), window)[width // 2 :][: len(values)]
+    count = np.convolve(known.astype(float), window)[width // 2 :][: len(values)]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def thinned(count: int) -> NDArray[np.int64]:
+    """At most POINTS places of `count`, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))
+
+
+def swatch(style: Style) -> Markup:
+    """The legend's sample of a series."""
+
+    def draw(axes: Axes) -> None:
+        axes.set_axis_off()
+        axes.plot([0, 1], [0, 0], color=style.hex, lw=1.6, linestyle=style.dash)
+        axes.plot([0.5], [0], color=style.hex, marker=style.marker, markersize=5, markeredgecolor=_PAPER, mew=0.6)
+
+    return _svg("", draw, size=(0.42, 0.17))
+
+
+def _call_axis(axes: Axes, calls: Sequence[int]) -> None:
+    places = [math.log2(n) for n in calls]
+    axes.set_xticks(places, [""] * len(places))
+    span = max(places[-1] - places[0], 1.0)
+    shown: list[int] = []
+    for index in range(len(places) - 1, -1, -1):  # from the largest, which is always named
+        if not shown or places[shown[-1]] - places[index] >= span / 11:
+            shown.append(index)
+    axes.set_xticklabels([str(n) if i in shown else "" for i, n in enumerate(calls)])
+    axes.set_xlim(places[0] - 0.04 * span, places[-1] + 0.04 * span)
+    axes.set_xlabel("network calls per sample", color=_MUTED, size=_SIZE)
+
+
+def _score_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
+        if len(ticks) <= 6:
+            break
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _end_labels(axes: Axes, names: Sequence[tuple[float, str, str]], low: float, high: float) -> None:
+    """Write names at the right edge, at the height of their values but never over each other."""
+    if not names:
+        return
+    gap = 0.075
+    heights = [math.log(max(v, low) / low) / math.log(high / low) for v, _, _ in names]
+    order = sorted(range(len(names)), key=heights.__getitem__)
+    placed = [heights[i] for i in order]
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    over = max(0.0, placed[-1] - 1.0)
+    for height, index in zip(placed, order, strict=True):
+        _, text, colour = names[index]
+        axes.text(1.025, height - over, text, transform=axes.transAxes, color=colour, size=_SIZE, va="center")
+
+
+def _svg(
+    title: str, draw: Callable[[Axes], None], size: tuple[float, float] = (_WIDTH, _HEIGHT), right: float = 0.0
+) -> Markup:
+    """Draw on one axes and return it as an inline SVG element; `right` is the room beside it in inches."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "axes.unicode_minus": False}):
+        figure = Figure(figsize=size)
+        figure.patch.set_visible(False)
+        w, h = size
+        plot = (0.48 / w, 0.44 / h, 1 - (0.48 + right) / w, 1 - 0.52 / h) if h > 1 else (0, 0, 1, 1)
+        axes = figure.add_axes(plot)
+        axes.patch.set_visible(False)
+        axes.grid(axis="y", color=_RULE, lw=0.7)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(_MUTED)
+        axes.tick_params(labelsize=_SIZE, labelcolor=_MUTED, color=_MUTED, length=3, width=0.7)
+        axes.tick_params(axis="y", length=0)
+        draw(axes)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer)
+    return _inline(buffer.getvalue(), title)
+
+
+def _inline(svg: str, title: str) -> Markup:
+    """Strip what a page does not need: prologue, metadata, sizes, namespaces; make ids unique and colours live."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    size = re.search(r'viewBox="[^"]*"', svg)
+    svg = re.sub(r' id="(series-\d+)"', r' class="\1"', svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    named = Markup(' role="img" aria-label="{}"').format(title) if title else Markup(' aria-hidden="true"')
+    return Markup(re.sub(r"<svg [^>]*>", lambda _: f"<svg {size[0] if size else ''}{named}>", svg, count=1))

@@ -1,0 +1,217 @@
+"""Decide what the numbers of a run show, by one rule that is stated and applied to every claim. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Verdict = Literal["holds", "fails", "noise"]
+
+MAP, CONSISTENCY, EULER = "flow_map", "consistency", "euler"
+HEADLINES = ("frechet_teacher", "frechet_features", "frechet_pixels")
+"""Metrics that come first, the sharpest before the others."""
+
+FEW = 4
+"""The few network calls that every claim starts from."""
+
+FACTOR = 2.0
+"""How many times better than the teacher's Euler a student must be."""
+
+RULE = (
+    "Every value is first raised to its floor, the score of a perfect model. Two values differ if they are further "
+    "apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the standard "
+    "deviation over fresh noise; with several training seeds, values are means over seeds and the spread is the "
+    "larger of the mean spread and the standard deviation over seeds. A factor must hold with the spreads against it."
+)
+
+
+class Series(NamedTuple):
+    """One line of a figure: which weights of which stage, under which sampler."""
+
+    stage: str
+    weights: str
+    sampler: str
+
+
+class Place(NamedTuple):
+    """Where a cell stands: its series, its metric, and the network calls a sample took."""
+
+    series: Series
+    metric: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score over all training seeds, in the metric's own unit; lower is better.
+
+    `value` and `redraw` (the standard deviation over fresh noise) are means over seeds, `between` is the
+    standard deviation over seeds (None for one seed), `floor` what a perfect model scores.
+    """
+
+    value: float
+    redraw: float
+    between: float | None
+    floor: float
+    seeds: tuple[int, ...]
+
+    @property
+    def spread(self) -> float:
+        """What is shown after ±: over seeds if there are several, else over fresh noise."""
+        return self.redraw if self.between is None else self.between
+
+    @property
+    def noise(self) -> float:
+        """The spread that the rule uses."""
+        found = max(self.redraw, self.between or 0.0)
+        return found if math.isfinite(found) else 0.0
+
+    @property
+    def raised(self) -> float:
+        """The value raised to the floor; a value that is no finite number is the worst there is."""
+        return max(self.value, self.floor) if math.isfinite(self.value) else math.inf
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether a perfect model would score no better."""
+        return self.value <= self.floor
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence, what the numbers say about it on one metric, and the two cells it rests on.
+
+    `before` and `after` are compared: few and many calls of one series, or the teacher and its student.
+    """
+
+    kind: Literal["map", "consistency", "student"]
+    text: str
+    verdict: Verdict
+    metric: str
+    before: Cell
+    after: Cell
+
+    @property
+    def factor(self) -> float:
+        """How many times smaller `after` is than `before`, both raised to the floor."""
+        return _ratio(self.before.raised, self.after.raised)
+
+
+def cells(lines: Iterable[Mapping[str, Any]]) -> dict[Place, Cell]:
+    """Gather the lines of `metrics.jsonl` by place, over training seeds, in the order they first appear.
+
+    Of two lines for one place and seed the later counts. Raises KeyError if a line lacks a field.
+    """
+    found: dict[Place, dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        series = Series(line["stage"], line["weights"], line["sampler"])
+        found.setdefault(Place(series, line["metric"], int(line["nfe"])), {})[int(line["seed"])] = line
+    return {place: _cell(by_seed) for place, by_seed in found.items()}
+
+
+def _cell(by_seed: Mapping[int, Mapping[str, Any]]) -> Cell:
+    seeds = tuple(sorted(by_seed))
+    values = [float(by_seed[seed]["value"]) for seed in seeds]
+    return Cell(
+        value=statistics.fmean(values),
+        redraw=statistics.fmean(float(by_seed[seed]["spread"]) for seed in seeds),
+        between=_deviation(values) if len(values) > 1 else None,
+        floor=statistics.fmean(float(by_seed[seed]["floor"]) for seed in seeds),
+        seeds=seeds,
+    )
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def change(before: Cell, after: Cell) -> Literal["better", "worse", "same"]:
+    """What the rule says about `after` when compared to `before`."""
+    if before.raised == after.raised:
+        return "same"
+    difference = after.raised - before.raised
+    if abs(difference) <= 2 * math.hypot(before.noise, after.noise):
+        return "same"
+    return "worse" if difference > 0 else "better"
+
+
+def beats(before: Cell, after: Cell, factor: float) -> Verdict:
+    """Whether `after` is more than `factor` times smaller than `before`, with the spreads against and for it."""
+    if _ratio(before.raised - before.noise, after.raised + after.noise) > factor:
+        return "holds"
+    best = _ratio(before.raised + before.noise, max(after.raised - after.noise, after.floor))
+    return "fails" if best < factor else "noise"
+
+
+def _ratio(a: float, b: float) -> float:
+    if math.isinf(b):
+        return 0.0
+    if b <= 0:
+        return math.inf if a > 0 else 1.0
+    return a / b
+
+
+def ordered_metrics(found: Iterable[Place]) -> list[str]:
+    """The metrics, headlines first, the others as they appear."""
+    names = list(dict.fromkeys(place.metric for place in found))
+    return [m for m in HEADLINES if m in names] + [m for m in names if m not in HEADLINES]
+
+
+def name_of(series: Series) -> str:
+    """The stage, and its weights if they are not the moving average that is usually evaluated."""
+    return series.stage if series.weights == "ema" else f"{series.stage} ({series.weights} weights)"
+
+
+def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> list[Claim]:
+    """Every claim that the metric lines can decide, for each metric.
+
+    `teacher` names the teacher's stage; None takes the first stage that was sampled with Euler and not as a
+    flow map. Claims without data are left out.
+    """
+    table = cells(lines)
+    every = list(dict.fromkeys(place.series for place in table))
+    maps = [series for series in every if series.sampler == MAP]
+    if teacher is None:
+        mapped = {series.stage for series in maps}
+        teacher = next((s.stage for s in every if s.sampler == EULER and s.stage not in mapped), None)
+    rival = next((s for s in every if (s.stage, s.sampler) == (teacher, EULER)), None)
+    metrics = ordered_metrics(table)
+    found: list[Claim] = []
+    for series in maps:
+        found += _more_calls(table, metrics, series)
+    for series in maps:
+        found += _more_calls(table, metrics, series._replace(sampler=CONSISTENCY))
+    for series in maps:
+        if rival is not None and series.stage != rival.stage:
+            found += _few_calls(table, metrics, rival, series)
+    return found
+
+
+def _more_calls(table: Mapping[Place, Cell], metrics: Sequence[str], series: Series) -> Iterator[Claim]:
+    """Claims about one series at few and at the most calls; what is claimed depends on the sampler."""
+    for metric in metrics:
+        most = max((p.calls for p in table if (p.series, p.metric) == (series, metric)), default=0)
+        few = table.get(Place(series, metric, FEW))
+        if few is None or most <= FEW:
+            continue
+        many = table[Place(series, metric, most)]
+        changed = change(few, many)
+        if series.sampler == MAP:
+            text = f"{name_of(series)}: the map sampler does not get worse from {FEW} to {most} calls"
+            verdict: Verdict = "fails" if changed == "worse" else "holds"
+            yield Claim("map", text, verdict, metric, few, many)
+        else:
+            text = f"{name_of(series)}: on the same weights the consistency sampler gets worse from {FEW} to {most} calls"
+            outcomes: dict[str, Verdict] = {"worse": "holds", "same": "noise", "better": "fails"}
+            yield Claim("consistency", text, outcomes[changed], metric, few, many)
+
+
+def _few_calls(table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series) -> Iterator[Claim]:
+    text = f"{name_of(series)}: {FEW} calls beat {rival.stage}'s Euler at {FEW} calls by at least {FACTOR:g}×"
+    for metric in metrics:
+        theirs, ours = table.get(Place(rival, metric, FEW)), table.get(Place(series, metric, FEW))
+        if theirs is not None and ours is not None:
+            yield Claim("student", text, beats(theirs, ours, FACTOR), metric, theirs, ours)

@@ -1,0 +1,79 @@
+"""A small convolutional classifier, trained on the labelled training split, whose features are compared."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowmap.interfaces import Samples
+
+_EPOCHS = 30
+_BATCH = 64
+_FEATURES = 64
+
+
+@final
+class Classifier(nn.Module):
+    """Images `[N, 1, C, H, W]` to `_FEATURES` standardised features, and to class scores."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(256, _FEATURES),
+        )
+        self.head = nn.Linear(_FEATURES, classes)
+        self.register_buffer("mean", torch.zeros(_FEATURES))
+        self.register_buffer("std", torch.ones(_FEATURES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores `[N, K]`."""
+        return self.head(F.relu(self.convolutions(x[:, 0])))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """Features `[N, 64]`: the last hidden layer before its ReLU, unit variance on the training split."""
+        return torch.cat([(self.convolutions(part[:, 0].cpu()) - self.mean) / self.std for part in x.split(2048)])
+
+
+_trained: dict[tuple[int, float], Classifier] = {}
+
+
+def train_classifier(train: Samples) -> Classifier:
+    """Train on `train`; always the same for the same samples, and only once per process."""
+    if train.labels is None:
+        raise ValueError("classifier features need labelled samples")
+    key = (len(train.x), float(train.x.double().sum()))
+    if key not in _trained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            _trained[key] = _train(train.x.cpu(), train.labels.cpu())
+    return _trained[key]
+
+
+def _train(x: Tensor, labels: Tensor) -> Classifier:
+    classifier = Classifier(x.shape[2], int(labels.max()) + 1)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
+    batches = _EPOCHS * -(-len(x) // _BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=batches)
+    for _ in range(_EPOCHS):
+        for rows in torch.randperm(len(x)).split(_BATCH):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(classifier(x[rows]), labels[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    classifier.eval()
+    features = classifier.features(x)
+    classifier.mean, classifier.std = features.mean(0), features.std(0)
+    return classifier

@@ -1,0 +1,75 @@
+"""Sliced Wasserstein, semigroup error, distance to the nearest training sample."""
+
+from __future__ import annotations
+
+from typing import final
+
+import ot
+import torch
+from torch import Tensor
+
+from flowmap.interfaces import Evidence, Metric, as_flow_map
+from flowmap.path import noised
+
+
+@final
+class SlicedWasserstein(Metric):
+    """Sliced Wasserstein-2 distance to `target`; `perfect` are what ideal samples would be."""
+
+    def __init__(self, projections: int, target: Tensor, perfect: Tensor) -> None:
+        self._projections = projections
+        self._target = target
+        self._perfect = perfect
+
+    def score(self, evidence: Evidence) -> float:
+        """The distance of the samples, over directions that are the same at every call."""
+        return self._distance(evidence.samples)
+
+    def floor(self, size: int) -> float:
+        """The distance of as many ideal samples (of all there are, if they are fewer)."""
+        return self._distance(self._perfect[:size])
+
+    def _distance(self, x: Tensor) -> float:
+        a, b = x.flatten(1).double().cpu().numpy(), self._target.flatten(1).double().cpu().numpy()
+        return float(ot.sliced_wasserstein_distance(a, b, n_projections=self._projections, seed=0))
+
+
+@final
+class Semigroup(Metric):
+    """How far the map is from one: sqrt(mean |X_{t->r} - X_{s->r}(X_{t->s})|^2) (arXiv 2505.18825)."""
+
+    @torch.no_grad()
+    def score(self, evidence: Evidence) -> float:
+        """The error over one triple of times and one noise per sample of the batch."""
+        network, batch, draw = as_flow_map(evidence.network), evidence.batch, evidence.draw
+        times = draw.uniform("semigroup times", (3,)).sort(dim=1, descending=True).values
+        t, s, r = times.unbind(1)
+        x_t = noised(batch.x0, draw.normal("semigroup noise", batch.x0.shape[1:]), t)
+        direct = network.jump(x_t, t, r, batch.cond)
+        by_two = network.jump(network.jump(x_t, t, s, batch.cond), s, r, batch.cond)
+        return float((direct - by_two).square().mean().sqrt())
+
+    def floor(self, size: int) -> float:
+        """0: the exact map has no error."""
+        return 0.0
+
+
+@final
+class NearestTrain(Metric):
+    """Mean Euclidean distance to the nearest of the training samples."""
+
+    def __init__(self, train: Tensor, held_out: Tensor) -> None:
+        self._train = train.flatten(1)
+        self._held_out = held_out
+
+    def score(self, evidence: Evidence) -> float:
+        """The mean over the samples."""
+        return self._distance(evidence.samples)
+
+    def floor(self, size: int) -> float:
+        """The distance of real held-out samples: a model that copies lies below it."""
+        return self._distance(self._held_out[:size])
+
+    def _distance(self, x: Tensor) -> float:
+        parts = [torch.cdist(part, self._train).amin(1) for part in x.flatten(1).cpu().split(2048)]
+        return float(torch.cat(parts).mean())

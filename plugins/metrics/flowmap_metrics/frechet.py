@@ -1,0 +1,62 @@
+"""The Fréchet distance between Gaussians fitted to two sets of vectors (FID, arXiv 1706.08500)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+from flowmap_metrics.classifier import train_classifier
+from numpy.typing import NDArray
+from scipy.linalg import eigvals
+from torch import Tensor
+
+from flowmap.interfaces import Evidence, Metric, Samples
+
+Vectors = NDArray[np.float64]
+Space = Callable[[Tensor], Vectors]
+
+
+def raw(x: Tensor) -> Vectors:
+    """Samples `[N, F, ...]` as vectors `[N, D]` of their own numbers."""
+    return x.flatten(1).double().cpu().numpy()
+
+
+def features_of(train: Samples) -> Space:
+    """The feature space of a classifier trained on `train` (once per process for the same samples)."""
+    classifier = train_classifier(train)
+    return lambda x: classifier.features(x).double().numpy()
+
+
+def moments(vectors: Vectors) -> tuple[Vectors, Vectors]:
+    """Mean `[D]` and covariance `[D, D]` of vectors `[N, D]`."""
+    return vectors.mean(axis=0), np.atleast_2d(np.cov(vectors, rowvar=False))
+
+
+def frechet(a: tuple[Vectors, Vectors], b: tuple[Vectors, Vectors]) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) for means and covariances.
+
+    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not
+    negative; rounding may say otherwise by a little.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = a, b
+    roots = np.sqrt(np.clip(eigvals(cov_a @ cov_b).real, 0, None))
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+
+
+@final
+class FrechetDistance(Metric):
+    """Distance to `target` in a feature space; `perfect` are what ideal samples would be."""
+
+    def __init__(self, space: Space, target: Tensor, perfect: Tensor) -> None:
+        self._space = space
+        self._target = moments(space(target))
+        self._perfect = perfect
+
+    def score(self, evidence: Evidence) -> float:
+        """The distance of the samples."""
+        return frechet(moments(self._space(evidence.samples)), self._target)
+
+    def floor(self, size: int) -> float:
+        """The distance of as many ideal samples (of all there are, if they are fewer)."""
+        return frechet(moments(self._space(self._perfect[:size])), self._target)
