@@ -41,10 +41,13 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; raises FlowmapError at once if another run holds it."""
+    """Hold `folder` for this process; raises FlowmapError at once if another run holds it.
+
+    The lock lies beside the folder, so that the folder itself can be renamed under it.
+    """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -101,6 +104,18 @@ def remove_folder(path: Path) -> None:
         doomed = path.with_name(SKIP_PREFIX + "gone-" + path.name)
         path.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a folder to the first free `<name>.old-N`; returns the new path, or None if there was nothing."""
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    with writing(path):
+        path.rename(aside)
+    return aside
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

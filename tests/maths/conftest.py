@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+with warnings.catch_warnings():
+    # What torch itself loads at the first forward-mode derivative uses its own deprecated torch.jit.script.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import torch._decomp.decompositions_for_jvp
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,18 @@ from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
-from flowmap.interfaces import Batch, Cond, FlowMap, NoCond, OneChunk, Role, Scene, Velocity, World, as_flow_map
+from flowmap.interfaces import (
+    Batch,
+    Cond,
+    FlowMap,
+    NoCond,
+    OneChunk,
+    Role,
+    Scene,
+    Velocity,
+    World,
+    as_flow_map,
+)
 from flowmap.path import like
 
 GAUSSIAN = MixtureConfig(means=(0.5,), stds=(0.4,), weights=(1.0,))
@@ -66,10 +77,15 @@ def mixture(config: MixtureConfig = MIXTURE) -> Mixture:
 
 
 def exact_role(
-    name: str, kind: NetworkKind = "flow_map", config: MixtureConfig = MIXTURE, theta: Sequence[float] | Tensor = ()
+    name: str,
+    kind: NetworkKind = "flow_map",
+    config: MixtureConfig = MIXTURE,
+    theta: Sequence[float] | Tensor = (),
 ) -> Role:
     """The exact field in float64, displaced by `theta`."""
-    role = GaussianBackbone(config, SampleSpec((1, 1), 0)).role(name, kind, None, Draw.whole(0, "base", 0, "", 1))
+    role = GaussianBackbone(config, SampleSpec((1, 1), 0)).role(
+        name, kind, None, Draw.whole(0, "base", 0, "", 1)
+    )
     role.module.double()
     if len(theta):
         with torch.no_grad():
@@ -77,7 +93,9 @@ def exact_role(
     return role
 
 
-def make_scene(roles: Sequence[Role], x0: Tensor, draw: Draw, cond: Cond | None = None, null: Cond | None = None) -> Scene:
+def make_scene(
+    roles: Sequence[Role], x0: Tensor, draw: Draw, cond: Cond | None = None, null: Cond | None = None
+) -> Scene:
     batch = Batch(x0, cond or NoCond(), null or NoCond())
     return Scene({role.name: role for role in roles}, batch, draw, OneChunk(), World())
 

@@ -1,0 +1,196 @@
+"""The `flowmap` command. Only the commands that compute import torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flowmap import __version__
+from flowmap.errors import FlowmapError
+
+app = typer.Typer(
+    name="flowmap",
+    help="Turn a many-step diffusion or flow-matching model into an any-step one.\n\n"
+    "Start with: flowmap run recipes/quickstart.toml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_out = Console()
+_err = Console(stderr=True)
+
+
+def _samplers(incomplete: str) -> list[str]:
+    from flowmap.catalogue import catalogue
+
+    return [name for name in catalogue().names("sampler") if name.startswith(incomplete)]
+
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change a field; stages by name: stages.teacher.steps=10. Repeatable."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        _out.print(f"flowmap {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Train only this stage. Repeatable.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+) -> None:
+    """Train, evaluate and report. Resumes where it stopped; finished stages are not run again.
+
+    Ctrl-C finishes the step, saves, and says how to go on.
+    """
+    from flowmap.launch import run_recipe
+
+    try:
+        run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
+    except KeyboardInterrupt:
+        # Between steps the loop saves and explains; here nothing was being trained.
+        raise FlowmapError("interrupted; what was finished is saved. Run the same command again to go on", 130) from None
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Say at once what is wrong with a recipe. Computes nothing."""
+    from flowmap.recipe import read
+
+    checked, warnings = read(recipe, overrides or [])
+    for warning in warnings:
+        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    stages = "; ".join(f"{s.name} ({s.objective.type}, {s.steps} steps)" for s in checked.stages)
+    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(stages)}", soft_wrap=True)
+
+
+@app.command()
+def plugins() -> None:
+    """List what is installed: every component a recipe can name, and plugins that could not be loaded."""
+    from flowmap.catalogue import catalogue
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name", "from", "what it is"):
+        table.add_column(column, overflow="fold")
+    found = catalogue()
+    for component in found.components:
+        twice = len(found.claims(component.kind, component.name)) > 1
+        name = f"[red]{component.name} (claimed twice)[/]" if twice else f"[bold]{component.name}[/]"
+        table.add_row(component.kind, name, component.distribution, escape(component.summary))
+    for plugin in found.broken:
+        table.add_row("[red]broken[/]", escape(plugin.entry_point), plugin.distribution, f"[red]{escape(plugin.reason)}[/]")
+    _out.print(table)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+) -> None:
+    """Count what a step of each stage costs: network calls per role, with and without gradient, and backwards."""
+    from flowmap.launch import count_costs
+
+    costs, warnings = count_costs(recipe, overrides or [])
+    for warning in warnings:
+        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    rows: list[dict[str, Any]] = [
+        {
+            "stage": stage.stage.name,
+            "steps": stage.stage.steps,
+            "batch": stage.stage.batch,
+            "role": role,
+            "trained": spec.trained,
+            "calls_with_gradient": cost.calls[role].grad / cost.steps,
+            "calls_without_gradient": cost.calls[role].no_grad / cost.steps,
+            "samples_with_gradient": cost.calls[role].grad_samples / cost.steps,
+            "samples_without_gradient": cost.calls[role].no_grad_samples / cost.steps,
+            "backwards": cost.backwards.get(role, 0) / cost.steps,
+            "counted_steps": cost.steps,
+        }
+        for stage, cost in costs
+        for role, spec in stage.stage.objective.roles().items()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in ("stage", "steps", "batch", "role", ""):
+        table.add_column(column)
+    for column in ("calls/step\nwith gradient", "calls/step\nwithout", "samples/step\nwith gradient", "samples/step\nwithout", "backwards\n/step"):
+        table.add_column(column, justify="right")
+    previous = ""
+    for row in rows:
+        first = row["stage"] != previous
+        previous = row["stage"]
+        table.add_row(
+            *([escape(row["stage"]), str(row["steps"]), str(row["batch"])] if first else ["", "", ""]),
+            row["role"],
+            "trained" if row["trained"] else "[dim]frozen[/]",
+            *(f"{row[key]:.4g}" for key in list(row)[5:10]),
+        )
+    _out.print(table)
+    counted = max(row["counted_steps"] for row in rows)
+    _out.print(f"\n[dim]Means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]")
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    nfe: Annotated[int, typer.Option(min=1, help="Network calls per sample.")] = 4,
+    sampler: Annotated[
+        str | None, typer.Option(autocompletion=_samplers, help="A sampler; the stage's first in the recipe if not given.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many samples.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    out: Annotated[Path, typer.Option(help="Writes OUT.png and OUT.safetensors.")] = Path("samples"),
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
+    train_seed: Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")] = None,
+) -> None:
+    """Draw samples from a run: a picture and the tensors."""
+    from flowmap.launch import sample_run
+
+    if weights not in ("ema", "raw"):
+        raise FlowmapError(f"--weights {weights}: allowed: ema, raw")
+    picture, tensors, summary = sample_run(run, stage, weights, sampler, nfe, n, seed, out, train_seed)  # type: ignore[arg-type]
+    _out.print(f"{escape(str(picture))} and {escape(str(tensors))}: {n} samples, {escape(summary)}", soft_wrap=True)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report.html anew from a run's files."""
+    from flowmap.report import write_report
+
+    _out.print(str(write_report(run)), soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command; a FlowmapError is a message, not a traceback."""
+    try:
+        app()
+    except FlowmapError as error:
+        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        # The reader of our output went away (`flowmap plugins | head`): not worth a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

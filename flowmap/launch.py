@@ -1,0 +1,185 @@
+"""What the commands that need torch do: run a recipe, sample from a run, count what a recipe costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from safetensors.torch import save_file
+
+from flowmap.configs import SamplerConfig, Weights, unknown_word
+from flowmap.contestant import generate, open_contestant
+from flowmap.cost import StageCost, count
+from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
+from flowmap.evaluate import evaluate
+from flowmap.folder import locked, set_aside, write_whole, writing
+from flowmap.pictures import png
+from flowmap.plan import Plan, StagePlan, make_plan
+from flowmap.progress import ProgressWatcher
+from flowmap.recipe import Recipe, read
+from flowmap.report import write_report
+from flowmap.run import LOCK, make_accelerator, read_lock, train
+from flowmap.verdict import claims_of_run
+
+_VERSIONS = ("flowmap", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "diffusers", "safetensors", "pydantic")
+
+
+def run_recipe(
+    path: Path, overrides: Sequence[str], only: Sequence[str], fresh: bool, runs: Path, console: Console
+) -> None:
+    """Train every stage that is not finished, then evaluate and report.
+
+    `only` names the stages to train (all if empty); with it, evaluation waits until all are finished.
+    Raises FlowmapError for everything that the user can act on.
+    """
+    recipe, warnings = read(path, overrides)
+    for warning in warnings:
+        console.print(f"[yellow]{escape(warning)}[/]")
+    for name in only:
+        if name not in [s.name for s in recipe.stages]:
+            raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")
+    plan = make_plan(recipe, runs)
+    chosen = [s for s in plan.stages if not only or s.stage.name in only]
+    accelerator = make_accelerator(recipe.compute)
+    again = shlex.join(
+        ["flowmap", "run", str(path)]
+        + [word for text in overrides for word in ("--set", text)]
+        + [word for name in only for word in ("--stage", name)]
+        + (["--runs", str(runs)] if runs != Path("runs") else [])
+    )
+    with locked(plan.folder):
+        if fresh:
+            for folder in [s.folder for s in chosen] if only else [plan.folder]:
+                aside = set_aside(folder)
+                if aside:
+                    console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}")
+        _write_about(plan, accelerator.device)
+        with ProgressWatcher(console) as watcher:
+            for stage in chosen:
+                train(stage, accelerator, watcher, again)
+        if only:
+            console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
+            return
+        with console.status("evaluating") as status:
+            evaluate(plan, accelerator.device, lambda text: status.update(f"evaluating {escape(text)}"))
+        page = write_report(plan.folder)
+    for claim in claims_of_run(plan.folder):
+        console.print(escape(claim))
+    console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
+
+
+def _write_about(plan: Plan, device: torch.device) -> None:
+    everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    header = "# Written by flowmap: the whole recipe, with every default and every --set.\n"
+    write_whole(plan.folder / LOCK, header + tomli_w.dumps(everything))
+    about: dict[str, str | int] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    about["python"] = platform.python_version()
+    about["platform"] = platform.platform()
+    about["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    about["threads"] = torch.get_num_threads()
+    write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")
+
+
+def open_run(folder: Path) -> Plan:
+    """The plan of the run in `folder`. Raises FlowmapError if it is no run of this version's recipes."""
+    if not (folder / LOCK).is_file():
+        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
+        there = f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
+        raise FlowmapError(f"{folder} is not the folder of a run{there}")
+    try:
+        recipe = Recipe.model_validate(read_lock(folder / LOCK))
+    except ValidationError as error:
+        raise FlowmapError(
+            f"{folder / LOCK} does not fit this version of flowmap or its plugins: {error.error_count()} problems, "
+            f"first {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
+        ) from None
+    return make_plan(recipe.model_copy(update={"name": folder.resolve().name}), folder.resolve().parent)
+
+
+def sample_run(
+    folder: Path,
+    stage: str | None,
+    weights: Weights,
+    sampler: str | None,
+    calls: int,
+    number: int,
+    seed: int,
+    out: Path,
+    train_seed: int | None,
+) -> tuple[Path, Path, str]:
+    """Draw `number` samples from a finished stage; returns the picture's and the tensors' paths, and a summary.
+
+    The same `seed` gives the same samples. The tensor `samples` is `[number, F, ...]` in data space.
+    """
+    plan = open_run(folder)
+    chosen = _choose_stage(plan, stage, train_seed)
+    config = _choose_sampler(plan.recipe, chosen, sampler)
+    device = make_accelerator(plan.recipe.compute).device
+    contestant = open_contestant(chosen, weights, device)
+    draw = Draw.whole(seed, "flowmap sample", 0, config.type, number, device)
+    samples = generate(contestant, config, calls, plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0, draw)
+    picture, tensors = out.with_suffix(".png"), out.with_suffix(".safetensors")
+    facts = {"stage": chosen.stage.name, "weights": weights, "sampler": config.type, "nfe": calls, "seed": seed}
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(png(contestant.data.picture(samples)))
+        save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
+    return picture, tensors, ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
+def _choose_stage(plan: Plan, stage: str | None, seed: int | None) -> StagePlan:
+    names = [s.name for s in plan.recipe.stages]
+    seed = plan.recipe.seeds[0] if seed is None else seed
+    if seed not in plan.recipe.seeds:
+        raise FlowmapError(f"--train-seed {seed}: this run has {', '.join(map(str, plan.recipe.seeds))}")
+    if stage is not None and stage not in names:
+        raise FlowmapError(f"--stage {stage}: {unknown_word('stage', stage, names)}")
+    if stage is None:
+        # The newest flow map of the on-policy line is what a recipe is for: the last stage that a contest names first.
+        contests = plan.recipe.evaluation.contests if plan.recipe.evaluation else ()
+        maps = [c.stage for c in contests if c.samplers[0].type == "flow_map"]
+        stage = maps[-1] if maps else names[-1]
+    return plan.find(stage, seed)
+
+
+def _choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> SamplerConfig:
+    from flowmap.catalogue import catalogue
+
+    kind = plan.stage.objective.roles()["student"].kind
+    if name is None:
+        contests = recipe.evaluation.contests if recipe.evaluation else ()
+        named = [c.samplers[0] for c in contests if c.stage == plan.stage.name]
+        if named:
+            return named[0]
+        name = "flow_map" if kind == "flow_map" else "euler"
+    try:
+        found = catalogue().find("sampler", name)
+    except LookupError as error:
+        raise FlowmapError(f"--sampler {name}: {error.args[0]}") from None
+    try:
+        config = found.model_validate({"type": name})
+    except ValidationError as error:
+        raise FlowmapError(f"--sampler {name}: needs settings of its own: {error.errors()[0]['msg']}") from None
+    assert isinstance(config, SamplerConfig)
+    if config.network == "flow_map" and kind == "velocity":
+        raise FlowmapError(
+            f"--sampler {name}: it needs a flow map, and stage '{plan.stage.name}' trains a velocity; try euler or heun"
+        )
+    return config
+
+
+def count_costs(path: Path, overrides: Sequence[str]) -> tuple[list[tuple[StagePlan, StageCost]], list[str]]:
+    """The cost of every stage of the recipe's first seed, and the recipe's warnings."""
+    recipe, warnings = read(path, overrides)
+    plan = make_plan(recipe, Path("runs"))
+    return [(stage, count(stage)) for stage in plan.stages if stage.seed == recipe.seeds[0]], warnings
