@@ -21,7 +21,13 @@ from flowmap.configs import (
     unknown_word,
 )
 
-BASES: tuple[type[ComponentConfig], ...] = (BackboneConfig, DataConfig, ObjectiveConfig, SamplerConfig, MetricConfig)
+BASES: tuple[type[ComponentConfig], ...] = (
+    BackboneConfig,
+    DataConfig,
+    ObjectiveConfig,
+    SamplerConfig,
+    MetricConfig,
+)
 KINDS: dict[str, type[ComponentConfig]] = {base.kind: base for base in BASES}
 
 C = TypeVar("C", bound=ComponentConfig)

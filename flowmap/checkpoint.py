@@ -45,7 +45,13 @@ def checkpoints(stage: Path) -> list[Checkpoint]:
     return sorted((Checkpoint(path, int(m[1])) for path, m in found if m), key=lambda c: c.step)
 
 
-def save(stage: Path, step: int, optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], keep: int) -> Checkpoint:
+def save(
+    stage: Path,
+    step: int,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    roles: Mapping[str, Role],
+    keep: int,
+) -> Checkpoint:
     """Save the trained `roles` after `step` finished steps and drop all but the newest `keep` checkpoints."""
     path = stage / "checkpoints" / f"step-{step:06d}"
 
@@ -56,8 +62,16 @@ def save(stage: Path, step: int, optimizers: Mapping[str, torch.optim.Optimizer]
             _save(folder / f"{name}.optimizer.safetensors", _moments(role, optimizer))
             if role.average:
                 _save(folder / f"{name}.ema.safetensors", role.average)
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
-        manifest = {"format": 1, "step": step, "flowmap": __version__, "torch": torch.__version__, "files": files}
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+        }
+        manifest = {
+            "format": 1,
+            "step": step,
+            "flowmap": __version__,
+            "torch": torch.__version__,
+            "files": files,
+        }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
     if path.exists():
@@ -72,8 +86,11 @@ def save(stage: Path, step: int, optimizers: Mapping[str, torch.optim.Optimizer]
 def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]) -> None:
     """Put a verified checkpoint back into the trained `roles` and their `optimizers`, completely or not at all."""
     loaded = {
-        name: {part: _read(checkpoint.path / f"{name}{part}.safetensors") for part in ("", ".ema", ".optimizer")
-               if part != ".ema" or roles[name].average}
+        name: {
+            part: _read(checkpoint.path / f"{name}{part}.safetensors")
+            for part in ("", ".ema", ".optimizer")
+            if part != ".ema" or roles[name].average
+        }
         for name in optimizers
     }
     for name, optimizer in optimizers.items():
@@ -95,7 +112,9 @@ def verify(checkpoint: Checkpoint) -> None:
     problem = _problem(checkpoint.path)
     if problem is None:
         return
-    whole = [c for c in checkpoints(checkpoint.path.parents[1]) if c.step < checkpoint.step and _problem(c.path) is None]
+    whole = [
+        c for c in checkpoints(checkpoint.path.parents[1]) if c.step < checkpoint.step and _problem(c.path) is None
+    ]
     if whole:
         aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}")
         advice = f"{whole[-1].path} before it is whole; to go on from there: mv {checkpoint.path} {aside} and run again"

@@ -38,12 +38,18 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change a field; stages by name: stages.teacher.steps=10. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="A.B=VALUE",
+        help="Change a field; stages by name: stages.teacher.steps=10. Repeatable.",
+    ),
 ]
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     if version:
         _out.print(f"flowmap {__version__}")
         raise typer.Exit
@@ -54,7 +60,9 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     stage: Annotated[list[str] | None, typer.Option(help="Train only this stage. Repeatable.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
+    ] = False,
     runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
 ) -> None:
     """Train, evaluate and report. Resumes where it stopped; finished stages are not run again.
@@ -67,7 +75,9 @@ def run(
         run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
     except KeyboardInterrupt:
         # Between steps the loop saves and explains; here nothing was being trained.
-        raise FlowmapError("interrupted; what was finished is saved. Run the same command again to go on", 130) from None
+        raise FlowmapError(
+            "interrupted; what was finished is saved. Run the same command again to go on", 130
+        ) from None
 
 
 @app.command()
@@ -96,7 +106,12 @@ def plugins() -> None:
         name = f"[red]{component.name} (claimed twice)[/]" if twice else f"[bold]{component.name}[/]"
         table.add_row(component.kind, name, component.distribution, escape(component.summary))
     for plugin in found.broken:
-        table.add_row("[red]broken[/]", escape(plugin.entry_point), plugin.distribution, f"[red]{escape(plugin.reason)}[/]")
+        table.add_row(
+            "[red]broken[/]",
+            escape(plugin.entry_point),
+            plugin.distribution,
+            f"[red]{escape(plugin.reason)}[/]",
+        )
     _out.print(table)
 
 
@@ -135,7 +150,13 @@ def plan(
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     for column in ("stage", "steps", "batch", "role", ""):
         table.add_column(column)
-    for column in ("calls/step\nwith gradient", "calls/step\nwithout", "samples/step\nwith gradient", "samples/step\nwithout", "backwards\n/step"):
+    for column in (
+        "calls/step\nwith gradient",
+        "calls/step\nwithout",
+        "samples/step\nwith gradient",
+        "samples/step\nwithout",
+        "backwards\n/step",
+    ):
         table.add_column(column, justify="right")
     previous = ""
     for row in rows:
@@ -149,7 +170,9 @@ def plan(
         )
     _out.print(table)
     counted = max(row["counted_steps"] for row in rows)
-    _out.print(f"\n[dim]Means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]")
+    _out.print(
+        f"\n[dim]Means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]"
+    )
 
 
 @app.command()
@@ -157,7 +180,8 @@ def sample(
     run: RunFolder,
     nfe: Annotated[int, typer.Option(min=1, help="Network calls per sample.")] = 4,
     sampler: Annotated[
-        str | None, typer.Option(autocompletion=_samplers, help="A sampler; the stage's first in the recipe if not given.")
+        str | None,
+        typer.Option(autocompletion=_samplers, help="A sampler; the stage's first in the recipe if not given."),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many samples.")] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,

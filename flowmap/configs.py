@@ -44,7 +44,9 @@ class Config(BaseModel):
                 cls.__name__,
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError("unknown_field", "{text}", {"text": unknown_word("field", key, allowed)}),
+                        type=PydanticCustomError(
+                            "unknown_field", "{text}", {"text": unknown_word("field", key, allowed)}
+                        ),
                         loc=(key,),
                         input=value[key],
                     )
@@ -232,7 +234,9 @@ class FromCatalogue:
             raise PydanticCustomError("component_shape", f"must be a table with a 'type', or the name of a {kind}")
         if "type" not in value:
             names = ", ".join(catalogue().names(kind))
-            raise PydanticCustomError("component_type", "{text}", {"text": f"the field 'type' is missing; installed: {names}"})
+            raise PydanticCustomError(
+                "component_type", "{text}", {"text": f"the field 'type' is missing; installed: {names}"}
+            )
         try:
             found = catalogue().find(kind, str(value["type"]))
         except LookupError as error:
@@ -269,7 +273,8 @@ class TangentConfig(Config):
     """How du/dt along the trajectory is computed (always without gradient)."""
 
     method: Literal["central", "jvp"] = Field(
-        "central", description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative"
+        "central",
+        description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative",
     )
     step: float = Field(0.005, gt=0, le=0.1, description="half width of the difference, in units of t")
     batched: bool = Field(True, description="evaluate both sides in one call of twice the batch (central only)")

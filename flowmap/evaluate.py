@@ -165,7 +165,11 @@ def _metrics(plan: Plan, config: EvaluationConfig, seed: int, device: torch.devi
 
 
 def _score(
-    entry: _Entry, plan: Plan, config: EvaluationConfig, metrics: dict[MetricConfig, Metric], device: torch.device
+    entry: _Entry,
+    plan: Plan,
+    config: EvaluationConfig,
+    metrics: dict[MetricConfig, Metric],
+    device: torch.device,
 ) -> Iterator[Score]:
     contestant = open_contestant(entry.plan, entry.weights, device)
     calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})

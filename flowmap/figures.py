@@ -12,7 +12,6 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ POINTS = 400
 COLOURS = 8
 """How many series colours the page's CSS defines: `--s0` (neutral) to `--s7`."""
 
-# Colours of no use in themselves: each is replaced by a CSS variable, so that figures follow the page's theme.
+# Of no use in themselves: each is replaced by a CSS variable, so that figures follow the page's theme.
 _INK, _MUTED, _RULE, _PAPER = "#010203", "#010204", "#010205", "#010206"
 _NAMES = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule", _PAPER: "--paper"}
 _SERIES = [f"#0107{i:02x}" for i in range(COLOURS)]
@@ -31,13 +30,13 @@ _VARIABLES = _NAMES | {colour: f"--s{i}" for i, colour in enumerate(_SERIES)}
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1.2, 1.4), (5, 1.5, 1.2, 1.5), (2.5, 1.2), (7, 2))
-_SIZE = 8.5
-_WIDTH, _HEIGHT = 3.7, 2.55
+_TEXT = 8.5
+_SIZE = (3.7, 2.5)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks: its colour (index of a CSS variable) and its marker and dash (one index for both)."""
+    """How a series looks: the index of its colour, and the one of its marker and dash."""
 
     colour: int
     shape: int = 0
@@ -60,7 +59,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores of one series: `y` and `spread` at `calls`; `index` names it to the page's CSS (class `series-<index>`)."""
+    """Scores of one series: `y` and `spread` at `calls`; the page's CSS knows it as `series-<index>`."""
 
     label: str
     index: int
@@ -84,23 +83,23 @@ def curve_panel(
 ) -> Markup:
     """Score against network calls per sample, both axes logarithmic, the floor dashed.
 
-    `limits` is the range of the score (see `score_limits`). With `labelled` each line is named at its right end.
+    `limits` is the range of the score (see `score_limits`). `labelled` names each line at its right end.
     """
 
     def draw(axes: Axes) -> None:
         low, high = limits
         for curve in curves:
             x = np.log2(curve.calls)
-            value, spread = np.asarray(curve.y, dtype=float), np.nan_to_num(np.asarray(curve.spread, dtype=float))
+            value, spread = np.array(curve.y), np.nan_to_num(np.array(curve.spread))
             value = np.where(np.isfinite(value), np.maximum(value, low), np.nan)
-            gid = f"series-{curve.index}"
-            axes.fill_between(
-                x, np.maximum(value - spread, low), value + spread, color=curve.style.hex, alpha=0.16, lw=0
-            ).set_gid(gid)
-            look = {"linestyle": curve.style.dash, "marker": curve.style.marker, "markersize": 4.2}
-            (line,) = axes.plot(x, value, color=curve.style.hex, lw=1.6, markeredgecolor=_PAPER, mew=0.6, **look)
-            line.set_gid(gid)
-        names = [(c.y[-1], c.label, c.style.hex) for c in curves if math.isfinite(c.y[-1])] if labelled else []
+            bottom = np.maximum(value - spread, low)
+            band = axes.fill_between(x, bottom, value + spread, color=curve.style.hex, alpha=0.16, lw=0)
+            (line,) = axes.plot(x, value, color=curve.style.hex, lw=1.6, linestyle=curve.style.dash)
+            line.set(marker=curve.style.marker, markersize=4.2, markeredgecolor=_PAPER, markeredgewidth=0.6)
+            for artist in (band, line):
+                artist.set_gid(f"series-{curve.index}")
+        ends = [(c.y[-1], c.label, c.style.hex) for c in curves if math.isfinite(c.y[-1])]
+        names = ends if labelled else []
         if floor >= low > 0:
             axes.axhline(floor, color=_MUTED, lw=1, linestyle=(0, (3, 2.4)), zorder=1)
             names.append((floor, "floor", _MUTED))
@@ -108,11 +107,11 @@ def curve_panel(
         _score_axis(axes, low, high)
         _end_labels(axes, names, low, high)
 
-    return _svg(title, draw, right=0.72 if labelled else 0.52)
+    return _svg(title, draw, right=0.72 if labelled else 0.4)
 
 
 def score_limits(curves: Iterable[Curve], floor: float) -> tuple[float, float]:
-    """The range of a logarithmic score axis: it ends a little below the floor, where nothing can be told apart."""
+    """The range of a logarithmic score axis: it ends below the floor, where nothing can be told apart."""
     values = [v for c in curves for v in c.y if math.isfinite(v) and v > 0]
     if not values:
         return (max(floor, 1.0) / 2, max(floor, 1.0) * 2)
@@ -135,7 +134,7 @@ def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup
                 if len(trace.runs) == 1:
                     axes.plot(steps[chosen], values[chosen], color=colour, lw=0.6, alpha=0.28)
                 axes.plot(steps[chosen], smoothed(values)[chosen], color=colour, lw=1.5)
-        axes.set_xlabel("step", color=_MUTED, size=_SIZE)
+        axes.set_xlabel("step", color=_MUTED, size=_TEXT)
         low, high = axes.get_ylim()
         if logarithmic:
             _score_axis(axes, low, high)
@@ -144,7 +143,7 @@ def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A centred running mean over about a fortieth of the steps; NaN is left out, the ends use what they have."""
+    """A centred running mean over about a fortieth of the steps; NaN is left out, ends use what there is."""
     width = max(1, len(values) // 40) | 1
     known = np.isfinite(values)
     window = np.ones(width)
@@ -164,7 +163,7 @@ def swatch(style: Style) -> Markup:
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
         axes.plot([0, 1], [0, 0], color=style.hex, lw=1.6, linestyle=style.dash)
-        axes.plot([0.5], [0], color=style.hex, marker=style.marker, markersize=5, markeredgecolor=_PAPER, mew=0.6)
+        axes.plot([0.5], [0], color=style.hex, marker=style.marker, ms=5, markeredgecolor=_PAPER, mew=0.6)
 
     return _svg("", draw, size=(0.42, 0.17))
 
@@ -179,7 +178,7 @@ def _call_axis(axes: Axes, calls: Sequence[int]) -> None:
             shown.append(index)
     axes.set_xticklabels([str(n) if i in shown else "" for i, n in enumerate(calls)])
     axes.set_xlim(places[0] - 0.04 * span, places[-1] + 0.04 * span)
-    axes.set_xlabel("network calls per sample", color=_MUTED, size=_SIZE)
+    axes.set_xlabel("network calls per sample", color=_MUTED, size=_TEXT)
 
 
 def _score_axis(axes: Axes, low: float, high: float) -> None:
@@ -207,11 +206,20 @@ def _end_labels(axes: Axes, names: Sequence[tuple[float, str, str]], low: float,
     over = max(0.0, placed[-1] - 1.0)
     for height, index in zip(placed, order, strict=True):
         _, text, colour = names[index]
-        axes.text(1.025, height - over, text, transform=axes.transAxes, color=colour, size=_SIZE, va="center")
+        axes.text(
+            1.025,
+            height - over,
+            text,
+            transform=axes.transAxes,
+            color=colour,
+            size=_TEXT,
+            va="center",
+            parse_math=False,
+        )
 
 
 def _svg(
-    title: str, draw: Callable[[Axes], None], size: tuple[float, float] = (_WIDTH, _HEIGHT), right: float = 0.0
+    title: str, draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE, right: float = 0.0
 ) -> Markup:
     """Draw on one axes and return it as an inline SVG element; `right` is the room beside it in inches."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "axes.unicode_minus": False}):
@@ -226,23 +234,23 @@ def _svg(
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(_MUTED)
-        axes.tick_params(labelsize=_SIZE, labelcolor=_MUTED, color=_MUTED, length=3, width=0.7)
+        axes.tick_params(labelsize=_TEXT, labelcolor=_MUTED, color=_MUTED, length=3, width=0.7)
         axes.tick_params(axis="y", length=0)
         draw(axes)
         buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer)
+        figure.savefig(buffer, format="svg")
     return _inline(buffer.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> Markup:
-    """Strip what a page does not need: prologue, metadata, sizes, namespaces; make ids unique and colours live."""
+    """Strip what a page does not need (prologue, metadata, namespaces, most digits) and let CSS colour it."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     size = re.search(r'viewBox="[^"]*"', svg)
     svg = re.sub(r' id="(series-\d+)"', r' class="\1"', svg)
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")

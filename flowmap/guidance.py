@@ -12,9 +12,7 @@ from torch import Tensor
 from flowmap.interfaces import Cond, Velocity
 
 
-def guided_velocity(
-    network: Velocity, x: Tensor, t: Tensor, cond: Cond, null: Cond, cfg_scale: float
-) -> Tensor:
+def guided_velocity(network: Velocity, x: Tensor, t: Tensor, cond: Cond, null: Cond, cfg_scale: float) -> Tensor:
     """The guided velocity at `x` `[B, F, ...]`, `t` `[B]` or `[B, F]`: one call, of twice the batch if guided."""
     if cfg_scale == 1.0:
         return network.velocity(x, t, cond)

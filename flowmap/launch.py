@@ -31,7 +31,17 @@ from flowmap.report import write_report
 from flowmap.run import LOCK, make_accelerator, read_lock, train
 from flowmap.verdict import claims_of_run
 
-_VERSIONS = ("flowmap", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "diffusers", "safetensors", "pydantic")
+_VERSIONS = (
+    "flowmap",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "accelerate",
+    "diffusers",
+    "safetensors",
+    "pydantic",
+)
 
 
 def run_recipe(
@@ -129,7 +139,13 @@ def sample_run(
     draw = Draw.whole(seed, "flowmap sample", 0, config.type, number, device)
     samples = generate(contestant, config, calls, plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0, draw)
     picture, tensors = out.with_suffix(".png"), out.with_suffix(".safetensors")
-    facts = {"stage": chosen.stage.name, "weights": weights, "sampler": config.type, "nfe": calls, "seed": seed}
+    facts = {
+        "stage": chosen.stage.name,
+        "weights": weights,
+        "sampler": config.type,
+        "nfe": calls,
+        "seed": seed,
+    }
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(png(contestant.data.picture(samples)))

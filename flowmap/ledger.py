@@ -53,7 +53,10 @@ class Ledger:
 
     def take(self) -> dict[str, Any]:
         """What was counted since the last `take`."""
-        counted = {"calls": {name: asdict(calls) for name, calls in self.calls.items()}, "backwards": self.backwards}
+        counted = {
+            "calls": {name: asdict(calls) for name, calls in self.calls.items()},
+            "backwards": self.backwards,
+        }
         for calls in self.calls.values():
             calls.__init__()  # type: ignore[misc]
         self.backwards = 0

@@ -45,7 +45,9 @@ class ProgressWatcher:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def begin(self, plan: StagePlan, done: int) -> None:
@@ -69,11 +71,15 @@ class ProgressWatcher:
         self._shown = now
         losses = "  ".join(f"{branch} {value:.4g}" for branch, value in record.losses.items())
         if self._task is not None:
-            self._bar.update(self._task, completed=record.step, speed=f"{self._speed:.0f} steps/s", losses=escape(losses))
+            self._bar.update(
+                self._task, completed=record.step, speed=f"{self._speed:.0f} steps/s", losses=escape(losses)
+            )
         else:
             left = (self._steps - record.step) / self._speed
             self._console.print(
-                escape(f"{self._name}: step {record.step}/{self._steps}, {self._speed:.3g} steps/s, {left:.0f} s left, {losses}")
+                escape(
+                    f"{self._name}: step {record.step}/{self._steps}, {self._speed:.3g} steps/s, {left:.0f} s left, {losses}"
+                )
             )
 
     def end(self, plan: StagePlan, note: str) -> None:

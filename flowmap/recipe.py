@@ -78,7 +78,7 @@ class EvaluationConfig(Config):
     """What is measured after training, and how."""
 
     teacher: str = Field(description="the stage whose many-step samples are the reference of frechet_teacher")
-    teacher_sampler: AnySampler = Field(default="heun")
+    teacher_sampler: AnySampler = Field(default="heun", description="how those samples are drawn")  # type: ignore[assignment]
     teacher_calls: int = Field(64, gt=0, description="network calls a reference sample takes")
     calls: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="network calls per sample")
     samples: int = Field(2000, ge=2, description="samples per score")

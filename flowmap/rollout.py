@@ -14,7 +14,13 @@ from flowmap.interfaces import Chunking, Cond, Sampler, Velocity
 
 
 def rollout(
-    sampler: Sampler, network: Velocity, noise: Tensor, times: Tensor, cond: Cond, chunking: Chunking, draw: Draw
+    sampler: Sampler,
+    network: Velocity,
+    noise: Tensor,
+    times: Tensor,
+    cond: Cond,
+    chunking: Chunking,
+    draw: Draw,
 ) -> Tensor:
     """Samples `[B, F, ...]` from `noise` of that shape along `times` `[N + 1]`.
 

@@ -99,7 +99,12 @@ def train(plan: StagePlan, accelerator: Accelerator, watcher: Watcher, how_to_go
 
 
 def _steps(
-    stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption, how_to_go_on: str
+    stage: Stage,
+    done: int,
+    last: Checkpoint | None,
+    watcher: Watcher,
+    interruption: Interruption,
+    how_to_go_on: str,
 ) -> None:
     plan = stage.plan
     rhythm = plan.recipe.checkpoints
@@ -107,8 +112,8 @@ def _steps(
     with writing(plan.folder / STEPS):
         lines = (plan.folder / STEPS).open("a")
     try:
-        with closing(lines), closing(run_stage(stage, done)) as records:
-            for record in records:
+        with closing(lines):
+            for record in run_stage(stage, done):
                 append_line(lines, record.line())
                 watcher.step(record)
                 if record.step % _TRACK_EVERY == 0:

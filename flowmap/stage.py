@@ -84,7 +84,14 @@ def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
             role.freeze()
         roles[name] = role
     return Stage(
-        plan, backbone, plan.recipe.data.build(), plan.stage.objective.build(), roles, optimizers, schedules, accelerator
+        plan,
+        backbone,
+        plan.recipe.data.build(),
+        plan.stage.objective.build(),
+        roles,
+        optimizers,
+        schedules,
+        accelerator,
     )
 
 

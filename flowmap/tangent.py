@@ -15,9 +15,7 @@ from flowmap.path import like
 
 
 @torch.no_grad()
-def tangent(
-    network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond, config: TangentConfig
-) -> Tensor:
+def tangent(network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond, config: TangentConfig) -> Tensor:
     """du/dt at `x` `[B, F, ...]` moving with velocity `v`, at times `t >= r` `[B]` or `[B, F]`.
 
     Returns the shape of `x`, without gradient. The difference is one-sided where a step would leave [0, 1].
@@ -45,6 +43,5 @@ def _forward_mode(network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, 
 
     # Fused attention has no forward derivative; the plain one has.
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        _, derivative = torch.func.jvp(along, (x, t), (v, torch.ones_like(t)))
-    result: Tensor = derivative
-    return result
+        derivative: Tensor = torch.func.jvp(along, (x, t), (v, torch.ones_like(t)))[1]
+    return derivative

@@ -1,4 +1,4 @@
-"""Decide what the numbers of a run show, by one rule that is stated and applied to every claim. Torch-free."""
+"""Decide what the numbers of a run show, by one stated rule that every claim is put to. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ FACTOR = 2.0
 """How many times better than the teacher's Euler a student must be."""
 
 RULE = (
-    "Every value is first raised to its floor, the score of a perfect model. Two values differ if they are further "
-    "apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the standard "
-    "deviation over fresh noise; with several training seeds, values are means over seeds and the spread is the "
-    "larger of the mean spread and the standard deviation over seeds. A factor must hold with the spreads against it."
+    "Every value is first raised to its floor, the score of a perfect model. Two values differ if they are "
+    "further apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the standard "
+    "deviation over fresh noise; with several training seeds, values are means over seeds and the spread is "
+    "the larger of the mean spread and the standard deviation over seeds. A factor must hold with the spreads "
+    "against it."
 )
 
 
@@ -34,6 +35,11 @@ class Series(NamedTuple):
     stage: str
     weights: str
     sampler: str
+
+    @property
+    def name(self) -> str:
+        """The stage, and its weights if they are not the moving average that is usually evaluated."""
+        return self.stage if self.weights == "ema" else f"{self.stage} ({self.weights} weights)"
 
 
 class Place(NamedTuple):
@@ -139,7 +145,7 @@ def change(before: Cell, after: Cell) -> Literal["better", "worse", "same"]:
 
 
 def beats(before: Cell, after: Cell, factor: float) -> Verdict:
-    """Whether `after` is more than `factor` times smaller than `before`, with the spreads against and for it."""
+    """Whether `after` is more than `factor` times smaller than `before`: with the spreads against it, for it."""
     if _ratio(before.raised - before.noise, after.raised + after.noise) > factor:
         return "holds"
     best = _ratio(before.raised + before.noise, max(after.raised - after.noise, after.floor))
@@ -158,11 +164,6 @@ def ordered_metrics(found: Iterable[Place]) -> list[str]:
     """The metrics, headlines first, the others as they appear."""
     names = list(dict.fromkeys(place.metric for place in found))
     return [m for m in HEADLINES if m in names] + [m for m in names if m not in HEADLINES]
-
-
-def name_of(series: Series) -> str:
-    """The stage, and its weights if they are not the moving average that is usually evaluated."""
-    return series.stage if series.weights == "ema" else f"{series.stage} ({series.weights} weights)"
 
 
 def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> list[Claim]:
@@ -190,6 +191,15 @@ def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> li
     return found
 
 
+def best(table: Mapping[Place, Cell], metric: str) -> set[Place]:
+    """The places of `metric` that score best at their number of calls; those at the floor share it."""
+    mine = {place: cell for place, cell in table.items() if place.metric == metric}
+    lowest: dict[int, float] = {}
+    for place, cell in mine.items():
+        lowest[place.calls] = min(cell.raised, lowest.get(place.calls, math.inf))
+    return {place for place, cell in mine.items() if cell.raised == lowest[place.calls] < math.inf}
+
+
 def _more_calls(table: Mapping[Place, Cell], metrics: Sequence[str], series: Series) -> Iterator[Claim]:
     """Claims about one series at few and at the most calls; what is claimed depends on the sampler."""
     for metric in metrics:
@@ -198,19 +208,21 @@ def _more_calls(table: Mapping[Place, Cell], metrics: Sequence[str], series: Ser
         if few is None or most <= FEW:
             continue
         many = table[Place(series, metric, most)]
-        changed = change(few, many)
+        changed, span = change(few, many), f"from {FEW} to {most} calls"
         if series.sampler == MAP:
-            text = f"{name_of(series)}: the map sampler does not get worse from {FEW} to {most} calls"
+            text = f"{series.name}: the map sampler does not get worse {span}"
             verdict: Verdict = "fails" if changed == "worse" else "holds"
             yield Claim("map", text, verdict, metric, few, many)
         else:
-            text = f"{name_of(series)}: on the same weights the consistency sampler gets worse from {FEW} to {most} calls"
+            text = f"{series.name}: on the same weights the consistency sampler gets worse {span}"
             outcomes: dict[str, Verdict] = {"worse": "holds", "same": "noise", "better": "fails"}
             yield Claim("consistency", text, outcomes[changed], metric, few, many)
 
 
-def _few_calls(table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series) -> Iterator[Claim]:
-    text = f"{name_of(series)}: {FEW} calls beat {rival.stage}'s Euler at {FEW} calls by at least {FACTOR:g}×"
+def _few_calls(
+    table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series
+) -> Iterator[Claim]:
+    text = f"{series.name}: {FEW} calls beat {rival.name}'s Euler at {FEW} calls by at least {FACTOR:g}×"
     for metric in metrics:
         theirs, ours = table.get(Place(rival, metric, FEW)), table.get(Place(series, metric, FEW))
         if theirs is not None and ours is not None:

@@ -168,7 +168,7 @@ def test_a_sampler_calls_the_network_at_the_times_of_the_grid(config: SamplerCon
         "flow_map": [(0.9, 0.6), (0.6, 0.2)],
         "consistency": [(0.9, 0.0), (0.6, 0.0)],
     }
-    torch.testing.assert_close(seen, torch.tensor(expected[config.type]))
+    torch.testing.assert_close(seen, torch.tensor(expected[config.type]).double())
 
 
 @pytest.mark.parametrize("config", [FlowMapConfig(), ConsistencyConfig()], ids=["flow_map", "consistency"])

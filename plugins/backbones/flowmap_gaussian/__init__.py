@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from flowmap.configs import BackboneConfig, ComponentConfig, Config, DataConfig, Finding, SampleSpec
 from flowmap.hookspecs import hookimpl

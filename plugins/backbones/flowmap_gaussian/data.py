@@ -6,13 +6,13 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from flowmap_gaussian import GaussianDataConfig
 from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.draw import Draw
 from flowmap.interfaces import Data, Samples
 from flowmap.pictures import scatter
+from flowmap_gaussian import GaussianDataConfig
 
 
 @final

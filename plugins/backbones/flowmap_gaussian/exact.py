@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from flowmap_gaussian import MixtureConfig
 from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind, SampleSpec
@@ -30,6 +29,7 @@ from flowmap.interfaces import (
     Velocity,
 )
 from flowmap.path import like
+from flowmap_gaussian import MixtureConfig
 
 _HALVINGS = 80  # bisection until float64 has no more digits
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from flowmap_mlp import MlpConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from flowmap.interfaces import (
     Samples,
     Velocity,
 )
+from flowmap_mlp import MlpConfig
 
 
 @final

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import final
 
 import numpy as np
-from flowmap_metrics.classifier import train_classifier
 from numpy.typing import NDArray
 from scipy.linalg import eigvals
 from torch import Tensor
 
 from flowmap.interfaces import Evidence, Metric, Samples
+from flowmap_metrics.classifier import train_classifier
 
 Vectors = NDArray[np.float64]
 Space = Callable[[Tensor], Vectors]

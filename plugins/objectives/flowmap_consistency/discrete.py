@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from flowmap_consistency import ConsistencyConfig
 
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import grid, like, noised
+from flowmap_consistency import ConsistencyConfig
 
 
 @final

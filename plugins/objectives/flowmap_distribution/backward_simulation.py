@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import final
 
 import torch
-from flowmap_distribution import BackwardSimulationConfig
 from torch import Tensor
 
 from flowmap.draw import Draw
@@ -20,6 +19,7 @@ from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import draw_times, grid, like, noised, shifted
 from flowmap.rollout import rollout
+from flowmap_distribution import BackwardSimulationConfig
 
 
 def segments(steps: int, fine: int, shift: float) -> Tensor:

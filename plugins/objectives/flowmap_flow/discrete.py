@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from flowmap_flow import DiscreteFlowMapConfig
-from flowmap_flow.pairs import draw_pairs, mean_per_branch
 
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised
+from flowmap_flow import DiscreteFlowMapConfig
+from flowmap_flow.pairs import draw_pairs, mean_per_branch
 
 
 @final

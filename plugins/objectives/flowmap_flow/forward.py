@@ -10,14 +10,14 @@ from functools import cache
 from typing import final
 
 import torch
-from flowmap_flow import FlowMapConfig
-from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch
 from torch import Tensor
 
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised, shifted
 from flowmap.tangent import tangent
+from flowmap_flow import FlowMapConfig
+from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch
 
 _REBALANCE_FLOOR = 1e-5
 

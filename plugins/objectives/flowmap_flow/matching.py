@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
-from flowmap_flow import FlowMatchingConfig
 
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import draw_times, noised
+from flowmap_flow import FlowMatchingConfig
 
 
 @final

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from flowmap_flow import BranchesConfig
 from torch import Tensor
 
 from flowmap.draw import Draw
 from flowmap.path import shifted
+from flowmap_flow import BranchesConfig
 
 BRANCHES = ("diffusion", "consistency", "free")
 

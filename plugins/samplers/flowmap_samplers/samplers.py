@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import final
 
@@ -14,7 +15,7 @@ from flowmap.path import noised
 
 def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The pairs (t, r) of a grid, each `[B]`."""
-    for t, r in zip(times[:-1], times[1:], strict=True):
+    for t, r in itertools.pairwise(times):
         yield t.expand(len(x)), r.expand(len(x))
 
 

@@ -1,0 +1,254 @@
+"""Counter-based randomness, and the pairs of times drawn with it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flowmap_flow import BranchesConfig
+from flowmap_flow.pairs import BRANCHES, Pairs, draw_pairs, mean_per_branch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, chisquare, kstest
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.path import shifted
+
+from .support import whole
+
+COUNT = 20_000
+LIMIT = 4 / math.sqrt(COUNT)
+FROZEN = {
+    "uniform": [0.4025799632072449, 0.8937913775444031, 0.24651211500167847],
+    "normal": [
+        [-1.8226960897445679, 0.5834147930145264],
+        [-1.7258305549621582, -1.4001764059066772],
+        [1.2290337085723877, 0.9428987503051758],
+    ],
+    "shared": [531, 564, 494, 489],
+}
+SHARES = BranchesConfig(diffusion=0.5, consistency=0.25)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten().double(), b.flatten().double()]))[0, 1])
+
+
+def windows(draw: Draw, counts: list[int]) -> list[Draw]:
+    """The draws of processes that hold `counts` samples each, in order."""
+    firsts = np.cumsum([0, *counts[:-1]])
+    return [replace(draw, first=int(first), count=count) for first, count in zip(firsts, counts, strict=True)]
+
+
+SPLITS = st.lists(st.integers(1, 5), min_size=1, max_size=5)
+SHAPES = st.sampled_from([(), (1,), (3,), (8,), (9,), (2, 3), (1, 1, 8, 8)])
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    assert kstest(whole(COUNT).uniform("u").numpy(), "uniform").pvalue > 1e-3
+    assert kstest(whole(100).uniform("u", (200,)).flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_normal_numbers_are_normal() -> None:
+    assert kstest(whole(COUNT).normal("n").numpy(), "norm").pvalue > 1e-3
+    assert kstest(whole(100).normal("n", (201,)).flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_normal_numbers_have_tails() -> None:
+    """The fourth moment is 3, and 6 in 100 000 lie beyond four standard deviations."""
+    x = whole(1000).normal("n", (1000,)).double()
+    assert x.pow(4).mean() == pytest.approx(3, abs=4 * math.sqrt(96 / 1e6))
+    beyond = int((x.abs() > 4).sum())
+    assert binomtest(beyond, x.numel(), math.erfc(4 / math.sqrt(2))).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("word", [0, 1, 511, 512, 2**32 - 512, 2**32 - 1])
+def test_no_random_word_is_a_zero_a_one_or_infinite(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extremes, which no sample would show: 0 < u < 1, and |n| below seven."""
+
+    def bits(draw: Draw, name: str, size: int) -> np.ndarray:
+        return np.full((draw.count, size), word, dtype=np.uint32)
+
+    monkeypatch.setattr(Draw, "_bits", bits)
+    u, n = whole(2).uniform("u"), whole(2).normal("n", (2,))
+    assert u.min() > 0
+    assert u.max() < 1
+    assert n.isfinite().all()
+    assert n.abs().max() < 7
+
+
+def test_one_address_always_has_the_same_numbers() -> None:
+    """Frozen, as runs are resumed across versions: a change here changes every run."""
+    draw = Draw.whole(7, "student", 41, "0-student", 3)
+    torch.testing.assert_close(draw.uniform("a"), torch.tensor(FROZEN["uniform"]), rtol=0, atol=0)
+    torch.testing.assert_close(draw.normal("e", (2,)), torch.tensor(FROZEN["normal"]), rtol=1e-5, atol=1e-6)
+    assert draw.shared("segments").integers(1000, size=4).tolist() == FROZEN["shared"]
+    assert torch.equal(draw.uniform("a"), draw.uniform("a"))
+
+
+def test_shapes_are_count_by_shape_in_float32() -> None:
+    for shape in ((), (1,), (2, 3), (1, 1, 8, 8)):
+        for numbers in (whole(3).uniform("x", shape), whole(3).normal("x", shape)):
+            assert numbers.shape == (3, *shape)
+            assert numbers.dtype == torch.float32
+            assert numbers.is_contiguous()
+
+
+ADDRESSES = {
+    "name": lambda: whole(COUNT).uniform("other"),
+    "step": lambda: whole(COUNT, step=1).uniform("u"),
+    "seed": lambda: whole(COUNT, seed=1).uniform("u"),
+    "turn": lambda: whole(COUNT, turn="other").uniform("u"),
+    "stage": lambda: replace(whole(COUNT), stage="other").uniform("u"),
+    "child": lambda: whole(COUNT).child("part").uniform("u"),
+}
+
+
+@pytest.mark.parametrize("part", list(ADDRESSES))
+def test_another_address_has_independent_numbers(part: str) -> None:
+    ours, other = whole(COUNT).uniform("u"), ADDRESSES[part]()
+    assert abs(correlation(ours, other)) < LIMIT
+    assert (ours == other).float().mean() < 1e-3
+
+
+def test_parts_of_an_address_do_not_run_together() -> None:
+    """("ab", "c") is not ("a", "bc")."""
+    one, two = replace(whole(4), stage="ab", turn="c"), replace(whole(4), stage="a", turn="bc")
+    seeds = Draw.whole(1, "s", 11, "t", 4), Draw.whole(11, "s", 1, "t", 4)
+    assert not torch.equal(one.uniform("u"), two.uniform("u"))
+    assert not torch.equal(seeds[0].uniform("u"), seeds[1].uniform("u"))
+    assert not torch.equal(
+        whole(4, turn="a").child("b").uniform("u"), whole(4, turn="b").child("a").uniform("u")
+    )
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_samples_and_positions_are_independent(kind: str) -> None:
+    x = getattr(whole(COUNT), kind)("x", (6,)).double()
+    assert abs(correlation(x[1:], x[:-1])) < LIMIT
+    assert (torch.corrcoef(x.T) - torch.eye(6)).abs().max() < LIMIT
+    # Box-Muller makes pairs from one radius: their squares must be uncorrelated too.
+    assert (torch.corrcoef(x.T.square()) - torch.eye(6)).abs().max() < LIMIT
+
+
+@given(counts=SPLITS, shape=SHAPES)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_numbers_do_not_depend_on_how_processes_share_the_batch(
+    counts: list[int], shape: tuple[int, ...]
+) -> None:
+    draw = whole(sum(counts))
+    for kind in ("uniform", "normal"):
+        parts = [getattr(window, kind)("x", shape) for window in windows(draw, counts)]
+        assert torch.equal(torch.cat(parts), getattr(draw, kind)("x", shape))
+
+
+def test_shared_numbers_are_the_same_in_every_process() -> None:
+    one, two = windows(whole(8), [3, 5])
+    assert one.shared("x").random() == two.shared("x").random()
+    assert one.shared("x").random() != one.shared("y").random()
+
+
+@pytest.mark.parametrize("total", [4, 8, 32])
+def test_whole_shares_come_out_exactly(total: int) -> None:
+    for step in range(50):
+        counts = torch.bincount(draw_pairs(whole(total, step), SHARES, 1.0).branch, minlength=3)
+        assert counts.tolist() == [total // 2, total // 4, total // 4]
+
+
+@given(
+    total=st.integers(1, 40),
+    diffusion=st.floats(0, 1),
+    rest=st.floats(0, 1),
+    step=st.integers(0, 100),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_every_share_comes_out_within_one_sample(
+    total: int, diffusion: float, rest: float, step: int
+) -> None:
+    config = BranchesConfig(diffusion=diffusion, consistency=rest * (1 - diffusion))
+    counts = torch.bincount(draw_pairs(whole(total, step), config, 1.0).branch, minlength=3).tolist()
+    shares = (config.diffusion, config.consistency, 1 - config.diffusion - config.consistency)
+    for count, share in zip(counts, shares, strict=True):
+        assert abs(count - share * total) < 1 + 1e-6
+
+
+@pytest.mark.parametrize(("diffusion", "consistency", "only"), [(1, 0, 0), (0, 1, 1), (0, 0, 2)])
+def test_a_share_of_one_takes_every_sample(diffusion: float, consistency: float, only: int) -> None:
+    config = BranchesConfig(diffusion=diffusion, consistency=consistency)
+    for step in range(50):
+        assert (draw_pairs(whole(5, step), config, 1.0).branch == only).all()
+
+
+@pytest.mark.parametrize("total", [1, 3])
+def test_in_a_small_batch_branches_come_up_with_their_probabilities(total: int) -> None:
+    steps = 3000
+    seen = Counter(int(draw_pairs(whole(total, step), SHARES, 1.0).branch[0]) for step in range(steps))
+    assert (
+        chisquare([seen[i] for i in range(3)], [steps * share for share in (0.5, 0.25, 0.25)]).pvalue > 1e-3
+    )
+
+
+def test_no_branch_is_tied_to_a_position() -> None:
+    steps = 1000
+    branch = torch.stack([draw_pairs(whole(8, step), SHARES, 1.0).branch for step in range(steps)])
+    for position in branch.T:
+        counts = torch.bincount(position, minlength=3).numpy()
+        assert chisquare(counts, [steps / 2, steps / 4, steps / 4]).pvalue > 1e-4
+
+
+def test_branches_are_not_tied_to_the_times() -> None:
+    pairs = draw_pairs(whole(COUNT), SHARES, 1.0)
+    means = [float(pairs.t[pairs.branch == i].mean()) for i in range(3)]
+    assert means == pytest.approx([2 / 3] * 3, abs=5 * math.sqrt(1 / 18 / (COUNT / 4)))
+
+
+@given(counts=SPLITS, step=st.integers(0, 20))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_pairs_do_not_depend_on_how_processes_share_the_batch(counts: list[int], step: int) -> None:
+    draw = whole(sum(counts), step)
+    parts = [draw_pairs(window, SHARES, 5.0) for window in windows(draw, counts)]
+    all_at_once = draw_pairs(draw, SHARES, 5.0)
+    for name in ("t", "r", "branch"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(all_at_once, name))
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_each_branch_has_its_times(shift: float) -> None:
+    pairs: Pairs = draw_pairs(whole(1000), SHARES, shift)
+    diffusion, consistency, free = (pairs.branch == i for i in range(3))
+    assert torch.equal(pairs.r[diffusion], pairs.t[diffusion])
+    assert (pairs.r[consistency] == 0).all()
+    assert (pairs.r[free] > 0).all()
+    assert (pairs.r[~diffusion] < pairs.t[~diffusion]).all()
+    assert pairs.t.min() > 0
+    assert pairs.t.max() < 1
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_times_are_the_larger_and_the_smaller_of_two_uniforms_then_shifted(shift: float) -> None:
+    """P(max < a) = a^2 and P(min < a) = 1 - (1 - a)^2, once the shift is undone."""
+    pairs = draw_pairs(whole(COUNT), BranchesConfig(diffusion=0, consistency=0), shift)
+    t, r = (shifted(times.double(), 1 / shift).numpy() for times in (pairs.t, pairs.r))
+    assert kstest(t, lambda a: a**2).pvalue > 1e-3
+    assert kstest(r, lambda a: 1 - (1 - a) ** 2).pvalue > 1e-3
+    assert correlation(torch.from_numpy(t), torch.from_numpy(r)) == pytest.approx(0.5, abs=2 * LIMIT)
+
+
+def test_the_shift_is_applied_after_the_branches() -> None:
+    plain, moved = (draw_pairs(whole(100), SHARES, shift) for shift in (1.0, 5.0))
+    assert torch.equal(plain.branch, moved.branch)
+    torch.testing.assert_close(moved.t, 5 * plain.t / (1 + 4 * plain.t))
+    torch.testing.assert_close(moved.r, 5 * plain.r / (1 + 4 * plain.r))
+
+
+def test_the_mean_per_branch_is_over_the_samples_of_that_branch() -> None:
+    means = mean_per_branch(torch.tensor([1.0, 2.0, 5.0, 6.0]), torch.tensor([0, 0, 2, 2]))
+    assert means.keys() == {"diffusion", "free"}
+    assert BRANCHES == ("diffusion", "consistency", "free")
+    assert float(means["diffusion"]) == 1.5
+    assert float(means["free"]) == 5.5
