@@ -147,31 +147,28 @@ def plan(
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "steps", "batch", "role", ""):
-        table.add_column(column)
-    for column in (
-        "calls/step\nwith gradient",
-        "calls/step\nwithout",
-        "samples/step\nwith gradient",
-        "samples/step\nwithout",
-        "backwards\n/step",
-    ):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    for column in ("calls\n∇ + no ∇", "samples\n∇ + no ∇", "back-\nwards"):
+        table.add_column(column, justify="right", no_wrap=True)
     previous = ""
     for row in rows:
-        first = row["stage"] != previous
+        head = ["", "", ""] if row["stage"] == previous else [row["stage"], str(row["steps"]), str(row["batch"])]
         previous = row["stage"]
         table.add_row(
-            *([escape(row["stage"]), str(row["steps"]), str(row["batch"])] if first else ["", "", ""]),
+            *map(escape, head),
             row["role"],
-            "trained" if row["trained"] else "[dim]frozen[/]",
-            *(f"{row[key]:.4g}" for key in list(row)[5:10]),
+            "trains" if row["trained"] else "[dim]frozen[/]",
+            f"{row['calls_with_gradient']:.3g} + {row['calls_without_gradient']:.3g}",
+            f"{row['samples_with_gradient']:.0f} + {row['samples_without_gradient']:.0f}",
+            f"{row['backwards']:.3g}",
         )
     _out.print(table)
     counted = max(row["counted_steps"] for row in rows)
     _out.print(
-        f"\n[dim]Means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]"
+        "\n[dim]Per step: network calls with gradient (∇) and without, samples through them, and backwards;\n"
+        f"means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]"
     )
 
 

@@ -30,6 +30,7 @@ _VARIABLES = _NAMES | {colour: f"--s{i}" for i, colour in enumerate(_SERIES)}
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1.2, 1.4), (5, 1.5, 1.2, 1.5), (2.5, 1.2), (7, 2))
+Size = tuple[float, float]
 _TEXT = 8.5
 _SIZE = (3.7, 2.5)
 
@@ -206,21 +207,11 @@ def _end_labels(axes: Axes, names: Sequence[tuple[float, str, str]], low: float,
     over = max(0.0, placed[-1] - 1.0)
     for height, index in zip(placed, order, strict=True):
         _, text, colour = names[index]
-        axes.text(
-            1.025,
-            height - over,
-            text,
-            transform=axes.transAxes,
-            color=colour,
-            size=_TEXT,
-            va="center",
-            parse_math=False,
-        )
+        label = axes.text(1.025, height - over, text, color=colour, size=_TEXT, va="center", parse_math=False)
+        label.set_transform(axes.transAxes)
 
 
-def _svg(
-    title: str, draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE, right: float = 0.0
-) -> Markup:
+def _svg(title: str, draw: Callable[[Axes], None], size: Size = _SIZE, right: float = 0.0) -> Markup:
     """Draw on one axes and return it as an inline SVG element; `right` is the room beside it in inches."""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "axes.unicode_minus": False}):
         figure = Figure(figsize=size)

@@ -21,15 +21,15 @@ from flowmap.contestant import generate, open_contestant
 from flowmap.cost import StageCost, count
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import evaluate
-from flowmap.folder import locked, set_aside, write_whole, writing
+from flowmap.evaluate import METRICS, evaluate
+from flowmap.folder import locked, read_lines, set_aside, write_whole, writing
 from flowmap.pictures import png
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
 from flowmap.run import LOCK, make_accelerator, read_lock, train
-from flowmap.verdict import claims_of_run
+from flowmap.verdict import HEADLINES, claims
 
 _VERSIONS = (
     "flowmap",
@@ -83,9 +83,20 @@ def run_recipe(
         with console.status("evaluating") as status:
             evaluate(plan, accelerator.device, lambda text: status.update(f"evaluating {escape(text)}"))
         page = write_report(plan.folder)
-    for claim in claims_of_run(plan.folder):
-        console.print(escape(claim))
+    _print_claims(plan.folder, console)
     console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
+
+
+def _print_claims(folder: Path, console: Console) -> None:
+    """One line per claim of the report, with what each headline metric says."""
+    words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
+    lines: dict[str, list[str]] = {}
+    for claim in claims(read_lines(folder / METRICS)):
+        if claim.metric in HEADLINES:
+            numbers = f"{claim.before.value:.3g} → {claim.after.value:.3g}"
+            lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
+    for text, verdicts in lines.items():
+        console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
 
 
 def _write_about(plan: Plan, device: torch.device) -> None:

@@ -9,13 +9,14 @@ import shlex
 import statistics
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from flowmap import figures, verdict
 from flowmap.catalogue import catalogue
@@ -32,7 +33,7 @@ class Cost:
     """What a stage cost, over all seeds: steps, network calls per role, backwards, seconds, peak bytes."""
 
     name: str
-    planned: int
+    planned: int = 0
     steps: int = 0
     calls: dict[str, Counter[str]] = field(default_factory=dict)
     backwards: int = 0
@@ -72,9 +73,11 @@ def write_report(folder: Path) -> Path:
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
     """
     run = _read(folder)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
-        page = _environment().get_template("report.html.j2").render(_view(run))
-    except (KeyError, TypeError, ValueError) as error:
+        page = pages.get_template("report.html.j2").render(_view(run))
+    except (KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
     path = folder / "report.html"
     write_whole(path, page)
@@ -116,70 +119,75 @@ def _command(folder: Path) -> str:
     return f"flowmap run {shlex.quote(f'{home.parent.name}/{home.name}/{LOCK}')}"
 
 
-def _environment() -> jinja2.Environment:
-    templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"duration": duration, "memory": memory, "description": _description, "label": label_of}
-    return environment
-
-
 def _view(run: Run) -> dict[str, Any]:
     """Everything the template shows."""
     evaluation = run.recipe.get("evaluation") or {}
     table = verdict.cells(run.lines)
-    styles = _styles(run, table, evaluation.get("teacher"))
-    costs = _costs(run)
     metrics = verdict.ordered_metrics(table)
-    told = verdict.claims(run.lines, evaluation.get("teacher"))
     headlines = [m for m in verdict.HEADLINES if m in metrics] or metrics
-    digits = {metric: _digits(c for p, c in table.items() if p.metric == metric) for metric in metrics}
+    told = verdict.claims(run.lines, evaluation.get("teacher"))
+    styles = _styles(run, table, evaluation.get("teacher"))
+    digits = {metric: _digits(table, metric) for metric in metrics}
+    costs, total = _costs(run)
     return {
         "run": run,
         "evaluation": evaluation,
         "command": _command(run.folder),
         "costs": costs,
-        "total": _sum(costs),
-        "keys": [(i, series, label_of(series), figures.swatch(s)) for i, (series, s) in enumerate(styles.items())],
+        "total": total,
+        "keys": [(index, series, figures.swatch(style)) for index, (series, style) in enumerate(styles.items())],
         "rule": verdict.RULE,
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),
-        "tally": Counter(c.verdict for c in told if c.metric in headlines),
-        "shown": _shower(digits),
+        "tally": Counter(claim.verdict for claim in told if claim.metric in headlines),
+        "shown": lambda metric, value: f"{value:.{digits[metric]}f}" if math.isfinite(value) else "not finite",
+        "few_seeds": any(len(cell.seeds) < len(run.recipe["seeds"]) for cell in table.values()),
         "scaling": list(_scaling(table, metrics, styles)),
         "contrasts": list(_contrasts(table, styles)),
         "tables": [_table(table, metric, list(styles)) for metric in metrics],
+        "descriptions": {metric: _description(metric) for metric in metrics},
         "pictures": _pictures(run.folder / "pictures", list(styles)),
         "losses": list(_losses(run)),
     }
 
 
-def label_of(series: Series) -> str:
-    """How the page names a series."""
-    return f"{verdict.name_of(series)} · {series.sampler}"
+def _costs(run: Run) -> tuple[list[Cost], Cost]:
+    """What each stage cost, and all of them together."""
+    costs, total = [], Cost("all stages")
+    for stage in run.recipe["stages"]:
+        cost = Cost(stage["name"])
+        costs.append(cost)
+        for each in (cost, total):
+            each.planned += stage["steps"] * len(run.recipe["seeds"])
+            for records in run.steps.get(stage["name"], {}).values():
+                for record in records:
+                    each.add(record)
+    return costs, total
 
 
 def _styles(run: Run, table: Iterable[Place], teacher: str | None) -> dict[Series, Style]:
     """A look for every series, in the order of the recipe's stages: colour by stage, marker by sampler."""
     stages = [stage["name"] for stage in run.recipe["stages"]]
-    every = sorted(dict.fromkeys(p.series for p in table), key=lambda s: stages.index(s.stage) if s.stage in stages else 99)
-    learners = [name for name in dict.fromkeys([*stages, *(s.stage for s in every)]) if name != teacher]
-    colour = {name: 1 + i % (figures.COLOURS - 1) for i, name in enumerate(learners)} | {teacher: 0}
-    first = [verdict.MAP, verdict.CONSISTENCY, verdict.EULER]
-    shapes = list(dict.fromkeys([*first, *(s.sampler for s in every)]))
-    looks = list(dict.fromkeys((s.sampler, s.weights) for s in every))
-    looks.sort(key=lambda look: (look[1] != "ema", shapes.index(look[0])))
-    return {s: Style(colour[s.stage], looks.index((s.sampler, s.weights))) for s in every}
+    every = list(dict.fromkeys(place.series for place in table))
+    stages += dict.fromkeys(series.stage for series in every if series.stage not in stages)
+    every.sort(key=lambda series: stages.index(series.stage))
+    learners = [stage for stage in stages if stage != teacher]
+    colours = {stage: 1 + i % (figures.COLOURS - 1) for i, stage in enumerate(learners)}
+    samplers = dict.fromkeys([verdict.MAP, verdict.CONSISTENCY, verdict.EULER, *(s.sampler for s in every)])
+    looks = [(weights, sampler) for weights in dict.fromkeys(s.weights for s in every) for sampler in samplers]
+    present = [look for look in looks if look in {(s.weights, s.sampler) for s in every}]
+    return {s: Style(colours.get(s.stage, 0), present.index((s.weights, s.sampler))) for s in every}
 
 
-def _curves(table: Mapping[Place, Cell], metric: str, styles: Mapping[Series, Style]) -> list[Curve]:
-    found = []
+def _curves(table: Mapping[Place, Cell], metric: str, styles: Mapping[Series, Style]) -> dict[Series, Curve]:
+    """The series that were scored at more than one number of calls."""
+    found = {}
     for index, (series, style) in enumerate(styles.items()):
-        own = sorted((p.calls, cell) for p, cell in table.items() if (p.series, p.metric) == (series, metric))
-        if len(own) > 1:
-            values, spreads = [cell.value for _, cell in own], [cell.spread for _, cell in own]
-            found.append(Curve(series.sampler, index, style, [calls for calls, _ in own], values, spreads))
+        own = {p.calls: cell for p, cell in table.items() if (p.series, p.metric) == (series, metric)}
+        calls = sorted(own)
+        values, spreads = [own[n].value for n in calls], [own[n].spread for n in calls]
+        if len(calls) > 1:
+            found[series] = Curve(series.sampler, index, style, calls, values, spreads)
     return found
 
 
@@ -187,25 +195,26 @@ def _floor(table: Mapping[Place, Cell], metric: str) -> float:
     return statistics.fmean(cell.floor for place, cell in table.items() if place.metric == metric)
 
 
-def _scaling(table: Mapping[Place, Cell], metrics: Sequence[str], styles: Mapping[Series, Style]) -> Iterator[Any]:
+def _scaling(
+    table: Mapping[Place, Cell], metrics: Sequence[str], styles: Mapping[Series, Style]
+) -> Iterator[tuple[str, Markup]]:
     for metric in metrics:
-        if curves := _curves(table, metric, styles):
+        if curves := list(_curves(table, metric, styles).values()):
             floor = _floor(table, metric)
             yield metric, figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor))
 
 
-def _contrasts(table: Mapping[Place, Cell], styles: Mapping[Series, Style]) -> Iterator[Any]:
-    """One panel per stage and metric where the same weights went through both samplers."""
-    pairs = [s for s in styles if s.sampler == verdict.MAP and s._replace(sampler=verdict.CONSISTENCY) in styles]
-    both = {s: [s, s._replace(sampler=verdict.CONSISTENCY)] for s in pairs}
+def _contrasts(table: Mapping[Place, Cell], styles: Mapping[Series, Style]) -> Iterator[tuple[Series, str, Markup]]:
+    """One panel per stage and metric where the same weights went through both samplers; one axis a metric."""
     for metric in verdict.HEADLINES[:2]:
-        curves = {s: [c for c in _curves(table, metric, styles) if list(styles)[c.index] in both[s]] for s in pairs}
-        full = {s: found for s, found in curves.items() if len(found) == 2}
-        for series, found in full.items():
+        curves = _curves(table, metric, styles)
+        twins = {s: s._replace(sampler=verdict.CONSISTENCY) for s in curves if s.sampler == verdict.MAP}
+        pairs = {s: [curves[s], curves[twin]] for s, twin in twins.items() if twin in curves}
+        for series, pair in pairs.items():
             floor = _floor(table, metric)
-            limits = figures.score_limits([c for cs in full.values() for c in cs], floor)
-            title = f"{verdict.name_of(series)}: {metric}"
-            yield series, metric, figures.curve_panel(title, found, floor, limits, labelled=True)
+            limits = figures.score_limits([curve for both in pairs.values() for curve in both], floor)
+            title = f"{series.name}: {metric}"
+            yield series, metric, figures.curve_panel(title, pair, floor, limits, labelled=True)
 
 
 def _rows(told: Iterable[Claim], metrics: Sequence[str]) -> dict[str, Any]:
@@ -219,27 +228,25 @@ def _rows(told: Iterable[Claim], metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _table(table: Mapping[Place, Cell], metric: str, every: Sequence[Series]) -> dict[str, Any]:
-    """One metric's cells by series and calls, and which of them are the best of their column."""
-    mine = {(p.series, p.calls): cell for p, cell in table.items() if p.metric == metric}
-    calls = sorted({n for _, n in mine})
-    lowest = {n: min(cell.raised for (_, m), cell in mine.items() if m == n) for n in calls}
-    rows = {series: [mine.get((series, n)) for n in calls] for series in every if any(s == series for s, _ in mine)}
-    floors = {s: statistics.fmean(c.floor for c in row if c is not None) for s, row in rows.items()}
-    best = {key for key, cell in mine.items() if cell.raised == lowest[key[1]]}
-    return {"metric": metric, "calls": calls, "rows": rows, "floors": floors, "best": best, "rivals": len(rows) > 1}
+    """One metric's cells: `rows` maps a series to its cell and whether it is the best, in the order of `calls`."""
+    calls = sorted({place.calls for place in table if place.metric == metric})
+    best = verdict.best(table, metric)
+    rows = {}
+    for series in every:
+        places = [Place(series, metric, n) for n in calls]
+        if any(place in table for place in places):
+            rows[series] = [(table.get(place), place in best) for place in places]
+    return {"metric": metric, "calls": calls, "rows": rows}
 
 
-def _digits(found: Iterable[Cell]) -> int:
+def _digits(table: Mapping[Place, Cell], metric: str) -> int:
     """Decimals for one metric: its typical spread gets two digits, its smallest at least one."""
-    spreads = sorted(c.spread for c in found if math.isfinite(c.spread) and c.spread > 0)
+    every = [cell.spread for place, cell in table.items() if place.metric == metric]
+    spreads = [spread for spread in every if math.isfinite(spread) and spread > 0]
     if not spreads:
         return 3
-    typical, least = statistics.median(spreads), spreads[0]
-    return min(6, max(0, 1 - math.floor(math.log10(typical)), -math.floor(math.log10(least))))
-
-
-def _shower(digits: Mapping[str, int]) -> Callable[[str, float], str]:
-    return lambda metric, value: f"{value:.{digits[metric]}f}" if math.isfinite(value) else "not finite"
+    typical, least = math.log10(statistics.median(spreads)), math.log10(min(spreads))
+    return min(6, max(0, 1 - math.floor(typical), -math.floor(least)))
 
 
 def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:
@@ -257,47 +264,25 @@ def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:
     return {"alone": alone, "sheets": sheets, "rows": rows, "calls": sorted({n for _, n in sheets})}
 
 
-def _losses(run: Run) -> Iterator[Any]:
-    """Per stage and kind of axis: the stage's name, its traces, and the panel; negative losses get a linear axis."""
+def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
+    """Per stage and kind of axis: the stage, its traces, the panel. Negative losses get a linear axis."""
     for stage, by_seed in run.steps.items():
         points: dict[str, dict[int, list[tuple[int, float]]]] = {}
         for seed, records in by_seed.items():
             for record in records:
-                named = record["losses"] | {f"{name} (raw)": value for name, value in record["raw"].items()}
-                for name, value in named.items():
-                    points.setdefault(name, {}).setdefault(seed, []).append((record["step"], float(value)))
+                raw = {f"{name} (raw)": value for name, value in record["raw"].items()}
+                for name, value in (record["losses"] | raw).items():
+                    points.setdefault(name, {}).setdefault(seed, []).append((record["step"], value))
         traces: dict[bool, list[Trace]] = {True: [], False: []}
         for index, (name, runs) in enumerate(points.items()):
-            arrays = [np.array(run_points, dtype=np.float64).T for run_points in runs.values()]
-            trace = Trace(name, 1 + index % (figures.COLOURS - 1), [(a[0], a[1]) for a in arrays])
-            positive = all(np.nanmin(a[1]) >= 0 for a in arrays) and any(np.nanmax(a[1]) > 0 for a in arrays)
-            traces[positive].append(trace)
-        for positive in (True, False):
-            if traces[positive]:
-                yield stage, traces[positive], figures.loss_panel(f"losses of {stage}", traces[positive], positive)
-
-
-def _costs(run: Run) -> list[Cost]:
-    costs = []
-    for stage in run.recipe["stages"]:
-        cost = Cost(stage["name"], stage["steps"] * len(run.recipe["seeds"]))
-        for records in run.steps.get(stage["name"], {}).values():
-            for record in records:
-                cost.add(record)
-        costs.append(cost)
-    return costs
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        "all stages",
-        planned=sum(c.planned for c in costs),
-        steps=sum(c.steps for c in costs),
-        calls={"": sum((c.total for c in costs), Counter())},
-        backwards=sum(c.backwards for c in costs),
-        seconds=sum(c.seconds for c in costs),
-        peak_bytes=max((c.peak_bytes for c in costs), default=0),
-    )
+            arrays = [np.array(run, dtype=np.float64).T for run in runs.values()]
+            values = np.concatenate([array[1] for array in arrays])
+            logarithmic = bool(not (values < 0).any() and (values > 0).any())
+            colour = 1 + index % (figures.COLOURS - 1)
+            traces[logarithmic].append(Trace(name, colour, [(array[0], array[1]) for array in arrays]))
+        for logarithmic, found in traces.items():
+            if found:
+                yield stage, found, figures.loss_panel(f"losses of {stage}", found, logarithmic)
 
 
 def _description(metric: str) -> str:
@@ -306,17 +291,3 @@ def _description(metric: str) -> str:
         return (catalogue().find("metric", metric).__doc__ or "").strip().split("\n")[0]
     except LookupError:
         return ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def memory(count: int) -> str:
-    """Bytes as MiB or GiB."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -22,10 +22,10 @@ FACTOR = 2.0
 
 RULE = (
     "Every value is first raised to its floor, the score of a perfect model. Two values differ if they are "
-    "further apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the standard "
-    "deviation over fresh noise; with several training seeds, values are means over seeds and the spread is "
-    "the larger of the mean spread and the standard deviation over seeds. A factor must hold with the spreads "
-    "against it."
+    "further apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the "
+    "standard deviation over fresh noise; with several training seeds, values are means over seeds and the "
+    "spread is the larger of the mean spread and the standard deviation over seeds. A factor must hold with "
+    "the spreads against it."
 )
 
 
@@ -145,7 +145,7 @@ def change(before: Cell, after: Cell) -> Literal["better", "worse", "same"]:
 
 
 def beats(before: Cell, after: Cell, factor: float) -> Verdict:
-    """Whether `after` is more than `factor` times smaller than `before`: with the spreads against it, for it."""
+    """Whether `after` is more than `factor` times smaller than `before`, whichever way the spreads point."""
     if _ratio(before.raised - before.noise, after.raised + after.noise) > factor:
         return "holds"
     best = _ratio(before.raised + before.noise, max(after.raised - after.noise, after.floor))
@@ -219,9 +219,7 @@ def _more_calls(table: Mapping[Place, Cell], metrics: Sequence[str], series: Ser
             yield Claim("consistency", text, outcomes[changed], metric, few, many)
 
 
-def _few_calls(
-    table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series
-) -> Iterator[Claim]:
+def _few_calls(table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series) -> Iterator[Claim]:
     text = f"{series.name}: {FEW} calls beat {rival.name}'s Euler at {FEW} calls by at least {FACTOR:g}×"
     for metric in metrics:
         theirs, ours = table.get(Place(rival, metric, FEW)), table.get(Place(series, metric, FEW))

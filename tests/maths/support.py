@@ -83,9 +83,7 @@ def exact_role(
     theta: Sequence[float] | Tensor = (),
 ) -> Role:
     """The exact field in float64, displaced by `theta`."""
-    role = GaussianBackbone(config, SampleSpec((1, 1), 0)).role(
-        name, kind, None, Draw.whole(0, "base", 0, "", 1)
-    )
+    role = GaussianBackbone(config, SampleSpec((1, 1), 0)).role(name, kind, None, Draw.whole(0, "base", 0, "", 1))
     role.module.double()
     if len(theta):
         with torch.no_grad():

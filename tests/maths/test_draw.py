@@ -122,9 +122,7 @@ def test_parts_of_an_address_do_not_run_together() -> None:
     seeds = Draw.whole(1, "s", 11, "t", 4), Draw.whole(11, "s", 1, "t", 4)
     assert not torch.equal(one.uniform("u"), two.uniform("u"))
     assert not torch.equal(seeds[0].uniform("u"), seeds[1].uniform("u"))
-    assert not torch.equal(
-        whole(4, turn="a").child("b").uniform("u"), whole(4, turn="b").child("a").uniform("u")
-    )
+    assert not torch.equal(whole(4, turn="a").child("b").uniform("u"), whole(4, turn="b").child("a").uniform("u"))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
@@ -138,9 +136,7 @@ def test_samples_and_positions_are_independent(kind: str) -> None:
 
 @given(counts=SPLITS, shape=SHAPES)
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_the_numbers_do_not_depend_on_how_processes_share_the_batch(
-    counts: list[int], shape: tuple[int, ...]
-) -> None:
+def test_the_numbers_do_not_depend_on_how_processes_share_the_batch(counts: list[int], shape: tuple[int, ...]) -> None:
     draw = whole(sum(counts))
     for kind in ("uniform", "normal"):
         parts = [getattr(window, kind)("x", shape) for window in windows(draw, counts)]
@@ -167,9 +163,7 @@ def test_whole_shares_come_out_exactly(total: int) -> None:
     step=st.integers(0, 100),
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_every_share_comes_out_within_one_sample(
-    total: int, diffusion: float, rest: float, step: int
-) -> None:
+def test_every_share_comes_out_within_one_sample(total: int, diffusion: float, rest: float, step: int) -> None:
     config = BranchesConfig(diffusion=diffusion, consistency=rest * (1 - diffusion))
     counts = torch.bincount(draw_pairs(whole(total, step), config, 1.0).branch, minlength=3).tolist()
     shares = (config.diffusion, config.consistency, 1 - config.diffusion - config.consistency)
@@ -188,9 +182,7 @@ def test_a_share_of_one_takes_every_sample(diffusion: float, consistency: float,
 def test_in_a_small_batch_branches_come_up_with_their_probabilities(total: int) -> None:
     steps = 3000
     seen = Counter(int(draw_pairs(whole(total, step), SHARES, 1.0).branch[0]) for step in range(steps))
-    assert (
-        chisquare([seen[i] for i in range(3)], [steps * share for share in (0.5, 0.25, 0.25)]).pvalue > 1e-3
-    )
+    assert chisquare([seen[i] for i in range(3)], [steps * share for share in (0.5, 0.25, 0.25)]).pvalue > 1e-3
 
 
 def test_no_branch_is_tied_to_a_position() -> None:

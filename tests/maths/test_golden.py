@@ -109,9 +109,7 @@ def test_the_golden_branches_have_the_configured_shares(forward: Forward) -> Non
 
 
 def test_the_point_on_the_path_is_the_golden_one(forward: Forward) -> None:
-    assert_agrees(
-        noised(forward.scene.batch.x0, forward.golden["noise"], forward.pairs.t), forward.golden["noisy"]
-    )
+    assert_agrees(noised(forward.scene.batch.x0, forward.golden["noise"], forward.pairs.t), forward.golden["noisy"])
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -131,9 +129,7 @@ def test_the_released_code_differs_where_its_step_leaves_the_unit_interval() -> 
     outside = t + 0.005 > 1
     assert outside.any()
     role, x0 = analytic_role("student", golden["W"], golden["b"]), golden["x0"].transpose(1, 2)
-    ours = tangent(
-        role.network, golden["noisy"], t, r, golden["noise"] - x0, Rows(golden["cond"]), TangentConfig()
-    )
+    ours = tangent(role.network, golden["noisy"], t, r, golden["noise"] - x0, Rows(golden["cond"]), TangentConfig())
     off = (ours / 1000 - golden["dF_dt"])[outside].norm() / golden["dF_dt"][outside].norm()
     assert 1e-3 < off < 1e-2
 
@@ -187,9 +183,7 @@ class Backward:
         )
 
     def loss(self, x: Tensor) -> Loss:
-        return self.objective.distribution_loss(
-            self.scene, x, self.golden["dmd_t"] / 1000, self.golden["dmd_noise"]
-        )
+        return self.objective.distribution_loss(self.scene, x, self.golden["dmd_t"] / 1000, self.golden["dmd_noise"])
 
 
 @pytest.fixture

@@ -45,9 +45,9 @@ def velocity_by_quadrature(config: MixtureConfig, x: float, t: float) -> float:
 
     knots = sorted({*config.means, min(max(x / (1 - t), -6.0), 6.0)})
     total = quad(density, -8, 8, points=knots, limit=400, epsabs=1e-13)[0]
-    first = quad(
-        lambda x0: density(x0) * ((x - (1 - t) * x0) / t - x0), -8, 8, points=knots, limit=400, epsabs=1e-13
-    )[0]
+    first = quad(lambda x0: density(x0) * ((x - (1 - t) * x0) / t - x0), -8, 8, points=knots, limit=400, epsabs=1e-13)[
+        0
+    ]
     return float(first / total)
 
 
@@ -91,9 +91,7 @@ def test_the_map_solves_the_ode_of_the_velocity(config: MixtureConfig, t: float,
         return exact.velocity(at, full(time, at)).numpy()
 
     solution = solve_ivp(slope, (t, r), x.numpy(), method="DOP853", rtol=1e-11, atol=1e-12).y[:, -1]
-    torch.testing.assert_close(
-        exact.map(x, full(t, x), full(r, x)), torch.from_numpy(solution), rtol=1e-8, atol=1e-8
-    )
+    torch.testing.assert_close(exact.map(x, full(t, x), full(r, x)), torch.from_numpy(solution), rtol=1e-8, atol=1e-8)
 
 
 @BOTH
@@ -174,9 +172,7 @@ def test_the_map_carries_noise_to_the_data(config: MixtureConfig) -> None:
 @pytest.mark.parametrize("t", [0.25, 0.75])
 def test_noised_data_have_the_marginal_the_map_assumes(config: MixtureConfig, t: float) -> None:
     draw = whole(20_000)
-    x_t = noised(
-        data(draw, config)[:, 0, 0], draw.normal("noise").double(), torch.full((20_000,), t).double()
-    )
+    x_t = noised(data(draw, config)[:, 0, 0], draw.normal("noise").double(), torch.full((20_000,), t).double())
     assert kstest(x_t.numpy(), lambda points: cdf(config, t, points)).pvalue > 1e-3
 
 

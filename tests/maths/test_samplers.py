@@ -84,17 +84,11 @@ def test_flow_map_and_consistency_samplers_declare_no_order() -> None:
     shift=st.sampled_from([1.0, 5.0]),
 )
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_the_exact_map_arrives_exactly_on_any_grid(
-    inner: list[float], first: float, last: float, shift: float
-) -> None:
-    times = torch.tensor(
-        sorted({first, last, *(v for v in inner if last < v < first)}, reverse=True)
-    ).double()
+def test_the_exact_map_arrives_exactly_on_any_grid(inner: list[float], first: float, last: float, shift: float) -> None:
+    times = torch.tensor(sorted({first, last, *(v for v in inner if last < v < first)}, reverse=True)).double()
     times = shift * times / (1 + (shift - 1) * times)
     arrived = run(FlowMapConfig(), line(), times)
-    torch.testing.assert_close(
-        arrived, exact_map(line(), float(times[0]), float(times[-1])), rtol=1e-7, atol=1e-7
-    )
+    torch.testing.assert_close(arrived, exact_map(line(), float(times[0]), float(times[-1])), rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
@@ -138,9 +132,7 @@ def test_consistency_sampling_takes_its_noise_from_the_draw() -> None:
 
 def test_the_last_consistency_step_adds_no_noise() -> None:
     x = line()
-    torch.testing.assert_close(
-        run(ConsistencyConfig(), x, torch.tensor([1.0, 0.0]).double()), exact_map(x, 1, 0)
-    )
+    torch.testing.assert_close(run(ConsistencyConfig(), x, torch.tensor([1.0, 0.0]).double()), exact_map(x, 1, 0))
 
 
 @EVERY

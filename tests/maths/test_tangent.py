@@ -125,9 +125,7 @@ def test_batched_and_sequential_differences_agree_to_rounding(frames: bool) -> N
     role = analytic_role("student", W, b)
     x, v = (value.reshape(4, 3, 2, 1, 1) for value in (x, v))
     cond = Rows(whole(4).normal("cond", (1,)).double())
-    one, two = (
-        tangent(role.network, x, t, r, v, cond, TangentConfig(batched=batched)) for batched in (True, False)
-    )
+    one, two = (tangent(role.network, x, t, r, v, cond, TangentConfig(batched=batched)) for batched in (True, False))
     torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 

@@ -85,9 +85,7 @@ def forward_loss(weight: str, pairs: Pairs, x0: Tensor, noise: Tensor) -> Loss:
 def per_sample(pairs: Pairs, x0: Tensor, noise: Tensor) -> Tensor:
     """The unweighted loss of each sample."""
     one = [
-        forward_loss(
-            "uniform", Pairs(pairs.t[i : i + 1], pairs.r[i : i + 1], pairs.branch[:1]), x0[i : i + 1], n
-        )
+        forward_loss("uniform", Pairs(pairs.t[i : i + 1], pairs.r[i : i + 1], pairs.branch[:1]), x0[i : i + 1], n)
         for i, n in enumerate(noise.split(1))
     ]
     return torch.stack([loss.value.detach() for loss in one])
