@@ -167,8 +167,8 @@ def plan(
     _out.print(table)
     counted = max(row["counted_steps"] for row in rows)
     _out.print(
-        "\n[dim]Per step: network calls with gradient (∇) and without, samples through them, and backwards;\n"
-        f"means over the first {counted} steps of a stage (all, if fewer), with the run's own random draws.[/]"
+        "\n[dim]Per step: network calls with gradient (∇) and without, and samples through them;\n"
+        f"means over a stage's first {counted} steps at most, with the run's own draws.[/]"
     )
 
 

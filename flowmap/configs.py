@@ -218,7 +218,7 @@ class FromCatalogue:
         return core_schema.no_info_plain_validator_function(
             self._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda component: component.model_dump(mode="json", by_alias=True)
+                lambda component: component.model_dump(mode="json", by_alias=True, exclude_none=True)
             ),
         )
 

@@ -32,7 +32,7 @@ _MARKERS = ("o", "^", "s", "D", "v", "P")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1.2, 1.4), (5, 1.5, 1.2, 1.5), (2.5, 1.2), (7, 2))
 Size = tuple[float, float]
 _TEXT = 8.5
-_SIZE = (3.7, 2.5)
+_SIZE = (3.7, 2.8)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def run_recipe(
     """
     recipe, warnings = read(path, overrides)
     for warning in warnings:
-        console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     for name in only:
         if name not in [s.name for s in recipe.stages]:
             raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -27,13 +27,16 @@ from flowmap.explain import Source, explain, explain_validation
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Config):
     """AdamW and its learning-rate schedule, a pure function of the step."""
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's momentum constants")
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's momentum constants, each in [0, 1)")
+    eps: float = Field(1e-8, gt=0, description="AdamW's constant against division by 0")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up from 0")
     decay: float = Field(0.0, ge=0, le=1, description="last fraction of the stage over which lr falls linearly to 0")
 
@@ -41,7 +44,7 @@ class OptimizerConfig(Config):
 class EmaConfig(Config):
     """Moving average of the student: decay 0 before `start`, then constant (AnyFlow)."""
 
-    decay: float = Field(0.999, ge=0, lt=1)
+    decay: float = Field(0.999, ge=0, lt=1, description="share of the old average that a step keeps")
     start: int = Field(0, ge=0, description="first step at which the decay applies")
 
 
@@ -56,22 +59,22 @@ class RoleConfig(Config):
 class StageConfig(Config):
     """One stage of training: an objective over roles, for a number of steps."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, description="names the stage's folder; later stages refer to it")
     steps: int = Field(gt=0, description="iterations of the objective")
     batch: int = Field(gt=0, description="global batch, in samples")
-    objective: AnyObjective
+    objective: AnyObjective = Field(description="what the stage minimises")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="of every trained role")
+    ema: EmaConfig = Field(default_factory=EmaConfig, description="moving average of the student")
     roles: dict[str, RoleConfig] = Field(default_factory=dict, description="roles not named here start from 'base'")
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    ema: EmaConfig = Field(default_factory=EmaConfig)
     clip: float = Field(1.0, ge=0, description="gradient norm above which the gradient is scaled down; 0 = never")
 
 
 class ContestConfig(Config):
     """The weights of one stage under one or more samplers."""
 
-    stage: str
-    samplers: tuple[AnySampler, ...] = Field(min_length=1)
-    weights: Weights = "ema"
+    stage: str = Field(description="whose student competes")
+    samplers: tuple[AnySampler, ...] = Field(min_length=1, description="each is one row of the results")
+    weights: Weights = Field("ema", description="which of the stage's weights")
 
 
 class EvaluationConfig(Config):
@@ -84,8 +87,8 @@ class EvaluationConfig(Config):
     samples: int = Field(2000, ge=2, description="samples per score")
     repeats: int = Field(3, ge=2, description="times each score is taken with fresh noise")
     shift: float = Field(1.0, gt=0, description="shift of the sampling grid")
-    metrics: tuple[AnyMetric, ...] = Field(min_length=1)
-    contests: tuple[ContestConfig, ...] = Field(min_length=1)
+    metrics: tuple[AnyMetric, ...] = Field(min_length=1, description="what is measured; lower is better")
+    contests: tuple[ContestConfig, ...] = Field(min_length=1, description="what is compared")
 
 
 class ComputeConfig(Config):
@@ -108,12 +111,12 @@ class Recipe(Config):
 
     name: str = Field(pattern=NAME, description="names the run's folder")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="the whole recipe is run once per seed")
-    data: AnyData
-    backbone: AnyBackbone
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
-    evaluation: EvaluationConfig | None = None
-    compute: ComputeConfig = Field(default_factory=ComputeConfig)
-    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    data: AnyData = Field(description="what is learned")
+    backbone: AnyBackbone = Field(description="the architecture of every role, and where its base weights come from")
+    stages: tuple[StageConfig, ...] = Field(min_length=1, description="run in this order")
+    evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig, description="how often to save")
 
     def stage(self, name: str) -> StageConfig:
         """The stage called `name`; raises KeyError if there is none."""

@@ -140,7 +140,7 @@ def _view(run: Run) -> dict[str, Any]:
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),
         "tally": Counter(claim.verdict for claim in told if claim.metric in headlines),
-        "shown": lambda metric, value: f"{value:.{digits[metric]}f}" if math.isfinite(value) else "not finite",
+        "shown": lambda metric, value: _shown(value, digits[metric]),
         "few_seeds": any(len(cell.seeds) < len(run.recipe["seeds"]) for cell in table.values()),
         "scaling": list(_scaling(table, metrics, styles)),
         "contrasts": list(_contrasts(table, styles)),
@@ -240,13 +240,18 @@ def _table(table: Mapping[Place, Cell], metric: str, every: Sequence[Series]) ->
 
 
 def _digits(table: Mapping[Place, Cell], metric: str) -> int:
-    """Decimals for one metric: its typical spread gets two digits, its smallest at least one."""
+    """Decimals for one metric: those of its typical spread, which gets two digits if it begins with 1 or 2."""
     every = [cell.spread for place, cell in table.items() if place.metric == metric]
     spreads = [spread for spread in every if math.isfinite(spread) and spread > 0]
-    if not spreads:
-        return 3
-    typical, least = math.log10(statistics.median(spreads)), math.log10(min(spreads))
-    return min(6, max(0, 1 - math.floor(typical), -math.floor(least)))
+    return min(6, max(0, -math.floor(math.log10(statistics.median(spreads) / 3)))) if spreads else 3
+
+
+def _shown(value: float, digits: int) -> str:
+    """A score as the page prints it; what would read as 0 and is not says so."""
+    if not math.isfinite(value):
+        return "not finite"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if 0 < value < least / 2 else f"{value:.{digits}f}"
 
 
 def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from flowmap_consistency import ConsistencyConfig
 from flowmap_distribution import BackwardSimulationConfig
-from flowmap_distribution.backward_simulation import segments
+from flowmap_distribution.backward_simulation import BackwardSimulation, segments
 from flowmap_flow import BranchesConfig, DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
 from flowmap_flow.forward import ForwardFlowMap
 from flowmap_flow.pairs import Pairs
@@ -19,6 +19,7 @@ from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
 from torch import Tensor
 
 from flowmap.configs import ObjectiveConfig, TangentConfig, TimesConfig
+from flowmap.draw import Draw
 from flowmap.interfaces import NoCond, Role, Scene
 from flowmap.path import grid
 from flowmap.tangent import tangent
@@ -84,7 +85,8 @@ def test_the_exact_map_is_stationary(name: str, config: MixtureConfig) -> None:
     objective = TEACHERS_VELOCITY[name]
     _, at_rest = losses_and_gradient(objective, scene_for(objective, config=config))
     displaced = [losses_and_gradient(objective, scene_for(objective, axis(i, 0.1), config))[1].norm() for i in range(3)]
-    assert at_rest.norm() < 0.1 * min(displaced)
+    # What is left is the teacher's step: 1/32 of the way in a straight line, or by Heun.
+    assert at_rest.norm() < (0.5 if name.endswith("euler") else 0.02) * min(displaced)
 
 
 @pytest.mark.parametrize("name", list(TEACHERS_VELOCITY))
@@ -142,7 +144,7 @@ def test_the_residual_gradient_of_discrete_flow_map_shrinks_with_the_teachers_st
 @pytest.mark.parametrize(("solver", "least"), [("euler", 2.5), ("heun", 4.5)])
 def test_the_residual_gradient_of_consistency_shrinks_with_its_grid(solver: str, least: float) -> None:
     gradients = []
-    for points in (8, 16, 32):
+    for points in (16, 32, 64):
         objective = ConsistencyConfig(solver=solver, points=points)
         gradients.append(losses_and_gradient(objective, scene_for(objective, config=GAUSSIAN, count=2048))[1])
     assert min(shrinkage(gradients)) > least
@@ -227,12 +229,12 @@ def test_on_average_a_displaced_map_is_pushed_back(name: str, direction: str) ->
     assert mean[index] > 6 * error[index]
 
 
-@pytest.mark.parametrize("name", list(DATA_VELOCITY))
-@pytest.mark.parametrize("direction", list(DIRECTIONS))
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [(n, d) for n in DATA_VELOCITY for d in DIRECTIONS if not (n.startswith("flow_matching") and "gap" in d)],
+)
 def test_on_average_a_displaced_map_scores_worse(name: str, direction: str) -> None:
     """The mean of both sides, on the same draws: what is linear in the displacement is noise, or cancels."""
-    if name.startswith("flow_matching") and "gap" in direction:
-        pytest.skip("a velocity has no gap")
     objective, index = DATA_VELOCITY[name], DIRECTIONS[direction]
 
     def score(size: float) -> float:
@@ -280,14 +282,14 @@ def generated(theta: Tensor, times: Tensor) -> MixtureConfig:
     return MixtureConfig(means=(zero,), stds=(abs(one - zero),), weights=(1.0,))
 
 
-def dmd_scene(theta: Tensor, times: Tensor, count: int = 4096, step: int = 0) -> Scene:
+def dmd_scene(theta: Tensor, times: Tensor, count: int = 4096, step: int = 0, size: int = 1) -> Scene:
     """A displaced student, the exact teacher, and the exact critic of what this student generates."""
     roles: list[Role] = [
         exact_role("student", "flow_map", GAUSSIAN, theta),
         exact_role("teacher", "velocity", GAUSSIAN),
         exact_role("critic", "velocity", generated(theta, times)),
     ]
-    return make_scene(roles, torch.zeros(count, 1, 1), whole(count, step))
+    return make_scene(roles, torch.zeros(count, 1, size), whole(count, step))
 
 
 @pytest.mark.parametrize(
@@ -308,19 +310,18 @@ def test_with_an_exact_critic_a_displaced_student_is_pushed_back(direction: str,
     """A step against the gradient brings the generated distribution closer to the data's."""
     index, objective = DIRECTIONS[direction], simulation(steps)
     theta = axis(index, 0.2 * sign)
-    fine = int(whole(4096).shared("segments").integers(steps)) if steps == 1 else fine_step(objective)
-    times = segments(steps, fine, 1.0)
+    times = times_of(objective, whole(4096))
     score, gradient = losses_and_gradient(objective, dmd_scene(theta, times))
     assert score > 0
     before, after = (distance(generated(value, times)) for value in (theta, theta - 0.02 * gradient / gradient.norm()))
     assert after < before
 
 
-def fine_step(objective: BackwardSimulationConfig) -> int:
-    """The fine step that the objective draws for the scenes here."""
-    shared = whole(4096).shared("segments")
-    shared.choice(objective.rollout_steps)
-    return int(shared.integers(objective.rollout_steps[0]))
+def times_of(objective: BackwardSimulationConfig, draw: Draw) -> Tensor:
+    """The segments that the objective draws."""
+    built = objective.build()
+    assert isinstance(built, BackwardSimulation)
+    return built._times(draw)
 
 
 def distance(config: MixtureConfig) -> float:
@@ -331,10 +332,10 @@ def distance(config: MixtureConfig) -> float:
 def test_descending_the_dmd_gradient_with_an_exact_critic_finds_the_data() -> None:
     theta, objective, times = torch.tensor([0.3, -0.2, 0.0, 0.0, 0.0]).double(), simulation(1), grid(1)
     start = distance(generated(theta, times))
-    for step in range(60):
-        _, gradient = losses_and_gradient(objective, dmd_scene(theta, times, 512, step))
+    for step in range(40):
+        _, gradient = losses_and_gradient(objective, dmd_scene(theta, times, 256, step, size=8))
         theta -= 0.05 * gradient
-    assert distance(generated(theta, times)) < 0.1 * start
+    assert distance(generated(theta, times)) < 0.01 * start
 
 
 def test_an_exact_critic_is_stationary_on_average_and_a_displaced_one_is_pushed_back() -> None:
@@ -381,7 +382,7 @@ def test_each_turn_trains_its_own_role_alone(turn: int) -> None:
 def test_the_gradient_of_dmd_passes_through_every_segment() -> None:
     """Against a finite difference of the rollout: d/dtheta of sum(g x / N), with g held fixed."""
     objective, theta = simulation(4), torch.tensor([0.2, 0.1, 0.0, 0.1, 0.0]).double()
-    times = segments(4, fine_step(objective), 1.0)
+    times = times_of(objective, whole(4096))
     scene = dmd_scene(theta, times)
     _, gradient = losses_and_gradient(objective, scene)
     rolled: Callable[[Tensor], Tensor] = rollout_of(scene, times)
@@ -441,12 +442,12 @@ def test_segments_are_at_most_three_and_leave_none_empty(steps: int) -> None:
 
 
 def test_every_fine_step_and_every_grid_is_drawn() -> None:
-    objective = BackwardSimulationConfig(rollout_steps=(1, 2, 4), sampler="flow_map").build()
+    objective = BackwardSimulationConfig(rollout_steps=(1, 2, 4), sampler="flow_map")
     seen = set()
     for step in range(200):
-        shared = whole(4, step)
-        times = objective._times(shared)
+        draw = whole(4, step)
+        times = times_of(objective, draw)
         seen.add(tuple(times.tolist()))
-        assert torch.equal(times, objective._times(replace(shared, first=2, count=2)))
+        assert torch.equal(times, times_of(objective, replace(draw, first=2, count=2)))
     expected = {tuple(segments(n, g, 1.0).tolist()) for n in (1, 2, 4) for g in range(n)}
     assert seen == expected

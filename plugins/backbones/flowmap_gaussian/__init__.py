@@ -35,7 +35,7 @@ class GaussianConfig(BackboneConfig):
     """The exact velocity and flow map of mixture data, plus a small trainable error (zero at first)."""
 
     type: Literal["gaussian"] = "gaussian"
-    mixture: MixtureConfig = Field(default_factory=MixtureConfig)
+    mixture: MixtureConfig = Field(default_factory=MixtureConfig, description="the distribution of a coordinate")
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """It fits samples of any shape."""
@@ -52,7 +52,7 @@ class GaussianDataConfig(DataConfig):
     """Points whose coordinates are independent draws from a mixture of Gaussians."""
 
     type: Literal["gaussian"] = "gaussian"
-    mixture: MixtureConfig = Field(default_factory=MixtureConfig)
+    mixture: MixtureConfig = Field(default_factory=MixtureConfig, description="the distribution of a coordinate")
     dimension: int = Field(2, ge=1, description="coordinates of a point")
 
     def spec(self) -> SampleSpec:

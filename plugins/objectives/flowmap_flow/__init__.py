@@ -27,7 +27,7 @@ class FlowMatchingConfig(ObjectiveConfig):
     """Flow matching: the velocity of data, one time (arXiv 2210.02747)."""
 
     type: Literal["flow_matching"] = "flow_matching"
-    times: TimesConfig = Field(default_factory=TimesConfig)
+    times: TimesConfig = Field(default_factory=TimesConfig, description="how training times are drawn")
     drop_condition: float = Field(0.0, ge=0, le=1, description="probability that a sample's condition becomes null")
 
     def roles(self) -> Mapping[str, RoleSpec]:
@@ -49,8 +49,8 @@ class FlowMatchingConfig(ObjectiveConfig):
 class BranchesConfig(Config):
     """Shares of the global batch with r = t (`diffusion`) and r = 0 (`consistency`); the rest has free r < t."""
 
-    diffusion: float = Field(0.5, ge=0, le=1)
-    consistency: float = Field(0.25, ge=0, le=1)
+    diffusion: float = Field(0.5, ge=0, le=1, description="share with r = t")
+    consistency: float = Field(0.25, ge=0, le=1, description="share with r = 0")
 
     @model_validator(mode="after")
     def _at_most_everything(self) -> Self:
@@ -66,14 +66,14 @@ class FlowMapConfig(ObjectiveConfig):
     velocity: Literal["data", "teacher"] = Field(
         "data", description="v in the target: the sample velocity e - x0, or a teacher's velocity at x_t"
     )
-    branches: BranchesConfig = Field(default_factory=BranchesConfig)
+    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
     shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")
     weight: Literal["uniform", "beta08", "gaussian"] = Field("uniform", description="loss weight as a function of t")
     cfg_scale: float = Field(
         1.0, ge=1, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
     )
     rebalance: bool = Field(True, description="scale every r < t loss to the size of the r = t losses")
-    tangent: TangentConfig = Field(default_factory=TangentConfig)
+    tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
@@ -109,7 +109,10 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
     """The flow map without a derivative: one teacher step, then the averaged student (CTM, arXiv 2310.02279)."""
 
     type: Literal["discrete_flow_map"] = "discrete_flow_map"
-    branches: BranchesConfig = Field(default_factory=lambda: BranchesConfig(diffusion=0.25, consistency=0.25))
+    branches: BranchesConfig = Field(
+        default_factory=lambda: BranchesConfig(diffusion=0.25, consistency=0.25),
+        description="shares of the global batch; a quarter each if left out",
+    )
     step: float = Field(1 / 32, gt=0, le=1, description="length of the teacher's step, in units of t")
     solver: Literal["euler", "heun"] = Field("heun", description="how the teacher takes its step")
     shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")

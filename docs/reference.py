@@ -1,0 +1,108 @@
+"""Write docs/recipe.md from the configuration classes themselves: `python docs/reference.py`."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from flowmap.catalogue import KINDS, catalogue
+from flowmap.configs import Config, FromCatalogue
+from flowmap.recipe import Recipe
+
+HEADER = """# Every field of a recipe
+
+A recipe is one TOML file. This page is written by `python docs/reference.py` from the code itself, and a test fails
+when it is out of date. Times are in [0, 1] with 1 = noise; learning rates, weights and shares are plain numbers.
+A field that names a component takes a table with a `type`, or just the name: `objective = "flow_matching"` is
+`objective = { type = "flow_matching" }`. On the command line stages go by name:
+`--set stages.forward.optimizer.lr=5e-4`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEADER, *_tables(Recipe, "The recipe", "", set())]
+    for kind in KINDS:
+        parts.append(f"## Components: {kind}\n")
+        for component in catalogue().components:
+            if component.kind == kind and component.distribution.startswith("flowmap "):
+                parts += _tables(component.config, f'`type = "{component.name}"`', "", set(), level="###")
+    return "\n".join(parts)
+
+
+def _tables(model: type[BaseModel], title: str, path: str, seen: set[type], level: str = "##") -> list[str]:
+    """A heading, the class's summary and a table of its fields; then the same for the tables inside it."""
+    summary = (model.__doc__ or "").strip().split("\n")[0]
+    rows = ["| field | what it takes | default | meaning |", "| --- | --- | --- | --- |"]
+    inner: list[str] = []
+    for name, info in model.model_fields.items():
+        if name == "type":
+            continue
+        label = info.alias or name
+        rows.append(f"| `{label}` | {_takes(info)} | {_default(info)} | {_escape(info.description or '')} |")
+        for child in _models(info.annotation):
+            if child not in seen:
+                seen.add(child)
+                shown = f"{path}{label}"
+                inner += _tables(child, f"`{shown}`", f"{shown}.", seen, level + "#")
+    body = "\n".join(rows) + "\n" if len(rows) > 2 else "No fields.\n"
+    return [f"{level} {title}\n", f"{summary}\n", body, *inner]
+
+
+def _takes(info: FieldInfo) -> str:
+    kinds = [m.base.kind for m in info.metadata if isinstance(m, FromCatalogue)]
+    text = f"any {kinds[0]}" if kinds else _type(info.annotation)
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [f"{sign} {getattr(m, attr)}" for m in info.metadata for attr, sign in signs.items() if hasattr(m, attr)]
+    return ", ".join([text, *bounds])
+
+
+def _type(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f'`"{a}"`' for a in args)
+    if origin is typing.Annotated:
+        found = [m.base.kind for m in args[1:] if isinstance(m, FromCatalogue)]
+        return f"any {found[0]}" if found else _type(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(a) for a in args if a is not type(None))
+    if origin is tuple:
+        return f"list of {_type(args[0])}" if args[-1] is Ellipsis else f"{len(args)} x {_type(args[0])}"
+    if origin is dict:
+        return f"table of {_type(args[1])} by name"
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return "table"
+    return {int: "integer", float: "number", str: "string", bool: "true or false"}.get(annotation, str(annotation))
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default_factory is not None:
+        return "see its table" if _models(info.annotation) else "empty"
+    if info.default is PydanticUndefined:
+        return "**required**"
+    if info.default is None:
+        return "none"
+    value = list(info.default) if isinstance(info.default, tuple) else info.default
+    return f"`{json.dumps(value)}`"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The plain configuration classes inside an annotation; components have chapters of their own."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, Config) and not hasattr(annotation, "kind") else []
+    return [model for arg in typing.get_args(annotation) for model in _models(arg)]
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("recipe.md").write_text(page())

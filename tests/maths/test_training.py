@@ -1,0 +1,86 @@
+"""Small networks, trained with the exact teacher, approach the exact map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from flowmap_gaussian import MixtureConfig
+from flowmap_mlp import MlpConfig
+from torch import Tensor, nn
+
+from flowmap.configs import ObjectiveConfig, SampleSpec
+from flowmap.ema import start_average, update_average
+from flowmap.interfaces import Cond, FlowMap, NoCond, Role, Velocity
+from flowmap.loop import learning_rate
+from flowmap.path import noised
+from flowmap.recipe import EmaConfig, OptimizerConfig
+
+from .support import data, make_scene, mixture, rms, whole
+
+TARGET = MixtureConfig(means=(-1.0, 1.0), stds=(0.4, 0.4), weights=(0.4, 0.6))
+BATCH = 128
+
+
+class ExactTeacher(Velocity):
+    """The mixture's velocity alone, without the detour over the map."""
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return mixture(TARGET).velocity(x, t[:, None, None])
+
+
+@dataclass(frozen=True)
+class Errors:
+    """RMS distance to the exact map: of the jump 1 -> 0 from noise, and of random jumps from the path."""
+
+    whole: float
+    random: float
+
+
+def student_role(seed: int = 0) -> Role:
+    backbone = MlpConfig(width=64, depth=2, frequency=10.0).build(SampleSpec((1, 1), 0))
+    return backbone.role("student", "flow_map", None, whole(1, seed=seed, turn="weights"))
+
+
+@torch.no_grad()
+def errors(network: FlowMap, count: int = 2000) -> Errors:
+    draw = whole(count, seed=99)
+    noise, x0 = draw.normal("noise", (1, 1)), data(draw, TARGET).float()
+    one, zero = torch.ones(count), torch.zeros(count)
+    a, b = draw.uniform("a"), draw.uniform("b")
+    t, r = torch.maximum(a, b), torch.minimum(a, b)
+
+    def off(x: Tensor, t: Tensor, r: Tensor) -> float:
+        exact = mixture(TARGET).map(x, t[:, None, None], r[:, None, None])
+        return rms(network.jump(x, t, r, NoCond()) - exact)
+
+    return Errors(off(noise, one, zero), off(noised(x0, noise, t), t, r))
+
+
+def train(objective: ObjectiveConfig, role: Role, steps: int) -> None:
+    """The loop in small: draw, differentiate, step, average."""
+    teacher = Role("teacher", ExactTeacher(), nn.Identity(), {})
+    optimizer = torch.optim.AdamW(list(role.own.values()), weight_decay=0.0)
+    schedule = OptimizerConfig(lr=2e-3, decay=0.5)
+    start_average(role)
+    (turn,) = objective.build().turns()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(schedule, step, steps)
+        scene = make_scene([role, teacher], data(whole(BATCH, step, turn="data"), TARGET).float(), whole(BATCH, step))
+        optimizer.zero_grad(set_to_none=True)
+        for loss in turn.losses(scene):
+            loss.value.backward()
+        optimizer.step()
+        update_average(role, EmaConfig(decay=0.98), step)
+
+
+def trained_errors(objective: ObjectiveConfig, steps: int) -> tuple[Errors, Errors]:
+    """Before training, and after it with the averaged weights."""
+    role = student_role()
+    network = role.network
+    assert isinstance(network, FlowMap)
+    before = errors(network)
+    train(objective, role, steps)
+    with role.averaged():
+        return before, errors(network)
