@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-all lint bench clean
+.PHONY: help install quickstart test test-slow test-all lint bench clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,8 +23,10 @@ quickstart: $(INSTALLED) ## Distil a digits model and open nothing: the report's
 test: $(INSTALLED) ## Run the tests (minutes)
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(INSTALLED) ## Run all tests, the slow end-to-end ones too
-	$(BIN)/pytest
+test-slow: $(INSTALLED) ## Run the slow end-to-end tests
+	$(BIN)/pytest -m slow
+
+test-all: test test-slow ## Run all tests
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

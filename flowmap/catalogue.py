@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -12,6 +13,7 @@ import pluggy
 
 from flowmap import hookspecs
 from flowmap.configs import (
+    NAME,
     BackboneConfig,
     ComponentConfig,
     DataConfig,
@@ -98,21 +100,29 @@ def load(points: list[EntryPoint]) -> Catalogue:
         try:
             manager.register(point.load(), name=point.name)
             manager.check_pending()
-            configs = [config for returned in manager.hook.flowmap_components() for config in returned]
-            components += [_component(config, owner) for config in configs]
+            returned = manager.hook.flowmap_components()
+            if not returned:
+                raise TypeError("it implements no hook 'flowmap_components' (is the function marked @hookimpl?)")
+            components += [_component(config, owner) for configs in returned for config in configs]
         except Exception as error:  # a stranger's code may raise anything at import
-            broken.append(BrokenPlugin(point.name, owner, f"{type(error).__name__}: {error}"))
+            reason = " ".join(str(error).split())
+            broken.append(BrokenPlugin(point.name, owner, f"{type(error).__name__}: {reason}"))
     return Catalogue(components, broken)
 
 
 def _component(config: object, owner: str) -> Component:
     if not (isinstance(config, type) and issubclass(config, BASES)):
         raise TypeError(f"{config!r} is not a subclass of one of {', '.join(b.__name__ for b in BASES)}")
+    name = config.model_fields["type"].default
+    if not isinstance(name, str) or not re.match(NAME, name):
+        raise TypeError(f'{config.__name__} has no name: it needs type: Literal["its_name"] = "its_name"')
+    if issubclass(config, SamplerConfig) and not (hasattr(config, "network") and hasattr(config, "calls_per_step")):
+        raise TypeError(f"{config.__name__} does not say its network and calls_per_step")
     if inspect.isabstract(config):
         missing = ", ".join(sorted(config.__abstractmethods__))
         raise TypeError(f"{config.__name__} leaves abstract: {missing}")
     summary = (inspect.getdoc(config) or "").split("\n")[0]
-    return Component(config.kind, config.type_name(), config, owner, summary)
+    return Component(config.kind, name, config, owner, summary)
 
 
 @cache

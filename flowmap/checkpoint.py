@@ -10,23 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowmap import __version__
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
-from flowmap.folder import SKIP_PREFIX, remove_folder, write_whole_folder
+from flowmap.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder
 from flowmap.interfaces import Role
 
 MANIFEST = "manifest.json"
+_FORMAT = 1
 _STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -66,7 +69,7 @@ def save(
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
         }
         manifest = {
-            "format": 1,
+            "format": _FORMAT,
             "step": step,
             "flowmap": __version__,
             "torch": torch.__version__,
@@ -74,9 +77,6 @@ def save(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
-    if path.exists():
-        # Only a damaged folder can stand here: a good one would have been resumed from or refused.
-        remove_folder(path)
     write_whole_folder(path, fill)
     for old in checkpoints(stage)[:-keep]:
         remove_folder(old.path)
@@ -108,42 +108,66 @@ def read_weights(checkpoint: Checkpoint, role: str, weights: Weights) -> dict[st
 
 
 def verify(checkpoint: Checkpoint) -> None:
-    """Raise FlowmapError, naming the file, if anything in `checkpoint` is missing, truncated or altered."""
-    problem = _problem(checkpoint.path)
+    """Raise StoppedError, naming the file, if anything in `checkpoint` is missing, truncated or altered.
+
+    Its `first` is the command that moves the damaged checkpoints away, so that the one before them counts.
+    """
+    problem = next(_problems(checkpoint), None)
     if problem is None:
         return
-    whole = [
-        c for c in checkpoints(checkpoint.path.parents[1]) if c.step < checkpoint.step and _problem(c.path) is None
-    ]
-    if whole:
-        aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}")
-        advice = f"{whole[-1].path} before it is whole; to go on from there: mv {checkpoint.path} {aside} and run again"
-    else:
-        advice = "no earlier checkpoint of this stage is whole; run with --fresh to train it again"
-    raise FlowmapError(f"{problem}. It is not used. {advice}.", code=1)
+    damaged = [checkpoint]
+    advice = "No earlier one is whole: the stage will start over"
+    for older in reversed(checkpoints(checkpoint.path.parents[1])):
+        if older.step < checkpoint.step:
+            if next(_problems(older), None) is None:
+                advice = f"The one before it, {older.path}, is whole"
+                break
+            damaged.append(older)
+    raise StoppedError(
+        f"checkpoint {checkpoint.path} is damaged: {problem}. It is not used. {advice}.",
+        first=" && ".join(shlex.join(["mv", str(c.path), str(_aside(c.path))]) for c in damaged),
+    )
+
+
+def _aside(path: Path) -> Path:
+    """The first free name for a damaged checkpoint."""
+    number = 1
+    while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
+        number += 1
+    return aside
 
 
 def clean(stage: Path) -> None:
-    """Delete what an interrupted save or deletion left behind."""
-    for path in (stage / "checkpoints").glob(f"{SKIP_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete what an interrupted write, save or deletion left behind."""
+    for path in (*stage.glob(f"{SKIP_PREFIX}*"), *(stage / "checkpoints").glob(f"{SKIP_PREFIX}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _problem(folder: Path) -> str | None:
+def _problems(checkpoint: Checkpoint) -> Iterator[str]:
+    """What is wrong with `checkpoint`, the cheapest to find first."""
     try:
-        files: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
-        wanted = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"checkpoint {folder} is damaged: its {MANIFEST} cannot be read ({type(error).__name__})"
+        manifest: dict[str, Any] = json.loads((checkpoint.path / MANIFEST).read_bytes())
+        about = (manifest["format"], manifest["step"])
+        wanted = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"its {MANIFEST} cannot be read ({type(error).__name__})"
+        return
+    if about != (_FORMAT, checkpoint.step):
+        yield f"its {MANIFEST} is of format {about[0]} and step {about[1]}, not {_FORMAT} and {checkpoint.step}"
     for name, (size, digest) in wanted.items():
-        file = folder / name
-        if not file.is_file():
-            return f"checkpoint {folder} is damaged: {name} is missing"
-        if file.stat().st_size != size:
-            return f"checkpoint {folder} is damaged: {name} has {file.stat().st_size} bytes instead of {size}"
-        if _sha256(file) != digest:
-            return f"checkpoint {folder} is damaged: the contents of {name} do not match their checksum"
-    return None
+        file = checkpoint.path / name
+        try:
+            if file.stat().st_size != size:
+                yield f"{name} has {file.stat().st_size} bytes instead of {size}"
+            elif _sha256(file) != digest:
+                yield f"the contents of {name} do not match their checksum"
+        except FileNotFoundError:
+            yield f"{name} is missing"
+        except OSError as error:
+            yield f"{name} cannot be read: {error.strerror}"
 
 
 def _sha256(file: Path) -> str:
@@ -156,16 +180,22 @@ def _save(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise FlowmapError(f"{file} does not exist; this checkpoint was written by a different recipe", code=1)
-    tensors: dict[str, Tensor] = load_file(file)
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except FileNotFoundError:
+        raise FlowmapError(
+            f"{file} does not exist; this checkpoint was written by a different recipe", code=1
+        ) from None
+    except SafetensorError as error:
+        raise FlowmapError(f"{file} is no safetensors file: {error}", code=1) from None
     return tensors
 
 
 @torch.no_grad()
 def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor], file: Path) -> None:
-    if target.keys() != source.keys():
-        odd = sorted(target.keys() ^ source.keys())
+    here, there = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (target, source))
+    odd = sorted({name for name, _ in here.items() ^ there.items()})
+    if odd:
         raise FlowmapError(f"{file} does not fit this network: {len(odd)} parameters differ, first {odd[0]}", code=1)
     for name, tensor in target.items():
         tensor.copy_(source[name])

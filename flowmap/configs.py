@@ -23,14 +23,26 @@ if TYPE_CHECKING:
 NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What a run, a stage and a component may be called: each becomes part of a file's name."""
+
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""
 
 
 class Config(BaseModel):
-    """A frozen configuration that refuses fields it does not know and names the nearest one."""
+    """A frozen configuration that refuses fields it does not know and names the nearest one.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    Types are strict: neither "10" nor true is a number. An array is a tuple. A field of a type that TOML does
+    not have asks to be converted: `Annotated[Path, Field(strict=False)]`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays_are_tuples(cls, value: Any) -> Any:
+        return {key: frozen(v) for key, v in value.items()} if isinstance(value, Mapping) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -38,15 +50,13 @@ class Config(BaseModel):
         if not isinstance(value, Mapping):
             return value
         allowed = [info.alias or name for name, info in cls.model_fields.items()]
-        unknown = [key for key in value if key not in allowed and key not in cls.model_fields]
+        unknown = [key for key in value if key not in allowed]
         if unknown:
             raise ValidationError.from_exception_data(
                 cls.__name__,
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError(
-                            "unknown_field", "{text}", {"text": unknown_word("field", key, allowed)}
-                        ),
+                        type=_explained(unknown_word("field", key, allowed)),
                         loc=(key,),
                         input=value[key],
                     )
@@ -54,6 +64,11 @@ class Config(BaseModel):
                 ],
             )
         return value
+
+
+def frozen(value: Any) -> Any:
+    """`value` with every list in it, at any depth of lists, as a tuple."""
+    return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def unknown_word(what: str, word: str, allowed: Iterable[str]) -> str:
@@ -229,28 +244,32 @@ class FromCatalogue:
         if isinstance(value, self.base):
             return value
         if isinstance(value, str):
-            value = {"type": value}
+            return _installed(kind, value).model_validate({"type": value})
+        allowed = f"; allowed: {', '.join(catalogue().names(kind))}"
         if not isinstance(value, Mapping):
-            raise PydanticCustomError("component_shape", f"must be a table with a 'type', or the name of a {kind}")
-        if "type" not in value:
-            names = ", ".join(catalogue().names(kind))
-            raise PydanticCustomError(
-                "component_type", "{text}", {"text": f"the field 'type' is missing; installed: {names}"}
-            )
+            raise _explained(f"must be a name, or a table with a 'type'{allowed}")
+        if not isinstance(value.get("type"), str):
+            raise _explained(f"the field 'type' must name what it is{allowed}")
         try:
-            found = catalogue().find(kind, str(value["type"]))
-        except LookupError as error:
-            raise ValidationError.from_exception_data(
-                kind,
-                [
-                    InitErrorDetails(
-                        type=PydanticCustomError("component_unknown", "{text}", {"text": str(error.args[0])}),
-                        loc=("type",),
-                        input=value["type"],
-                    )
-                ],
-            ) from None
+            found = _installed(kind, value["type"])
+        except PydanticCustomError as error:
+            details = InitErrorDetails(type=error, loc=("type",), input=value["type"])
+            raise ValidationError.from_exception_data(kind, [details]) from None
         return found.model_validate(dict(value))
+
+
+def _installed(kind: str, name: str) -> type[ComponentConfig]:
+    from flowmap.catalogue import catalogue
+
+    try:
+        return catalogue().find(kind, name)
+    except LookupError as error:
+        raise _explained(str(error.args[0])) from None
+
+
+def _explained(text: str) -> PydanticCustomError:
+    """An error whose text is shown as it is."""
+    return PydanticCustomError("explained", "{text}", {"text": text})
 
 
 AnyBackbone = Annotated[BackboneConfig, FromCatalogue(BackboneConfig)]

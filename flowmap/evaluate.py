@@ -25,7 +25,7 @@ from flowmap.recipe import EvaluationConfig
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 _SHEET = 64
-_ALL = 10**9
+_REAL = 20_000  # real samples of a split at most: an endless source gives as many as it is asked for
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,26 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
     if config is None:
         return
     found = read_lines(plan.folder / METRICS)
-    lines: list[dict[str, object]] = []
+    entries = [entry for seed in plan.recipe.seeds for entry in _entries(plan, config, seed)]
+    # None where something is missing; in the recipe's order, whatever the order of measuring.
+    rows = [_recorded(entry, found, config) for entry in entries]
+    _write(plan, rows)
     for seed in plan.recipe.seeds:
-        kept = [(entry, _recorded(entry, found, config)) for entry in _entries(plan, config, seed)]
-        lines += [line for _, scores in kept for line in scores or []]
-        missing = [entry for entry, scores in kept if scores is None]
+        missing = [i for i, entry in enumerate(entries) if entry.plan.seed == seed and rows[i] is None]
         if not missing:
             continue
         report(f"seed {seed}: the teacher's reference samples")
         metrics = _metrics(plan, config, seed, device)
-        for entry in missing:
+        for i in missing:
+            entry = entries[i]
             by = f"by {entry.sampler.type}" if entry.sampler else "the network itself"
             report(f"seed {seed}: {entry.plan.stage.name} ({entry.weights}), {by}")
-            lines += [asdict(score) for score in _score(entry, plan, config, metrics, device)]
-            rewrite_lines(plan.folder / METRICS, lines)
-    rewrite_lines(plan.folder / METRICS, lines)
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, device)]
+            _write(plan, rows)
+
+
+def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
+    rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
 
 
 def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
@@ -156,7 +161,7 @@ def _metrics(plan: Plan, config: EvaluationConfig, seed: int, device: torch.devi
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     reference = generate(teacher, sampler, calls, shift, teacher.draw("reference", 0, 4 * config.samples))
     again = generate(teacher, sampler, calls, shift, teacher.draw("floor", 0, config.samples))
-    train, held_out = (teacher.data.reference(split, _ALL) for split in ("train", "held_out"))
+    train, held_out = (teacher.data.reference(split, _REAL) for split in ("train", "held_out"))
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))

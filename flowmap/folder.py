@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -20,23 +20,35 @@ SKIP_PREFIX = ".part-"
 """Files and folders of this prefix are unfinished; whoever finds one may delete it."""
 
 
+class StoppedError(FlowmapError):
+    """The work stopped, what was saved before is intact, and it can go on.
+
+    `first` is a shell command that must be run before going on, if any. Whoever knows the command that goes on
+    adds it to the message.
+    """
+
+    def __init__(self, message: str, code: int = 1, first: str = "") -> None:
+        super().__init__(message, code)
+        self.first = first
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failing write under `path` into an error that says what happened and that nothing is lost."""
+    """Turn a failing write under `path` into a StoppedError that says why, and that nothing is lost."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         code = error.errno if isinstance(error, OSError) else None
         full = code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
-            why = "the disk is full; free some space and run the same command again"
+            why = "the disk is full; free some space"
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
             why = "it is not writable; change its permissions or choose another folder with --runs"
         elif code in (errno.ENOTDIR, errno.EEXIST):
             why = "a file stands where a folder is needed; move it or choose another folder with --runs"
         else:
             why = str(error)
-        raise FlowmapError(f"cannot write {path}: {why}. What was saved before is untouched.", code=1) from error
+        raise StoppedError(f"cannot write {path}: {why}. What was saved before is untouched.") from error
 
 
 @contextmanager
@@ -69,10 +81,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and force their entries to disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir()
+        sync(path.parent)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         part = path.with_name(SKIP_PREFIX + path.name)
         part.write_text(text)
         sync(part)
@@ -86,7 +106,7 @@ def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
     with writing(path):
         try:
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
+            make_folder(part)
             fill(part)
             for file in part.iterdir():
                 sync(file)
@@ -119,24 +139,32 @@ def set_aside(path: Path) -> Path | None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a lines file; a last line cut off by a kill is left out."""
-    if not path.exists():
+    """The JSON objects of a lines file; a last line cut off by a kill is left out.
+
+    Raises FlowmapError, naming the line, if another one is not JSON.
+    """
+    try:
+        *whole, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
     found: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        found.append(json.loads(line))
+    for number, line in enumerate(whole, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise FlowmapError(f"{path}, line {number}: damaged, this is no JSON; delete the line", code=1) from None
     return found
 
 
-def rewrite_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def rewrite_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Replace a lines file as a whole."""
     write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def append_line(file: IO[str], line: dict[str, Any]) -> None:
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Append one JSON object and hand it to the system at once, so that a killed process loses no line."""
-    with writing(Path(file.name)):
+    # Opened anew for each line: a file that stays open would keep what a full disk refused, and fail again later.
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-        file.flush()

@@ -6,7 +6,10 @@ import importlib.metadata
 import json
 import platform
 import shlex
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tomli_w
@@ -22,13 +25,14 @@ from flowmap.cost import StageCost, count
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS, evaluate
-from flowmap.folder import locked, read_lines, set_aside, write_whole, writing
+from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
 from flowmap.pictures import png
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
-from flowmap.run import LOCK, make_accelerator, read_lock, train
+from flowmap.run import LOCK, Interruption, make_accelerator, read_lock, refuse_changes, train
+from flowmap.stage import finished
 from flowmap.verdict import HEADLINES, claims
 
 _VERSIONS = (
@@ -61,30 +65,74 @@ def run_recipe(
     plan = make_plan(recipe, runs)
     chosen = [s for s in plan.stages if not only or s.stage.name in only]
     accelerator = make_accelerator(recipe.compute)
-    again = shlex.join(
-        ["flowmap", "run", str(path)]
-        + [word for text in overrides for word in ("--set", text)]
-        + [word for name in only for word in ("--stage", name)]
-        + (["--runs", str(runs)] if runs != Path("runs") else [])
-    )
+    command = _command(path, overrides, only, runs)
     with locked(plan.folder):
+        refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
+        _refuse_missing_sources(chosen, _command(path, overrides, (), runs), f"{command} --fresh" if fresh else command)
         if fresh:
             for folder in [s.folder for s in chosen] if only else [plan.folder]:
                 aside = set_aside(folder)
                 if aside:
-                    console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}")
-        _write_about(plan, accelerator.device)
-        with ProgressWatcher(console) as watcher:
-            for stage in chosen:
-                train(stage, accelerator, watcher, again)
-        if only:
-            console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
-            return
-        with console.status("evaluating") as status:
-            evaluate(plan, accelerator.device, lambda text: status.update(f"evaluating {escape(text)}"))
-        page = write_report(plan.folder)
+                    console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
+        interruption = Interruption()
+        with _going_on(command), interruption.listening():
+            _write_about(plan, accelerator.device)
+            with ProgressWatcher(console) as watcher:
+                for stage in chosen:
+                    train(stage, accelerator, watcher, interruption)
+            if only:
+                console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
+                return
+            with console.status("evaluating") as status:
+                evaluate(plan, accelerator.device, lambda text: status.update(f"evaluating {escape(text)}"))
+            page = write_report(plan.folder)
     _print_claims(plan.folder, console)
     console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
+
+
+def _command(path: Path, overrides: Sequence[str], only: Sequence[str], runs: Path) -> str:
+    """What to type to go on with a run: the command itself, but never a second --fresh."""
+    return shlex.join(
+        [*_program(), "run", str(path)]
+        + [word for text in overrides for word in ("--set", text)]
+        + [word for name in only for word in ("--stage", name)]
+        + (["--runs", str(runs)] if runs != Path("runs") else [])
+    )
+
+
+def _program() -> list[str]:
+    """How this process was started, as it can be typed again."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return [sys.executable, "-m", "flowmap"]
+    found = shutil.which("flowmap")
+    known = started.name != "flowmap" or (found is not None and Path(found).resolve() == started.resolve())
+    return ["flowmap"] if known else [str(started)]
+
+
+@contextmanager
+def _going_on(command: str) -> Iterator[None]:
+    """Add to a StoppedError how to go on: by `command`."""
+    try:
+        yield
+    except StoppedError as error:
+        first = f"{error.first} && " if error.first else ""
+        raise FlowmapError(f"{error}\nTo go on: {first}{command}", error.code) from error
+
+
+def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str) -> None:
+    """Refuse to train stages without those they start from. `base` trains everything, `command` what is asked."""
+    names = [plan.stage.name for plan in chosen]
+    for plan in chosen:
+        for folder in plan.sources.values():
+            source = folder.name
+            if source in names:
+                continue
+            with _going_on(f"{base} --stage {source} && {command}"):
+                if finished(folder, plan.recipe.stage(source).steps) is None:
+                    raise StoppedError(
+                        f"stage '{plan.stage.name}' starts from stage '{source}', which is not finished in {folder}."
+                    )
 
 
 def _print_claims(folder: Path, console: Console) -> None:
@@ -146,10 +194,12 @@ def sample_run(
     chosen = _choose_stage(plan, stage, train_seed)
     config = _choose_sampler(plan.recipe, chosen, sampler)
     device = make_accelerator(plan.recipe.compute).device
-    contestant = open_contestant(chosen, weights, device)
+    with _going_on(_rerun(folder)):
+        contestant = open_contestant(chosen, weights, device)
     draw = Draw.whole(seed, "flowmap sample", 0, config.type, number, device)
     samples = generate(contestant, config, calls, plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0, draw)
-    picture, tensors = out.with_suffix(".png"), out.with_suffix(".safetensors")
+    stem = out.with_suffix("") if out.suffix in (".png", ".safetensors") else out
+    picture, tensors = (stem.with_name(stem.name + suffix) for suffix in (".png", ".safetensors"))
     facts = {
         "stage": chosen.stage.name,
         "weights": weights,
@@ -162,6 +212,14 @@ def sample_run(
         picture.write_bytes(png(contestant.data.picture(samples)))
         save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
     return picture, tensors, ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
+def _rerun(folder: Path) -> str:
+    """What to type to go on with the run in `folder`, from what it holds itself."""
+    folder = folder.resolve()
+    name = folder.name
+    renamed = [f"name={name}"] if read_lock(folder / LOCK).get("name") != name else []
+    return _command(folder / LOCK, renamed, (), folder.parent)
 
 
 def _choose_stage(plan: Plan, stage: str | None, seed: int | None) -> StagePlan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 import tree_sitter
@@ -12,11 +14,23 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 def line_of(source: str, path: Path) -> int:
-    """The 1-based line where `path` is set in `source`; that of its nearest parent if it is not set."""
-    lines = dict(_lines(source))
+    """The 1-based line where `path` is first set in `source`; that of its nearest parent if it is not set."""
+    lines = _index(source)
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
+
+
+@lru_cache(maxsize=8)
+def _index(source: str) -> dict[Path, int]:
+    lines: dict[Path, int] = {}
+    for path, line in _lines(source):
+        lines.setdefault(path, line)
+    # What only `[a.b]` or `[[a]]` brings into being, `a`, begins there.
+    for path, line in list(lines.items()):
+        for length in range(1, len(path)):
+            lines.setdefault(path[:length], line)
+    return lines
 
 
 def _lines(source: str) -> Iterator[tuple[Path, int]]:
@@ -70,4 +84,4 @@ def _keys(node: tree_sitter.Node) -> Path:
     if node.type == "dotted_key":
         return tuple(key for child in node.named_children for key in _keys(child))
     text = (node.text or b"").decode()
-    return (text[1:-1] if node.type == "quoted_key" else text,)
+    return (next(iter(tomllib.loads(f"{text} = 0"))) if node.type == "quoted_key" else text,)

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * min(warm, cool)
 
 
-def run_stage(stage: Stage, done: int) -> Iterator[StepRecord]:
+def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
     """Train `stage` from `done` finished steps to its end, one record a step.
 
     Raises NonFiniteError before a non-finite loss or gradient touches any parameter.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from flowmap.configs import (
+    NAME,
     AnyBackbone,
     AnyData,
     AnyMetric,
@@ -17,15 +19,15 @@ from flowmap.configs import (
     AnySampler,
     Config,
     Finding,
+    NetworkKind,
+    SamplerConfig,
     StageFacts,
     Weights,
     unknown_word,
 )
 from flowmap.errors import FlowmapError
-from flowmap.explain import Source, explain, explain_validation
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-
+from flowmap.explain import Source, explain, explain_syntax, explain_validation
+from flowmap.overrides import override
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -147,8 +149,10 @@ class Recipe(Config):
         names = [s.name for s in earlier]
         if stage.name in names:
             yield Finding("error", ("name",), f"two stages are called '{stage.name}'; give each its own name")
-        if stage.name in ("base", "samples"):
+        if stage.name in ("base", "pictures"):
             yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
+        if "." in stage.name:
+            yield Finding("error", ("name",), "a stage's name has no '.', which stands between fields in --set")
         needed = stage.objective.roles()
         if "student" not in needed:
             yield Finding("error", ("objective",), "the objective declares no role 'student'")
@@ -157,14 +161,14 @@ class Recipe(Config):
                 yield Finding("error", ("roles", role), unknown_word("role", role, needed))
                 continue
             source = config.from_
-            if source == stage.name or (source not in ("base", *names) and source in [s.name for s in self.stages]):
+            if source not in ("base", *names) and source in [s.name for s in self.stages]:
                 why = f"stage '{source}' does not come before '{stage.name}'; move it up, or start from"
                 yield Finding("error", ("roles", role, "from"), f"{why} {' or '.join(['base', *names])}")
             elif source not in ("base", *names):
                 yield Finding("error", ("roles", role, "from"), unknown_word("stage", source, ["base", *names]))
             elif source != "base":
-                given = next(s for s in earlier if s.name == source).objective.roles()["student"].kind
-                if needed[role].kind == "velocity" and given == "flow_map":
+                given = next(s for s in earlier if s.name == source).objective.roles().get("student")
+                if needed[role].kind == "velocity" and given is not None and given.kind == "flow_map":
                     yield Finding(
                         "error",
                         ("roles", role, "from"),
@@ -179,27 +183,48 @@ class Recipe(Config):
         kinds = {s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()}
         if evaluation.teacher not in kinds:
             yield Finding("error", ("teacher",), unknown_word("stage", evaluation.teacher, kinds))
+        else:
+            yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, kinds)
         if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
             per_step = evaluation.teacher_sampler.calls_per_step
-            message = f"{evaluation.teacher_sampler.type} takes {per_step} calls a step; give a multiple of it"
+            message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
             yield Finding("error", ("teacher_calls",), message)
         if any(calls < 1 for calls in evaluation.calls):
             yield Finding("error", ("calls",), "a sample takes at least one network call")
         names = [metric.type for metric in evaluation.metrics]
-        if len(set(names)) < len(names):
-            yield Finding("error", ("metrics",), "a metric is listed twice")
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield Finding("error", ("metrics", index), f"metric '{name}' is listed twice")
+        yield from self._contest_findings(evaluation, kinds)
+
+    def _contest_findings(self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind]) -> Iterator[Finding]:
+        seen: set[tuple[str, str, str]] = set()
         for index, contest in enumerate(evaluation.contests):
             where = ("contests", index)
             if contest.stage not in kinds:
                 yield Finding("error", (*where, "stage"), unknown_word("stage", contest.stage, kinds))
                 continue
             for position, sampler in enumerate(contest.samplers):
-                if sampler.network == "flow_map" and kinds[contest.stage] == "velocity":
-                    message = (
-                        f"sampler '{sampler.type}' needs a flow map, but stage '{contest.stage}' trains a velocity; "
-                        "use a velocity sampler such as euler or heun"
-                    )
-                    yield Finding("error", (*where, "samplers", position), message)
+                place = (*where, "samplers", position)
+                yield from _sampler_findings(place, sampler, contest.stage, kinds)
+                if all(calls % sampler.calls_per_step for calls in evaluation.calls):
+                    message = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step; no number of 'calls' fits"
+                    yield Finding("error", place, message)
+                entry = (contest.stage, contest.weights, sampler.type)
+                if entry in seen:
+                    yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
+                seen.add(entry)
+
+
+def _sampler_findings(
+    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind]
+) -> Iterator[Finding]:
+    if sampler.network == "flow_map" and kinds[stage] == "velocity":
+        message = (
+            f"sampler '{sampler.type}' needs a flow map, but stage '{stage}' trains a velocity; "
+            "use a velocity sampler such as euler or heun"
+        )
+        yield Finding("error", place, message)
 
 
 def _missing(name: str) -> StageConfig:
@@ -211,64 +236,44 @@ def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
 
     Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
     """
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise FlowmapError(f"{path}: there is no such recipe{_nearest_recipe(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlowmapError(f"{path}: cannot be read as a recipe: {error}") from None
+    text = _text(path)
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise FlowmapError(f"{path}: invalid TOML: {error}") from None
+        raise FlowmapError(explain_syntax(error, str(path), text)) from None
     source = Source(str(path), text, raw)
-    for override in overrides:
-        _override(source, override)
+    for setting in overrides:
+        override(source, setting)
+    if not raw:
+        needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
+        raise FlowmapError(f"{path}: nothing is set; a recipe has at least {', '.join(needed)}")
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise FlowmapError(explain_validation(error, source)) from None
+        raise FlowmapError("\n".join(explain_validation(error, source))) from None
     findings = list(recipe.findings())
-    errors = [explain(f, source) for f in findings if f.level == "error"]
+    errors = [finding for finding in findings if finding.level == "error"]
     if errors:
-        raise FlowmapError("\n".join(errors))
-    return recipe, [explain(f, source) for f in findings]
+        raise FlowmapError("\n".join(explain(errors, source)))
+    return recipe, explain(findings, source)
 
 
-def _nearest_recipe(path: Path) -> str:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FlowmapError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
+    except IsADirectoryError:
+        raise FlowmapError(f"{path}: is a folder, not a recipe{_recipes_near(path / 'any')}") from None
+    except UnicodeDecodeError as error:
+        raise FlowmapError(f"{path}: is not UTF-8 text (byte {error.start + 1})") from None
+    except OSError as error:
+        raise FlowmapError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _recipes_near(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("recipes")
     found = sorted(p.name for p in folder.glob("*.toml"))
-    return f"; {folder}/ has: {', '.join(found)}" if found else ""
-
-
-def _override(source: Source, text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise FlowmapError(f"--set {text}: must look like field.of.the.recipe=value")
-    *parents, last = key.strip().split(".")
-    node: Any = source.raw
-    path: list[str | int] = []
-    for part in parents:
-        step = _step(node, part, f"--set {text}")
-        path.append(step)
-        node = node.setdefault(step, {}) if isinstance(node, dict) else node[int(step)]
-    if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{'.'.join(parents)}' is a single value, it has no field '{last}'")
-    step = _step(node, last, f"--set {text}")
-    try:
-        node[step] = tomllib.loads(f"v = {value}")["v"]  # type: ignore[index]
-    except tomllib.TOMLDecodeError:
-        node[step] = value  # type: ignore[index]  # a bare word is a string
-    source.overridden[(*path, step)] = text
-
-
-def _step(node: Any, part: str, where: str) -> str | int:
-    """One step of a dotted path; an element of an array is named by its name, stage, type or position."""
-    if not isinstance(node, list):
-        return part
-    labels = [str(e.get("name") or e.get("stage") or e.get("type")) if isinstance(e, dict) else str(e) for e in node]
-    if part in labels:
-        return labels.index(part)
-    if part.isdecimal() and int(part) < len(node):
-        return int(part)
-    raise FlowmapError(f"{where}: {unknown_word('element', part, labels)}")
+    near = difflib.get_close_matches(path.name, found, n=1)
+    hint = f". Did you mean '{folder / near[0]}'?" if near else ""
+    return f"; {folder}/ has: {', '.join(found)}{hint}" if found else ""

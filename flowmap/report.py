@@ -135,7 +135,11 @@ def _view(run: Run) -> dict[str, Any]:
         "command": _command(run.folder),
         "costs": costs,
         "total": total,
-        "keys": [(index, series, figures.swatch(style)) for index, (series, style) in enumerate(styles.items())],
+        "keys": [
+            (index, series, figures.swatch(style))
+            for index, (series, style) in enumerate(styles.items())
+            if any(series in _curves(table, metric, styles) for metric in metrics)
+        ],
         "rule": verdict.RULE,
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),
@@ -206,15 +210,17 @@ def _scaling(
 
 def _contrasts(table: Mapping[Place, Cell], styles: Mapping[Series, Style]) -> Iterator[tuple[Series, str, Markup]]:
     """One panel per stage and metric where the same weights went through both samplers; one axis a metric."""
+    pairs: dict[tuple[Series, str], list[Curve]] = {}
     for metric in verdict.HEADLINES[:2]:
         curves = _curves(table, metric, styles)
-        twins = {s: s._replace(sampler=verdict.CONSISTENCY) for s in curves if s.sampler == verdict.MAP}
-        pairs = {s: [curves[s], curves[twin]] for s, twin in twins.items() if twin in curves}
-        for series, pair in pairs.items():
-            floor = _floor(table, metric)
-            limits = figures.score_limits([curve for both in pairs.values() for curve in both], floor)
-            title = f"{series.name}: {metric}"
-            yield series, metric, figures.curve_panel(title, pair, floor, limits, labelled=True)
+        for series in curves:
+            twin = series._replace(sampler=verdict.CONSISTENCY)
+            if series.sampler == verdict.MAP and twin in curves:
+                pairs[series, metric] = [curves[series], curves[twin]]
+    for (series, metric), pair in sorted(pairs.items(), key=lambda item: item[1][0].index):
+        floor = _floor(table, metric)
+        limits = figures.score_limits([c for (_, m), both in pairs.items() if m == metric for c in both], floor)
+        yield series, metric, figures.curve_panel(f"{series.name}: {metric}", pair, floor, limits, labelled=True)
 
 
 def _rows(told: Iterable[Claim], metrics: Sequence[str]) -> dict[str, Any]:
@@ -240,10 +246,13 @@ def _table(table: Mapping[Place, Cell], metric: str, every: Sequence[Series]) ->
 
 
 def _digits(table: Mapping[Place, Cell], metric: str) -> int:
-    """Decimals for one metric: those of its typical spread, which gets two digits if it begins with 1 or 2."""
+    """Decimals for one metric: those of its smaller spreads (the first quartile), two digits if it begins with 1 or 2.
+
+    One number for all its cells, so that columns can be compared.
+    """
     every = [cell.spread for place, cell in table.items() if place.metric == metric]
-    spreads = [spread for spread in every if math.isfinite(spread) and spread > 0]
-    return min(6, max(0, -math.floor(math.log10(statistics.median(spreads) / 3)))) if spreads else 3
+    spreads = sorted(spread for spread in every if math.isfinite(spread) and spread > 0)
+    return min(6, max(0, -math.floor(math.log10(spreads[len(spreads) // 4] / 3)))) if spreads else 3
 
 
 def _shown(value: float, digits: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from flowmap import __version__
 from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, verify
 from flowmap.errors import FlowmapError
-from flowmap.folder import append_line, read_lines, rewrite_lines, write_whole, writing
+from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.plan import StagePlan
 from flowmap.recipe import ComputeConfig
@@ -26,6 +26,7 @@ from flowmap.stage import Stage, open_stage
 LOCK = "recipe.lock.toml"
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
+_SHOWN = 8
 
 
 class Watcher(Protocol):
@@ -41,25 +42,49 @@ class Watcher(Protocol):
         """A stage ended, or was found finished; `note` says which."""
 
 
+class _SignalledError(KeyboardInterrupt):
+    """A signal that ends the work where it stands; no KeyboardInterrupt is caught by mistake."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+
+
 class Interruption:
-    """Remembers Ctrl-C and SIGTERM, so that the step in hand can be finished; a second one acts at once."""
+    """Turns Ctrl-C and SIGTERM into a StoppedError: at once, or when the step in hand is finished and saved."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.noted: signal.Signals | None = None
+        self._patient = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this context the first signal is only noted."""
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Within this context a signal ends the work with a StoppedError."""
+        before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except _SignalledError as error:
+            name = error.signal.name
+            raise StoppedError(f"stopped by {name}; what was finished is saved.", 128 + error.signal) from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Within this context the first signal is only noted, for the work to end by itself; a second acts at once."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+        if self.noted is not None:
+            raise _SignalledError(self.noted)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self._patient and self.noted is None:
+            self.noted = signal.Signals(number)
+        else:
+            raise _SignalledError(number)
 
 
 def make_accelerator(compute: ComputeConfig) -> Accelerator:
@@ -73,92 +98,99 @@ def make_accelerator(compute: ComputeConfig) -> Accelerator:
     return accelerator
 
 
-def train(plan: StagePlan, accelerator: Accelerator, watcher: Watcher, how_to_go_on: str) -> None:
+def train(plan: StagePlan, accelerator: Accelerator, watcher: Watcher, interruption: Interruption) -> None:
     """Bring the stage of `plan` to its end from wherever it stands.
 
-    Raises FlowmapError if its folder holds another configuration's stage, a damaged checkpoint, on a signal
-    (after saving), and on a non-finite loss or gradient.
+    Raises FlowmapError if its folder holds another configuration's stage or on a non-finite loss or gradient, and
+    StoppedError on a damaged checkpoint, an unfinished source, a failing write, and on a signal (after saving).
     """
+    clean(plan.folder)
     found = _resume_point(plan)
     if found is not None and found.step >= plan.stage.steps:
         watcher.end(plan, f"finished before, {found.step} steps")
         return
-    _write_lock(plan)
-    clean(plan.folder)
+    try:
+        _go_on(plan, accelerator, found, watcher, interruption)
+    finally:
+        # The accelerator would hold the networks of all stages for the whole run.
+        accelerator.free_memory()
+    watcher.end(plan, f"{plan.stage.steps} steps")
+
+
+def _go_on(
+    plan: StagePlan, accelerator: Accelerator, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
+) -> None:
+    """Train from the checkpoint `found`, or from the start."""
     stage = open_stage(plan, accelerator)
     if found is not None:
         restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
+    _write_lock(plan)
     # Steps after the checkpoint are taken again: their lines would stand twice.
     rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
     watcher.begin(plan, done)
-    interruption = Interruption()
-    with interruption.listening():
-        _steps(stage, done, found, watcher, interruption, how_to_go_on)
-    watcher.end(plan, f"{plan.stage.steps} steps")
+    with interruption.patience():
+        _steps(stage, done, found, watcher, interruption)
 
 
-def _steps(
-    stage: Stage,
-    done: int,
-    last: Checkpoint | None,
-    watcher: Watcher,
-    interruption: Interruption,
-    how_to_go_on: str,
-) -> None:
+def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
     plan = stage.plan
     rhythm = plan.recipe.checkpoints
-    trackers = _trackers(plan)
-    with writing(plan.folder / STEPS):
-        lines = (plan.folder / STEPS).open("a")
     try:
-        with closing(lines):
-            for record in run_stage(stage, done):
-                append_line(lines, record.line())
+        with _tracking(plan) as track, closing(run_stage(stage, done)) as records:
+            for record in records:
+                append_line(plan.folder / STEPS, record.line())
                 watcher.step(record)
-                if record.step % _TRACK_EVERY == 0:
-                    for tracker in trackers:
-                        tracker.log(_flat(record), step=record.step)
-                stopped = interruption.signal is not None
-                if record.step % rhythm.every == 0 or record.step == plan.stage.steps or stopped:
+                track(record)
+                stop = interruption.noted
+                if record.step % rhythm.every == 0 or record.step == plan.stage.steps or stop:
+                    with writing(plan.folder / STEPS):
+                        # What a checkpoint has behind it must survive whatever the checkpoint survives.
+                        sync(plan.folder / STEPS)
                     last = save(plan.folder, record.step, stage.optimizers, stage.roles, rhythm.keep)
-                if stopped and record.step < plan.stage.steps:
-                    name = signal.Signals(interruption.signal or 0).name
-                    raise FlowmapError(
-                        f"stopped by {name} after step {record.step} of stage '{plan.stage.name}'; saved in "
-                        f"{last.path if last else plan.folder}.\nTo go on: {how_to_go_on}",
-                        code=128 + (interruption.signal or 0),
-                    )
+                    if stop:
+                        where = f"after step {record.step} of stage '{plan.stage.name}'"
+                        raise StoppedError(f"stopped by {stop.name} {where}; saved in {last.path}.", 128 + stop)
     except NonFiniteError as error:
         where = f"The last good checkpoint is {last.path}" if last else "There is no checkpoint of this stage yet"
         raise FlowmapError(
             f"stage '{plan.stage.name}', {error} {where}. "
-            "Training stopped; lower the learning rate or look at the losses in steps.jsonl.",
+            f"Training stopped; lower the learning rate or look at the losses in {plan.folder / STEPS}.",
             code=1,
         ) from error
-    finally:
-        for tracker in trackers:
-            tracker.finish()
+
+
+def refuse_changes(plans: Iterable[StagePlan]) -> None:
+    """Raise FlowmapError if a stage of `plans` was begun with another configuration, naming what differs."""
+    changed = [(plan, _differences(read_lock(plan.folder / LOCK), plan.lock)) for plan in plans if _begun(plan)]
+    changed = [(plan, differences) for plan, differences in changed if differences]
+    if not changed:
+        return
+    plan, differences = changed[0]
+    shown = "\n".join(f"  {line}" for line in differences[:_SHOWN])
+    more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    names = dict.fromkeys(plan.stage.name for plan, _ in changed)
+    raise FlowmapError(
+        f"{plan.folder} holds stage '{plan.stage.name}' of another configuration "
+        f"({checkpoints(plan.folder)[-1].step} steps done):\n{shown}{more}\n"
+        "Undo the change, give the recipe another name, or start over with --fresh, which sets the old folder aside"
+        f" (only what changed: --fresh {' '.join(f'--stage {name}' for name in names)})."
+    )
+
+
+def _begun(plan: StagePlan) -> bool:
+    """Whether anything is lost when the stage starts over."""
+    return bool(checkpoints(plan.folder))
 
 
 def _resume_point(plan: StagePlan) -> Checkpoint | None:
     """The verified newest checkpoint, if the folder's lock is this plan's; None if nothing is there yet."""
-    lock = plan.folder / LOCK
-    if not lock.exists():
+    refuse_changes([plan])
+    if not _begun(plan):
         return None
-    found = checkpoints(plan.folder)
-    differences = _differences(read_lock(lock), plan.lock)
-    if differences and found:
-        shown = "\n".join(f"  {line}" for line in differences[:8])
-        raise FlowmapError(
-            f"{plan.folder} holds stage '{plan.stage.name}' of another configuration ({found[-1].step} steps done):\n"
-            f"{shown}\nUndo the change, give the recipe another name, or start over with --fresh "
-            "(which sets the old folder aside)."
-        )
-    if not found:
-        return None
-    verify(found[-1])
-    return found[-1]
+    newest = checkpoints(plan.folder)[-1]
+    verify(newest)
+    return newest
 
 
 def _write_lock(plan: StagePlan) -> None:
@@ -195,14 +227,27 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {k: v for key, child in items for k, v in _leaves(child, f"{path}.{key}".lstrip(".")).items()}
 
 
-def _trackers(plan: StagePlan) -> list[accelerate.tracking.GeneralTracker]:
-    trackers = []
-    for name in plan.recipe.compute.trackers:
+@contextmanager
+def _tracking(plan: StagePlan) -> Iterator[Callable[[StepRecord], None]]:
+    """Open the recipe's trackers; yields what sends them a record now and then."""
+    trackers: list[accelerate.tracking.GeneralTracker] = []
+
+    def track(record: StepRecord) -> None:
+        if record.step % _TRACK_EVERY == 0:
+            with writing(plan.folder):
+                for tracker in trackers:
+                    tracker.log(_flat(record), step=record.step)
+
+    try:
         with writing(plan.folder):
-            tracker = accelerate.tracking.LOGGER_TYPE_TO_CLASS[name](name, logging_dir=plan.folder)
-            tracker.start()
-        trackers.append(tracker)
-    return trackers
+            for name in plan.recipe.compute.trackers:
+                trackers.append(accelerate.tracking.LOGGER_TYPE_TO_CLASS[name](name, logging_dir=plan.folder))
+                trackers[-1].start()
+        yield track
+    finally:
+        with writing(plan.folder):
+            for tracker in trackers:
+                tracker.finish()
 
 
 def _flat(record: StepRecord) -> dict[str, float]:

@@ -14,7 +14,7 @@ from flowmap.checkpoint import Checkpoint, checkpoints, read_weights, verify
 from flowmap.configs import Weights
 from flowmap.draw import Draw
 from flowmap.ema import start_average
-from flowmap.errors import FlowmapError
+from flowmap.folder import StoppedError
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
 from flowmap.plan import StagePlan
 from flowmap.recipe import OptimizerConfig, RoleConfig
@@ -53,14 +53,14 @@ def finished(folder: Path, steps: int) -> Checkpoint | None:
 
 
 def stage_weights(plan: StagePlan, source: str, weights: Weights) -> dict[str, Tensor]:
-    """The student's weights of the finished stage `source`, from which `plan`'s role starts."""
+    """The student's weights of the finished stage `source` of `plan`'s run and seed.
+
+    Raises StoppedError if it is not finished, or if its checkpoint is damaged.
+    """
     folder = plan.folder.parent / source
     checkpoint = finished(folder, plan.recipe.stage(source).steps)
     if checkpoint is None:
-        raise FlowmapError(
-            f"stage '{plan.stage.name}' starts from stage '{source}', which is not finished in {folder}; "
-            f"run it first: flowmap run RECIPE --stage {source}"
-        )
+        raise StoppedError(f"stage '{source}' is not finished in {folder}.")
     return read_weights(checkpoint, "student", weights)
 
 

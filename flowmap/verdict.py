@@ -184,7 +184,8 @@ def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> li
     for series in maps:
         found += _more_calls(table, metrics, series)
     for series in maps:
-        found += _more_calls(table, metrics, series._replace(sampler=CONSISTENCY))
+        shared = [metric for metric in metrics if Place(series, metric, FEW) in table]
+        found += _more_calls(table, shared, series._replace(sampler=CONSISTENCY))
     for series in maps:
         if rival is not None and series.stage != rival.stage:
             found += _few_calls(table, metrics, rival, series)
@@ -220,7 +221,7 @@ def _more_calls(table: Mapping[Place, Cell], metrics: Sequence[str], series: Ser
 
 
 def _few_calls(table: Mapping[Place, Cell], metrics: Sequence[str], rival: Series, series: Series) -> Iterator[Claim]:
-    text = f"{series.name}: {FEW} calls beat {rival.name}'s Euler at {FEW} calls by at least {FACTOR:g}×"
+    text = f"{series.name}: {FEW} calls beat {FEW} Euler calls of '{rival.name}' by at least {FACTOR:g}×"
     for metric in metrics:
         theirs, ours = table.get(Place(rival, metric, FEW)), table.get(Place(series, metric, FEW))
         if theirs is not None and ours is not None:

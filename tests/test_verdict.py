@@ -31,8 +31,8 @@ def verdicts(found: list[Claim], kind: str) -> list[str]:
     ("before", "after", "expected"),
     [
         (cell(10, 3), cell(20, 4), "same"),  # exactly 2 sqrt(9 + 16) apart: not further apart
-        (cell(10, 3), cell(20.001, 4), "worse"),
-        (cell(20.001, 4), cell(10, 3), "better"),
+        (cell(10, 3), cell(20.0001, 4), "worse"),
+        (cell(20.0001, 4), cell(10, 3), "better"),
         (cell(0.1, floor=0.5), cell(0.4, floor=0.5), "same"),  # both below the floor, without any noise
         (cell(0.1, 0.01, 0.5), cell(0.51, 0.01, 0.5), "same"),  # far apart, but not above the floor
         (cell(0.1, 0.01, 0.5), cell(0.6, 0.01, 0.5), "worse"),
@@ -91,6 +91,7 @@ def test_a_score_taken_again_replaces_the_older_one() -> None:
 
 
 def test_scores_at_the_floor_share_the_best_place() -> None:
+    assert [cell(v, floor=0.5).at_floor for v in (0.4, 0.5, 0.6)] == [True, True, False]
     table = cells(
         [line("flow_map", 4, v, stage=s, floor=0.5) for s, v in {"a": 0.1, "b": 0.5, "c": 0.6, "d": math.nan}.items()]
         + [line("flow_map", 8, v, stage=s, floor=0.5) for s, v in {"a": 0.8, "b": 0.7}.items()]
@@ -124,11 +125,15 @@ def test_no_claim_without_its_data() -> None:
     assert claims(curve("flow_map", {1: 1.0, 2: 1.0, 8: 9.0})) == []  # never scored at 4 calls
     assert claims(curve("flow_map", {1: 1.0, 4: 1.0})) == []  # 4 is the most
     assert claims(curve("consistency", {4: 1.0, 32: 3.0})) == []  # not the same weights as any map
+    network = [line("flow_map", 3, 0.1, metric="semigroup")]  # a metric of the network, not of samples
+    assert claims(curve("consistency", {4: 1.0, 32: 3.0}) + network) == []
 
 
 def test_raw_and_averaged_weights_are_not_the_same_weights() -> None:
     lines = curve("flow_map", {4: 1.0, 32: 1.0}) + curve("consistency", {4: 1.0, 32: 3.0}, weights="raw")
     assert verdicts(claims(lines), "consistency") == []
+    swapped = [one | {"weights": {"ema": "raw", "raw": "ema"}[one["weights"]]} for one in lines]
+    assert verdicts(claims(swapped), "consistency") == []
     (claim,) = claims(curve("flow_map", {4: 1.0, 32: 1.0}, weights="raw"))
     assert claim.text.startswith("student (raw weights)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from flowmap.interfaces import NoCond, Role, Scene
 from flowmap.path import grid
 from flowmap.tangent import tangent
 
-from .support import GAUSSIAN, MIXTURE, data, exact_role, make_scene, rms, whole
+from .support import GAUSSIAN, MIXTURE, data, exact_role, make_scene, noted, rms, whole
 
 # Directions of the error theta . (1, x, t, t - r, x (t - r)), and how the tests name them.
 DIRECTIONS = {"constant": 0, "x": 1, "t": 2, "gap": 3, "x gap": 4}
@@ -113,7 +114,7 @@ def test_with_forward_mode_the_exact_map_is_stationary_to_rounding() -> None:
 def shrinkage(gradients: Sequence[Tensor]) -> list[float]:
     """By how much the gradient's norm falls from each to the next."""
     norms = [float(gradient.norm()) for gradient in gradients]
-    return [one / two for one, two in zip(norms[:-1], norms[1:], strict=True)]
+    return [one / two for one, two in pairwise(norms)]
 
 
 def test_the_residual_gradient_of_flow_map_shrinks_with_the_square_of_its_step() -> None:
@@ -176,6 +177,17 @@ def test_the_teacher_is_not_trained(name: str) -> None:
     scene = scene_for(objective, axis(0, 0.1), count=16)
     losses_and_gradient(objective, scene)
     assert scene.roles["teacher"].own["theta"].grad is None
+
+
+@pytest.mark.parametrize("kind", [DiscreteFlowMapConfig, ConsistencyConfig])
+def test_the_teachers_step_does_not_go_past_the_end_of_the_jump(kind: type[ObjectiveConfig]) -> None:
+    """The student is asked for t >= r alone: a pair closer than a step is the teacher's whole."""
+    objective = kind()
+    scene = scene_for(objective)
+    student, diary = noted(scene.roles["student"])
+    losses_and_gradient(objective, replace(scene, roles={**scene.roles, "student": student}))
+    assert diary.calls == 2
+    assert all((t >= r).all() for t, r in zip(diary.t, diary.r, strict=True))
 
 
 def test_consistency_knows_the_map_to_zero_alone() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from flowmap_consistency import ConsistencyConfig
+from flowmap_flow import DiscreteFlowMapConfig, FlowMapConfig
 from flowmap_gaussian import MixtureConfig
 from flowmap_mlp import MlpConfig
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from flowmap.recipe import EmaConfig, OptimizerConfig
 
 from .support import data, make_scene, mixture, rms, whole
 
-TARGET = MixtureConfig(means=(-1.0, 1.0), stds=(0.4, 0.4), weights=(0.4, 0.6))
+TARGET = MixtureConfig(means=(0.0, 2.0), stds=(0.4, 0.4), weights=(0.4, 0.6))
 BATCH = 128
 
 
@@ -71,16 +73,49 @@ def train(objective: ObjectiveConfig, role: Role, steps: int) -> None:
         optimizer.zero_grad(set_to_none=True)
         for loss in turn.losses(scene):
             loss.value.backward()
+        nn.utils.clip_grad_norm_(list(role.own.values()), 1.0)
         optimizer.step()
         update_average(role, EmaConfig(decay=0.98), step)
 
 
-def trained_errors(objective: ObjectiveConfig, steps: int) -> tuple[Errors, Errors]:
+def trained_errors(objective: ObjectiveConfig, steps: int, seed: int = 0) -> tuple[Errors, Errors]:
     """Before training, and after it with the averaged weights."""
-    role = student_role()
+    role = student_role(seed)
     network = role.network
     assert isinstance(network, FlowMap)
     before = errors(network)
     train(objective, role, steps)
     with role.averaged():
         return before, errors(network)
+
+
+STEPS = 600
+
+
+def test_before_training_the_student_knows_nothing() -> None:
+    network = student_role().network
+    assert isinstance(network, FlowMap)
+    before = errors(network)
+    assert before.whole > 1
+    assert before.random > 0.4
+
+
+def test_discrete_flow_map_learns_the_exact_map() -> None:
+    """Measured with seeds 0, 1, 2: from 1.24 to 0.056-0.060 for 1 -> 0, from 0.52 to 0.015-0.017 for random jumps."""
+    before, after = trained_errors(DiscreteFlowMapConfig(step=1 / 8), STEPS)
+    assert after.whole < min(0.12, before.whole / 10)
+    assert after.random < min(0.035, before.random / 15)
+
+
+def test_flow_map_with_the_teachers_velocity_learns_the_exact_map() -> None:
+    """Measured with seeds 0, 1, 2: from 1.24 to 0.043-0.093 for 1 -> 0, from 0.52 to 0.020-0.039 for random jumps."""
+    before, after = trained_errors(FlowMapConfig(velocity="teacher", rebalance=False), STEPS)
+    assert after.whole < min(0.19, before.whole / 6)
+    assert after.random < min(0.08, before.random / 6)
+
+
+def test_consistency_learns_the_jump_to_data_and_no_other() -> None:
+    """Measured with seeds 0, 1, 2: from 1.24 to 0.039-0.046 for 1 -> 0; random jumps stay at 0.12."""
+    before, after = trained_errors(ConsistencyConfig(points=8), STEPS)
+    assert after.whole < min(0.1, before.whole / 12)
+    assert after.random > 0.06

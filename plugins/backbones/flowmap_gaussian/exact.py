@@ -143,7 +143,7 @@ class GaussianBackbone(Backbone):
         """See Backbone.role; base weights are theta = 0, the exact field."""
         module = Disturbed(Mixture(self._mixture))
         if weights is not None:
-            if set(weights) != {"theta"}:
+            if {name: value.shape for name, value in weights.items()} != {"theta": module.theta.shape}:
                 raise FlowmapError(f"role '{name}': these weights are not of a gaussian backbone", code=1)
             module.load_state_dict(dict(weights))
         network = _ExactFlowMap(module) if kind == "flow_map" else _ExactVelocity(module)

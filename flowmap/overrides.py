@@ -1,0 +1,75 @@
+"""`--set a.b=value`: change one field of a recipe before it is checked."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from flowmap.configs import unknown_word
+from flowmap.errors import FlowmapError
+from flowmap.explain import Source
+from flowmap.locate import Path
+
+
+def override(source: Source, text: str) -> None:
+    """Apply `text`, as in `stages.teacher.steps=10`, to the tables of `source`, and note where it did.
+
+    An element of an array goes by its name, stage, type or position. The value is TOML; what is no TOML is a
+    string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist.
+    """
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise FlowmapError(f"--set {text}: must look like field.of.the.recipe=value")
+    node: Any = source.raw
+    path: Path = ()
+    for part in parts[:-1]:
+        made = isinstance(node, dict) and part not in node
+        node, step = _enter(node, part, text)
+        path = (*path, step)
+        if made:
+            source.overridden[path] = text
+    if not isinstance(node, dict | list):
+        raise FlowmapError(f"--set {text}: '{'.'.join(parts[:-1])}' is a single value; it has no field '{parts[-1]}'")
+    step = _step(node, parts[-1], text)
+    node[step] = _value(value)
+    source.overridden[(*path, step)] = text
+
+
+def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
+    """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
+    if not isinstance(node, dict | list):
+        raise FlowmapError(f"--set {text}: '{part}' is asked of a single value; it has no fields")
+    step: Any = _step(node, part, text)
+    inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
+    if isinstance(inside, str):
+        # A component by its bare name: the table that the name stands for can take further fields.
+        inside = node[step] = {"type": inside}
+    return inside, step
+
+
+def _step(node: Any, part: str, text: str) -> Any:
+    """What indexes `part` of a table or an array."""
+    if isinstance(node, dict):
+        return part
+    labels = [_label(element, position) for position, element in enumerate(node)]
+    if part in labels:
+        return labels.index(part)
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    raise FlowmapError(f"--set {text}: {unknown_word('element', part, labels)}")
+
+
+def _label(element: Any, position: int) -> str:
+    if not isinstance(element, dict):
+        return str(element)
+    return str(element.get("name") or element.get("stage") or element.get("type") or position)
+
+
+def _value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    # A line break would let further fields in by the back door.
+    return parsed["value"] if len(parsed) == 1 else text

@@ -1,0 +1,119 @@
+"""What all checks share: saying what is broken, watching the global generators, and configurations."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import tomli_w
+import torch
+from pydantic.fields import FieldInfo
+from torch import Tensor
+
+from flowmap.configs import ComponentConfig, Config, Finding
+from flowmap.draw import Draw
+
+
+T = TypeVar("T")
+
+
+def require(kept: bool, contract: str) -> None:
+    """Raise AssertionError with the sentence `contract` unless it is `kept`."""
+    if not kept:
+        raise AssertionError(contract)
+
+
+@contextmanager
+def own_randomness_only(who: str) -> Iterator[None]:
+    """Require that the global generators of torch, numpy and Python are where they were."""
+    before = _global_states()
+    yield
+    require(
+        before == _global_states(), f"{who} must take random numbers from its Draw only, not from a global generator"
+    )
+
+
+def build_quietly(config: ComponentConfig, build: Callable[[], T]) -> T:
+    """What `build` returns, which must not move a global generator."""
+    build()  # what it imports the first time may move one
+    with own_randomness_only(f"building '{config.type}'"):
+        return build()
+
+
+def _global_states() -> tuple[Any, ...]:
+    state = np.random.get_state(legacy=False)
+    assert isinstance(state, dict)
+    numpy_state = {**state["state"], "key": state["state"]["key"].tobytes()}
+    return torch.random.get_rng_state().numpy().tobytes(), numpy_state, random.getstate()
+
+
+def require_no_errors(findings: Iterable[Finding], who: str) -> None:
+    """Require that `findings` has no error: what is checked must be a combination that a recipe may have."""
+    errors = [finding.message for finding in findings if finding.level == "error"]
+    require(not errors, f"{who} refuses what it is checked with: {'; '.join(errors)}")
+
+
+def require_like(x: Tensor, shape: tuple[int, ...], who: str) -> None:
+    """Require finite float32 of `shape`."""
+    require(x.shape == shape, f"{who} must have the shape {list(shape)}, not {list(x.shape)}")
+    require(x.dtype == torch.float32, f"{who} must be float32, not {x.dtype}")
+    require(bool(x.isfinite().all()), f"{who} must be finite")
+
+
+def require_equal(a: Tensor, b: Tensor, contract: str, tolerance: float = 1e-4) -> None:
+    """Require the same shape and the same numbers up to `tolerance`, relative or absolute."""
+    require(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance), contract)
+
+
+def whole(count: int, step: int = 0) -> Draw:
+    """A draw of `count` samples."""
+    return Draw.whole(0, "conformance", step, "check", count)
+
+
+def halves(count: int, step: int = 0) -> tuple[Draw, Draw]:
+    """`whole(count, step)` as two processes see it, the first with one sample more than a third."""
+    cut = count // 3 + 1
+    draw = whole(count, step)
+    common = (draw.seed, draw.stage, draw.step, draw.turn, draw.total)
+    return Draw(*common, 0, cut, draw.device), Draw(*common, cut, count - cut, draw.device)
+
+
+def check_config(config: ComponentConfig) -> None:
+    """Check a configuration of any kind; the other checks begin with it.
+
+    Every field, at any depth, has a description; the class says what it is; the configuration can be hashed,
+    and written to a lock file and read again; a field that it does not know is refused.
+    """
+    cls = type(config)
+    require(bool(cls.__doc__), f"{cls.__name__} has no docstring; `flowmap plugins` shows its first line")
+    for name, info in _fields(cls, cls.__name__):
+        require(bool(info.description), f"the field {name} has no description")
+    dumped = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    again = cls.model_validate(tomllib.loads(tomli_w.dumps(dumped)))
+    require(again == config, f"{cls.__name__} changes when it is written as TOML and read again")
+    try:
+        hash(config)
+    except TypeError as error:
+        raise AssertionError(f"{cls.__name__} cannot be hashed ({error}); use tuples and frozen tables") from None
+    require(cls.model_config.get("extra") == "forbid", f"{cls.__name__} must refuse fields it does not know")
+
+
+def _fields(cls: type[Config], path: str) -> Iterator[tuple[str, FieldInfo]]:
+    """All fields of `cls` and of the tables in it, except `type`, by their dotted names."""
+    for name, info in cls.model_fields.items():
+        if name != "type":
+            yield f"{path}.{name}", info
+        for inner in _tables(info.annotation):
+            yield from _fields(inner, f"{path}.{name}")
+
+
+def _tables(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config) and not issubclass(annotation, ComponentConfig):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _tables(argument)

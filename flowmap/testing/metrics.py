@@ -1,0 +1,87 @@
+"""The contract of metrics."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowmap.configs import MetricConfig, SampleSpec
+from flowmap.draw import Draw
+from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samples
+from flowmap.testing.closed_form import Field, network, points
+from flowmap.testing.contract import build_quietly, check_config, own_randomness_only, require, require_no_errors, whole
+
+_SHAPE = (1, 1, 8, 8)
+_COUNT = 256
+
+
+def check_metric(config: MetricConfig, references: References | None = None) -> None:
+    """Check the metric that `config` builds; raises AssertionError with what is broken.
+
+    Scores are finite, the same for the same evidence, and lower for samples of the reference distribution
+    (or the exact network) than for noise (or a wrong network). The floor is finite and not above noise. It
+    calls the network as often as `calls` says, and changes no sample.
+
+    `references` are what to build it with: images `[256, 1, 1, 8, 8]` of two labelled classes if not given.
+    Samples like the reference are then taken to be `references.train`, of which half are scored.
+    """
+    check_config(config)
+    references = references or _two_classes()
+    shape = tuple(references.train.x.shape[1:])
+    labelled = references.train.labels is not None
+    require_no_errors(config.findings(SampleSpec(shape, classes=0, labelled=labelled)), f"'{config.type}'")
+    metric = build_quietly(config, lambda: config.build(references))
+    good_field, bad_field = Field(), Field((0.5, 0.5, 1.0))
+    count = len(references.teacher) // 2
+    good = _evidence(config, references.teacher[:count], good_field)
+    bad = _evidence(config, whole(count).normal("noise", shape), bad_field)
+    with own_randomness_only(f"'{config.type}'"):
+        score = _score(config, metric, good)
+        noise = _score(config, metric, bad)
+        require(
+            score < noise,
+            f"lower is better: '{config.type}' must score the reference ({score:g}) below noise ({noise:g})",
+        )
+        _check_calls(config, good_field)
+        floor = metric.floor(count)
+        require(
+            math.isfinite(floor) and floor <= noise,
+            f"the floor of '{config.type}' is what a perfect model would score, so not {floor:g} with noise at {noise:g}",
+        )
+
+
+def _two_classes() -> References:
+    def images(draw: Draw) -> Samples:
+        side = 2 * (draw.uniform("side") < 0.5).float() - 1
+        bright = torch.linspace(-1, 1, 8).expand(_SHAPE) * side.reshape(-1, 1, 1, 1, 1)
+        # Some labels are wrong: a classifier that could be perfect would be trained into denormal numbers.
+        labels = ((side > 0) ^ (draw.uniform("mistake") < 0.15)).long()
+        return Samples(bright + 0.25 * draw.normal("pixels", _SHAPE), labels)
+
+    train, held_out, teacher, again = (images(whole(_COUNT, step)) for step in range(4))
+    return References(train, held_out, teacher.x, again.x)
+
+
+def _evidence(config: MetricConfig, samples: Tensor, field: Field) -> Evidence:
+    draw = whole(len(samples))
+    batch = Batch(points(draw, tuple(samples.shape[1:])), NoCond(), NoCond())
+    return Evidence(samples, network(config.network or "flow_map", field), batch, draw)
+
+
+def _score(config: MetricConfig, metric: Metric, evidence: Evidence) -> float:
+    before = evidence.samples.clone()
+    score = metric.score(evidence)
+    require(
+        isinstance(score, float) and math.isfinite(score), f"'{config.type}' must give a finite float, not {score!r}"
+    )
+    require(torch.equal(evidence.samples, before), f"'{config.type}' must not change the samples")
+    require(metric.score(evidence) == score, f"'{config.type}' must give the same score for the same evidence")
+    return score
+
+
+def _check_calls(config: MetricConfig, field: Field) -> None:
+    expected = config.calls if config.network is not None else 0
+    made = field.calls // 2  # the evidence was scored twice
+    require(made == expected, f"'{config.type}' says {expected} network calls per sample; it made {made}")

@@ -1,0 +1,139 @@
+"""The contract of samplers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowmap.configs import SamplerConfig
+from flowmap.draw import Draw
+from flowmap.interfaces import NoCond, Sampler
+from flowmap.path import grid
+from flowmap.testing.closed_form import Field, exact_map, marginal, network, points
+from flowmap.testing.contract import (
+    build_quietly,
+    check_config,
+    halves,
+    own_randomness_only,
+    require,
+    require_equal,
+    require_like,
+    whole,
+)
+
+_SHAPES = ((1, 2), (3, 2, 4, 4))
+_TOLERANCE = 0.06  # of a mean or a spread over 8192 numbers and 64 steps; a wrong end is off by 0.2 at least
+
+
+def check_sampler(config: SamplerConfig) -> None:
+    """Check the sampler that `config` builds; raises AssertionError with what is broken.
+
+    It keeps shape and float32, calls the network `calls_per_step` times a step, carries the distribution at
+    `times[0]` to that at `times[-1]` on any grid, converges with its declared order, lets gradients through,
+    and its result depends on the draw and on each sample alone.
+    """
+    check_config(config)
+    sampler = build_quietly(config, config.build)
+    with own_randomness_only(f"'{config.type}'"):
+        _check_shapes(config, sampler)
+        _check_calls(config, sampler)
+        _check_ends(config, sampler)
+        _check_order(config, sampler)
+        _check_gradients(config, sampler)
+        _check_draw(config, sampler)
+
+
+def _run(
+    config: SamplerConfig, sampler: Sampler, x: Tensor, times: Tensor, draw: Draw, field: Field | None = None
+) -> Tensor:
+    return sampler.sample(network(config.network, field or Field()), x, times, NoCond(), draw)
+
+
+def _check_shapes(config: SamplerConfig, sampler: Sampler) -> None:
+    for shape in _SHAPES:
+        draw = whole(5)
+        x = draw.normal("start", shape)
+        before = x.clone()
+        result = _run(config, sampler, x, grid(3), draw)
+        require_like(result, (5, *shape), f"what '{config.type}' returns for x {[5, *shape]}")
+        require(torch.equal(x, before), f"'{config.type}' must not change the x that it is given")
+
+
+def _check_calls(config: SamplerConfig, sampler: Sampler) -> None:
+    for steps in (1, 2, 5):
+        field, draw = Field(), whole(3)
+        _run(config, sampler, draw.normal("start", (1, 2)), grid(steps), draw, field)
+        expected = steps * config.calls_per_step
+        require(
+            field.calls == expected,
+            f"'{config.type}' says {config.calls_per_step} network calls a step, "
+            f"so {steps} steps should take {expected}; it made {field.calls}",
+        )
+
+
+def _check_ends(config: SamplerConfig, sampler: Sampler) -> None:
+    fine = torch.linspace(0, 1, 65)
+    grids = [1 - fine, grid(64, 5.0), 0.6 - 0.4 * fine, (1 - fine) ** 1.5, 1 - 0.7 * fine]
+    if config.network == "flow_map":
+        # The exact map makes no error, however large the step.
+        grids += [torch.tensor(times) for times in ([1.0, 0.0], [1.0, 0.35, 0.3, 0.0], [0.9, 0.2])]
+    for times in grids:
+        first, last = float(times[0]), float(times[-1])
+        draw = whole(4096)
+        result = _run(config, sampler, points(draw, (1, 2), first), times, draw).detach()
+        mean, std = (float(number) for number in marginal(times[-1]))
+        off = max(abs(float(result.mean()) - mean), abs(float(result.std()) - std))
+        require(
+            off < _TOLERANCE,
+            f"'{config.type}' must carry samples from times[0] = {first:g} to times[-1] = {last:g} ({len(times) - 1} "
+            f"steps): with the exact network their mean and spread should be {mean:.2f} and {std:.2f}, "
+            f"and are {float(result.mean()):.2f} and {float(result.std()):.2f}",
+        )
+
+
+def _check_order(config: SamplerConfig, sampler: Sampler) -> None:
+    order = sampler.order()
+    if order is None:
+        return
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1)
+    exact = exact_map(x, torch.tensor(0.95), torch.tensor(0.05))
+    errors = []
+    for steps in (64, 128):
+        times = torch.linspace(0.95, 0.05, steps + 1, dtype=torch.float64)
+        result = _run(config, sampler, x, times, whole(len(x))).detach()
+        errors.append(float((result - exact).square().mean().sqrt()))
+    observed = math.log2(errors[0] / errors[1]) if errors[1] else math.inf
+    require(
+        abs(observed - order) < 0.25,
+        f"'{config.type}' declares order {order}, but its error falls with order {observed:.2f}",
+    )
+
+
+def _check_gradients(config: SamplerConfig, sampler: Sampler) -> None:
+    field, draw = Field(), whole(3)
+    x = draw.normal("start", (1, 2)).requires_grad_()
+    result = _run(config, sampler, x, grid(2), draw, field)
+    require(result.requires_grad, f"gradients must flow through '{config.type}'; its result has none")
+    result.sum().backward()
+    for what, gradient in (("x", x.grad), ("the network", field.theta.grad)):
+        good = gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
+        require(good, f"gradients must flow through '{config.type}' to {what}")
+    with torch.no_grad():
+        result = _run(config, sampler, x.detach(), grid(2), draw, field)
+    require(not result.requires_grad, f"'{config.type}' must not turn gradients on where they are off")
+
+
+def _check_draw(config: SamplerConfig, sampler: Sampler) -> None:
+    draw = whole(7)
+    x = draw.normal("start", (1, 2))
+    result = _run(config, sampler, x, grid(4), draw)
+    again = _run(config, sampler, x, grid(4), draw)
+    require(torch.equal(result, again), f"'{config.type}' must return the same for the same draw")
+    parts = [_run(config, sampler, x[p.first : p.first + p.count], grid(4), p) for p in halves(7)]
+    require_equal(
+        torch.cat(parts),
+        result,
+        f"what '{config.type}' makes of a sample must not depend on which samples share its process",
+    )

@@ -1,0 +1,305 @@
+"""Finding plugins: a separate distribution, broken ones, and two that claim one name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from flowmap import hookspecs
+from flowmap.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
+from flowmap.configs import ComponentConfig, SamplerConfig
+from flowmap.recipe import read
+
+from .conftest import TINY, edited
+
+EXAMPLE = Path(__file__).parent / "third_party" / "flowmap_example"
+
+PREAMBLE = """
+from typing import ClassVar, Literal
+from flowmap.configs import SamplerConfig
+from flowmap.hookspecs import hookimpl
+
+class Good(SamplerConfig):
+    '''A good one.'''
+    type: Literal["good"] = "good"
+    network: ClassVar[str] = "velocity"
+    calls_per_step: ClassVar[int] = 1
+    def build(self): ...
+"""
+
+REGISTER = """
+@hookimpl
+def flowmap_components():
+    return [{}]
+"""
+
+RECIPE = """\
+name = "mixed"
+data = {{ type = "ring", width = 0.1 }}
+backbone = {{ type = "{backbone}", width = 16 }}
+compute = {{ device = "cpu" }}
+
+[[stages]]
+name = "teacher"
+steps = 20
+batch = 16
+objective = {{ type = "huber_matching", delta = 0.5 }}
+
+[[stages]]
+name = "student"
+steps = 20
+batch = 16
+objective = {{ type = "discrete_flow_map", solver = "euler" }}
+roles.student = {{ from = "teacher" }}
+roles.teacher = {{ from = "teacher" }}
+
+[evaluation]
+teacher = "teacher"
+teacher_sampler = "midpoint"
+teacher_calls = 4
+calls = [1, 2]
+samples = 64
+repeats = 2
+metrics = ["ring_width", "frechet_pixels", "semigroup"]
+contests = [
+  {{ stage = "teacher", samplers = ["midpoint", "euler"] }},
+  {{ stage = "student", samplers = ["flow_map"] }},
+]
+"""
+
+EntryPoints = Callable[[str, str], EntryPoint]
+
+
+def test_the_first_party_plugins_are_found() -> None:
+    found = catalogue()
+    assert found.broken == []
+    assert {kind: found.names(kind) for kind in KINDS} == {
+        "backbone": ["gaussian", "mlp"],
+        "data": ["checkerboard", "digits", "gaussian"],
+        "objective": ["backward_simulation", "consistency", "discrete_flow_map", "flow_map", "flow_matching"],
+        "sampler": ["consistency", "euler", "flow_map", "heun"],
+        "metric": [
+            "frechet_features",
+            "frechet_pixels",
+            "frechet_teacher",
+            "nearest_train",
+            "semigroup",
+            "sliced_wasserstein",
+        ],
+    }
+
+
+def test_every_component_says_what_it_is_and_where_it_is_from() -> None:
+    for component in catalogue().components:
+        assert component.summary.endswith(".") or component.summary.endswith(":"), component.name
+        assert component.distribution.startswith("flowmap "), component.name
+        assert component.config.type_name() == component.name
+
+
+def test_the_catalogue_is_read_once() -> None:
+    assert catalogue() is catalogue()
+
+
+BROKEN = {
+    "import error": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "any error": ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+    "syntax error": ("def", "SyntaxError: invalid syntax (syntax_error.py, line 1)"),
+    "no hook": (
+        PREAMBLE,
+        "TypeError: it implements no hook 'flowmap_components' (is the function marked @hookimpl?)",
+    ),
+    "unmarked hook": (
+        "def flowmap_components():\n    return []",
+        "TypeError: it implements no hook 'flowmap_components' (is the function marked @hookimpl?)",
+    ),
+    "unknown hook": (
+        PREAMBLE + REGISTER.format("Good").replace("flowmap_components", "flowmap_component"),
+        "PluginValidationError: unknown hook 'flowmap_component' in plugin <module 'unknown_hook' from '{path}'>",
+    ),
+    "no list": (
+        PREAMBLE + REGISTER.format("").replace("[]", "Good"),
+        "TypeError: 'ModelMetaclass' object is not iterable",
+    ),
+    "no class": (
+        PREAMBLE + REGISTER.format("3"),
+        "TypeError: 3 is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, SamplerConfig, "
+        "MetricConfig",
+    ),
+    "instance": (
+        PREAMBLE + REGISTER.format("Good()"),
+        "TypeError: Good(type='good') is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, "
+        "SamplerConfig, MetricConfig",
+    ),
+    "no configuration": (
+        PREAMBLE + REGISTER.format("str"),
+        "TypeError: <class 'str'> is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, "
+        "SamplerConfig, MetricConfig",
+    ),
+    "abstract base": (
+        PREAMBLE + REGISTER.format("SamplerConfig"),
+        "TypeError: SamplerConfig has no name: it needs type: Literal[\"its_name\"] = \"its_name\"",
+    ),
+    "no build": (
+        PREAMBLE.replace("    def build(self): ...", "") + REGISTER.format("Good"),
+        "TypeError: Good leaves abstract: build",
+    ),
+    "no name": (
+        PREAMBLE.replace('    type: Literal["good"] = "good"\n', "") + REGISTER.format("Good"),
+        "TypeError: Good has no name: it needs type: Literal[\"its_name\"] = \"its_name\"",
+    ),
+    "no number of calls": (
+        PREAMBLE.replace("    calls_per_step: ClassVar[int] = 1\n", "") + REGISTER.format("Good"),
+        "TypeError: Good does not say its network and calls_per_step",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "case"), BROKEN.items(), ids=BROKEN.keys())
+def test_a_broken_plugin_is_recorded_and_hurts_no_other(
+    name: str, case: tuple[str, str], entry_point: EntryPoints, tmp_path: Path
+) -> None:
+    source, reason = case
+    module = name.replace(" ", "_")
+    good = entry_point("a_good_plugin", PREAMBLE + REGISTER.format("Good"))
+    found = load([entry_point(module, source), good])
+    expected = reason.replace("{path}", str(tmp_path / f"{module}.py"))
+    assert found.broken == [BrokenPlugin(module, "an unknown distribution", expected)]
+    assert [(c.kind, c.name, c.summary) for c in found.components] == [("sampler", "good", "A good one.")]
+
+
+def test_an_unknown_name_mentions_the_plugins_that_could_not_be_loaded(
+    install: Callable[..., None], problem: Callable[..., str]
+) -> None:
+    broken = BrokenPlugin("lost", "lost-plugin 0.3", "ImportError: no luck")
+    install(catalogue=Catalogue(catalogue().components, [broken]))
+    text = edited(('["flow_map"]', '["flow_map", "zigzag"]'))
+    assert problem(text) == (
+        "r.toml:28: evaluation.contests.0.samplers.1: unknown sampler 'zigzag'; allowed: consistency, euler, "
+        "flow_map, heun (plugins that could not be loaded and may provide it: lost from lost-plugin 0.3: ImportError: "
+        "no luck)"
+    )
+    Path("r.toml").write_text(TINY)
+    assert read(Path("r.toml"))[1] == []
+
+
+def test_two_plugins_of_one_name_are_an_error_only_for_who_names_them(
+    install: Callable[..., None], problem: Callable[..., str]
+) -> None:
+    real = catalogue()
+    twin = Component("sampler", "euler", real.find("sampler", "euler"), "twin-plugin 2.0", "Another.")
+    install(catalogue=Catalogue([*real.components, twin], []))
+    text = edited(('stage = "student"\nsamplers = ["flow_map"]', 'stage = "teacher"\nsamplers = ["euler"]'))
+    owner = real.claims("sampler", "euler")[0].distribution
+    assert problem(text) == (
+        f"r.toml:28: evaluation.contests.0.samplers.0: sampler 'euler' is registered by {owner} and twin-plugin 2.0; "
+        "uninstall one of them"
+    )
+    Path("r.toml").write_text(TINY)
+    assert read(Path("r.toml"))[1] == []
+
+
+def test_one_name_in_two_kinds_is_fine() -> None:
+    assert catalogue().find("backbone", "gaussian") is not catalogue().find("data", "gaussian")
+
+
+def test_the_hook_is_documented() -> None:
+    assert hookspecs.flowmap_components.__doc__
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the separate distribution and a broken one are installed."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", str(folder), str(EXAMPLE)], check=True)
+    (folder / "broken_example.py").write_text("import no_such_module")
+    meta = folder / "broken_example-9.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-example\nVersion: 9\n")
+    (meta / "entry_points.txt").write_text("[flowmap]\nbroken_example = broken_example\n")
+    return folder
+
+
+def flowmap(elsewhere: Path, here: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flowmap", *words]
+    return subprocess.run(command, env=environment(elsewhere), cwd=here, capture_output=True, text=True, check=False)
+
+
+def test_a_separate_distribution_is_listed_beside_a_broken_one(elsewhere: Path, here: Path) -> None:
+    done = flowmap(elsewhere, here, "plugins")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    strange = [row[:2] for row in rows if row[2:4] == ["flowmap-example", "0.1.0"]]
+    assert strange == [
+        ["backbone", "bilinear"],
+        ["data", "ring"],
+        ["objective", "huber_matching"],
+        ["sampler", "midpoint"],
+        ["metric", "ring_width"],
+    ]
+    last = " ".join(rows[-1])
+    assert last == "broken broken_example broken-example 9 ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_a_recipe_that_mixes_a_stranger_with_the_first_party_is_checked(elsewhere: Path, here: Path) -> None:
+    (here / "mixed.toml").write_text(RECIPE.format(backbone="bilinear"))
+    done = flowmap(elsewhere, here, "check", "mixed.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "✓ mixed.toml: teacher (huber_matching, 20 steps); student (discrete_flow_map, 20 steps)\n"
+
+
+def test_a_name_that_only_a_broken_plugin_may_have(elsewhere: Path, here: Path) -> None:
+    (here / "mixed.toml").write_text(RECIPE.format(backbone="bilinar"))
+    done = flowmap(elsewhere, here, "check", "mixed.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: mixed.toml:3: backbone.type: unknown backbone 'bilinar'; allowed: bilinear, gaussian, mlp. "
+        "Did you mean 'bilinear'? (plugins that could not be loaded and may provide it: "
+        "broken_example from broken-example 9: ModuleNotFoundError: No module named 'no_such_module')\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_recipe_that_mixes_a_stranger_with_the_first_party_runs(elsewhere: Path, here: Path) -> None:
+    (here / "mixed.toml").write_text(RECIPE.format(backbone="bilinear"))
+    done = flowmap(elsewhere, here, "run", "mixed.toml")
+    assert done.returncode == 0, done.stderr
+    scores = [json.loads(line) for line in (here / "runs/mixed/metrics.jsonl").read_text().splitlines()]
+    assert {(s["stage"], s["sampler"], s["nfe"]) for s in scores if s["metric"] == "ring_width"} == {
+        ("teacher", "midpoint", 2),
+        ("teacher", "euler", 1),
+        ("teacher", "euler", 2),
+        ("student", "flow_map", 1),
+        ("student", "flow_map", 2),
+    }
+    assert (here / "runs/mixed/report.html").is_file()
+
+
+def test_a_summary_is_the_first_line_of_the_docstring() -> None:
+    class Long(SamplerConfig):
+        """First line.
+
+        More.
+        """
+
+        type: str = "long"
+
+        def build(self) -> None:  # type: ignore[override]
+            ...
+
+    Long.network, Long.calls_per_step = "velocity", 1
+    from flowmap.catalogue import _component
+
+    assert _component(Long, "me 1").summary == "First line."
+    assert issubclass(Long, ComponentConfig)

@@ -1,0 +1,95 @@
+"""`flowmap plan` counts, without the networks, exactly what the ledger counts when they are trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flowmap.cost import count
+from flowmap.loop import run_stage
+from flowmap.plan import StagePlan, make_plan
+from flowmap.recipe import ComputeConfig, read
+from flowmap.run import make_accelerator
+from flowmap.stage import open_stage
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # What torch loads for its first forward-mode derivative uses torch.jit, which it deprecates itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+]
+
+STEPS = 7
+RECIPE = """\
+name = "cost"
+seeds = [3]
+data = {{ type = "digits", conditional = {conditional} }}
+backbone = {{ type = "mlp", width = 8, depth = 1 }}
+
+[[stages]]
+name = "only"
+steps = {steps}
+batch = 6
+objective = {objective}
+"""
+
+OBJECTIVES = {
+    "flow_matching": '"flow_matching"',
+    "flow_matching, drop": '{ type = "flow_matching", drop_condition = 0.5 }',
+    "flow_map": '"flow_map"',
+    "flow_map, one sided": '{ type = "flow_map", tangent = { batched = false, step = 0.1 } }',
+    "flow_map, jvp": '{ type = "flow_map", tangent = { method = "jvp" } }',
+    "flow_map, guided": '{ type = "flow_map", cfg_scale = 3.0 }',
+    "flow_map, teacher": '{ type = "flow_map", velocity = "teacher", rebalance = false, cfg_scale = 2.0 }',
+    "flow_map, free only": '{ type = "flow_map", rebalance = false, branches = { diffusion = 0, consistency = 0 } }',
+    "flow_map, diffusion only": '{ type = "flow_map", branches = { diffusion = 1, consistency = 0 } }',
+    "discrete_flow_map": '"discrete_flow_map"',
+    "discrete_flow_map, euler": '{ type = "discrete_flow_map", solver = "euler", cfg_scale = 2.0 }',
+    "consistency": '"consistency"',
+    "consistency, euler": '{ type = "consistency", solver = "euler" }',
+    "backward_simulation": '"backward_simulation"',
+    "backward_simulation, flow_map": '{ type = "backward_simulation", forward = "flow_map", cfg_scale = 4.0 }',
+    "backward_simulation, discrete": '{ type = "backward_simulation", forward = "discrete_flow_map" }',
+    "backward_simulation, consistency": '{ type = "backward_simulation", sampler = "consistency" }',
+    "backward_simulation, co-trained": '{ type = "backward_simulation", forward = "consistency" }',
+}
+
+
+def plan_of(here: Path, objective: str, steps: int = STEPS, conditional: bool = False) -> StagePlan:
+    text = RECIPE.format(objective=objective, steps=steps, conditional=str(conditional).lower())
+    (here / "r.toml").write_text(text)
+    return make_plan(read(Path("r.toml"))[0], here / "runs").stages[0]
+
+
+def trained(plan: StagePlan) -> tuple[dict[str, Counter[str]], int]:
+    """What the real loop's records add up to: calls per role, and backwards."""
+    calls: dict[str, Counter[str]] = {}
+    backwards = 0
+    for record in run_stage(open_stage(plan, make_accelerator(ComputeConfig(device="cpu"))), 0):
+        backwards += record.backwards
+        for role, counted in record.calls.items():
+            calls.setdefault(role, Counter()).update(counted)
+    return calls, backwards
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_the_cost_is_what_the_ledger_counts(objective: str, here: Path) -> None:
+    conditional = "cfg_scale" in objective or "drop" in objective
+    plan = plan_of(here, objective, conditional=conditional)
+    cost = count(plan)
+    calls, backwards = trained(plan)
+    assert {role: Counter(vars(counted)) for role, counted in cost.calls.items()} == calls
+    assert sum(cost.backwards.values()) == backwards
+    assert cost.steps == STEPS
+    assert backwards >= STEPS
+
+
+def test_backwards_are_counted_for_the_role_they_train(here: Path) -> None:
+    cost = count(plan_of(here, '{ type = "backward_simulation", forward = "flow_map" }'))
+    assert cost.backwards == {"student": 2 * STEPS, "critic": STEPS}
+
+
+def test_a_long_stage_is_counted_in_part_and_a_short_one_whole(here: Path) -> None:
+    assert count(plan_of(here, '"flow_matching"', steps=5000)).steps == 256
+    assert count(plan_of(here, '"flow_matching"', steps=3)).steps == 3

@@ -1,0 +1,272 @@
+"""Files and folders that are whole or absent, one writer at a time, errors that say what is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from flowmap.errors import FlowmapError
+from flowmap.folder import (
+    SKIP_PREFIX,
+    StoppedError,
+    append_line,
+    locked,
+    read_lines,
+    remove_folder,
+    rewrite_lines,
+    set_aside,
+    write_whole,
+    write_whole_folder,
+    writing,
+)
+
+
+class Death(BaseException):
+    """The process ends here: nothing after it may tidy up."""
+
+
+class Reaper:
+    """Kills at the n-th call that touches the disk, and keeps a diary of those calls."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
+        self.diary: list[tuple[str, str]] = []
+        self._at = at
+        self._dead = False
+        for owner, name in (
+            (os, "fsync"),
+            (os, "rename"),
+            (os, "replace"),
+            (os, "mkdir"),
+            (os, "rmdir"),
+            (os, "unlink"),
+        ):
+            patch.setattr(owner, name, self._watched(name, getattr(owner, name)))
+        # Inside pathlib they are bound already.
+        for name in ("rename", "replace", "mkdir"):
+            patch.setattr(Path, name, self._watched(name, getattr(Path, name)))
+        # With dir_fd, shutil would go around the names above.
+        patch.setattr(shutil, "_use_fd_functions", False)
+
+    def _watched(self, name: str, original: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            if self._dead or len(self.diary) == self._at:
+                self._dead = True
+                raise Death
+            self.diary.append((name, str(args[0])))
+            return original(*args, **options)
+
+        return call
+
+
+def deaths(patch: pytest.MonkeyPatch, work: Callable[[int], None]) -> Iterator[int]:
+    """Do `work(n)` dying at its n-th disk operation, for n = 0, 1, ... until it survives; yields each n after."""
+    n = 0
+    while True:
+        with patch.context() as inner:
+            Reaper(inner, n)
+            try:
+                work(n)
+            except Death:
+                died = True
+            else:
+                died = False
+        yield n
+        if not died:
+            assert n > 3
+            return
+        n += 1
+
+
+def test_a_text_file_is_the_old_or_the_new_one_wherever_the_process_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for n in deaths(monkeypatch, lambda n: write_whole(tmp_path / str(n) / "new" / "file", "new" * 10_000)):
+        file = tmp_path / str(n) / "new" / "file"
+        seen.add(file.read_text()[:3] if file.exists() else "")
+        assert not file.exists() or len(file.read_text()) == 30_000
+    assert seen == {"", "new"}
+    path = tmp_path / "file"
+    for _ in deaths(monkeypatch, lambda n: write_whole(path, f"{n:05}" * 10_000)):
+        text = path.read_text() if path.exists() else ""
+        assert not text or text == text[:5] * 10_000
+
+
+def test_a_folder_is_there_whole_or_not_at_all_wherever_the_process_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+
+    def path(n: int) -> Path:
+        return tmp_path / str(n) / "checkpoints" / "whole"
+
+    seen = []
+    for n in deaths(monkeypatch, lambda n: write_whole_folder(path(n), fill)):
+        seen.append(path(n).exists())
+        if path(n).exists():
+            assert sorted(p.name for p in path(n).iterdir()) == ["a", "b"]
+        # And the next attempt gets over what this one left.
+        if not path(n).exists():
+            write_whole_folder(path(n), fill)
+        assert [p.name for p in path(n).parent.iterdir()] == ["whole"]
+    assert seen[0] is False
+    assert seen[-1] is True
+
+
+def test_everything_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[int, str] = {}
+    order: list[str] = []
+    real_open, real_fsync, real_rename = os.open, os.fsync, Path.rename
+
+    def note_open(path: str | Path, *args: int, **options: int) -> int:
+        descriptor = real_open(path, *args, **options)
+        opened[descriptor] = Path(path).name
+        return descriptor
+
+    def fill(folder: Path) -> None:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+
+    monkeypatch.setattr(os, "open", note_open)
+    monkeypatch.setattr(os, "fsync", lambda d: (order.append(opened[d]), real_fsync(d))[1])
+    monkeypatch.setattr(Path, "rename", lambda s, t: (order.append("rename"), real_rename(s, t))[1])
+    (tmp_path / "run").mkdir()
+    write_whole_folder(tmp_path / "run" / "checkpoints" / "x", fill)
+    # The new folder's entries in those above it, then what is in it, then its name.
+    assert order[:2] == ["run", "checkpoints"]
+    assert sorted(order[2:4]) == ["a", "b"]
+    assert order[4:] == [".part-x", "rename", "checkpoints"]
+
+
+def test_a_folder_is_deleted_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(100):
+        folder = tmp_path / f"{n}" / "checkpoint"
+        folder.mkdir(parents=True)
+        for name in "abc":
+            (folder / name).write_text(name)
+    for n in deaths(monkeypatch, lambda n: remove_folder(tmp_path / f"{n}" / "checkpoint")):
+        left = list((tmp_path / f"{n}").iterdir())
+        for path in left:
+            assert path.name.startswith(SKIP_PREFIX) or len(list(path.iterdir())) == 3
+    assert left == []
+
+
+def test_lines_come_back_and_a_torn_last_one_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    assert read_lines(path) == []
+    rewrite_lines(path, [{"step": 1}])
+    append_line(path, {"step": 2, "loss": 0.1})
+    assert read_lines(path) == [{"step": 1}, {"step": 2, "loss": 0.1}]
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        assert read_lines(path) == [{"step": 1}, {"step": 2, "loss": 0.1}][: whole[:cut].count(b"\n")]
+    path.write_bytes(whole + b'{"step": \xff\x00')
+    assert len(read_lines(path)) == 2
+
+
+@pytest.mark.parametrize("damage", [b"\x00\x00\x00\n", b'{"step": 1}{"step"\n', b"\xff\xfe\n", b"\n"])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
+    with pytest.raises(FlowmapError, match="steps.jsonl, line 2: damaged"):
+        read_lines(path)
+
+
+def test_a_full_disk_under_a_line_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(StoppedError) as caught:
+        append_line(path, {"step": 1})
+    assert str(caught.value) == (
+        f"cannot write {path}: the disk is full; free some space. What was saved before is untouched."
+    )
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
+        (OSError(errno.EACCES, "Permission denied"), "not writable; change its permissions or choose another"),
+        (OSError(errno.EPERM, "Operation not permitted"), "not writable"),
+        (OSError(errno.EROFS, "Read-only file system"), "not writable"),
+        (OSError(errno.ENOTDIR, "Not a directory"), "a file stands where a folder is needed"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_failing_write_says_why_and_that_nothing_is_lost(error: Exception, words: str) -> None:
+    with pytest.raises(StoppedError, match=words) as caught, writing(Path("runs/x")):
+        raise error
+    assert "cannot write runs/x" in str(caught.value)
+    assert "What was saved before is untouched" in str(caught.value)
+
+
+def test_a_failed_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoppedError, match="disk is full"):
+        write_whole_folder(tmp_path / "checkpoint", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StoppedError, match="a file stands where a folder is needed"):
+        write_whole(tmp_path / "runs" / "x" / "file", "")
+    with pytest.raises(StoppedError, match="a file stands where a folder is needed"), locked(tmp_path / "runs" / "x"):
+        pass
+    with pytest.raises(StoppedError, match="a file stands where a folder is needed"):
+        write_whole(tmp_path / "runs" / "file", "")
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from flowmap.folder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_writer_at_a_time_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(FlowmapError, match="another flowmap run is writing here"), locked(folder):
+            pass
+        with locked(tmp_path / "other run"):
+            pass
+        holder.kill()
+    with locked(folder):
+        pass
+    with locked(folder):
+        pass
+
+
+def test_a_folder_is_set_aside_under_the_first_free_name(tmp_path: Path) -> None:
+    assert set_aside(tmp_path / "x") is None
+    for number in (1, 2):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "file").write_text(str(number))
+        assert set_aside(tmp_path / "x") == tmp_path / f"x.old-{number}"
+    assert [(tmp_path / f"x.old-{n}" / "file").read_text() for n in (1, 2)] == ["1", "2"]
+    assert not (tmp_path / "x").exists()
