@@ -112,6 +112,9 @@ def checkpoints_every(every: int, keep: int = 2) -> str:
     return f"\n[checkpoints]\nevery = {every}\nkeep = {keep}\n"
 
 
+# A stage ends with a garbage collection, which would walk through everything that was imported.
+gc.freeze()
+
 # --- in this process
 
 

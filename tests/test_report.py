@@ -30,6 +30,7 @@ SERIES = {
     ("v1.5", "consistency"): (1.4, 0.7, 0.6, 1.25),
 }
 SECTIONS = ["claims", "scaling", "samplers", "samples", "table", "losses", "cost", "recipe"]
+SHEETS = ["real", "teacher", "v1.5.ema.flow_map.1", "v1.5.ema.flow_map.8", "teacher.ema.euler.8"]
 PNG = b"\x89PNG\r\n\x1a\n not decoded by the report "
 
 
@@ -119,17 +120,22 @@ def make_run(
     return folder
 
 
-def add_pictures(folder: Path) -> dict[str, bytes]:
-    names = ["real", "teacher", "v1.5.ema.flow_map.1", "v1.5.ema.flow_map.8", "teacher.ema.euler.8"]
+def add_pictures(folder: Path) -> None:
     (folder / "pictures").mkdir()
-    sheets = {name: PNG + name.encode() for name in names}
-    for name, data in sheets.items():
-        (folder / "pictures" / f"{name}.png").write_bytes(data)
-    return sheets
+    for name in SHEETS:
+        (folder / "pictures" / f"{name}.png").write_bytes(PNG + name.encode())
 
 
 def read(folder: Path) -> Page:
     return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of a run that has everything."""
+    folder = make_run(tmp_path_factory.mktemp("any") / "runs" / "demo")
+    add_pictures(folder)
+    return read(folder)
 
 
 def agree(text: str, exact: float) -> bool:
@@ -138,10 +144,8 @@ def agree(text: str, exact: float) -> bool:
     return digits > 0 and abs(float(text) - exact) <= 0.5000001 * 10**-digits
 
 
-def test_a_finished_run_has_every_section_in_order(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "runs" / "demo")
-    add_pictures(folder)
-    page = read(folder)
+def test_a_finished_run_has_every_section_in_order(finished: Page) -> None:
+    page = finished
     assert page.sections == SECTIONS
     head = " ".join(page.words["head"].split())
     assert "2 stages (teacher, v1.5), seed 0, trained on cpu in 10.0 s." in head
@@ -151,10 +155,8 @@ def test_a_finished_run_has_every_section_in_order(tmp_path: Path) -> None:
     assert "teacher_calls = 64" in page.words["recipe"]
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "demo")
-    add_pictures(folder)
-    page = read(folder)
+def test_the_page_needs_nothing_from_outside(finished: Page) -> None:
+    page = finished
     for tag, found in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "base")
         for key in ("src", "href", "xlink:href", "srcset", "data"):
@@ -220,8 +222,24 @@ def test_the_legend_names_the_series_that_have_a_curve_and_no_others(tmp_path: P
     assert [classes.count(f"series-{i}") for i in range(3)] == [2, 4, 4]  # a band and a line; two panels for a pair
 
 
-def test_claims_stand_with_their_numbers_and_marks(tmp_path: Path) -> None:
-    rows = read(make_run(tmp_path / "demo")).table("claims")
+def test_pairs_of_samplers_stand_together_by_stage(tmp_path: Path) -> None:
+    lines = [
+        score(stage, sampler, n, 1.0, metric=metric)
+        for metric in ("frechet_features", "frechet_teacher", "frechet_pixels")
+        for stage in ("v1.5", "teacher")
+        for sampler in ("flow_map", "consistency")
+        for n in CALLS
+    ]
+    page = read(make_run(tmp_path / "demo", lines))
+    panels = [found.get("aria-label") or "" for tag, found in page.tags if tag == "svg"]
+    expected = [
+        f"{stage}: {metric}" for stage in ("teacher", "v1.5") for metric in ("frechet_teacher", "frechet_features")
+    ]
+    assert [panel for panel in panels if ": " in panel] == expected
+
+
+def test_claims_stand_with_their_numbers_and_marks(finished: Page) -> None:
+    rows = finished.table("claims")
     assert rows[0] == ["", "frechet_teacher"]
     assert rows[1][0] == "v1.5: the map sampler does not get worse from 4 to 8 calls"
     assert re.fullmatch(r"✓ holds 0\.45\d* ± 0\.009\d* → 0\.30\d* ± 0\.006\d*", rows[1][1])
@@ -241,11 +259,9 @@ def test_the_ledger_sums_exactly(tmp_path: Path) -> None:
     assert rows[7] == ["all stages", "80", "80", "244", "2,592", "160", "20.0 s", "105 MiB"]
 
 
-def test_pictures_stand_at_their_series_and_calls(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "demo")
-    sheets = add_pictures(folder)
-    page = read(folder)
-    images = [found for tag, found in page.tags if tag == "img"]
+def test_pictures_stand_at_their_series_and_calls(finished: Page) -> None:
+    sheets = {name: PNG + name.encode() for name in SHEETS}
+    images = [found for tag, found in finished.tags if tag == "img"]
     data = {i["alt"]: base64.b64decode((i["src"] or "").partition("base64,")[2]) for i in images}
     assert data == {
         "real data": sheets["real"],
@@ -255,7 +271,7 @@ def test_pictures_stand_at_their_series_and_calls(tmp_path: Path) -> None:
         "samples of v1.5 · flow_map with 8 calls": sheets["v1.5.ema.flow_map.8"],
     }
     expected = [["calls", "1", "8"], ["teacher · euler", "–", ""], ["v1.5 · flow_map", "", ""]]
-    assert page.table("samples") == expected
+    assert finished.table("samples") == expected
 
 
 def test_a_run_in_training_shows_what_there_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flowmap.interfaces import Cond, FlowMap, Role, Velocity
 from flowmap.path import like
 from flowmap.testing.contract import require
 
-MEAN, STD = 2.0, 0.25
+MEAN, STD = 2.0, 0.5
 """Of the data, per element: far from the noise, so that a wrong end of a grid shows."""
 
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from flowmap.configs import ComponentConfig, Config, Finding
 from flowmap.draw import Draw
 
-
 T = TypeVar("T")
 
 

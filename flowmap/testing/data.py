@@ -33,14 +33,14 @@ def check_data(config: DataConfig) -> None:
     many as asked for, the same at every call, and those held out are not those trained on. Pictures are uint8.
     """
     check_config(config)
-    spec = config.spec()
     data = build_quietly(config, config.build)
-    with own_randomness_only(f"'{config.type}'"):
-        _check_samples(data.batch(whole(_COUNT)), spec, _COUNT, f"a batch of '{config.type}'")
-        _check_draw(config, data)
-        _check_references(config, data, spec)
-        _check_prompts(config, data, spec)
-        _check_picture(config, data)
+    for check in (_check_batch, _check_draw, _check_references, _check_prompts, _check_picture):
+        with own_randomness_only(f"'{config.type}'"):
+            check(config, data)
+
+
+def _check_batch(config: DataConfig, data: Data) -> None:
+    _check_samples(data.batch(whole(_COUNT)), config.spec(), _COUNT, f"a batch of '{config.type}'")
 
 
 def _check_samples(samples: Samples, spec: SampleSpec, count: int, who: str) -> None:
@@ -84,24 +84,27 @@ def _both(a: Any, b: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield a, b
 
 
-def _check_references(config: DataConfig, data: Data, spec: SampleSpec) -> None:
+def _check_references(config: DataConfig, data: Data) -> None:
     found: dict[_Split, Samples] = {}
     for split in get_args(_Split):
         for count in (3, 64):
             samples = found[split] = data.reference(split, count)
             who = f"the {split} reference of '{config.type}'"
             require(0 < len(samples.x) <= count, f"{who} must have from 1 to {count} samples, not {len(samples.x)}")
-            _check_samples(samples, spec, len(samples.x), who)
+            _check_samples(samples, config.spec(), len(samples.x), who)
             _same(samples, data.reference(split, count), f"{who} must be the same at every call")
     train, held_out = found["train"].x.flatten(1), found["held_out"].x.flatten(1)
     shared = (train[:, None] == held_out[None]).all(dim=2).any(dim=0).double().mean()
     require(float(shared) < 0.5, f"the held-out reference of '{config.type}' must not be what it trains on")
 
 
-def _check_prompts(config: DataConfig, data: Data, spec: SampleSpec) -> None:
+def _check_prompts(config: DataConfig, data: Data) -> None:
     prompts = data.prompts(whole(_COUNT))
     conditional = prompts is not None
-    require(conditional == (spec.classes > 0), f"'{config.type}' must give prompts if and only if its spec has classes")
+    require(
+        conditional == (config.spec().classes > 0),
+        f"'{config.type}' must give prompts if and only if its spec has classes",
+    )
     for x, y in _both(prompts, data.prompts(whole(_COUNT))):
         require(torch.equal(x, y), f"the prompts of '{config.type}' must be the same for the same draw")
     for part in halves(_COUNT):

@@ -88,7 +88,7 @@ def _take(
             _check_loss(config, loss)
             require(loss.branch not in values, f"'{config.type}' has two losses called '{loss.branch}' in one step")
             values[loss.branch] = float(loss.value.detach())
-            loss.value.backward()
+            _differentiate(config, loss)
     except KeyError as error:
         raise AssertionError(f"'{config.type}' uses the role {error}, which it does not declare") from error
     require(bool(values), f"the turn of '{turn.role}' of '{config.type}' yields no loss")
@@ -96,6 +96,16 @@ def _take(
     require(same, f"'{config.type}' must change neither the batch nor parameters nor their average; the optimiser does")
     _check_gradients(config, turn, roles)
     return values
+
+
+def _differentiate(config: ObjectiveConfig, loss: Loss) -> None:
+    try:
+        loss.value.backward()
+    except RuntimeError as error:
+        raise AssertionError(
+            f"every loss of '{config.type}' needs a graph of its own, which is freed before the next is asked for; "
+            f"'{loss.branch}' cannot be differentiated: {error}"
+        ) from error
 
 
 def _snapshot(roles: dict[str, Role], batch: Batch) -> list[Tensor]:

@@ -1,0 +1,318 @@
+"""Evaluation: what its lines say, that nothing is measured twice, and that no two scores share their noise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowmap import contestant, evaluate
+from flowmap.checkpoint import checkpoints, read_weights, save
+from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Evidence
+from flowmap.plan import Plan
+from flowmap.run import make_accelerator
+from flowmap.stage import open_stage
+from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
+
+RECIPE = HEAD + TEACHER + FORWARD + EVALUATION
+CPU = torch.device("cpu")
+FIELDS = ["stage", "weights", "sampler", "nfe", "metric", "value", "spread", "floor", "seed"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds, trained and measured."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    plan = planned(RECIPE, folder, "seeds=[0, 1]")
+    train_all(plan)
+    evaluate.evaluate(plan, CPU, lambda text: None)
+    return folder
+
+
+@pytest.fixture
+def plan(trained: Path, tmp_path: Path) -> Plan:
+    """A copy of it."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    return planned(RECIPE, tmp_path, "seeds=[0, 1]")
+
+
+class Measured:
+    """What an evaluation said it was doing, and every draw that made samples."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.said: list[str] = []
+        self.draws: list[Draw] = []
+        real = evaluate.generate
+
+        def generate(who: Any, sampler: Any, calls: int, shift: float, draw: Draw) -> torch.Tensor:
+            self.draws.append(draw)
+            return real(who, sampler, calls, shift, draw)
+
+        patch.setattr(evaluate, "generate", generate)
+
+    def run(self, plan: Plan) -> list[str]:
+        """Evaluate; what was measured."""
+        self.said.clear()
+        self.draws.clear()
+        evaluate.evaluate(plan, CPU, self.said.append)
+        return self.said
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    return Measured(monkeypatch)
+
+
+def lines(plan: Plan) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (plan.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def change_weights(plan: Plan, stage: str, seed: int) -> None:
+    """As if the stage had been trained anew with another outcome."""
+    stage_plan = plan.find(stage, seed)
+    newest = checkpoints(stage_plan.folder)[-1]
+    opened = open_stage(stage_plan, make_accelerator(plan.recipe.compute))
+    weights = read_weights(newest, "student", "raw")
+    with torch.no_grad():
+        for name, parameter in opened.roles["student"].own.items():
+            parameter.copy_(weights[name] + 0.01)
+    shutil.rmtree(newest.path)
+    save(stage_plan.folder, newest.step, opened.optimizers, opened.roles, keep=1)
+
+
+def test_the_lines_have_the_documented_fields_and_every_combination_once(plan: Plan) -> None:
+    found = lines(plan)
+    assert all(list(line)[:9] == FIELDS for line in found)
+    assert all(line["samples"] == 24 and line["repeats"] == 3 for line in found)
+    keys = [(line["seed"], line["stage"], line["sampler"], line["nfe"], line["metric"]) for line in found]
+    assert len(set(keys)) == len(keys)
+    distances = ("frechet_pixels", "frechet_teacher")
+    rows = {
+        # Heun takes two calls a step: one call is no sample.
+        *(("teacher", sampler, n, m) for m in distances for sampler, n in (("euler", 1), ("euler", 2), ("heun", 2))),
+        *(("forward", sampler, n, m) for m in distances for sampler in ("flow_map", "consistency") for n in (1, 2)),
+        ("forward", "flow_map", 3, "semigroup"),
+    }
+    assert set(keys) == {(seed, *row) for seed in (0, 1) for row in rows}
+    assert all(line["weights"] == "ema" for line in found)
+
+
+def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowmap_metrics.frechet import FrechetDistance
+
+    scores: list[float] = []
+    floors: list[float] = []
+    real_score, real_floor = FrechetDistance.score, FrechetDistance.floor
+
+    def score(self: FrechetDistance, evidence: Evidence) -> float:
+        scores.append(real_score(self, evidence))
+        return scores[-1]
+
+    def floor(self: FrechetDistance, size: int) -> float:
+        assert size == 24
+        floors.append(real_floor(self, size))
+        return floors[-1]
+
+    monkeypatch.setattr(FrechetDistance, "score", score)
+    monkeypatch.setattr(FrechetDistance, "floor", floor)
+    (plan.folder / "metrics.jsonl").unlink()
+    text = (plan.folder.parents[1] / "recipe.toml").read_text()
+    text = text.replace('"frechet_pixels", { type = "frechet_teacher", space = "pixels" }, "semigroup"', '"frechet_pixels"')
+    evaluate.evaluate(planned(text, plan.folder.parents[1], "seeds=[0, 1]"), CPU, lambda t: None)
+    found = lines(plan)
+    assert len(scores) == 3 * len(found)
+    for index, line in enumerate(found):
+        three = scores[3 * index : 3 * index + 3]
+        assert len(set(three)) == 3
+        assert line["value"] == pytest.approx(statistics.fmean(three), rel=1e-12)
+        assert line["spread"] == pytest.approx((sum((x - statistics.fmean(three)) ** 2 for x in three) / 2) ** 0.5)
+        assert line["floor"] == floors[index]
+
+
+def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:
+    from flowmap_metrics.frechet import frechet, moments, raw
+
+    teacher = evaluate.open_contestant(plan.find("teacher", 0), "ema", CPU)
+    sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
+    reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 96))
+    again = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
+    assert not torch.equal(reference[:24], again)
+    expected = frechet(moments(raw(again)), moments(raw(reference)))
+    found = {line["floor"] for line in lines(plan) if line["metric"] == "frechet_teacher" and line["seed"] == 0}
+    assert list(found) == [pytest.approx(expected, rel=1e-9)]
+    assert {line["floor"] for line in lines(plan) if line["metric"] == "semigroup"} == {0.0}
+
+
+# --- nothing twice, nothing stale
+
+
+def test_what_is_there_is_not_measured_again(plan: Plan, measured: Measured) -> None:
+    before = (plan.folder / "metrics.jsonl").read_bytes()
+    assert measured.run(plan) == []
+    assert (plan.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lines(plan)
+    (plan.folder / "metrics.jsonl").unlink()
+    real = evaluate.rewrite_lines
+    said: list[str] = []
+    attempts = 0
+
+    def die(path: Path, rows: list[dict[str, object]]) -> None:
+        real(path, rows)
+        if len(rows) > done:
+            raise KeyboardInterrupt
+
+    while True:
+        done = len(lines(plan)) if (plan.folder / "metrics.jsonl").exists() else 0
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "rewrite_lines", die)
+            try:
+                evaluate.evaluate(plan, CPU, said.append)
+            except KeyboardInterrupt:
+                attempts += 1
+                assert len(lines(plan)) > done
+                continue
+        break
+    rows = [text for text in said if "reference samples" not in text]
+    assert attempts == len(rows) == len(set(rows)) == 2 * 5
+    assert lines(plan) == before
+
+
+def test_a_lost_line_costs_its_row_and_nothing_else(plan: Plan, measured: Measured) -> None:
+    before = lines(plan)
+    kept = [line for line in before if not (line["sampler"] == "euler" and line["nfe"] == 2 and line["seed"] == 1)]
+    evaluate.rewrite_lines(plan.folder / "metrics.jsonl", kept)
+    assert measured.run(plan) == ["seed 1: the teacher's reference samples", "seed 1: teacher (ema), by euler"]
+    assert lines(plan) == before
+
+
+def test_interrupting_one_seed_loses_no_line_of_another(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lines(plan)
+    change_weights(plan, "forward", 0)
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "_score", die)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(plan, CPU, lambda text: None)
+    assert [line for line in before if line["seed"] == 1 or line["stage"] == "teacher"] == lines(plan)
+
+
+def test_a_retrained_stage_is_measured_again(plan: Plan, measured: Measured) -> None:
+    before = lines(plan)
+    change_weights(plan, "forward", 0)
+    assert measured.run(plan) == [
+        "seed 0: the teacher's reference samples",
+        "seed 0: forward (ema), by flow_map",
+        "seed 0: forward (ema), by consistency",
+        "seed 0: forward (ema), the network itself",
+    ]
+    after = lines(plan)
+    same = [old == new for old, new in zip(before, after, strict=True)]
+    assert [line["stage"] == "forward" and line["seed"] == 0 for line in before] == [not s for s in same]
+    for old, new in zip(before, after, strict=True):
+        assert {k: old[k] for k in ("stage", "sampler", "nfe", "metric", "seed")} == {
+            k: new[k] for k in ("stage", "sampler", "nfe", "metric", "seed")
+        }
+
+
+def test_another_teacher_makes_every_line_of_its_seed_stale(plan: Plan, measured: Measured) -> None:
+    change_weights(plan, "teacher", 1)
+    said = measured.run(plan)
+    assert len(said) == 6
+    assert all(text.startswith("seed 1") for text in said)
+
+
+def test_other_settings_are_other_lines(plan: Plan, measured: Measured) -> None:
+    root = plan.folder.parents[1]
+    assert len(measured.run(planned(RECIPE, root, "seeds=[0, 1]", "evaluation.repeats=2"))) == 12
+    assert all(line["repeats"] == 2 for line in lines(plan))
+
+
+def test_an_unfinished_stage_cannot_be_measured(plan: Plan) -> None:
+    shutil.rmtree(plan.find("forward", 1).folder / "checkpoints")
+    with pytest.raises(FlowmapError, match="stage 'forward' is not finished in"):
+        evaluate.evaluate(plan, CPU, lambda text: None)
+
+
+# --- noise
+
+
+def test_no_two_scores_share_their_noise(plan: Plan, measured: Measured) -> None:
+    (plan.folder / "metrics.jsonl").unlink()
+    root = plan.folder.parents[1]
+    text = RECIPE.replace("contests = [", 'contests = [\n    { stage = "forward", samplers = ["flow_map"], weights = "raw" },')
+    measured.run(planned(text, root, "seeds=[0, 1]"))
+    # Per seed: two references, and 3 repeats of 3 teacher, 4 forward and 2 raw forward rows.
+    assert len(measured.draws) == 2 * (2 + 3 * (3 + 4 + 2))
+    noise = [tuple(draw.normal("start noise", (1, 2))[0].flatten().tolist()) for draw in measured.draws]
+    assert len(set(noise)) == len(noise)
+    for name in ("start noise", "data/rows", "semigroup times"):
+        assert len({tuple(draw.uniform(name)[:3].tolist()) for draw in measured.draws}) == len(measured.draws)
+    sizes = sorted({draw.count for draw in measured.draws})
+    assert sizes == [24, 96]
+
+
+def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:
+    def who(stage: str, seed: int, weights: Any) -> contestant.Contestant:
+        return evaluate.open_contestant(plan.find(stage, seed), weights, CPU)
+
+    draws = [
+        who("forward", 0, "ema").draw("flow_map/2", 0, 8),
+        who("forward", 0, "ema").draw("flow_map/2", 1, 8),
+        who("forward", 0, "ema").draw("flow_map/1", 0, 8),
+        who("forward", 0, "raw").draw("flow_map/2", 0, 8),
+        who("forward", 1, "ema").draw("flow_map/2", 0, 8),
+        who("teacher", 0, "ema").draw("flow_map/2", 0, 8),
+        who("teacher", 0, "ema").draw("reference", 0, 8),
+        who("teacher", 0, "ema").draw("floor", 0, 8),
+    ]
+    values = torch.stack([draw.normal("start noise", (4,)) for draw in draws])
+    for i in range(len(draws)):
+        for j in range(i):
+            assert not torch.isin(values[i], values[j]).any()
+
+
+def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = evaluate.open_contestant(plan.find("forward", 0), "ema", CPU)
+    for config in plan.recipe.evaluation.contests[1].samplers:  # type: ignore[union-attr]
+        whole = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
+        with monkeypatch.context() as patch:
+            patch.setattr(contestant, "_CHUNK", 7)
+            pieces = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
+        assert whole.shape == (24, 1, 2)
+        assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_how_many_steps_take_so_many_calls(plan: Plan) -> None:
+    euler, heun = plan.recipe.evaluation.contests[0].samplers  # type: ignore[union-attr]
+    assert [contestant.steps_for(euler, n) for n in (1, 2, 3)] == [1, 2, 3]
+    assert [contestant.steps_for(heun, n) for n in (1, 2, 3, 4)] == [None, 1, None, 2]
+
+
+def test_an_endless_source_gives_a_bounded_reference(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    teacher = evaluate.open_contestant(plan.find("teacher", 0), "ema", CPU)
+    real = type(teacher.data).reference
+
+    def reference(self: Any, split: Any, count: int) -> Any:
+        asked.append(count)
+        return real(self, split, count)
+
+    monkeypatch.setattr(type(teacher.data), "reference", reference)
+    (plan.folder / "metrics.jsonl").unlink()
+    evaluate.evaluate(plan, CPU, lambda text: None)
+    assert max(asked) <= 100_000
+
