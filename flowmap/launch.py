@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,17 +78,42 @@ def run_recipe(
         interruption = Interruption()
         with _going_on(command), interruption.listening():
             _write_about(plan, accelerator.device)
-            with ProgressWatcher(console) as watcher:
+            with ProgressWatcher(console) as watcher, _threads(recipe.compute.threads):
                 for stage in chosen:
                     train(stage, accelerator, watcher, interruption)
             if only:
                 console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
                 return
-            with console.status("evaluating") as status:
-                evaluate(plan, accelerator.device, lambda text: status.update(f"evaluating {escape(text)}"))
+            _evaluate(plan, accelerator.device, console)
             page = write_report(plan.folder)
-    _print_claims(plan.folder, console)
+    if recipe.evaluation:
+        _print_claims(plan.folder, recipe.evaluation.teacher, console)
     console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with `number` CPU threads for a while; 0 leaves them alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
+    began = time.monotonic()
+    with console.status("evaluating") as status:
+
+        def tell(text: str) -> None:
+            status.update(f"evaluating {escape(text)}")
+            if not console.is_terminal:
+                console.print(f"evaluating {escape(text)}", soft_wrap=True)
+
+        evaluate(plan, device, tell)
+    if plan.recipe.evaluation:
+        console.print(f"[green]✓[/] evaluated in {time.monotonic() - began:.1f} s")
 
 
 def _command(path: Path, overrides: Sequence[str], only: Sequence[str], runs: Path) -> str:
@@ -135,13 +161,14 @@ def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str
                     )
 
 
-def _print_claims(folder: Path, console: Console) -> None:
+def _print_claims(folder: Path, teacher: str, console: Console) -> None:
     """One line per claim of the report, with what each headline metric says."""
     words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
     lines: dict[str, list[str]] = {}
-    for claim in claims(read_lines(folder / METRICS)):
+    for claim in claims(read_lines(folder / METRICS), teacher):
         if claim.metric in HEADLINES:
-            numbers = f"{claim.before.value:.3g} → {claim.after.value:.3g}"
+            between = "→" if claim.kind != "student" else "against"
+            numbers = f"{claim.before.value:.3g} {between} {claim.after.value:.3g}"
             lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
     for text, verdicts in lines.items():
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
@@ -155,7 +182,7 @@ def _write_about(plan: Plan, device: torch.device) -> None:
     about["python"] = platform.python_version()
     about["platform"] = platform.platform()
     about["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    about["threads"] = torch.get_num_threads()
+    about["threads"] = plan.recipe.compute.threads or torch.get_num_threads()
     write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")
 
 

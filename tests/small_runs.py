@@ -288,13 +288,6 @@ def warm_up() -> None:
 
 def _serve() -> None:
     # All that a run imports on its way.
-    import flowmap_datasets.checkerboard
-    import ot
-    import torch._dynamo
-    import torch.distributed.tensor
-
-    import flowmap.cli
-    import flowmap.launch
 
     # The forked processes share all this; a collection in one of them would copy it.
     gc.freeze()

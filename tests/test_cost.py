@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.cost import count
 from flowmap.loop import run_stage
 from flowmap.plan import StagePlan, make_plan
@@ -83,6 +86,53 @@ def test_the_cost_is_what_the_ledger_counts(objective: str, here: Path) -> None:
     assert sum(cost.backwards.values()) == backwards
     assert cost.steps == STEPS
     assert backwards >= STEPS
+
+
+class StrangeConfig(ObjectiveConfig):
+    """Turns of different rhythm, and gradients through a frozen role."""
+
+    type: Literal["strange"] = "strange"
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        return {
+            "student": RoleSpec("velocity", True, "every second step"),
+            "critic": RoleSpec("velocity", True, "every step"),
+            "teacher": RoleSpec("velocity", False, "asked twice"),
+        }
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        return []
+
+    def build(self) -> Any:
+        from flowmap.interfaces import Loss, Objective, Scene, Turn
+
+        def losses(role: str) -> Callable[[Scene], Iterator[Loss]]:
+            def one(scene: Scene) -> Iterator[Loss]:
+                x, cond, t = scene.batch.x0, scene.batch.cond, scene.draw.uniform("t")
+                # Neither call of the teacher is with gradient: it is frozen, and so is what goes in.
+                for _ in range(2):
+                    x = scene.velocity("teacher").velocity(x, t, cond)
+                x = scene.velocity(role).velocity(x, t, cond)
+                # This one is: the gradient goes through it to the role.
+                yield Loss(role, scene.velocity("teacher").velocity(x, t, cond).square().mean())
+
+            return one
+
+        class Strange(Objective):
+            def turns(self) -> tuple[Turn, ...]:
+                return (Turn("student", losses("student"), every=2), Turn("critic", losses("critic")))
+
+        return Strange()
+
+
+def test_turns_that_are_not_taken_at_every_step(here: Path, install: Callable[..., None]) -> None:
+    install(StrangeConfig)
+    plan = plan_of(here, '"strange"')
+    cost = count(plan)
+    assert cost.backwards == {"student": 4, "critic": STEPS}
+    assert (cost.calls["teacher"].grad, cost.calls["teacher"].no_grad) == (4 + STEPS, 2 * (4 + STEPS))
+    calls, _ = trained(plan)
+    assert {role: Counter(vars(counted)) for role, counted in cost.calls.items()} == calls
 
 
 def test_backwards_are_counted_for_the_role_they_train(here: Path) -> None:

@@ -126,7 +126,9 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
     monkeypatch.setattr(FrechetDistance, "floor", floor)
     (plan.folder / "metrics.jsonl").unlink()
     text = (plan.folder.parents[1] / "recipe.toml").read_text()
-    text = text.replace('"frechet_pixels", { type = "frechet_teacher", space = "pixels" }, "semigroup"', '"frechet_pixels"')
+    text = text.replace(
+        '"frechet_pixels", { type = "frechet_teacher", space = "pixels" }, "semigroup"', '"frechet_pixels"'
+    )
     evaluate.evaluate(planned(text, plan.folder.parents[1], "seeds=[0, 1]"), CPU, lambda t: None)
     found = lines(plan)
     assert len(scores) == 3 * len(found)
@@ -253,7 +255,9 @@ def test_an_unfinished_stage_cannot_be_measured(plan: Plan) -> None:
 def test_no_two_scores_share_their_noise(plan: Plan, measured: Measured) -> None:
     (plan.folder / "metrics.jsonl").unlink()
     root = plan.folder.parents[1]
-    text = RECIPE.replace("contests = [", 'contests = [\n    { stage = "forward", samplers = ["flow_map"], weights = "raw" },')
+    text = RECIPE.replace(
+        "contests = [", 'contests = [\n    { stage = "forward", samplers = ["flow_map"], weights = "raw" },'
+    )
     measured.run(planned(text, root, "seeds=[0, 1]"))
     # Per seed: two references, and 3 repeats of 3 teacher, 4 forward and 2 raw forward rows.
     assert len(measured.draws) == 2 * (2 + 3 * (3 + 4 + 2))
@@ -315,4 +319,3 @@ def test_an_endless_source_gives_a_bounded_reference(plan: Plan, monkeypatch: py
     (plan.folder / "metrics.jsonl").unlink()
     evaluate.evaluate(plan, CPU, lambda text: None)
     assert max(asked) <= 100_000
-

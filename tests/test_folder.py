@@ -179,7 +179,7 @@ def test_lines_come_back_and_a_torn_last_one_is_left_out(tmp_path: Path) -> None
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
-    with pytest.raises(FlowmapError, match="steps.jsonl, line 2: damaged"):
+    with pytest.raises(FlowmapError, match=r"steps\.jsonl, line 2: damaged"):
         read_lines(path)
 
 

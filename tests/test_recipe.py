@@ -52,7 +52,6 @@ steps = 10
 batch = 8
 objective = {{ type = "backward_simulation", forward = "flow_map" }}
 roles.student.from = "forward"
-roles.teacher.from = "teacher"
 
 [[stages]]
 name = "other"
@@ -259,7 +258,6 @@ def test_folders(here: Path) -> None:
     assert two["forward", 5].folder == Path("runs/line/seed-5/forward")
     assert two["on_policy", 5].sources == {
         "student": Path("runs/line/seed-5/forward"),
-        "teacher": Path("runs/line/seed-5/teacher"),
     }
     assert {plan.lock["seed"] for (_, seed), plan in two.items() if seed == 5} == {5}
 
@@ -392,6 +390,13 @@ def test_every_path_is_found_on_its_line(table: dict[str, Any], ending: str, dat
     writer.table(table, (), "")
     assert tomllib.loads(writer.text) == table
     assert {path: line_of(writer.text, path) for path in writer.lines} == writer.lines
+
+
+def test_keys_are_read_as_toml_reads_them() -> None:
+    text = '"a\\"b" = 1\n"\\u00e9" = 2\n\'c\\d\' = 3\n["x.y".z]\n"" = 4\n'
+    assert tomllib.loads(text) == {'a"b': 1, "é": 2, "c\\d": 3, "x.y": {"z": {"": 4}}}
+    paths = [('a"b',), ("é",), ("c\\d",), ("x.y", "z"), ("x.y", "z", "")]
+    assert [line_of(text, path) for path in paths] == [1, 2, 3, 4, 5]
 
 
 def test_what_is_not_set_is_placed_at_its_nearest_parent() -> None:

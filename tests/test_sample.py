@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -136,5 +135,3 @@ def test_samples_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "error: cannot write file/x: a file stands where a folder is needed" in text
     assert "Traceback" not in text
-
-

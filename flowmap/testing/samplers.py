@@ -132,4 +132,5 @@ def _check_draw(config: SamplerConfig, sampler: Sampler) -> None:
         torch.cat(parts),
         result,
         f"what '{config.type}' makes of a sample must not depend on which samples share its process",
+        tolerance=1e-5,
     )

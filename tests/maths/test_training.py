@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from flowmap_consistency import ConsistencyConfig
 from flowmap_flow import DiscreteFlowMapConfig, FlowMapConfig
@@ -119,3 +120,17 @@ def test_consistency_learns_the_jump_to_data_and_no_other() -> None:
     before, after = trained_errors(ConsistencyConfig(points=8), STEPS)
     assert after.whole < min(0.1, before.whole / 12)
     assert after.random > 0.06
+
+
+def test_the_average_follows_until_its_start_and_lags_after() -> None:
+    """a <- d a + (1 - d) p, with d = 0 before the start step."""
+    role, config = student_role(), EmaConfig(decay=0.9, start=2)
+    name, parameter = next(iter(role.own.items()))
+    start_average(role)
+    seen = []
+    for step, value in enumerate((1.0, 2.0, 3.0, 4.0)):
+        parameter.data.fill_(value)
+        update_average(role, config, step)
+        seen.append(float(role.average[name].flatten()[0]))
+    assert seen == pytest.approx([1.0, 2.0, 0.9 * 2.0 + 0.1 * 3.0, 0.9 * 2.1 + 0.1 * 4.0])
+    assert float(parameter.detach().flatten()[0]) == 4.0

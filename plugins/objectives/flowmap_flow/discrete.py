@@ -16,7 +16,7 @@ from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised
 from flowmap_flow import DiscreteFlowMapConfig
-from flowmap_flow.pairs import draw_pairs, mean_per_branch
+from flowmap_flow.pairs import draw_pairs, mean_per_branch, moving_rows
 
 
 @final
@@ -39,7 +39,7 @@ class DiscreteFlowMap(Objective):
         x_t = noised(batch.x0, draw.normal("noise", batch.x0.shape[1:]), t)
         with torch.no_grad():
             target = guided_velocity(teacher, x_t, t, batch.cond, batch.null, config.cfg_scale)
-            moving = (r < t).nonzero().flatten()
+            moving = moving_rows(t, r)
             if len(moving):
                 x, times, ends, v = x_t[moving], t[moving], r[moving], target[moving]
                 cond, null = batch.cond.take(moving), batch.null.take(moving)

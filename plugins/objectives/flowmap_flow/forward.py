@@ -17,7 +17,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised, shifted
 from flowmap.tangent import tangent
 from flowmap_flow import FlowMapConfig
-from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch
+from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch, moving_rows
 
 _REBALANCE_FLOOR = 1e-5
 
@@ -75,7 +75,7 @@ class ForwardFlowMap(Objective):
                 v = guided_velocity(scene.velocity("teacher"), x_t, t, batch.cond, batch.null, w)
                 w = 1.0  # the target is guided already
             target = v.clone()
-            moving = (r < t).nonzero().flatten()
+            moving = moving_rows(t, r)
             if len(moving):
                 # (t - r) du/dt vanishes at r = t: only the other rows pay for the derivative.
                 x, times, ends, cond = x_t[moving], t[moving], r[moving], batch.cond.take(moving)

@@ -44,6 +44,11 @@ def draw_pairs(draw: Draw, config: BranchesConfig, shift: float) -> Pairs:
     return Pairs(shifted(t, shift), shifted(r, shift), branch)
 
 
+def moving_rows(t: Tensor, r: Tensor) -> Tensor:
+    """The rows `[K]` of `t`, `r` (`[B]` or `[B, F]`) in which some r < t."""
+    return (r < t).reshape(len(t), -1).any(dim=1).nonzero().flatten()
+
+
 def mean_per_branch(losses: Tensor, branch: Tensor) -> dict[str, Tensor]:
     """The mean of per-sample `losses` `[B]` on each branch that has samples here."""
     losses = losses.detach()
