@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -112,8 +114,15 @@ def checkpoints_every(every: int, keep: int = 2) -> str:
     return f"\n[checkpoints]\nevery = {every}\nkeep = {keep}\n"
 
 
-# A stage ends with a garbage collection, which would walk through everything that was imported.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what others import is theirs
+    # What a run imports on its way, and each process would otherwise import anew.
+    for name in ("flowmap_datasets.checkerboard", "ot", "torch._dynamo", "torch.distributed.tensor", "flowmap.launch"):
+        importlib.import_module(name)
+# A stage ends with a garbage collection: it would walk through all of that, and in a forked process copy it.
 gc.freeze()
+# Small tensors: one thread is fastest, and the sums are the same on every machine.
+torch.set_num_threads(1)
 
 # --- in this process
 
@@ -287,10 +296,6 @@ def warm_up() -> None:
 
 
 def _serve() -> None:
-    # All that a run imports on its way.
-
-    # The forked processes share all this; a collection in one of them would copy it.
-    gc.freeze()
     codes: dict[int, int] = {}
 
     def gone(pid: int, options: int) -> bool:

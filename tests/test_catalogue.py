@@ -14,7 +14,7 @@ import pytest
 
 from flowmap import hookspecs
 from flowmap.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
-from flowmap.configs import ComponentConfig, SamplerConfig
+from flowmap.configs import ComponentConfig, SamplerConfig, SampleSpec
 from flowmap.recipe import read
 
 from .conftest import TINY, edited
@@ -268,6 +268,21 @@ def test_a_name_that_only_a_broken_plugin_may_have(elsewhere: Path, here: Path) 
         "Did you mean 'bilinear'? (plugins that could not be loaded and may provide it: "
         "broken_example from broken-example 9: ModuleNotFoundError: No module named 'no_such_module')\n"
     )
+
+
+def test_a_stranger_passes_the_conformance_kit(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.syspath_prepend(elsewhere)
+    import flowmap_example as example
+
+    from flowmap import testing
+
+    testing.check_data(example.RingConfig())
+    testing.check_backbone(example.BilinearConfig(width=8), SampleSpec((1, 2), classes=0))
+    testing.check_objective(example.HuberMatchingConfig())
+    testing.check_sampler(example.MidpointConfig())
+    testing.check_metric(example.RingWidthConfig())
 
 
 @pytest.mark.slow

@@ -213,10 +213,18 @@ def test_a_signal_before_anything_is_begun(finished: Path, whole: Path) -> None:
 
 # --- another run, a dead run
 
+WAIT = """
+import os, time
+def wait():
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+
 
 def test_a_second_run_is_refused_and_harms_nothing(folder: Path, whole: Path) -> None:
-    first = start(folder, "run", "recipe.toml", patch=SLOW.format(seconds=0.2))
-    first.until(lambda: len(lines(folder / STEPS)) >= 2)
+    waiting = hanging("flowmap.run.append_line", call=3).replace("time.sleep(60)", "wait()")
+    first = start(folder, "run", "recipe.toml", patch=WAIT + waiting)
+    first.until(lambda: "hanging" in first.text)
     for extra in ([], ["--fresh"], ["--stage", "teacher", "--fresh"]):
         code, text = flowmap(folder, "run", "recipe.toml", *extra)
         assert code in (1, 2)
@@ -224,9 +232,11 @@ def test_a_second_run_is_refused_and_harms_nothing(folder: Path, whole: Path) ->
             "error: runs/small: another flowmap run is writing here; wait for it, stop it, or give this recipe "
             "another name\n"
         )
+    (folder / "go").touch()
     assert first.wait() == 0
     tame(first.text)
     assert [path.name for path in (folder / "runs").iterdir() if path.is_dir()] == ["small"]
+    assert [path.name for path in (folder / "runs/small").iterdir() if ".old" in path.name] == []
     assert_same(folder / "runs", whole / "runs")
 
 

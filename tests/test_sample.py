@@ -20,7 +20,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("sampled")
     (folder / "recipe.toml").write_text(HEAD + TEACHER + FORWARD + EVALUATION)
-    code, text = flowmap(folder, "run", "recipe.toml", "--set", "evaluation.calls=[1]")
+    code, text = flowmap(folder, "run", "recipe.toml", "--set", "evaluation.calls=[2]")
     assert code == 0, text
     return folder / "runs" / "small"
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flowmap.interfaces import Samples
 
-_EPOCHS = 30
+_EPOCHS = 20
 _BATCH = 64
 _FEATURES = 64
 
@@ -24,9 +24,9 @@ class Classifier(nn.Module):
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
             nn.ReLU(),
+            nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(64, 64, 3, padding=1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(2),

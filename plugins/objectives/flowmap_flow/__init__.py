@@ -93,7 +93,8 @@ class FlowMapConfig(ObjectiveConfig):
         if self.rebalance and facts.batch * self.branches.diffusion < 1:
             why = (
                 f"a global batch of {facts.batch} with a diffusion share of {self.branches.diffusion:g} can have no "
-                "r = t sample, and rebalancing needs one; raise the stage's batch or the share, or set rebalance = false"
+                "r = t sample, and rebalancing needs one; raise the stage's batch or the share, "
+                "or set rebalance = false"
             )
             yield Finding("error", ("branches", "diffusion"), why)
         yield from _guidance_findings(self.cfg_scale, facts)
