@@ -34,8 +34,7 @@ class Classifier(nn.Module):
             nn.Linear(256, _FEATURES),
         )
         self.head = nn.Linear(_FEATURES, classes)
-        self.register_buffer("mean", torch.zeros(_FEATURES))
-        self.register_buffer("std", torch.ones(_FEATURES))
+        self.register_buffer("scale", torch.ones(_FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores `[N, K]`."""
@@ -43,8 +42,8 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Features `[N, 64]`: the last hidden layer before its ReLU, unit variance on the training split."""
-        return torch.cat([(self.convolutions(part[:, 0].cpu()) - self.mean) / self.std for part in x.split(2048)])
+        """Features `[N, 64]`: the last hidden layer after its ReLU (as FID takes them), of unit variance on real data."""
+        return torch.cat([F.relu(self.convolutions(part[:, 0].cpu())) / self.scale for part in x.split(2048)])
 
 
 _trained: dict[tuple[int, float], Classifier] = {}
@@ -74,6 +73,7 @@ def _train(x: Tensor, labels: Tensor) -> Classifier:
             optimizer.step()
             schedule.step()
     classifier.eval()
-    features = classifier.features(x)
-    classifier.mean, classifier.std = features.mean(0), features.std(0)
+    spread = classifier.features(x).std(0)
+    # A feature that is silent on real data stays silent: its own tiny scale would make noise of it.
+    classifier.scale = spread.clamp(min=1e-3 * float(spread.max()))
     return classifier
