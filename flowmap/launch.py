@@ -28,11 +28,11 @@ from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS, evaluate
 from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
 from flowmap.pictures import png
-from flowmap.plan import Plan, StagePlan, make_plan
+from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
-from flowmap.run import LOCK, Interruption, make_accelerator, read_lock, refuse_changes, train
+from flowmap.run import Interruption, make_accelerator, read_lock, refuse_changes, train
 from flowmap.stage import finished
 from flowmap.verdict import HEADLINES, claims
 

@@ -9,6 +9,10 @@ from typing import Any
 from flowmap.recipe import Recipe, RoleConfig, StageConfig
 
 
+LOCK = "recipe.lock.toml"
+"""The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage of one seed, complete: all that `run_stage` needs to know.

@@ -76,11 +76,8 @@ class ProgressWatcher:
             )
         else:
             left = (self._steps - record.step) / self._speed
-            self._console.print(
-                escape(
-                    f"{self._name}: step {record.step}/{self._steps}, {self._speed:.3g} steps/s, {left:.0f} s left, {losses}"
-                )
-            )
+            pace = f"step {record.step}/{self._steps}, {self._speed:.3g} steps/s, {left:.0f} s left"
+            self._console.print(escape(f"{self._name}: {pace}, {losses}"), soft_wrap=True)
 
     def end(self, plan: StagePlan, note: str) -> None:
         """A stage ended, or had been finished before."""

@@ -209,8 +209,8 @@ class Recipe(Config):
                 place = (*where, "samplers", position)
                 yield from _sampler_findings(place, sampler, contest.stage, kinds)
                 if all(calls % sampler.calls_per_step for calls in evaluation.calls):
-                    message = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step; none of 'calls' fits, so it is not measured"
-                    yield Finding("warning", place, message)
+                    per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
+                    yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")
                 entry = (contest.stage, contest.weights, sampler.type)
                 if entry in seen:
                     yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")

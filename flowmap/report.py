@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
-import shlex
 import statistics
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +18,9 @@ from flowmap import figures, verdict
 from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style, Trace
-from flowmap.folder import read_lines, write_whole
+from flowmap.folder import write_whole
+from flowmap.runfiles import Run, command_of, costs_of, read_run
 from flowmap.verdict import Cell, Claim, Place, Series
-
-LOCK = "recipe.lock.toml"
-
-
-@dataclass
-class Cost:
-    """What a stage cost, over all seeds: steps, network calls per role, backwards, seconds, peak bytes."""
-
-    name: str
-    planned: int = 0
-    steps: int = 0
-    calls: dict[str, Counter[str]] = field(default_factory=dict)
-    backwards: int = 0
-    seconds: float = 0.0
-    peak_bytes: int = 0
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Count one line of `steps.jsonl`."""
-        self.steps += 1
-        for role, counts in record["calls"].items():
-            self.calls.setdefault(role, Counter()).update(counts)
-        self.backwards += record["backwards"]
-        self.seconds += record["seconds"]
-        self.peak_bytes = max(self.peak_bytes, record["peak_bytes"])
-
-    @property
-    def total(self) -> Counter[str]:
-        """Calls of all roles together."""
-        return sum(self.calls.values(), Counter())
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run's folder holds; `steps` has the records per stage and seed."""
-
-    folder: Path
-    recipe: dict[str, Any]
-    recipe_text: str
-    about: dict[str, Any]
-    steps: dict[str, dict[int, list[dict[str, Any]]]]
-    lines: list[dict[str, Any]]
 
 
 def write_report(folder: Path) -> Path:
@@ -72,7 +28,7 @@ def write_report(folder: Path) -> Path:
 
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
     """
-    run = _read(folder)
+    run = read_run(folder)
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
@@ -84,41 +40,6 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _read(folder: Path) -> Run:
-    text = _text(folder / LOCK)
-    try:
-        recipe = tomllib.loads(text)
-        about = json.loads(_text(folder / "about.json") or "{}")
-        lines = read_lines(folder / "metrics.jsonl")
-        steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
-        seeds = recipe.get("seeds", [])
-        for stage in recipe["stages"] if "name" in recipe else []:
-            for seed in seeds:
-                home = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-                if found := read_lines(home / stage["name"] / "steps.jsonl"):
-                    steps.setdefault(stage["name"], {})[seed] = found
-    except (OSError, ValueError, KeyError) as error:
-        raise FlowmapError(f"{folder}: a file of this run is damaged: {error}", code=1) from error
-    if not text:
-        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{LOCK}"))
-        known = f"; there are: {', '.join(near)}" if near else ""
-        raise FlowmapError(f"{folder} is no run folder: it has no {LOCK}{known}")
-    if "name" not in recipe:
-        raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
-    if not lines and not steps:
-        raise FlowmapError(f"{folder} has no scores and no steps yet; train first: {_command(folder)}")
-    return Run(folder, recipe, text, about, steps, lines)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _command(folder: Path) -> str:
-    home = folder.resolve()
-    return f"flowmap run {shlex.quote(f'{home.parent.name}/{home.name}/{LOCK}')}"
-
-
 def _view(run: Run) -> dict[str, Any]:
     """Everything the template shows."""
     evaluation = run.recipe.get("evaluation") or {}
@@ -128,11 +49,11 @@ def _view(run: Run) -> dict[str, Any]:
     told = verdict.claims(run.lines, evaluation.get("teacher"))
     styles = _styles(run, table, evaluation.get("teacher"))
     digits = {metric: _digits(table, metric) for metric in metrics}
-    costs, total = _costs(run)
+    costs, total = costs_of(run)
     return {
         "run": run,
         "evaluation": evaluation,
-        "command": _command(run.folder),
+        "command": command_of(run.folder),
         "costs": costs,
         "total": total,
         "keys": [
@@ -153,20 +74,6 @@ def _view(run: Run) -> dict[str, Any]:
         "pictures": _pictures(run.folder / "pictures", list(styles)),
         "losses": list(_losses(run)),
     }
-
-
-def _costs(run: Run) -> tuple[list[Cost], Cost]:
-    """What each stage cost, and all of them together."""
-    costs, total = [], Cost("all stages")
-    for stage in run.recipe["stages"]:
-        cost = Cost(stage["name"])
-        costs.append(cost)
-        for each in (cost, total):
-            each.planned += stage["steps"] * len(run.recipe["seeds"])
-            for records in run.steps.get(stage["name"], {}).values():
-                for record in records:
-                    each.add(record)
-    return costs, total
 
 
 def _styles(run: Run, table: Iterable[Place], teacher: str | None) -> dict[Series, Style]:

@@ -19,11 +19,10 @@ from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, ve
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
-from flowmap.plan import StagePlan
+from flowmap.plan import LOCK, StagePlan
 from flowmap.recipe import ComputeConfig
 from flowmap.stage import Stage, open_stage
 
-LOCK = "recipe.lock.toml"
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
 _SHOWN = 8

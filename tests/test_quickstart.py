@@ -1,0 +1,112 @@
+"""The quickstart, whole, as a newcomer runs it: what its own numbers must show."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+FRECHET = ("frechet_teacher", "frechet_features", "frechet_pixels")
+
+Lines = dict[tuple[str, str, int, str], dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished quickstart, trained and measured for real."""
+    home = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "recipes", home / "recipes")
+    command = [sys.executable, "-m", "flowmap", "run", "recipes/quickstart.toml"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "report: runs/quickstart/report.html" in done.stdout
+    return home / "runs" / "quickstart"
+
+
+@pytest.fixture(scope="module")
+def lines(run: Path) -> Lines:
+    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {(line["stage"], line["sampler"], line["nfe"], line["metric"]): line for line in read}
+
+
+def noise(a: dict[str, float], b: dict[str, float]) -> float:
+    return 2 * math.hypot(a["spread"], b["spread"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["forward", "on_policy"])
+def test_the_map_sampler_does_not_get_worse_with_more_calls(lines: Lines, stage: str) -> None:
+    few, many = (lines[stage, "flow_map", calls, "frechet_teacher"] for calls in (4, 32))
+    assert many["value"] <= max(few["value"], few["floor"]) + noise(few, many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["frechet_teacher", "frechet_pixels"])
+@pytest.mark.parametrize("stage", ["forward", "on_policy"])
+def test_the_consistency_sampler_on_the_same_weights_does(lines: Lines, stage: str, metric: str) -> None:
+    few, many = (lines[stage, "consistency", calls, metric] for calls in (4, 32))
+    assert many["value"] > max(few["value"], few["floor"]) + noise(few, many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", FRECHET)
+@pytest.mark.parametrize("stage", ["forward", "on_policy"])
+def test_the_student_beats_the_teachers_euler_at_four_calls_twofold(lines: Lines, stage: str, metric: str) -> None:
+    teacher, student = lines["teacher", "euler", 4, metric], lines[stage, "flow_map", 4, metric]
+    worst = max(student["value"], student["floor"]) + student["spread"]
+    assert teacher["value"] - teacher["spread"] > 2 * worst
+
+
+@pytest.mark.slow
+def test_on_policy_training_improves_one_step_samples(lines: Lines) -> None:
+    before, after = (lines[stage, "flow_map", 1, "frechet_pixels"] for stage in ("forward", "on_policy"))
+    assert after["value"] < before["value"]
+
+
+@pytest.mark.slow
+def test_every_promised_line_is_there(lines: Lines) -> None:
+    calls = (1, 2, 4, 8, 16, 32)
+    rows = [
+        ("teacher", "euler", calls),
+        ("teacher", "heun", calls[1:]),
+        *((stage, sampler, calls) for stage in ("forward", "on_policy") for sampler in ("flow_map", "consistency")),
+        ("consistency", "consistency", calls),
+    ]
+    for stage, sampler, numbers in rows:
+        for metric in (*FRECHET, "sliced_wasserstein", "nearest_train"):
+            assert {n for s, k, n, m in lines if (s, k, m) == (stage, sampler, metric)} == set(numbers)
+    for stage in ("forward", "on_policy", "consistency"):
+        assert lines[stage, "flow_map", 3, "semigroup"]["floor"] == 0
+    assert all(math.isfinite(line["value"]) and line["spread"] >= 0 for line in lines.values())
+
+
+@pytest.mark.slow
+def test_no_student_copies_the_training_images(lines: Lines) -> None:
+    """Its samples lie about as far from the training images as held-out images do."""
+    line = lines["on_policy", "flow_map", 4, "nearest_train"]
+    assert line["value"] > 0.9 * line["floor"]
+
+
+@pytest.mark.slow
+def test_a_second_run_trains_and_measures_nothing(run: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    command = [sys.executable, "-m", "flowmap", "run", "recipes/quickstart.toml"]
+    done = subprocess.run(command, cwd=run.parents[1], capture_output=True, text=True, check=True)
+    assert done.stdout.count("finished before") == 4
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_samples_can_be_drawn_from_it(run: Path) -> None:
+    command = [sys.executable, "-m", "flowmap", "sample", str(run), "--nfe", "2", "--n", "9", "--out", "some/nine"]
+    subprocess.run(command, cwd=run.parents[1], capture_output=True, text=True, check=True)
+    made = run.parents[1] / "some"
+    assert load_file(made / "nine.safetensors")["samples"].shape == (9, 1, 1, 8, 8)
+    assert (made / "nine.png").read_bytes().startswith(b"\x89PNG")
