@@ -8,7 +8,6 @@ from typing import Any
 
 from flowmap.recipe import Recipe, RoleConfig, StageConfig
 
-
 LOCK = "recipe.lock.toml"
 """The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""
 

@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Features `[N, 64]`: the last hidden layer after its ReLU (as FID takes them), of unit variance on real data."""
+        """Features `[N, 64]`: the last hidden layer after its ReLU, as FID takes them, scaled to unit variance."""
         return torch.cat([F.relu(self.convolutions(part[:, 0].cpu())) / self.scale for part in x.split(2048)])
 
 
