@@ -63,12 +63,21 @@ class Draw:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
         size = math.prod(shape)
         half = (size + 1) // 2
-        bits = self._bits(name, 2 * half)
-        scale = np.float32(2**-32)
-        radius = np.sqrt(np.float32(-2) * np.log((bits[:, :half].astype(np.float32) + np.float32(0.5)) * scale))
-        angle = (bits[:, half:].astype(np.float32) * scale) * np.float32(2 * math.pi)
-        values = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size]
-        return torch.from_numpy(np.ascontiguousarray(values).reshape(self.count, *shape)).to(self.device)
+        units = self._bits(name, 2 * half).astype(np.float32)
+        # (k + 1/2) / 2^32 lies in (0, 1]: its logarithm is finite. In place: this runs at every step.
+        radius, angle = units[:, :half], units[:, half:]
+        radius += np.float32(0.5)
+        radius *= np.float32(2**-32)
+        np.log(radius, out=radius)
+        radius *= np.float32(-2)
+        np.sqrt(radius, out=radius)
+        angle *= np.float32(2**-32 * 2 * math.pi)
+        values = np.empty_like(units)
+        np.cos(angle, out=values[:, :half])
+        np.sin(angle, out=values[:, half:])
+        values[:, :half] *= radius
+        values[:, half:] *= radius
+        return torch.from_numpy(np.ascontiguousarray(values[:, :size]).reshape(self.count, *shape)).to(self.device)
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""

@@ -159,7 +159,7 @@ def _metrics(plan: Plan, config: EvaluationConfig, seed: int, device: torch.devi
     teacher = open_contestant(plan.find(config.teacher, seed), "ema", device)
     sampler, calls, shift = config.teacher_sampler, config.teacher_calls, config.shift
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
-    reference = generate(teacher, sampler, calls, shift, teacher.draw("reference", 0, 4 * config.samples))
+    reference = generate(teacher, sampler, calls, shift, teacher.draw("reference", 0, 2 * config.samples))
     again = generate(teacher, sampler, calls, shift, teacher.draw("floor", 0, config.samples))
     train, held_out = (teacher.data.reference(split, _REAL) for split in ("train", "held_out"))
     if seed == plan.recipe.seeds[0]:

@@ -26,8 +26,6 @@ _REBALANCE_FLOOR = 1e-5
 def _weight_table(name: str, shift: float) -> tuple[Tensor, Tensor]:
     """The 1001 shifted grid points and their weights, normalised to sum to 1000."""
     points = shifted(torch.linspace(0, 1, 1001, dtype=torch.float64), shift)
-    if name == "uniform":
-        return points, torch.ones_like(points)
     if name == "beta08":
         weights = points * (1 - points).sqrt()
     else:
@@ -38,6 +36,8 @@ def _weight_table(name: str, shift: float) -> tuple[Tensor, Tensor]:
 
 def loss_weight(name: str, t: Tensor, shift: float) -> Tensor:
     """The weight of shifted times `t` (any shape): that of the nearest grid point."""
+    if name == "uniform":
+        return torch.ones_like(t)
     points, weights = _weight_table(name, shift)
     times = t.double().cpu()
     above = torch.searchsorted(points, times).clamp(1, len(points) - 1)

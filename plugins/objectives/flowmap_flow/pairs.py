@@ -33,8 +33,7 @@ def draw_pairs(draw: Draw, config: BranchesConfig, shift: float) -> Pairs:
     sample, no branch is tied to a process, and in a batch too small for all, branches come up at random with
     these probabilities.
     """
-    a, b = draw.uniform("a"), draw.uniform("b")
-    t, r = torch.maximum(a, b), torch.minimum(a, b)
+    r, t = torch.aminmax(draw.uniform("pair", (2,)), dim=1)
     shared = draw.shared("branches")
     offset, places = shared.random(), shared.permutation(draw.total)
     mine = torch.from_numpy(places[draw.first : draw.first + draw.count]).to(torch.float64)
