@@ -69,9 +69,9 @@ def run(
 
     Ctrl-C finishes the step, saves, and says how to go on.
     """
-    from flowmap.launch import run_recipe
-
     try:
+        from flowmap.launch import run_recipe
+
         run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
     except KeyboardInterrupt:
         # Between steps the loop saves and explains; here nothing was being trained.

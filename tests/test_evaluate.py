@@ -145,7 +145,7 @@ def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan
 
     teacher = evaluate.open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
-    reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 96))
+    reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
     again = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
     assert not torch.equal(reference[:24], again)
     expected = frechet(moments(raw(again)), moments(raw(reference)))
@@ -266,7 +266,7 @@ def test_no_two_scores_share_their_noise(plan: Plan, measured: Measured) -> None
     for name in ("start noise", "data/rows", "semigroup times"):
         assert len({tuple(draw.uniform(name)[:3].tolist()) for draw in measured.draws}) == len(measured.draws)
     sizes = sorted({draw.count for draw in measured.draws})
-    assert sizes == [24, 96]
+    assert sizes == [24, 48]
 
 
 def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:

@@ -60,11 +60,11 @@ def errors(network: FlowMap, count: int = 2000) -> Errors:
     return Errors(off(noise, one, zero), off(noised(x0, noise, t), t, r))
 
 
-def train(objective: ObjectiveConfig, role: Role, steps: int) -> None:
+def train(objective: ObjectiveConfig, role: Role, steps: int, lr: float) -> None:
     """The loop in small: draw, differentiate, step, average."""
     teacher = Role("teacher", ExactTeacher(), nn.Identity(), {})
     optimizer = torch.optim.AdamW(list(role.own.values()), weight_decay=0.0)
-    schedule = OptimizerConfig(lr=2e-3, decay=0.5)
+    schedule = OptimizerConfig(lr=lr, decay=0.5)
     start_average(role)
     (turn,) = objective.build().turns()
     for step in range(steps):
@@ -79,13 +79,13 @@ def train(objective: ObjectiveConfig, role: Role, steps: int) -> None:
         update_average(role, EmaConfig(decay=0.98), step)
 
 
-def trained_errors(objective: ObjectiveConfig, steps: int, seed: int = 0) -> tuple[Errors, Errors]:
+def trained_errors(objective: ObjectiveConfig, steps: int, seed: int = 0, lr: float = 2e-3) -> tuple[Errors, Errors]:
     """Before training, and after it with the averaged weights."""
     role = student_role(seed)
     network = role.network
     assert isinstance(network, FlowMap)
     before = errors(network)
-    train(objective, role, steps)
+    train(objective, role, steps, lr)
     with role.averaged():
         return before, errors(network)
 
@@ -109,8 +109,11 @@ def test_discrete_flow_map_learns_the_exact_map() -> None:
 
 
 def test_flow_map_with_the_teachers_velocity_learns_the_exact_map() -> None:
-    """Measured with seeds 0, 1, 2: from 1.24 to 0.043-0.093 for 1 -> 0, from 0.52 to 0.020-0.039 for random jumps."""
-    before, after = trained_errors(FlowMapConfig(velocity="teacher", rebalance=False), STEPS)
+    """Measured with three sets of draws: 1.24 to 0.050-0.085 for 1 -> 0, 0.52 to 0.020-0.037 for random jumps.
+
+    The derivative makes it erratic at twice this learning rate (0.06 to 0.32 for 1 -> 0).
+    """
+    before, after = trained_errors(FlowMapConfig(velocity="teacher", rebalance=False), STEPS, lr=1e-3)
     assert after.whole < min(0.19, before.whole / 6)
     assert after.random < min(0.08, before.random / 6)
 

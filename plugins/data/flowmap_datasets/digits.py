@@ -35,9 +35,7 @@ class Digits(Data):
         """`draw.count` training images `[B, 1, 1, 8, 8]`, drawn with replacement."""
         pixels, labels = self._splits["train"]
         rows = (draw.uniform("rows").cpu() * len(pixels)).long()
-        x = pixels[rows].to(draw.device)
-        # Only a condition needs labels in training.
-        return self._samples(x, labels[rows].to(draw.device)) if self._conditional else Samples(x)
+        return self._samples(pixels[rows].to(draw.device), labels[rows].to(draw.device))
 
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
         """The first `count` images of the split, with their labels."""
