@@ -144,6 +144,8 @@ class BackboneConfig(ComponentConfig):
     """Configuration of a backbone: the network architecture and where its own weights come from."""
 
     kind: ClassVar[str] = "backbone"
+    random_base: ClassVar[bool] = False
+    """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:

@@ -7,7 +7,7 @@ wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, final
@@ -359,8 +359,3 @@ def as_flow_map(network: Velocity) -> FlowMap:
     if not isinstance(network, FlowMap):
         raise TypeError(f"{type(network).__name__} has one time only; a flow map is needed")
     return network
-
-
-def roles_by_name(roles: Sequence[Role]) -> dict[str, Role]:
-    """`roles` by their names."""
-    return {role.name: role for role in roles}

@@ -177,8 +177,15 @@ class Recipe(Config):
                     )
             if config.optimizer is not None and not needed[role].trained:
                 yield Finding("error", ("roles", role, "optimizer"), f"role '{role}' is frozen; it takes no optimizer")
+        yield from self._random_roles(stage)
         for finding in stage.objective.findings(facts):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
+
+    def _random_roles(self, stage: StageConfig) -> Iterator[Finding]:
+        for role, spec in stage.objective.roles().items():
+            if self.backbone.random_base and not spec.trained and stage.roles.get(role, RoleConfig()).from_ == "base":
+                why = f"the frozen role '{role}' starts from random weights; name a stage: roles.{role}.from"
+                yield Finding("warning", ("roles", role), why)
 
     def _evaluation_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
         kinds = {s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()}

@@ -95,7 +95,8 @@ def test_check_says_what_will_be_run(call: Call) -> None:
 
 
 def test_check_prints_warnings_to_stderr_and_succeeds(call: Call) -> None:
-    done = call("check", "r.toml", "--set", "stages.student.objective=backward_simulation")
+    teacher = ("--set", "stages.student.roles.teacher.from=teacher")
+    done = call("check", "r.toml", "--set", "stages.student.objective=backward_simulation", *teacher)
     assert (done.code, done.out[:1]) == (0, "✓")
     assert done.err == (
         "--set stages.student.objective=backward_simulation: stages.student.objective.forward: warning: without a "

@@ -407,3 +407,16 @@ def test_what_is_not_set_is_placed_at_its_nearest_parent() -> None:
         ("e", 1, "g", "h", "j"): 11, ("e", 7): 6,
     }  # fmt: skip
     assert {path: line_of(text, path) for path in expected} == expected
+
+
+def test_a_frozen_role_on_random_weights_is_a_warning(here: Path) -> None:
+    """Its stage would distil noise for as long as it is paid for."""
+    text = edited(('objective = { type = "flow_map" }', 'objective = "discrete_flow_map"'))
+    (here / "r.toml").write_text(text)
+    _, warnings = read(Path("r.toml"))
+    assert warnings == [
+        "r.toml:20: stages.student.roles.teacher: warning: the frozen role 'teacher' starts from random weights; "
+        "name a stage: roles.teacher.from"
+    ]
+    (here / "r.toml").write_text(text.replace('backbone]\ntype = "mlp"', 'backbone]\ntype = "gaussian"'))
+    assert read(Path("r.toml"))[1] == []

@@ -402,13 +402,17 @@ CONTRADICTIONS = {
     ),
 }
 
+TEACHER_TOO = ('roles.student = { from = "teacher" }', 'roles = { student.from = "teacher", teacher.from = "teacher" }')
+
 WARNINGS = {
     "rollout without one step": (
+        TEACHER_TOO,
         (FLOW_MAP, '{ type = "backward_simulation", forward = "flow_map", rollout_steps = [2, 4] }'),
         "r.toml:19: stages.student.objective.rollout_steps: warning: without 1 the jump from noise to data is never "
         "trained on-policy; expect poor one-step samples",
     ),
     "no forward objective": (
+        TEACHER_TOO,
         (FLOW_MAP, '"backward_simulation"'),
         "r.toml:19: stages.student.objective.forward: warning: without a forward objective, distribution matching is "
         "known to ruin sampling in many steps",

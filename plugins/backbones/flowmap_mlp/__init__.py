@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ class MlpConfig(BackboneConfig):
     """A residual MLP with adaptive layer norm, for samples of up to a few thousand numbers."""
 
     type: Literal["mlp"] = "mlp"
+    random_base: ClassVar[bool] = True
     width: int = Field(160, ge=8, description="hidden units")
     depth: int = Field(3, ge=1, description="residual blocks")
     frequency: float = Field(30.0, gt=0, description="highest frequency of the time features, in radians per unit of t")
