@@ -99,13 +99,16 @@ def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
 def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
     settings = config.model_dump(mode="json", exclude={"contests", "calls"})
     settings["teacher_checkpoint"] = _identity(plan.find(config.teacher, seed))
-    evaluation = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
     for contest in config.contests:
         stage = plan.find(contest.stage, seed)
         samplers: list[SamplerConfig | None] = list(contest.samplers)
         if any(_probes(metric, stage) for metric in config.metrics):
             samplers.append(None)
         for sampler in samplers:
+            # The sampler's own fields too: the same name with another setting is another row.
+            own = {"sampler": sampler.model_dump(mode="json") if sampler else None}
+            text = json.dumps(settings | own, sort_keys=True)
+            evaluation = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
             yield _Entry(stage, contest.weights, sampler, _identity(stage), evaluation)
 
 

@@ -6,16 +6,18 @@ import json
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 
 from flowmap import contestant, evaluate
+from flowmap.catalogue import catalogue
 from flowmap.checkpoint import checkpoints, read_weights, save
+from flowmap.configs import NetworkKind, SamplerConfig
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Evidence
+from flowmap.interfaces import Evidence, Sampler
 from flowmap.plan import Plan
 from flowmap.run import make_accelerator
 from flowmap.stage import open_stage
@@ -319,3 +321,31 @@ def test_an_endless_source_gives_a_bounded_reference(plan: Plan, monkeypatch: py
     (plan.folder / "metrics.jsonl").unlink()
     evaluate.evaluate(plan, CPU, lambda text: None)
     assert max(asked) <= 100_000
+
+
+class TunableConfig(SamplerConfig):
+    """A sampler with a setting of its own."""
+
+    type: Literal["tunable"] = "tunable"
+    strength: float = 0.1
+    network: ClassVar[NetworkKind] = "flow_map"
+    calls_per_step: ClassVar[int] = 1
+
+    def build(self) -> Sampler:
+        return catalogue().find("sampler", "flow_map")().build()
+
+
+def test_a_sampler_with_another_setting_is_measured_again(plan: Plan, measured: Measured, install: Any) -> None:
+    """Its lines have the same stage, sampler and calls; only its own field tells them apart."""
+    install(TunableConfig)
+    root = plan.folder.parents[1]
+
+    def contest(strength: float) -> Plan:
+        row = f'{{ stage = "forward", samplers = [{{ type = "tunable", strength = {strength} }}] }},'
+        return planned(RECIPE.replace("contests = [", f"contests = [\n    {row}"), root, "seeds=[0, 1]")
+
+    assert any("tunable" in text for text in measured.run(contest(0.1)))
+    assert measured.run(contest(0.1)) == []
+    again = measured.run(contest(0.2))
+    assert any("tunable" in text for text in again)
+    assert not any("flow_map" in text for text in again)
