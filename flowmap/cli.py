@@ -93,6 +93,26 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def encode(
+    recipe: RecipePath,
+    raw: Annotated[str, typer.Option("--from", metavar="RAW", help="Where the raw data are: a folder or a pattern.")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where they go; the recipe's data.path if not given."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Encode raw data once, ahead of training, with the recipe's own encoders. Finished parts are not made again."""
+    try:
+        from flowmap.encoding import encode_recipe
+
+        encode_recipe(recipe, raw, to, overrides or [], _out)
+    except KeyboardInterrupt:
+        # Within a part the driver says what is kept; here nothing was being written.
+        raise FlowmapError("interrupted; run the same command again to go on", 130) from None
+
+
+@app.command()
 def plugins() -> None:
     """List what is installed: every component a recipe can name, and plugins that could not be loaded."""
     from flowmap.catalogue import catalogue

@@ -10,7 +10,8 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
@@ -18,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
-    from flowmap.interfaces import Backbone, Data, Metric, Objective, References, Sampler
+    from flowmap.interfaces import Archive, Backbone, Data, Metric, Objective, References, Sampler
 
 NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
@@ -106,12 +107,20 @@ class SampleSpec:
     """What one sample of a data source is.
 
     `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
-    be a condition; 0 means unconditional. `labelled` says whether reference samples have class labels.
+    be a condition; 0 means that there are none. `labelled` says whether reference samples have class labels,
+    `text` whether samples come with a caption. `fps` are the frames per second of videos.
     """
 
     shape: tuple[int, ...]
-    classes: int
+    classes: int = 0
     labelled: bool = False
+    text: bool = False
+    fps: float | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a generation can be conditioned on anything."""
+        return self.classes > 0 or self.text
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,14 @@ class ComponentConfig(Config, ABC):
         """The word that names this component in a recipe."""
         return str(cls.model_fields["type"].default)
 
+    def missing(self) -> Iterable[Finding]:
+        """What a run would read and this machine does not have: what, where it was looked for, how to get it."""
+        return ()
+
+    def rehearsed(self, folder: Path) -> Self:
+        """A tiny twin of the same kind, for a rehearsal; `folder` is for what it reads. As it is, if it is tiny."""
+        return self
+
 
 class BackboneConfig(ComponentConfig):
     """Configuration of a backbone: the network architecture and where its own weights come from."""
@@ -146,6 +163,10 @@ class BackboneConfig(ComponentConfig):
     kind: ClassVar[str] = "backbone"
     random_base: ClassVar[bool] = False
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
+
+    def licence(self) -> str:
+        """The licence of the base weights, as a model card names it."""
+        return "apache-2.0" if self.random_base else "unknown"
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
@@ -168,6 +189,16 @@ class DataConfig(ComponentConfig):
     @abstractmethod
     def build(self) -> Data:
         """Open the data source."""
+
+
+class ArchiveConfig(DataConfig):
+    """Configuration of raw data that `flowmap encode` can turn into encoded data, once, ahead of training."""
+
+    path: str = Field(description="a folder of parts, or a pattern such as data/*.tar")
+
+    @abstractmethod
+    def build(self) -> Archive:
+        """Open the archive."""
 
 
 class ObjectiveConfig(ComponentConfig):

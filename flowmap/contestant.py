@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor
 from flowmap.configs import SamplerConfig, Weights
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Data, Velocity
+from flowmap.guidance import Guided, GuidedChunks, GuidedCond
+from flowmap.interfaces import Backbone, Batch, Data, Velocity
 from flowmap.path import grid
 from flowmap.plan import StagePlan
 from flowmap.rollout import rollout
 from flowmap.stage import base_draw, stage_weights
 
-_CHUNK = 2048
+_MOST_TOGETHER = 2048
+_NUMBERS_TOGETHER = 2**19
+_HELD_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,17 @@ class Contestant:
         return Draw.whole(self.seed, f"evaluate/{self.stage}/{self.weights}", repeat, purpose, count, self.device)
 
 
-def open_contestant(plan: StagePlan, weights: Weights, device: torch.device) -> Contestant:
-    """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished."""
+def open_contestant(
+    plan: StagePlan, weights: Weights, device: torch.device, backbone: Backbone | None = None
+) -> Contestant:
+    """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
+
+    A `backbone` that was made before saves reading its base weights again; a student that it made before is
+    then no longer valid.
+    """
     stage = plan.stage
-    backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
     own = stage_weights(plan, stage.name, weights)
+    backbone = backbone or plan.recipe.backbone.build(plan.recipe.data.spec())
     role = backbone.role("student", stage.objective.roles()["student"].kind, own, base_draw(plan.seed))
     role.freeze()
     role.module.to(device).eval()
@@ -52,11 +62,46 @@ def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
     return calls // sampler.calls_per_step if calls % sampler.calls_per_step == 0 else None
 
 
-@torch.no_grad()
-def generate(contestant: Contestant, sampler: SamplerConfig, calls: int, shift: float, draw: Draw) -> Tensor:
-    """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each.
+def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
+    """The first `frames` (in data space) of held-out samples, drawn with replacement, with their conditions.
 
-    Raises FlowmapError if the sampler cannot take exactly that many.
+    Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
+    """
+    samples = contestant.data.reference("held_out", _HELD_OUT)
+    rows = (draw.uniform("held-out rows") * len(samples.x)).long().to(contestant.device)
+    whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
+    given = latent_context(contestant.backbone, frames)
+    return Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
+
+
+def latent_context(backbone: Backbone, frames: int) -> int:
+    """How many frames in model space `frames` of context in data space are; raises FlowmapError if impossible."""
+    possible = backbone.contexts()
+    if not possible:
+        raise FlowmapError("this backbone generates whole samples; no frames can be given to it")
+    if frames not in possible:
+        near = sorted(sorted(possible, key=lambda n: abs(n - frames))[:2])
+        raise FlowmapError(
+            f"{frames} context frames cannot be given: possible are {', '.join(map(str, possible))}; "
+            f"nearest: {' or '.join(map(str, near))}"
+        )
+    return possible[frames]
+
+
+@torch.no_grad()
+def generate(
+    contestant: Contestant,
+    sampler: SamplerConfig,
+    calls: int,
+    shift: float,
+    draw: Draw,
+    start: Batch | None = None,
+    cfg_scale: float = 1.0,
+) -> Tensor:
+    """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
+
+    With `start`, its `x0` are the first frames, in model space, and its conditions those of the samples;
+    otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot take so many calls.
     """
     steps = steps_for(sampler, calls)
     if steps is None:
@@ -66,12 +111,22 @@ def generate(contestant: Contestant, sampler: SamplerConfig, calls: int, shift: 
             f"nearest: {max(per_step, calls - calls % per_step)}"
         )
     backbone, times = contestant.backbone, grid(steps, shift, contestant.device)
+    shape = backbone.latent_shape()
+    network, chunking = contestant.network, backbone.chunking()
+    if cfg_scale != 1:
+        network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
     parts: list[Tensor] = []
-    for first in range(draw.first, draw.first + draw.count, _CHUNK):
-        count = min(_CHUNK, draw.first + draw.count - first)
+    together = min(_MOST_TOGETHER, max(1, _NUMBERS_TOGETHER // math.prod(shape)))
+    for first in range(draw.first, draw.first + draw.count, together):
+        count = min(together, draw.first + draw.count - first)
         part = replace(draw, first=first, count=count)
-        noise = part.normal("start noise", backbone.latent_shape())
-        cond, _ = backbone.condition(contestant.data.prompts(part), count)
-        x = rollout(sampler.build(), contestant.network, noise, times, cond, backbone.chunking(), part)
+        rows = torch.arange(first - draw.first, first - draw.first + count, device=contestant.device)
+        if start is None:
+            given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
+        else:
+            given, cond, null = start.x0[rows], start.cond.take(rows), start.null.take(rows)
+        noise = part.normal("start noise", shape)[:, 0 if given is None else given.shape[1] :]
+        cond = GuidedCond(cond, null) if cfg_scale != 1 else cond
+        x = rollout(sampler.build(), network, noise, times, cond, chunking, part, context=given)
         parts.append(backbone.decode(x).cpu())
     return torch.cat(parts)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind
 from flowmap.draw import Draw
-from flowmap.interfaces import Batch, Cond, FlowMap, NoCond, OneChunk, Role, Scene, Velocity, World
+from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, NoCond, Role, Scene, Velocity, Window, World
 from flowmap.ledger import Calls, Ledger
 from flowmap.plan import StagePlan
 
@@ -41,6 +41,8 @@ def count(plan: StagePlan) -> StageCost:
     ledger = Ledger()
     watched = ledger.watch(roles, [name for name, spec in needed.items() if spec.trained])
     turns = plan.stage.objective.build().turns()
+    backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
+    chunking, frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
     steps = min(plan.stage.steps, _MOST_STEPS)
     backwards = dict.fromkeys((turn.role for turn in turns), 0)
     for step in range(steps):
@@ -48,11 +50,38 @@ def count(plan: StagePlan) -> StageCost:
             if step % turn.every:
                 continue
             draw = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
-            batch = Batch(torch.zeros(draw.count, 1, 1), NoCond(), NoCond())
-            for loss in turn.losses(Scene(watched, batch, draw, OneChunk(), World())):
+            batch = Batch(torch.zeros(draw.count, frames, 1), NoCond(), NoCond())
+            for loss in turn.losses(Scene(watched, batch, draw, chunking, World())):
                 loss.value.backward()
                 backwards[turn.role] += 1
     return StageCost(steps, ledger.calls, backwards)
+
+
+@final
+class _CountedChunks(Chunking):
+    """The chunks of `real`, for stand-ins: what is remembered is nothing, but costs its network call."""
+
+    def __init__(self, real: Chunking) -> None:
+        self._real = real
+
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
+        return self._real.sizes(frames, given)
+
+    def window(self, frames: int, draw: Draw) -> Window:
+        return self._real.window(frames, draw)
+
+    def forced(self, batch: Batch, window: Window) -> Batch:
+        return Batch(batch.x0[:, window.start : window.stop], batch.cond, batch.null)
+
+    def whole(self, batch: Batch) -> Batch:
+        return batch
+
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        return self.remember(network, cond, frames)
+
+    def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
+        network.velocity(chunk, torch.zeros(len(chunk)), cond)
+        return cond
 
 
 def _stand_in(name: str, kind: NetworkKind) -> Role:

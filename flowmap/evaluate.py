@@ -6,8 +6,9 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from flowmap.checkpoint import MANIFEST, checkpoints
 from flowmap.configs import MetricConfig, SamplerConfig, Weights
-from flowmap.contestant import Contestant, generate, open_contestant, steps_for
+from flowmap.contestant import Contestant, generate, held_out_start, open_contestant, steps_for
 from flowmap.folder import read_lines, rewrite_lines, writing
-from flowmap.interfaces import Evidence, Metric, References
+from flowmap.interfaces import Backbone, Evidence, Metric, References, Samples
 from flowmap.pictures import png
 from flowmap.plan import Plan, StagePlan
 from flowmap.recipe import EvaluationConfig
@@ -25,7 +26,6 @@ from flowmap.recipe import EvaluationConfig
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 _SHEET = 64
-_REAL = 20_000  # real samples of a split at most: an endless source gives as many as it is asked for
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,16 @@ class _Entry:
     plan: StagePlan
     weights: Weights
     sampler: SamplerConfig | None
+    context: int
+    cfg_scale: float
     checkpoint: str
     evaluation: str
+
+    @property
+    def label(self) -> str:
+        """The sampler as the results name it."""
+        given = f"-after-{self.context}" if self.context else ""
+        return f"{self.sampler.type}{given}" if self.sampler else "network"
 
 
 def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
@@ -83,12 +91,13 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
         if not missing:
             continue
         report(f"seed {seed}: the teacher's reference samples")
-        metrics = _metrics(plan, config, seed, device)
+        backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
+        metrics = _metrics(plan, config, seed, device, backbone)
         for i in missing:
             entry = entries[i]
-            by = f"by {entry.sampler.type}" if entry.sampler else "the network itself"
+            by = f"by {entry.label}" if entry.sampler else "the network itself"
             report(f"seed {seed}: {entry.plan.stage.name} ({entry.weights}), {by}")
-            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, device)]
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, device, backbone)]
             _write(plan, rows)
 
 
@@ -106,10 +115,15 @@ def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry
             samplers.append(None)
         for sampler in samplers:
             # The sampler's own fields too: the same name with another setting is another row.
-            own = {"sampler": sampler.model_dump(mode="json") if sampler else None}
+            own = {
+                "sampler": sampler.model_dump(mode="json") if sampler else None,
+                "context": contest.context,
+                "cfg_scale": contest.cfg_scale,
+            }
             text = json.dumps(settings | own, sort_keys=True)
             evaluation = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-            yield _Entry(stage, contest.weights, sampler, _identity(stage), evaluation)
+            context, scale = (contest.context, contest.cfg_scale) if sampler else (0, 1.0)
+            yield _Entry(stage, contest.weights, sampler, context, scale, _identity(stage), evaluation)
 
 
 def _identity(plan: StagePlan) -> str:
@@ -129,7 +143,7 @@ def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]
     if entry.sampler is None:
         return {(m.network or "", m.calls, m.type) for m in config.metrics if _looks_at(m, entry)}
     calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
-    return {(entry.sampler.type, n, m.type) for n in calls for m in config.metrics if _looks_at(m, entry)}
+    return {(entry.label, n, m.type) for n in calls for m in config.metrics if _looks_at(m, entry)}
 
 
 def _looks_at(metric: MetricConfig, entry: _Entry) -> bool:
@@ -158,18 +172,26 @@ def _recorded(
     return list(lines.values()) if lines.keys() == wanted else None
 
 
-def _metrics(plan: Plan, config: EvaluationConfig, seed: int, device: torch.device) -> dict[MetricConfig, Metric]:
-    teacher = open_contestant(plan.find(config.teacher, seed), "ema", device)
-    sampler, calls, shift = config.teacher_sampler, config.teacher_calls, config.shift
+def _metrics(
+    plan: Plan, config: EvaluationConfig, seed: int, device: torch.device, backbone: Backbone
+) -> dict[MetricConfig, Metric]:
+    teacher = open_contestant(plan.find(config.teacher, seed), "ema", device, backbone)
+    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
-    reference = generate(teacher, sampler, calls, shift, teacher.draw("reference", 0, 2 * config.samples))
-    again = generate(teacher, sampler, calls, shift, teacher.draw("floor", 0, config.samples))
-    train, held_out = (teacher.data.reference(split, _REAL) for split in ("train", "held_out"))
+    draws = teacher.draw("reference", 0, 2 * config.samples), teacher.draw("floor", 0, config.samples)
+    reference, again = (generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for draw in draws)
+    train, held_out = (_real(teacher, split, config.real) for split in ("train", "held_out"))
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
     references = References(train, held_out, reference, again)
     return {metric: metric.build(references) for metric in config.metrics}
+
+
+def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:
+    """Real samples in data space: what was encoded ahead of training is decoded."""
+    samples = contestant.data.reference(split, count)
+    return replace(samples, x=contestant.backbone.decode(samples.x), encoded=False) if samples.encoded else samples
 
 
 def _score(
@@ -178,8 +200,9 @@ def _score(
     config: EvaluationConfig,
     metrics: dict[MetricConfig, Metric],
     device: torch.device,
+    backbone: Backbone,
 ) -> Iterator[Score]:
-    contestant = open_contestant(entry.plan, entry.weights, device)
+    contestant = open_contestant(entry.plan, entry.weights, device, backbone)
     calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
     for nfe in calls:
         chosen = {m: metric for m, metric in metrics.items() if _looks_at(m, entry)}
@@ -192,7 +215,7 @@ def _score(
             yield Score(
                 stage=contestant.stage,
                 weights=entry.weights,
-                sampler=entry.sampler.type if entry.sampler else m.network or "",
+                sampler=entry.label if entry.sampler else m.network or "",
                 nfe=nfe,
                 metric=m.type,
                 value=statistics.fmean(values[m]),
@@ -209,16 +232,16 @@ def _score(
 def _evidence(
     entry: _Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
 ) -> Evidence:
-    purpose = f"{entry.sampler.type if entry.sampler else 'network'}/{nfe}"
-    draw = contestant.draw(purpose, repeat, config.samples)
-    batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
+    draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
     if entry.sampler is None:
+        batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
         return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
-    samples = generate(contestant, entry.sampler, nfe, config.shift, draw)
+    start = held_out_start(contestant, entry.context, draw) if entry.context else None
+    samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
-        name = f"{contestant.stage}.{entry.weights}.{entry.sampler.type}.{nfe}"
+        name = f"{contestant.stage}.{entry.weights}.{entry.label}.{nfe}"
         _save_picture(plan.folder, name, contestant.data.picture(samples[:_SHEET]))
-    return Evidence(samples, contestant.network, batch, draw)
+    return Evidence(samples, contestant.network, None, draw)
 
 
 def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:

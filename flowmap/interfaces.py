@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, final
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind
 from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
 from flowmap.path import like
 
 C = TypeVar("C", bound="Cond")
@@ -55,12 +57,23 @@ class Samples:
     """Raw samples of a data source.
 
     `x` `[B, F, ...]` in data space; `labels` `[B]` int64 if the data are labelled; `prompts`: what a
-    generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes.
+    generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes. Samples
+    that a backbone has `encoded` ahead of training have `x` in model space.
     """
 
     x: Tensor
     labels: Tensor | None = None
     prompts: Any = None
+    encoded: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class EncodedText:
+    """Prompts that a text encoder has read: `text` `[B, L, D]`; `null` `[L, D]` is the null condition of guidance."""
+
+    text: Tensor
+    null: Tensor
 
 
 @final
@@ -140,16 +153,49 @@ class Role:
                 self.own[name].data = value
 
 
+@final
+@dataclass(frozen=True)
+class Window:
+    """What one training step looks at: of the frames before `stop`, those from `start` on are noised.
+
+    The frames before `start` are clean context.
+    """
+
+    start: int
+    stop: int
+
+
 class Chunking(ABC):
-    """How a model splits frames into chunks that are generated one after the other."""
+    """How a model splits frames into chunks that are generated one after the other.
+
+    All counts are frames in model space.
+    """
 
     @abstractmethod
-    def sizes(self, frames: int) -> tuple[int, ...]:
-        """Frames per chunk, in order; they sum to `frames`."""
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
+        """Frames per chunk to generate, in order, when the first `given` of `frames` are given clean.
+
+        They sum to `frames - given`. Raises FlowmapError if so many cannot be given.
+        """
 
     @abstractmethod
-    def forced(self, batch: Batch, draw: Draw) -> Batch:
+    def window(self, frames: int, draw: Draw) -> Window:
+        """What this step of training looks at, in videos of `frames`; the same in all processes."""
+
+    @abstractmethod
+    def forced(self, batch: Batch, window: Window) -> Batch:
         """The teacher-forced view of `batch`: `x0` is what gets noised, the conditions carry the clean context."""
+
+    @abstractmethod
+    def whole(self, batch: Batch) -> Batch:
+        """The view of `batch` as one chunk, in which every frame sees every other."""
+
+    @abstractmethod
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        """The condition of what follows the clean `frames` `[B, f, ...]`, the first of a video.
+
+        Raises FlowmapError if the model cannot be given so many. Called without gradient.
+        """
 
     @abstractmethod
     def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
@@ -158,15 +204,30 @@ class Chunking(ABC):
 
 @final
 class OneChunk(Chunking):
-    """A bidirectional model: all frames are one chunk and nothing is remembered."""
+    """A model of all frames at once that takes no context: nothing is given, and nothing remembered."""
 
-    def sizes(self, frames: int) -> tuple[int, ...]:
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
         """All frames at once."""
+        if given:
+            raise FlowmapError("this backbone generates whole samples; no frames can be given to it")
         return (frames,)
 
-    def forced(self, batch: Batch, draw: Draw) -> Batch:
+    def window(self, frames: int, draw: Draw) -> Window:
+        """All frames, noised."""
+        return Window(0, frames)
+
+    def forced(self, batch: Batch, window: Window) -> Batch:
         """The batch itself: there is no context."""
         return batch
+
+    def whole(self, batch: Batch) -> Batch:
+        """The batch itself."""
+        return batch
+
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        """Raises FlowmapError: no frames can be given."""
+        self.sizes(frames.shape[1], frames.shape[1])
+        return cond
 
     def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
         """The condition itself: nothing follows."""
@@ -174,11 +235,14 @@ class OneChunk(Chunking):
 
 
 class Backbone(ABC):
-    """An architecture: makes roles from weights, and translates between data space and model space."""
+    """An architecture: makes roles from weights, and translates between data space and model space.
+
+    Making one allocates no weights; they are read when the first role or encoder is needed.
+    """
 
     @abstractmethod
     def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
-        """Make a role.
+        """Make a role; a role of the same name that was made before is no longer valid.
 
         `weights` are the `own` parameters of a role of a finished stage, or None for the backbone's base
         weights (a pretrained checkpoint, or a random initialisation by `draw`). A `flow_map` role made from
@@ -186,8 +250,12 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def precompute(self, samples: Samples) -> Samples:
+        """The same samples in model space, their prompts read by the text encoder if there is one."""
+
+    @abstractmethod
     def encode(self, samples: Samples) -> Batch:
-        """Raw samples to a batch in model space."""
+        """Raw or precomputed samples to a batch in model space."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
@@ -202,8 +270,20 @@ class Backbone(ABC):
         """The shape `(F, ...)` of one sample in model space."""
 
     @abstractmethod
+    def contexts(self) -> Mapping[int, int]:
+        """How many frames in data space can be given as context, ascending, and their number in model space."""
+
+    @abstractmethod
     def chunking(self) -> Chunking:
-        """How frames are split into chunks; `OneChunk()` for a bidirectional model."""
+        """How frames are split into chunks; `OneChunk()` for a model of all frames at once."""
+
+    @abstractmethod
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        """Write `role` into the empty `folder` in the form in which others load it; return how to load it.
+
+        Adapters are `merged` into the weights, or written beside them. Raises FlowmapError if this backbone
+        has no such form.
+        """
 
 
 @final
@@ -242,6 +322,11 @@ class Scene:
     draw: Draw
     chunking: Chunking
     world: World
+
+    def forced(self) -> Batch:
+        """The teacher-forced view of the batch, through this turn's window."""
+        window = self.chunking.window(self.batch.x0.shape[1], self.draw.child("context"))
+        return self.chunking.forced(self.batch, window)
 
     def velocity(self, role: str) -> Velocity:
         """The network of `role`."""
@@ -310,7 +395,27 @@ class Data(ABC):
 
     @abstractmethod
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
-        """Draw samples `[B, F, ...]` in data space as one picture `[H, W, 3]`."""
+        """Draw samples `[B, F, ...]` in data space as one picture `[H, W, 3]`; videos as rows of frames."""
+
+
+class Archive(Data):
+    """Raw data in parts (files) that can be encoded once, ahead of training."""
+
+    @abstractmethod
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts, in order; each becomes one encoded part or none."""
+
+    @abstractmethod
+    def count(self, part: str) -> int:
+        """About how many samples `part` has, without reading them."""
+
+    @abstractmethod
+    def encode(self, part: str, precompute: Callable[[Samples], Samples], folder: Path) -> Iterator[int]:
+        """Write `part`, through `precompute`, into `folder`: whole, under its own name, or not at all.
+
+        Yields how many samples have been dealt with since the last time. A sample that cannot be used is
+        logged and skipped; raises FlowmapError when they are too many.
+        """
 
 
 @final
@@ -333,12 +438,13 @@ class References:
 class Evidence:
     """What a metric looks at: `samples` `[N, F, ...]` in data space, and the network that made them.
 
-    `batch` are real encoded samples for metrics that probe the network on the path of real data.
+    `batch` are real encoded samples for metrics that probe the network on the path of real data; None for those
+    that look at samples only.
     """
 
     samples: Tensor
     network: Velocity
-    batch: Batch
+    batch: Batch | None
     draw: Draw
 
 

@@ -77,6 +77,8 @@ class ContestConfig(Config):
     stage: str = Field(description="whose student competes")
     samplers: tuple[AnySampler, ...] = Field(min_length=1, description="each is one row of the results")
     weights: Weights = Field("ema", description="which of the stage's weights")
+    context: int = Field(0, ge=0, description="frames given clean, from held-out data; 1 is image-to-video")
+    cfg_scale: float = Field(1.0, ge=1, description="guidance, w in null + w (cond - null); velocity samplers only")
 
 
 class EvaluationConfig(Config):
@@ -85,9 +87,13 @@ class EvaluationConfig(Config):
     teacher: str = Field(description="the stage whose many-step samples are the reference of frechet_teacher")
     teacher_sampler: AnySampler = Field(default="heun", description="how those samples are drawn")  # type: ignore[assignment]
     teacher_calls: int = Field(64, gt=0, description="network calls a reference sample takes")
-    calls: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="network calls per sample")
+    teacher_cfg_scale: float = Field(1.0, ge=1, description="guidance of those samples, w in null + w (cond - null)")
+    calls: tuple[int, ...] = Field(
+        (1, 2, 4, 8, 16, 32), min_length=1, description="network calls per sample (of each chunk, for causal models)"
+    )
     samples: int = Field(2000, ge=2, description="samples per score")
     repeats: int = Field(3, ge=2, description="times each score is taken with fresh noise")
+    real: int = Field(20_000, ge=2, description="real samples of a split that are compared with, at most")
     shift: float = Field(1.0, gt=0, description="shift of the sampling grid")
     metrics: tuple[AnyMetric, ...] = Field(min_length=1, description="what is measured; lower is better")
     contests: tuple[ContestConfig, ...] = Field(min_length=1, description="what is compared")
@@ -134,7 +140,7 @@ class Recipe(Config):
             yield Finding("error", ("seeds",), "a seed is listed twice; every seed is one training run")
         earlier: list[StageConfig] = []
         for index, stage in enumerate(self.stages):
-            for finding in self._stage_findings(stage, earlier, StageFacts(stage.batch, spec.classes > 0)):
+            for finding in self._stage_findings(stage, earlier, StageFacts(stage.batch, spec.conditional)):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
         if self.evaluation is not None:
@@ -206,7 +212,7 @@ class Recipe(Config):
         yield from self._contest_findings(evaluation, kinds)
 
     def _contest_findings(self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind]) -> Iterator[Finding]:
-        seen: set[tuple[str, str, str]] = set()
+        seen: set[tuple[str, str, str, int]] = set()
         for index, contest in enumerate(evaluation.contests):
             where = ("contests", index)
             if contest.stage not in kinds:
@@ -218,7 +224,7 @@ class Recipe(Config):
                 if all(calls % sampler.calls_per_step for calls in evaluation.calls):
                     per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
                     yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")
-                entry = (contest.stage, contest.weights, sampler.type)
+                entry = (contest.stage, contest.weights, sampler.type, contest.context)
                 if entry in seen:
                     yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
                 seen.add(entry)

@@ -74,7 +74,8 @@ def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
     for name, needed in plan.stage.objective.roles().items():
         config = plan.role(name)
         role = backbone.role(name, needed.kind, _weights(plan, config), base_draw(plan.seed))
-        accelerator.prepare(role.module)
+        if not any(role.module is other.module for other in roles.values()):
+            accelerator.prepare(role.module)
         if needed.trained:
             schedules[name] = config.optimizer or plan.stage.optimizer
             optimizers[name] = _optimizer(role, schedules[name])

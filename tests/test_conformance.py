@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -53,6 +54,7 @@ from flowmap.interfaces import (
     Scene,
     Turn,
     Velocity,
+    Window,
 )
 from flowmap.path import noised
 from flowmap.testing import (
@@ -75,8 +77,10 @@ IMAGE = SampleSpec((1, 1, 4, 4), classes=3)
 
 
 def installed(kind: str) -> Any:
-    """Every installed component of a kind, with its defaults."""
-    found = [c.config.model_validate({"type": c.name}) for c in catalogue().components if c.kind == kind]
+    """Every installed component of a kind that needs no settings, with its defaults."""
+    ours = [c for c in catalogue().components if c.kind == kind]
+    needy = {c.name for c in ours if any(field.is_required() for field in c.config.model_fields.values())}
+    found = [c.config.model_validate({"type": c.name}) for c in ours if c.name not in needy]
     return pytest.mark.parametrize("config", found, ids=lambda config: config.type)
 
 
@@ -517,6 +521,15 @@ class _Wrapped(Backbone):
     def latent_shape(self) -> tuple[int, ...]:
         return self.inner.latent_shape()
 
+    def precompute(self, samples: Samples) -> Samples:
+        return samples
+
+    def contexts(self) -> Mapping[int, int]:
+        return {}
+
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        raise FlowmapError("nothing to export")
+
     def chunking(self) -> Chunking:
         return self.answers.get("chunking", OneChunk())  # type: ignore[no-any-return]
 
@@ -650,11 +663,20 @@ def _other_names(inner: Backbone, name: str, kind: Any, weights: Any, draw: Draw
 class _Uneven(Chunking):
     """Chunks that miss a frame."""
 
-    def sizes(self, frames: int) -> tuple[int, ...]:
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
         return (frames, 1)
 
-    def forced(self, batch: Batch, draw: Draw) -> Batch:
+    def window(self, frames: int, draw: Draw) -> Window:
+        return Window(0, frames)
+
+    def forced(self, batch: Batch, window: Window) -> Batch:
         return batch
+
+    def whole(self, batch: Batch) -> Batch:
+        return batch
+
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        return cond
 
     def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
         return cond

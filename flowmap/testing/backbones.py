@@ -81,12 +81,12 @@ class _Check:
         with own_randomness_only(f"a role of {self.name}"):
             return self.backbone.role(name, kind, None, draw or self.draw)
 
-    def disturbed(self, kind: NetworkKind) -> Role:
+    def disturbed(self, kind: NetworkKind, name: str = "student") -> Role:
         """A role whose weights are not at their often special initial values."""
-        role = self.fresh(kind)
+        role = self.fresh(kind, name)
         with torch.no_grad():
-            for name, parameter in role.own.items():
-                noise = whole(1).normal(f"disturb {name}", tuple(parameter.shape))[0]
+            for key, parameter in role.own.items():
+                noise = whole(1).normal(f"disturb {key}", tuple(parameter.shape))[0]
                 parameter.add_(0.2 * noise.to(parameter.dtype))
         return role
 
@@ -106,8 +106,19 @@ class _Check:
         sizes, frames = self.backbone.chunking().sizes(latent[1]), latent[1]
         whole_clip = sum(sizes) == frames and min(sizes) > 0
         require(whole_clip, f"the chunks {sizes} of {self.name} must be above 0 and sum to {frames} frames")
-        forced = self.backbone.chunking().forced(self.batch, whole(_COUNT))
-        require_like(forced.x0, latent, f"x0 as teacher-forced by {self.name}")
+        chunking = self.backbone.chunking()
+        window = chunking.window(frames, whole(_COUNT))
+        inside = 0 <= window.start < window.stop <= frames
+        require(inside, f"the window {window} of {self.name} must lie in {frames} frames and hold some")
+        seen = (_COUNT, window.stop - window.start, *latent[2:])
+        require_like(chunking.forced(self.batch, window).x0, seen, f"x0 as teacher-forced by {self.name}")
+        require_like(chunking.whole(self.batch).x0, latent, f"x0 as one chunk of {self.name}")
+        contexts = self.backbone.contexts()
+        rising = list(contexts) == sorted(contexts) and all(0 < c < self.spec.shape[0] for c in contexts)
+        require(rising, f"the contexts {contexts} of {self.name} must rise and be fewer than its frames")
+        for given in contexts.values():
+            rest = sum(chunking.sizes(frames, given))
+            require(rest == frames - given, f"the chunks of {self.name} after {given} of {frames} frames sum to {rest}")
 
     def conditions(self) -> None:
         """Rows of conditions go with rows of samples."""
@@ -149,15 +160,16 @@ class _Check:
         role = self.disturbed(kind)
         who = f"a {kind} role of {self.name}"
         require(bool(role.own), f"{who} owns no parameters")
-        inside = {id(parameter): name for name, parameter in role.module.named_parameters() if parameter.requires_grad}
-        owned = {id(parameter) for parameter in role.own.values()}
-        missing = [name for key, name in inside.items() if key not in owned]
-        require(
-            not missing, f"{who} must own every trainable parameter of its module; {', '.join(missing)} are not in own"
-        )
         frozen = [name for name, parameter in role.own.items() if not parameter.requires_grad]
         require(not frozen, f"{who} must be trainable until it is frozen; {', '.join(frozen)} are not")
+        for parameter in role.module.parameters():
+            parameter.grad = None
         self.call(role.network).square().sum().backward()
+        # The module may be shared with other roles, whose own parameters this one's calls never reach.
+        owned = {id(parameter) for parameter in role.own.values()}
+        named = role.module.named_parameters()
+        missing = [name for name, parameter in named if parameter.grad is not None and id(parameter) not in owned]
+        require(not missing, f"{who} must own every parameter that it trains; {', '.join(missing)} are not in own")
         reached = any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in role.own.values())
         require(reached, f"no gradient reaches the own parameters of {who}")
         before = self.call(role.network).detach()
@@ -225,7 +237,7 @@ class _Check:
 
     def diagonal(self) -> None:
         """A student made from its teacher begins as its teacher."""
-        teacher = self.disturbed("velocity")
+        teacher = self.disturbed("velocity", "teacher")
         student = as_flow_map(self.backbone.role("student", "flow_map", _weights(teacher), whole(1, step=9)).network)
         x, cond = self.batch.x0, self.batch.cond
         require_equal(

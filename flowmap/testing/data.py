@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmap.configs import DataConfig, SampleSpec
-from flowmap.interfaces import Data, Samples
+from flowmap.interfaces import Data, EncodedText, Samples
 from flowmap.testing.contract import (
     build_quietly,
     check_config,
@@ -22,15 +21,17 @@ from flowmap.testing.contract import (
 )
 
 _COUNT = 11
+_CONDITIONS = "classes or text"
 _Split = Literal["train", "held_out"]
 
 
 def check_data(config: DataConfig) -> None:
     """Check the data source that `config` builds; raises AssertionError with what is broken.
 
-    Samples are float32 of the shape that `spec()` says, with labels and prompts where it says so. Batches and
-    prompts are functions of the draw alone, independent of how processes share it. References are at most as
-    many as asked for, the same at every call, and those held out are not those trained on. Pictures are uint8.
+    Samples are float32 of the shape that `spec()` says (in model space where they are encoded), with labels and
+    prompts where it says so; captions are strings, or encoded text. Batches and prompts are functions of the draw
+    alone, independent of how processes share it. References are at most as many as asked for, the same at every
+    call, and those held out are not those trained on. Pictures are uint8.
     """
     check_config(config)
     data = build_quietly(config, config.build)
@@ -44,7 +45,7 @@ def _check_batch(config: DataConfig, data: Data) -> None:
 
 
 def _check_samples(samples: Samples, spec: SampleSpec, count: int, who: str) -> None:
-    require_like(samples.x, (count, *spec.shape), f"x of {who}")
+    require_like(samples.x, (count, *(samples.x.shape[1:] if samples.encoded else spec.shape)), f"x of {who}")
     if spec.labelled:
         labels = samples.labels
         good = labels is not None and labels.shape == (count,) and labels.dtype == torch.int64
@@ -53,7 +54,20 @@ def _check_samples(samples: Samples, spec: SampleSpec, count: int, who: str) -> 
     else:
         require(samples.labels is None, f"{who} has labels, but its spec does not say so")
     conditional = samples.prompts is not None
-    require(conditional == (spec.classes > 0), f"{who} must have prompts if and only if its spec has classes")
+    require(conditional == spec.conditional, f"{who} must have prompts if and only if its spec has {_CONDITIONS}")
+    if spec.text:
+        _check_captions(samples.prompts, samples.encoded, count, f"the prompts of {who}")
+
+
+def _check_captions(prompts: Any, encoded: bool, count: int, who: str) -> None:
+    if encoded:
+        require(isinstance(prompts, EncodedText), f"{who} must be EncodedText, not {type(prompts).__name__}")
+        require(prompts.text.ndim == 3, f"{who} must have text [{count}, L, D], not {list(prompts.text.shape)}")
+        require_like(prompts.text, (count, *prompts.text.shape[1:]), f"text of {who}")
+        require_like(prompts.null, tuple(prompts.text.shape[1:]), f"null of {who}")
+    else:
+        good = isinstance(prompts, list) and len(prompts) == count and all(isinstance(p, str) for p in prompts)
+        require(good, f"{who} must be a list of {count} strings: its spec says text")
 
 
 def _check_draw(config: DataConfig, data: Data) -> None:
@@ -68,20 +82,30 @@ def _check_draw(config: DataConfig, data: Data) -> None:
 
 def _rows(samples: Samples, first: int, count: int) -> Samples:
     labels = None if samples.labels is None else samples.labels[first : first + count]
-    prompts = samples.prompts[first : first + count] if isinstance(samples.prompts, Tensor | list | tuple) else None
-    return Samples(samples.x[first : first + count], labels, prompts)
+    prompts = _some(samples.prompts, first, count)
+    return Samples(samples.x[first : first + count], labels, prompts, samples.encoded)
+
+
+def _some(prompts: Any, first: int, count: int) -> Any:
+    if isinstance(prompts, EncodedText):
+        return EncodedText(prompts.text[first : first + count], prompts.null)
+    return prompts[first : first + count] if isinstance(prompts, Tensor | list | tuple) else None
 
 
 def _same(a: Samples, b: Samples, contract: str) -> None:
     require(torch.equal(a.x, b.x), contract)
-    require(all(torch.equal(x, y) for x, y in _both(a.labels, b.labels)), contract)
-    require(all(torch.equal(x, y) for x, y in _both(a.prompts, b.prompts)), contract)
+    require(_alike(a.labels, b.labels), contract)
+    require(_alike(a.prompts, b.prompts), contract)
 
 
-def _both(a: Any, b: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pair, if both are tensors; prompts may be anything else, which only their backbone can compare."""
+def _alike(a: Any, b: Any) -> bool:
+    """Whether both are equal; prompts may be of other kinds, which only their backbone can compare."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        yield a, b
+        return torch.equal(a, b)
+    if isinstance(a, EncodedText) and isinstance(b, EncodedText):
+        return torch.equal(a.text, b.text) and torch.equal(a.null, b.null)
+    captions = all(isinstance(p, list) and all(isinstance(text, str) for text in p) for p in (a, b))
+    return bool(a == b) if captions else True
 
 
 def _check_references(config: DataConfig, data: Data) -> None:
@@ -101,20 +125,24 @@ def _check_references(config: DataConfig, data: Data) -> None:
 def _check_prompts(config: DataConfig, data: Data) -> None:
     prompts = data.prompts(whole(_COUNT))
     conditional = prompts is not None
+    spec = config.spec()
     require(
-        conditional == (config.spec().classes > 0),
-        f"'{config.type}' must give prompts if and only if its spec has classes",
+        conditional == spec.conditional, f"'{config.type}' must give prompts if and only if its spec has {_CONDITIONS}"
     )
-    for x, y in _both(prompts, data.prompts(whole(_COUNT))):
-        require(torch.equal(x, y), f"the prompts of '{config.type}' must be the same for the same draw")
+    if spec.text:
+        _check_captions(prompts, isinstance(prompts, EncodedText), _COUNT, f"the prompts of '{config.type}'")
+    same = _alike(prompts, data.prompts(whole(_COUNT)))
+    require(same, f"the prompts of '{config.type}' must be the same for the same draw")
     for part in halves(_COUNT):
-        for x, y in _both(prompts, data.prompts(part)):
-            contract = f"the prompts of '{config.type}' must not depend on how many processes share them"
-            require(torch.equal(x[part.first : part.first + part.count], y), contract)
+        same = _alike(_some(prompts, part.first, part.count), data.prompts(part))
+        require(same, f"the prompts of '{config.type}' must not depend on how many processes share them")
 
 
 def _check_picture(config: DataConfig, data: Data) -> None:
-    picture = data.picture(data.batch(whole(_COUNT)).x)
+    samples = data.batch(whole(_COUNT))
+    # Pictures are of data space, which encoded samples are not in.
+    x = torch.zeros(_COUNT, *config.spec().shape) if samples.encoded else samples.x
+    picture = data.picture(x)
     good = picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
     shown = f"{picture.dtype} {list(picture.shape)}"
     require(good, f"a picture of '{config.type}' must be uint8 [H, W, 3], not {shown}")

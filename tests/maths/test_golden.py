@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -183,7 +183,8 @@ class Backward:
         )
 
     def loss(self, x: Tensor) -> Loss:
-        return self.objective.distribution_loss(self.scene, x, self.golden["dmd_t"] / 1000, self.golden["dmd_noise"])
+        made = replace(self.scene.batch, x0=x)
+        return self.objective.distribution_loss(self.scene, made, self.golden["dmd_t"] / 1000, self.golden["dmd_noise"])
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ X_{t->r}(x) = F_r^-1(F_t(x)) with F the distribution functions; for one componen
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -149,6 +150,10 @@ class GaussianBackbone(Backbone):
         network = _ExactFlowMap(module) if kind == "flow_map" else _ExactVelocity(module)
         return Role(name, network, module, dict(module.named_parameters()))
 
+    def precompute(self, samples: Samples) -> Samples:
+        """Samples as they are."""
+        return samples
+
     def encode(self, samples: Samples) -> Batch:
         """Samples as they are."""
         return Batch(samples.x, NoCond(), NoCond())
@@ -165,6 +170,14 @@ class GaussianBackbone(Backbone):
         """The shape of the data."""
         return self._spec.shape
 
+    def contexts(self) -> Mapping[int, int]:
+        """None: samples are generated whole."""
+        return {}
+
     def chunking(self) -> Chunking:
         """One chunk."""
         return OneChunk()
+
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        """Raises FlowmapError: nothing else loads such a network."""
+        raise FlowmapError("backbone 'gaussian' has no form that others load; its weights are in the run's checkpoints")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -161,6 +162,10 @@ class MlpBackbone(Backbone):
         network = _MlpFlowMap(module) if two_times else _MlpVelocity(module)
         return Role(name, network, module, dict(module.named_parameters()))
 
+    def precompute(self, samples: Samples) -> Samples:
+        """Samples as they are."""
+        return samples
+
     def encode(self, samples: Samples) -> Batch:
         """Samples as they are."""
         cond, null = self.condition(samples.prompts, len(samples.x))
@@ -180,6 +185,14 @@ class MlpBackbone(Backbone):
         """The shape of the data."""
         return self._spec.shape
 
+    def contexts(self) -> Mapping[int, int]:
+        """None: samples are generated whole."""
+        return {}
+
     def chunking(self) -> Chunking:
         """One frame, one chunk."""
         return OneChunk()
+
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        """Raises FlowmapError: nothing else loads such a network."""
+        raise FlowmapError("backbone 'mlp' has no form that others load; its weights are in the run's checkpoints")

@@ -1,4 +1,4 @@
-"""Data `digits` (real images shipped with scikit-learn) and `checkerboard` (points in the plane)."""
+"""Data `digits` (real images shipped with scikit-learn), `moving_digits` (videos of them) and `checkerboard`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ class DigitsConfig(DataConfig):
         return Digits(self.conditional)
 
 
+class MovingDigitsConfig(DataConfig):
+    """Videos of one handwritten digit that moves in a square and bounces off its sides, in [-1, 1]."""
+
+    type: Literal["moving_digits"] = "moving_digits"
+    frames: int = Field(9, ge=1, description="frames of a video")
+    size: int = Field(16, ge=8, description="side of a frame, in pixels; a digit has 8")
+    speed: float = Field(2.0, ge=0, description="pixels that a digit moves per frame, at most, in each direction")
+    text_dim: int = Field(16, ge=10, description="dimensions of the text embedding, which names the digit's class")
+
+    def spec(self) -> SampleSpec:
+        """Frames of one channel, with a caption (the class) and a label."""
+        return SampleSpec((self.frames, 1, self.size, self.size), labelled=True, text=True, fps=8.0)
+
+    def build(self) -> Data:
+        """Load the digits."""
+        from flowmap_datasets.moving_digits import MovingDigits
+
+        return MovingDigits(self)
+
+
 class CheckerboardConfig(DataConfig):
     """Points on the dark squares of a 4 x 4 checkerboard on [-2, 2]^2."""
 
@@ -50,4 +70,4 @@ class CheckerboardConfig(DataConfig):
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [DigitsConfig, CheckerboardConfig]
+    return [DigitsConfig, MovingDigitsConfig, CheckerboardConfig]

@@ -37,13 +37,19 @@ class Classifier(nn.Module):
         self.register_buffer("scale", torch.ones(_FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores `[N, K]`."""
+        """Class scores `[N, K]` of the first frames."""
         return self.head(F.relu(self.convolutions(x[:, 0])))
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Features `[N, 64]`: the last hidden layer after its ReLU, as FID takes them, scaled to unit variance."""
-        return torch.cat([F.relu(self.convolutions(part[:, 0].cpu())) / self.scale for part in x.split(2048)])
+        """Features `[N, 64]`: the last hidden layer after its ReLU, as FID takes them, scaled to unit variance.
+
+        Of videos, those of the first and of the last frame `[N, 128]`: whether both look right, and fit together.
+        """
+        frames = [0, -1] if x.shape[1] > 1 else [0]
+        parts = (part[:, frame].cpu() for frame in frames for part in x.split(2048))
+        found = torch.cat([F.relu(self.convolutions(part)) / self.scale for part in parts])
+        return torch.cat(found.chunk(len(frames)), dim=1)
 
 
 _trained: dict[tuple[int, float], Classifier] = {}
@@ -63,6 +69,9 @@ def train_classifier(train: Samples) -> Classifier:
 
 def _train(x: Tensor, labels: Tensor) -> Classifier:
     classifier = Classifier(x.shape[2], int(labels.max()) + 1)
+    # Every frame of a video shows its class; a few of each are enough.
+    frames = torch.linspace(0, x.shape[1] - 1, min(3, x.shape[1])).long()
+    x, labels = x[:, frames].flatten(0, 1)[:, None], labels.repeat_interleave(len(frames))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
     batches = _EPOCHS * -(-len(x) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=batches)

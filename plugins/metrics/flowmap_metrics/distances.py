@@ -42,6 +42,8 @@ class Semigroup(Metric):
     def score(self, evidence: Evidence) -> float:
         """The error over one triple of times and one noise per sample of the batch."""
         network, batch, draw = as_flow_map(evidence.network), evidence.batch, evidence.draw
+        if batch is None:
+            raise ValueError("this metric probes the network on real data; give it a batch")
         times = draw.uniform("semigroup times", (3,)).sort(dim=1, descending=True).values
         t, s, r = times.unbind(1)
         x_t = noised(batch.x0, draw.normal("semigroup noise", batch.x0.shape[1:]), t)

@@ -30,7 +30,7 @@ class DiscreteConsistency(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         config, draw = self._config, scene.draw
-        batch = scene.chunking.forced(scene.batch, draw.child("context"))
+        batch = scene.forced()
         student, teacher = scene.flow_map("student"), scene.velocity("teacher")
         times = grid(config.points, config.shift, device=batch.x0.device)
         index = (draw.uniform("point") * config.points).long()

@@ -33,6 +33,11 @@ class BackwardSimulationConfig(ObjectiveConfig):
     sampler: AnySampler = Field(default="flow_map", description="what the student rolls out with")
     shift: float = Field(1.0, gt=0, description="of the rollout's grid and of the score times; Wan uses 5")
     cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); AnyFlow uses 4")
+    score: Literal["forced", "whole"] = Field(
+        "forced",
+        description="how a causal model scores a rollout: 'forced' scores the last chunks given the clean ones before "
+        "(as in its training), 'whole' all frames as one chunk (as a bidirectional teacher would)",
+    )
     critic_times: TimesConfig = Field(default_factory=TimesConfig, description="times the critic is trained at")
     forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
     forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")

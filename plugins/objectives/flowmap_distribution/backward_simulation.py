@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowmap.draw import Draw
 from flowmap.guidance import guided_velocity
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn, Window
 from flowmap.path import draw_times, grid, like, noised, shifted
 from flowmap.rollout import rollout
 from flowmap_distribution import BackwardSimulationConfig
@@ -50,17 +50,17 @@ class BackwardSimulation(Objective):
         return (Turn("student", self._student), Turn("critic", self._critic))
 
     def _student(self, scene: Scene) -> Iterator[Loss]:
-        x = self._roll(scene)
+        made = self._roll(scene)
         tau = shifted(scene.draw.uniform("score time"), self._config.shift)
-        yield self.distribution_loss(scene, x, tau, scene.draw.normal("score noise", x.shape[1:]))
-        del x
+        yield self.distribution_loss(scene, made, tau, scene.draw.normal("score noise", made.x0.shape[1:]))
+        del made
         for turn in self._forward:
             for loss in turn.losses(replace(scene, draw=scene.draw.child("forward"))):
                 yield Loss(loss.branch, loss.value * self._config.forward_weight, loss.raw)
 
-    def distribution_loss(self, scene: Scene, x: Tensor, tau: Tensor, noise: Tensor) -> Loss:
-        """mean((x - sg[x - g])^2) in float64, g the DMD gradient at score times `tau` `[B]`."""
-        batch = scene.batch
+    def distribution_loss(self, scene: Scene, made: Batch, tau: Tensor, noise: Tensor) -> Loss:
+        """mean((x - sg[x - g])^2) in float64, x the rollout `made`, g the DMD gradient at score times `tau` `[B]`."""
+        x, batch = made.x0, made
         with torch.no_grad():
             y = noised(x, noise, tau)
             v_fake = scene.velocity("critic").velocity(y, tau, batch.cond)
@@ -73,19 +73,38 @@ class BackwardSimulation(Objective):
 
     def _critic(self, scene: Scene) -> Iterator[Loss]:
         with torch.no_grad():
-            x = self._roll(scene)
+            made = self._roll(scene)
+        x = made.x0
         noise = scene.draw.normal("critic noise", x.shape[1:])
         tau = draw_times(scene.draw, self._config.critic_times, "critic time")
-        predicted = scene.velocity("critic").velocity(noised(x, noise, tau), tau, scene.batch.cond)
+        predicted = scene.velocity("critic").velocity(noised(x, noise, tau), tau, made.cond)
         yield Loss("critic", (predicted - (noise - x)).square().mean())
 
-    def _roll(self, scene: Scene) -> Tensor:
-        """A rollout of the student from fresh noise, along segments that are the same in all processes."""
-        draw = scene.draw
+    def _roll(self, scene: Scene) -> Batch:
+        """A rollout of the student from fresh noise, as its scores see it.
+
+        Segments and window are the same in all processes. Frames that the scores see as clean context only are
+        made without gradient: none would reach them.
+        """
+        draw, batch, chunking = scene.draw, scene.batch, scene.chunking
         times = self._times(draw).to(draw.device)
-        start = draw.normal("start noise", scene.batch.x0.shape[1:])
-        student = scene.flow_map("student")
-        return rollout(self._sampler, student, start, times, scene.batch.cond, scene.chunking, draw.child("rollout"))
+        start = draw.normal("start noise", batch.x0.shape[1:])
+        window = Window(0, start.shape[1])
+        if self._config.score == "forced":
+            window = chunking.window(window.stop, draw.child("context"))
+        x = rollout(
+            self._sampler,
+            scene.flow_map("student"),
+            start,
+            times,
+            batch.cond,
+            chunking,
+            draw.child("rollout"),
+            stop=window.stop,
+            still=window.start,
+        )
+        made = Batch(x, batch.cond, batch.null)
+        return chunking.whole(made) if self._config.score == "whole" else chunking.forced(made, window)
 
     def _times(self, draw: Draw) -> Tensor:
         shared = draw.shared("segments")

@@ -73,6 +73,12 @@ class FlowMapConfig(ObjectiveConfig):
         1.0, ge=1, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
     )
     rebalance: bool = Field(True, description="scale every r < t loss to the size of the r = t losses")
+    bidirectional: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of steps that add flow matching over all frames as one chunk; AnyFlow's causal models 0.1",
+    )
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
 
     def roles(self) -> Mapping[str, RoleSpec]:

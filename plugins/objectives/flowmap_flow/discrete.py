@@ -32,7 +32,7 @@ class DiscreteFlowMap(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         config, draw = self._config, scene.draw
-        batch = scene.chunking.forced(scene.batch, draw.child("context"))
+        batch = scene.forced()
         student, teacher = scene.flow_map("student"), scene.velocity("teacher")
         pairs = draw_pairs(draw, config.branches, config.shift)
         t, r = pairs.t, pairs.r

@@ -6,15 +6,17 @@ u(x_t, t, r) is regressed on sg[v - (t - r) du/dt], with guidance fused into the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import final
 
 import torch
 from torch import Tensor
 
+from flowmap.configs import TimesConfig
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.path import like, noised, shifted
+from flowmap.path import draw_times, like, noised, shifted
 from flowmap.tangent import tangent
 from flowmap_flow import FlowMapConfig
 from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch, moving_rows
@@ -57,14 +59,24 @@ class ForwardFlowMap(Objective):
         return (Turn("student", self._losses),)
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
-        draw = scene.draw
-        pairs = draw_pairs(draw, self._config.branches, self._config.shift)
-        yield self.loss(scene, draw.normal("noise", scene.batch.x0.shape[1:]), pairs)
+        draw, config = scene.draw, self._config
+        pairs = draw_pairs(draw, config.branches, config.shift)
+        batch = scene.forced()
+        yield self.loss(replace(scene, batch=batch), draw.normal("noise", batch.x0.shape[1:]), pairs)
+        if config.bidirectional and draw.shared("bidirectional").random() < config.bidirectional:
+            yield self._bidirectional(scene)
+
+    def _bidirectional(self, scene: Scene) -> Loss:
+        """Flow matching over all frames as one chunk, at times as of a teacher's training."""
+        draw, batch = scene.draw.child("bidirectional"), scene.chunking.whole(scene.batch)
+        noise = draw.normal("noise", batch.x0.shape[1:])
+        t = draw_times(draw, TimesConfig(shift=self._config.shift))
+        predicted = scene.flow_map("student").velocity(noised(batch.x0, noise, t), t, batch.cond)
+        return Loss("bidirectional", (predicted - (noise - batch.x0)).square().mean())
 
     def loss(self, scene: Scene, noise: Tensor, pairs: Pairs) -> Loss:
-        """The loss for given `noise` `[B, F, ...]` and times."""
-        config = self._config
-        batch = scene.chunking.forced(scene.batch, scene.draw.child("context"))
+        """The loss of the scene's batch as it is, for given `noise` `[B, F, ...]` and times."""
+        config, batch = self._config, scene.batch
         student = scene.flow_map("student")
         t, r, w = pairs.t, pairs.r, config.cfg_scale
         x_t = noised(batch.x0, noise, t)

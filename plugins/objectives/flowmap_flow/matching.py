@@ -25,7 +25,7 @@ class FlowMatching(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         draw = scene.draw
-        batch = scene.chunking.forced(scene.batch, draw.child("context"))
+        batch = scene.forced()
         noise = draw.normal("noise", batch.x0.shape[1:])
         t = draw_times(draw, self._config.times)
         cond = batch.cond

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -111,6 +112,9 @@ class BilinearBackbone(Backbone):
         network = BilinearFlowMap(module) if kind == "flow_map" else BilinearVelocity(module)
         return Role(name, network, module, dict(module.named_parameters()))
 
+    def precompute(self, samples: Samples) -> Samples:
+        return samples
+
     def encode(self, samples: Samples) -> Batch:
         return Batch(samples.x, NoCond(), NoCond())
 
@@ -123,8 +127,14 @@ class BilinearBackbone(Backbone):
     def latent_shape(self) -> tuple[int, ...]:
         return self._spec.shape
 
+    def contexts(self) -> Mapping[int, int]:
+        return {}
+
     def chunking(self) -> Chunking:
         return OneChunk()
+
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        raise FlowmapError("a bilinear network has no form that others load")
 
 
 class HuberMatching(Objective):
@@ -135,7 +145,7 @@ class HuberMatching(Objective):
         return (Turn("student", self._losses),)
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
-        batch = scene.chunking.forced(scene.batch, scene.draw.child("context"))
+        batch = scene.forced()
         noise, t = scene.draw.normal("noise", batch.x0.shape[1:]), scene.draw.uniform("t")
         predicted = scene.velocity("student").velocity(noised(batch.x0, noise, t), t, batch.cond)
         yield Loss("huber", F.huber_loss(predicted, noise - batch.x0, delta=self._delta))

@@ -1,0 +1,207 @@
+"""Backbones `wan21` (bidirectional) and `far_wan21` (causal): Wan2.1 video models (arXiv 2503.20314) with two times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field
+
+from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, SampleSpec
+from flowmap.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Backbone
+
+RANDOM = "random"
+
+NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
+    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
+    "poorly drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, "
+    "messy background, three legs, many people in the background, walking backwards"
+)
+"""What Wan2.1's authors steer away from."""
+
+
+class ArchitectureConfig(Config):
+    """Sizes of a network that starts from random weights."""
+
+    layers: int = Field(4, ge=1, description="transformer blocks")
+    heads: int = Field(4, ge=1, description="attention heads")
+    head_dim: int = Field(24, ge=12, description="dimensions of a head; even, for rotary positions")
+    ffn_dim: int = Field(256, ge=8, description="hidden units of the feed-forward layers")
+    channels: int = Field(16, ge=1, description="channels of a latent frame")
+    text_dim: int = Field(32, ge=1, description="dimensions of a text embedding")
+    freq_dim: int = Field(64, ge=2, description="sinusoids of a time")
+    patch: tuple[int, int, int] = Field((1, 2, 2), description="frames, rows and columns of a patch")
+
+    def diffusers(self) -> dict[str, Any]:
+        """The same under diffusers' names."""
+        return {
+            "num_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "attention_head_dim": self.head_dim,
+            "ffn_dim": self.ffn_dim,
+            "in_channels": self.channels,
+            "out_channels": self.channels,
+            "text_dim": self.text_dim,
+            "freq_dim": self.freq_dim,
+            "patch_size": self.patch,
+        }
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (arXiv 2106.09685) on one frozen base that all roles share."""
+
+    rank: int = Field(256, ge=1, description="rank of every adapter")
+    alpha: float = Field(256.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+
+
+class _WanConfig(BackboneConfig):
+    """What both backbones have."""
+
+    weights: str = Field(
+        description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
+        "flowmap run, or 'random'"
+    )
+    architecture: ArchitectureConfig | None = Field(None, description="sizes; only with weights = 'random'")
+    lora: LoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
+    base_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision in which the base weights are held; bfloat16 only with lora"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
+    attention: Literal["auto", "dense", "flex"] = Field(
+        "auto", description="masked attention: 'flex' needs an accelerator to train; 'auto' takes it there"
+    )
+    gate: float = Field(0.25, ge=0, le=1, description="share of the r-embedding, for weights that have none yet")
+    text_length: int = Field(512, ge=1, description="tokens of a prompt; longer ones are cut")
+    negative_prompt: str = Field(NEGATIVE_PROMPT, description="the prompt of the null condition")
+
+    @property
+    def random_base(self) -> bool:  # type: ignore[override]
+        """Whether the base weights are a random initialisation."""
+        return self.weights == RANDOM
+
+    def missing(self) -> Iterable[Finding]:
+        """The weights, unless they are random."""
+        if self.random_base:
+            return
+        from flowmap_wan.checkpoint import missing
+
+        for problem in missing(self.weights):
+            yield Finding("error", ("weights",), problem)
+
+    def licence(self) -> str:
+        """That of the base weights."""
+        from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find
+
+        folder = None if self.random_base else find(self.weights)
+        if folder is None or (folder / RUN_LOCK).is_file():
+            return super().licence()
+        return Checkpoint(folder).licence()
+
+    def rehearsed(self, folder: Path) -> Self:
+        """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
+        if self.random_base:
+            return self
+        from flowmap_wan.twin import make_twin
+
+        lora = self.lora and LoraConfig(rank=4, alpha=4.0)
+        twin = make_twin(folder / "wan-twin")
+        return self.model_copy(update={"weights": str(twin), "lora": lora, "text_length": 32})
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """What does not fit."""
+        if self.random_base and self.architecture is None:
+            yield Finding("error", ("architecture",), "random weights need sizes: give a table 'architecture'")
+        if not self.random_base and self.architecture is not None:
+            yield Finding("error", ("architecture",), "the checkpoint decides the sizes; leave this out")
+        if self.lora is None and self.base_precision != "float32":
+            why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
+            yield Finding("error", ("base_precision",), why)
+        if len(spec.shape) != 4:
+            yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
+            return
+        yield from self._shape_findings(spec)
+
+    def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        frames, channels, height, width = spec.shape
+        if self.random_base and self.architecture is not None:
+            patch = self.architecture.patch
+            if channels != self.architecture.channels:
+                why = f"the data have {channels} channels; set it to that"
+                yield Finding("error", ("architecture", "channels"), why)
+            if height % patch[1] or width % patch[2]:
+                why = f"frames of {height} x {width} are not whole patches of {patch[1]} x {patch[2]}"
+                yield Finding("error", ("architecture", "patch"), why)
+        elif not self.random_base:
+            if (frames - 1) % 4:
+                near = 4 * ((frames - 1) // 4) + 1
+                why = f"the VAE takes 4 n + 1 frames, not {frames}; set data.frames to {near} or {near + 4}"
+                yield Finding("error", ("type",), why)
+            if height % 16 or width % 16:
+                why = f"frames of {height} x {width} are not multiples of 16 (VAE 8, patches 2)"
+                yield Finding("error", ("type",), why)
+
+    def latent_frames(self, spec: SampleSpec) -> int:
+        """Frames in model space."""
+        return spec.shape[0] if self.random_base else (spec.shape[0] - 1) // 4 + 1
+
+
+class Wan21Config(_WanConfig):
+    """Wan2.1, bidirectional: every frame sees every other. Text- and image-to-video."""
+
+    type: Literal["wan21"] = "wan21"
+    first_frame: float = Field(
+        0.0, ge=0, le=1, description="share of training steps in which the first frame is given (image-to-video)"
+    )
+
+    def build(self, spec: SampleSpec) -> Backbone:
+        """Make the backbone."""
+        from flowmap_wan.backbone import WanBackbone
+        from flowmap_wan.chunking import Bidirectional
+
+        return WanBackbone(self, spec, Bidirectional(self.first_frame))
+
+
+class FarWan21Config(_WanConfig):
+    """Wan2.1 made causal (FAR, arXiv 2503.19325): chunk after chunk. Text-, image- and video-to-video."""
+
+    type: Literal["far_wan21"] = "far_wan21"
+    chunks: tuple[int, ...] = Field(
+        (1, 3, 3, 3, 3, 3, 3, 2), min_length=1, description="latent frames per chunk; they sum to a video's"
+    )
+    full_chunks: int = Field(3, ge=2, description="newest chunks at full resolution; older ones are compressed")
+    long_share: float = Field(
+        0.5, ge=0, le=1, description="share of training steps over more chunks than full_chunks (evenly, up to all)"
+    )
+    compressed_patch_size: tuple[int, int, int] = Field((1, 4, 4), description="patch of a compressed frame")
+
+    def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        yield from super()._shape_findings(spec)
+        frames, (_, _, height, width) = self.latent_frames(spec), spec.shape
+        if sum(self.chunks) != frames:
+            why = f"{list(self.chunks)} sum to {sum(self.chunks)}, and these data have {frames} latent frames"
+            yield Finding("error", ("chunks",), why)
+        if any(size < 1 for size in self.chunks):
+            yield Finding("error", ("chunks",), "a chunk has at least one frame")
+        scale = 1 if self.random_base else 8
+        _, down, across = self.compressed_patch_size
+        if height // scale % down or width // scale % across:
+            why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
+            yield Finding("error", ("compressed_patch_size",), why)
+
+    def build(self, spec: SampleSpec) -> Backbone:
+        """Make the backbone."""
+        from flowmap_wan.backbone import WanBackbone
+        from flowmap_wan.chunking import Causal
+
+        return WanBackbone(self, spec, Causal(self.chunks, self.full_chunks, self.long_share))
+
+
+@hookimpl
+def flowmap_components() -> Iterable[type[ComponentConfig]]:
+    """The components of this package."""
+    return [Wan21Config, FarWan21Config]

@@ -1,0 +1,138 @@
+"""LoRA adapters on one base: which is active is decided per call, and pinned for what backward recomputes.
+
+PEFT's `set_adapter` flips `requires_grad`, which drops gradients of an adapter that is not active at backward, and a
+recomputed block would run under whatever adapter is active then. Here a call names its adapter and nothing else
+changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+from torch import Tensor, nn
+
+
+@final
+class Switch:
+    """Chooses the adapter that the layers of a model compute with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._layers: list[Any] = []
+        self._current: str | None = None
+
+    def refresh(self) -> None:
+        """Look again for layers that have adapters."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        self._layers = [layer for layer in self._model.modules() if isinstance(layer, kinds)]
+        self._current = None
+
+    @contextmanager
+    def to(self, adapter: str | None) -> Iterator[None]:
+        """Compute with `adapter` (None: the base alone) in this context."""
+        before = self._current
+        self._set(adapter)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def pinned(self, function: Callable[..., Any], adapter: str | None) -> Callable[..., Any]:
+        """`function`, always run under `adapter`."""
+
+        def run(*args: Any) -> Any:
+            with self.to(adapter):
+                return function(*args)
+
+        return run
+
+    def _set(self, adapter: str | None) -> None:
+        if adapter == self._current:
+            return
+        for layer in self._layers:
+            # Not set_adapter: that would change requires_grad.
+            layer._active_adapter = [] if adapter is None else [adapter]
+        self._current = adapter
+
+
+_ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out\.0)"
+_FEED_FORWARD = r"ffn\.net\.(0\.proj|2)"
+_TIMES = r"condition_embedder\.(time_embedder|delta_embedder)\.linear_[12]"
+_WHOLE = "far_patch_embedding"
+
+
+def add_adapter(model: nn.Module, name: str, rank: int, alpha: float, two_times: bool) -> dict[str, nn.Parameter]:
+    """Add the trainable adapter `name` to the frozen `model`; returns its parameters by names without the adapter's.
+
+    LoRA on self-attention and feed-forward layers, of a two-time network on the time embedders too; the patches
+    of compressed frames are trained whole (AnyFlow's published choice). An adapter of that name that was there
+    before is replaced.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    remove_adapter(model, name)
+    layers = [rf"blocks\.\d+\.({_ATTENTION}|{_FEED_FORWARD})"] + ([_TIMES] if two_times else [])
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="|".join(layers),
+        modules_to_save=[_WHOLE] if any(key.startswith(_WHOLE) for key, _ in model.named_modules()) else None,
+    )
+    inject_adapter_in_model(config, model, name)
+    own = parameters_of(model, name)
+    for parameter in own.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return own
+
+
+def remove_adapter(model: nn.Module, name: str) -> None:
+    """Drop the adapter `name` if there is one; the others stay."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            for parts in (layer.lora_A, layer.lora_B, layer.lora_dropout):
+                del parts[name]
+            for table in (layer.r, layer.lora_alpha, layer.scaling):
+                del table[name]
+        elif isinstance(layer, ModulesToSaveWrapper) and name in layer.modules_to_save:
+            del layer.modules_to_save[name]
+
+
+def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of adapter `name`, by their names without it."""
+    mark = f".{name}."
+    return {key.replace(mark, "."): p for key, p in model.named_parameters() if mark in f"{key}."}
+
+
+def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
+    """The weights of `model` under adapter `name` (None: the base alone), as those of a model without adapters."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    state: dict[str, Tensor] = {}
+    adapted: list[str] = []
+    for path, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            base = layer.get_base_layer()
+            weight = base.weight.detach()
+            if name is not None and name in layer.lora_A:
+                weight = (weight.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
+            state[f"{path}.weight"] = weight
+            if base.bias is not None:
+                state[f"{path}.bias"] = base.bias.detach()
+            adapted.append(f"{path}.")
+        elif isinstance(layer, ModulesToSaveWrapper):
+            kept = name is not None and name in layer.modules_to_save
+            chosen = layer.modules_to_save[name] if kept else layer.original_module
+            state |= {f"{path}.{key}": value.detach() for key, value in chosen.state_dict().items()}
+            adapted.append(f"{path}.")
+    rest = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(tuple(adapted))}
+    return rest | state if adapted else rest

@@ -1,0 +1,194 @@
+"""One forward pass for Wan2.1, bidirectional and causal, over the layers of diffusers' AnyFlow models.
+
+A pass goes over pieces of video: noised frames, clean context, compressed context. Bidirectional, teacher-forced
+and cached inference differ only in their pieces, in who sees whom, and in what is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from flowmap_wan.adapters import Switch
+from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot
+from flowmap_wan.rotary import box, joined, turn
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive frames `x` `[B, f, C, H, W]`, the first of which is frame `first` of the video.
+
+    `t`, `r` in [0, 1]: `[B, f]`, or `[B, 1]` for all frames. `chunks` is the chunk of each frame; `coarse`
+    pieces go through the compressed patches.
+    """
+
+    x: Tensor
+    t: Tensor
+    r: Tensor
+    first: int
+    chunks: tuple[int, ...]
+    noised: bool
+    coarse: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Past:
+    """What a pass can attend to besides its own tokens: per layer keys and values, and the chunk of each token."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    chunks: tuple[int, ...]
+
+
+@final
+class WanModule(nn.Module):
+    """A diffusers AnyFlow transformer with our attention; what moves to a device and is sharded."""
+
+    def __init__(self, transformer: Any, kernel: AttentionKernel, checkpointing: bool) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.switch = Switch(transformer)
+        self._checkpointing = checkpointing
+        for block in transformer.blocks:
+            block.attn1.set_processor(SelfAttention(kernel))
+            block.attn2.set_processor(CrossAttention())
+
+    def forward(
+        self,
+        pieces: Sequence[Piece],
+        text: Tensor,
+        adapter: str | None = None,
+        past: Past | None = None,
+        causal: bool = False,
+        slots: Sequence[Slot] | None = None,
+    ) -> Tensor:
+        """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
+
+        `text` `[B, M, text_dim]`. Everything sees everything unless `causal`. `slots` receive the keys and
+        values of every layer.
+        """
+        with self.switch.to(adapter):
+            return self._forward(pieces, text, adapter, past, causal, slots)
+
+    def _forward(
+        self,
+        pieces: Sequence[Piece],
+        text: Tensor,
+        adapter: str | None,
+        past: Past | None,
+        causal: bool,
+        slots: Sequence[Slot] | None,
+    ) -> Tensor:
+        model = self.transformer
+        config = model.config
+        head_dim = config.attention_head_dim
+        tokens = [self._tokens(piece) for piece in pieces]
+        lengths = [part.shape[1] for part in tokens]
+        hidden = torch.cat(tokens, dim=1)
+        device = hidden.device
+        rotation = joined([turn(self._positions(piece), head_dim, device) for piece in pieces])
+        emb, modulation = self._times(pieces, lengths, hidden)
+        text = model.condition_embedder.text_embedder(text.to(hidden.dtype))
+        sight = self._sight(pieces, lengths, past, device) if causal else None
+        if slots is None and past is not None:
+            slots = [Slot(layer) for layer in past.layers]
+        for index, block in enumerate(model.blocks):
+            run = partial(block, attention_mask=sight, kv_cache=None if slots is None else slots[index])
+            if self._checkpointing and torch.is_grad_enabled():
+                # Whatever adapter is active when backward recomputes the block, it must be this one.
+                run = partial(checkpoint, self.switch.pinned(run, adapter), use_reentrant=False)
+            hidden = run(hidden, text, modulation, rotation)
+        wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
+        begin = sum(lengths[:wanted])
+        part = slice(begin, begin + lengths[wanted])
+        emb = emb if emb.shape[1] == 1 else emb[:, part]
+        shift, scale = (model.scale_shift_table[:, None] + emb.unsqueeze(2)).chunk(2, dim=2)
+        hidden = hidden[:, part]
+        normed = (model.norm_out(hidden.float()) * (1 + scale.squeeze(2)) + shift.squeeze(2)).type_as(hidden)
+        return self._frames(model.proj_out(normed), pieces[wanted].x)
+
+    def tokens_per_frame(self, piece: Piece) -> int:
+        """Tokens of each frame of `piece`."""
+        rows, columns = self._cells(piece)
+        return rows * columns
+
+    def _tokens(self, piece: Piece) -> Tensor:
+        """The patches of a piece `[B, L, D]`, frames outermost."""
+        embed = self.transformer.far_patch_embedding if piece.coarse else self.transformer.patch_embedding
+        return embed(piece.x.transpose(1, 2)).flatten(2).transpose(1, 2)
+
+    def _cells(self, piece: Piece) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame of `piece`."""
+        _, down, across = self.transformer.config[_PATCH[piece.coarse]]
+        return piece.x.shape[-2] // down, piece.x.shape[-1] // across
+
+    def _positions(self, piece: Piece) -> Any:
+        fine, own = (self.transformer.config[_PATCH[coarse]] for coarse in (False, piece.coarse))
+        coarse = (own[1] // fine[1], own[2] // fine[2])
+        return box(piece.first, piece.x.shape[1], *self._cells(piece), coarse)
+
+    def _times(self, pieces: Sequence[Piece], lengths: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding of both times `[B, L, D]` and its six modulations `[B, L, 6, D]`; L = 1 where all share one.
+
+        AnyFlow: (1 - g) time(t) + g delta(r); in float32 whatever the precision of the rest.
+        """
+        embedder = self.transformer.condition_embedder
+        with torch.autocast(like.device.type, enabled=False):
+            gate = embedder.delta_emb_gate.float()
+            embs = []
+            for piece in pieces:
+                t, r = (1000 * time.float() for time in (piece.t, piece.r))
+                delta = r if embedder.deltatime_type == "r" else t - r
+                shape = t.shape
+                emb = (1 - gate) * _embedded(embedder, embedder.time_embedder, t) + gate * _embedded(
+                    embedder, embedder.delta_embedder, delta
+                )
+                embs.append(emb.unflatten(0, shape))
+        modulations = [embedder.time_proj(embedder.act_fn(emb).to(like.dtype)).unflatten(2, (6, -1)) for emb in embs]
+        if len(pieces) == 1 and embs[0].shape[1] == 1:
+            return embs[0], modulations[0]
+        return _spread(embs, pieces, lengths), _spread(modulations, pieces, lengths)
+
+    def _sight(self, pieces: Sequence[Piece], lengths: Sequence[int], past: Past | None, device: torch.device) -> Sight:
+        chunk, noised = [], []
+        for piece, length in zip(pieces, lengths, strict=True):
+            per_frame = length // len(piece.chunks)
+            chunk += [torch.tensor(piece.chunks).repeat_interleave(per_frame)]
+            noised += [torch.full((length,), piece.noised)]
+        own, own_noised = torch.cat(chunk).to(device), torch.cat(noised).to(device)
+        if past is None:
+            return Sight(own, own_noised, own, own_noised)
+        before = torch.tensor(past.chunks, device=device)
+        clean = torch.zeros(len(before), dtype=torch.bool, device=device)
+        return Sight(own, own_noised, torch.cat([before, own]), torch.cat([clean, own_noised]))
+
+    def _frames(self, patches: Tensor, like: Tensor) -> Tensor:
+        """Patches `[B, L, p p C]` as frames of the shape of `like`."""
+        _, down, across = self.transformer.config.patch_size
+        batch, frames, _, height, width = like.shape
+        grid = patches.reshape(batch, frames, height // down, width // across, down, across, -1)
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, -1, height, width)
+
+
+_PATCH = {False: "patch_size", True: "compressed_patch_size"}
+
+
+def _embedded(embedder: Any, layers: nn.Module, times: Tensor) -> Tensor:
+    return layers(embedder.timesteps_proj(times.flatten()))
+
+
+def _spread(parts: list[Tensor], pieces: Sequence[Piece], lengths: Sequence[int]) -> Tensor:
+    """What each frame has, for each of its tokens."""
+    spread = []
+    for part, piece, length in zip(parts, pieces, lengths, strict=True):
+        frames = piece.x.shape[1]
+        every = part.expand(-1, frames, *part.shape[2:]) if part.shape[1] == 1 else part
+        spread.append(every.repeat_interleave(length // frames, dim=1))
+    return torch.cat(spread, dim=1)

@@ -1,0 +1,61 @@
+"""Rotary position embedding of Wan2.1, in real float32 arithmetic.
+
+diffusers rotates in complex128, which a GPU does slowly. Positions are (frame, row, column); of each head's
+dimensions, the first part turns with the frame and two sixths each with the row and the column (as in Wan2.1).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Positions = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+"""Frames, rows and columns of a box of tokens."""
+
+Turn = tuple[Tensor, Tensor]
+"""Cosine and sine `[L, head_dim / 2]` of each token's angles."""
+
+
+def box(first: int, frames: int, rows: int, columns: int, coarse: tuple[int, int] = (1, 1)) -> Positions:
+    """The positions of `frames` x `rows` x `columns` tokens, from frame `first` on.
+
+    A token that stands for `coarse` rows and columns of fine tokens has their mean position.
+    """
+    down, across = coarse
+    return (
+        tuple(float(first + i) for i in range(frames)),
+        tuple(down * i + (down - 1) / 2 for i in range(rows)),
+        tuple(across * i + (across - 1) / 2 for i in range(columns)),
+    )
+
+
+@lru_cache(maxsize=256)
+def turn(positions: Positions, head_dim: int, device: torch.device, theta: float = 10000.0) -> Turn:
+    """The rotation of every token of a box, frames outermost."""
+    side = 2 * (head_dim // 6)
+    parts = []
+    shape = [len(axis) for axis in positions]
+    for axis, (places, dim) in enumerate(zip(positions, (head_dim - 2 * side, side, side), strict=True)):
+        frequencies = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        angles = torch.outer(torch.tensor(places, dtype=torch.float64), frequencies)
+        view = [1, 1, 1]
+        view[axis] = len(places)
+        parts.append(angles.reshape(*view, -1).expand(*shape, -1))
+    whole = torch.cat(parts, dim=-1).flatten(0, 2)
+    return whole.cos().float().to(device), whole.sin().float().to(device)
+
+
+def joined(turns: list[Turn]) -> Turn:
+    """The rotations of boxes of tokens that stand one after the other."""
+    if len(turns) == 1:
+        return turns[0]
+    return torch.cat([cos for cos, _ in turns]), torch.cat([sin for _, sin in turns])
+
+
+def rotated(x: Tensor, by: Turn) -> Tensor:
+    """`x` `[B, heads, L, head_dim]`, each pair of neighbouring dimensions turned; float32."""
+    cos, sin = by
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

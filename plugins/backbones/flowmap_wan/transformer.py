@@ -1,0 +1,122 @@
+"""Make a diffusers AnyFlow transformer from any checkpoint: every parameter is set, or it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
+from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowmap.errors import FlowmapError
+from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
+from flowmap_wan.checkpoint import Checkpoint
+
+WanConfig = Wan21Config | FarWan21Config
+
+_SHARED = (
+    "patch_size",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "out_channels",
+    "text_dim",
+    "freq_dim",
+    "ffn_dim",
+    "num_layers",
+    "cross_attn_norm",
+    "eps",
+    "rope_max_seq_len",
+)
+_DELTA, _TIME, _FAR = "condition_embedder.delta_embedder.", "condition_embedder.time_embedder.", "far_patch_embedding."
+
+
+def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
+    """The transformer of `checkpoint`, in `config.base_precision`, with what it lacks initialised as AnyFlow does.
+
+    Raises FlowmapError if a parameter is missing, left over or misshapen.
+    """
+    kind, found = checkpoint.kind, checkpoint.config("transformer")
+    if found.get("image_dim") or found.get("added_kv_proj_dim"):
+        raise FlowmapError(
+            f"{checkpoint.folder} is Wan's separate image-to-video model, with an image encoder of its own; "
+            "use a text-to-video checkpoint: ours are given images as first frames"
+        )
+    causal = isinstance(config, FarWan21Config)
+    if kind == "far" and not causal:
+        raise FlowmapError(f"{checkpoint.folder} is a causal checkpoint; use backbone type 'far_wan21'")
+    architecture = {key: found[key] for key in _SHARED if key in found}
+    if kind != "wan":
+        architecture |= {key: found[key] for key in ("gate_value", "deltatime_type") if key in found}
+    else:
+        architecture["gate_value"] = config.gate
+    state: dict[str, Tensor] = {}
+    for file in checkpoint.files("transformer"):
+        try:
+            state |= load_file(file)
+        except SafetensorError as error:
+            raise FlowmapError(f"{file} cannot be read: {error}; it is damaged or was fetched in part") from None
+    return _filled(config, architecture, state, f"{checkpoint.folder}/transformer")
+
+
+def from_state(config: WanConfig, architecture: Mapping[str, Any], state: Mapping[str, Tensor], what: str) -> Any:
+    """A transformer of `architecture` (a diffusers configuration) with the complete weights `state`."""
+    kept = {key: architecture[key] for key in (*_SHARED, "gate_value", "deltatime_type") if key in architecture}
+    return _filled(config, kept, dict(state), what)
+
+
+def random(config: WanConfig, architecture: ArchitectureConfig, seed: int) -> Any:
+    """A transformer with random weights, on the CPU in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # The meta device would leave nothing to initialise: these are small.
+        model = _new(config, architecture.diffusers() | {"gate_value": config.gate})
+    # As in a distilled model: the embedder of r starts as a copy of that of t.
+    model.condition_embedder.delta_embedder.load_state_dict(model.condition_embedder.time_embedder.state_dict())
+    return model
+
+
+def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
+    if isinstance(config, FarWan21Config):
+        return AnyFlowFARTransformer3DModel(
+            **architecture,
+            compressed_patch_size=config.compressed_patch_size,
+            full_chunk_limit=config.full_chunks,
+            chunk_partition=config.chunks,
+        )
+    return AnyFlowTransformer3DModel(**architecture)
+
+
+def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str, Tensor], what: str) -> Any:
+    with torch.device("meta"):
+        model = _new(config, architecture)
+    wanted = {key: value.shape for key, value in model.state_dict().items()}
+    if not any(key.startswith(_DELTA) for key in state):
+        # With r in the place of t this makes r = t exactly the single-time model.
+        state |= {key.replace(_TIME, _DELTA): value for key, value in state.items() if key.startswith(_TIME)}
+    if _FAR + "weight" in wanted and _FAR + "weight" not in state and "patch_embedding.weight" in state:
+        state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[_FAR + "weight"])
+    odd = sorted(wanted.keys() ^ state.keys())
+    odd += [key for key in wanted.keys() & state.keys() if wanted[key] != state[key].shape]
+    if odd:
+        name = type(model).__name__
+        raise FlowmapError(f"{what} does not fit a {name}: {len(odd)} parameters differ, first {odd[0]}")
+    precision = getattr(torch, config.base_precision)
+    exact = tuple(model._keep_in_fp32_modules)
+    state = {k: v.to(torch.float32 if any(e in k for e in exact) else precision) for k, v in state.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    # The gate is a buffer that checkpoints do not hold.
+    model.condition_embedder.delta_emb_gate = torch.tensor([model.config.gate_value], dtype=torch.float32)
+    return model
+
+
+def _compressed(weight: Tensor, bias: Tensor, shape: torch.Size) -> dict[str, Tensor]:
+    """Patches of compressed frames from those of full ones, by trilinear interpolation (FAR)."""
+    flat = weight.float().reshape(-1, 1, *weight.shape[2:])
+    larger = F.interpolate(flat, size=shape[2:], mode="trilinear", align_corners=False)
+    return {_FAR + "weight": larger.reshape(shape).to(weight.dtype), _FAR + "bias": bias.clone()}

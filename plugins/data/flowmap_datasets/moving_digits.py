@@ -1,0 +1,78 @@
+"""Scikit-learn's digits, set in motion: videos that need no download."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowmap.draw import Draw
+from flowmap.interfaces import Data, EncodedText, Samples
+from flowmap.pictures import tiles
+from flowmap_datasets import MovingDigitsConfig
+from flowmap_datasets.digits import Digits
+
+_SIDE = 8
+_ROWS, _COLUMNS = 8, 12
+
+
+@final
+class MovingDigits(Data):
+    """An endless source: each draw takes a digit of the split, a place and a velocity."""
+
+    def __init__(self, config: MovingDigitsConfig) -> None:
+        self._config = config
+        digits = Digits(conditional=False)
+        self._splits = {split: digits.reference(split, 10**6) for split in ("train", "held_out")}
+
+    def batch(self, draw: Draw) -> Samples:
+        """`draw.count` videos `[B, F, 1, H, W]` of training digits; the prompt is the class, already embedded."""
+        return self._videos("train", draw)
+
+    def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
+        """`count` videos of the split's digits; the same at every call."""
+        return self._videos(split, Draw.whole(0, "reference", 0, split, min(count, 4096)))
+
+    def prompts(self, draw: Draw) -> Any:
+        """Uniform classes, embedded."""
+        return self._text((draw.uniform("labels") * 10).long())
+
+    def picture(self, x: Tensor) -> NDArray[np.uint8]:
+        """A row of frames for each of the first videos, dark ink on white."""
+        videos = x[:_ROWS, :_COLUMNS].cpu()
+        frames = 1 - (videos.flatten(0, 1)[:, 0].numpy() + 1) / 2
+        return tiles(frames, columns=videos.shape[1], scale=4)
+
+    def _videos(self, split: str, draw: Draw) -> Samples:
+        config, source = self._config, self._splits[split]
+        rows = (draw.uniform("rows").cpu() * len(source.x)).long()
+        room = config.size - _SIDE
+        start = draw.uniform("place", (2,)).cpu() * room
+        velocity = (2 * draw.uniform("velocity", (2,)).cpu() - 1) * config.speed
+        line = start[:, None] + velocity[:, None] * torch.arange(config.frames)[:, None]
+        # A ball between two walls is a triangle wave.
+        place = (room - (line % (2 * room) - room).abs()) if room else torch.zeros_like(line)
+        x = _placed(source.x[rows][:, 0], place, config.size)
+        labels = None if source.labels is None else source.labels[rows].to(draw.device)
+        return Samples(x.to(draw.device), labels, None if labels is None else self._text(labels), encoded=True)
+
+    def _text(self, labels: Tensor) -> EncodedText:
+        one_hot = F.one_hot(labels, self._config.text_dim).float()
+        return EncodedText(one_hot[:, None], torch.zeros(1, self._config.text_dim, device=labels.device))
+
+
+def _placed(digits: Tensor, place: Tensor, size: int) -> Tensor:
+    """Digits `[B, 1, 8, 8]` in frames `[B, F, 1, size, size]` at the upper left corners `place` `[B, F, 2]`."""
+    # Pixel p of a frame shows the digit at p - corner, between its pixels if need be; -1 is blank paper.
+    pixel = torch.arange(size, dtype=torch.float32)
+    down, across = (pixel - place[..., axis, None] for axis in (0, 1))
+    grid = torch.stack(torch.broadcast_tensors(across[:, :, None, :], down[:, :, :, None]), dim=-1)
+    grid = (2 * grid + 1) / _SIDE - 1
+    count, frames = place.shape[:2]
+    ink = (digits + 1)[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
+    shown = F.grid_sample(ink, grid.flatten(0, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return shown.unflatten(0, (count, frames)) - 1

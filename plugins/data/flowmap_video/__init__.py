@@ -1,0 +1,87 @@
+"""Data `video_shards`: captioned videos in tar shards, raw or encoded ahead of training."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
+
+from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, SampleSpec
+from flowmap.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Archive
+
+_PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
+_TINY = 32
+
+
+class VideoShardsConfig(ArchiveConfig):
+    """Captioned videos in .tar shards, raw (mp4 + json, the WebDataset layout) or encoded by `flowmap encode`.
+
+    A sample is what shares a name in a tar: `key.mp4` and `key.json`, or `key.safetensors` and `key.json`. In an
+    encoded folder `encoded.json` says what the shards were made from, and it has to agree with the fields here.
+    """
+
+    type: Literal["video_shards"] = "video_shards"
+    frames: int = Field(81, ge=1, description="frames of a sample; a longer clip gives its first ones")
+    height: int = Field(480, ge=1, description="pixels; a clip is scaled to cover, and its middle is kept")
+    width: int = Field(832, ge=1, description="pixels")
+    fps: float = Field(16.0, gt=0, description="frames per second; a clip of another rate is resampled in time")
+    held_out: float = Field(
+        0.01, gt=0, lt=1, description="share of the samples kept from training, by a hash of the key; at least one"
+    )
+    faults: int = Field(100, ge=0, description="unusable samples that are skipped before the run stops")
+    caption: str = Field(
+        "captions", min_length=1, description="field of the json: a caption, or a list of which one is drawn"
+    )
+
+    def spec(self) -> SampleSpec:
+        """So many frames of three colours, with a caption."""
+        return SampleSpec((self.frames, 3, self.height, self.width), text=True, fps=self.fps)
+
+    def missing(self) -> Iterable[Finding]:
+        """An error where no shard matches the path."""
+        if not self.shards():
+            yield Finding("error", ("path",), self.no_shards())
+
+    def shards(self) -> list[Path]:
+        """The tars that `path` names, sorted; unfinished ones are not among them."""
+        path = Path(self.path).expanduser()
+        found = path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        return sorted(p for p in found if p.suffix == ".tar" and not p.name.startswith(_PART) and p.is_file())
+
+    def no_shards(self) -> str:
+        """What was looked for, where, and how to get it."""
+        path = Path(self.path).expanduser()
+        where = f"the folder {self.path}" if path.is_dir() else f"'{self.path}'"
+        what = "there is no .tar in" if path.is_dir() else "no .tar file or folder matches"
+        return (
+            f"{what} {where} (looked from {Path.cwd()}). Encoded shards are made from raw ones by: "
+            "flowmap encode RECIPE --from RAW_FOLDER; raw shards are tars in the WebDataset layout, "
+            f"with NAME.mp4 and NAME.json for each sample, and its caption in the json's '{self.caption}'"
+        )
+
+    def rehearsed(self, folder: Path) -> Self:
+        """Eight drawn clips of as many frames, of 32 x 32 pixels, in two raw tars that are written into `folder`."""
+        from flowmap_video.rehearsal import write_clips
+
+        path = folder / f"{self.type}-{self.frames}-frames-{self.fps:g}-fps-{self.caption}"
+        write_clips(path, self.frames, _TINY, self.fps, self.caption)
+        # With these keys' hashes, three of the eight.
+        return self.model_copy(update={"path": str(path), "height": _TINY, "width": _TINY, "held_out": 0.4})
+
+    def build(self) -> Archive:
+        """Index the shards. Raises FlowmapError if there are none, or they are not what the fields here say."""
+        from flowmap_video.videos import VideoShards
+
+        return VideoShards(self)
+
+
+@hookimpl
+def flowmap_components() -> Iterable[type[ComponentConfig]]:
+    """The components of this package."""
+    return [VideoShardsConfig]

@@ -1,0 +1,207 @@
+"""Encoded shards: what `flowmap encode` writes, and how it is read again.
+
+A sample is `key.safetensors`: `latent` `[F, C, h, w]` and `text.0`, `text.1` ... `[l_i, D]`, one per caption, without
+the zero rows behind the last token; its metadata have the padded length L. `key.json` is the raw sample's. Beside
+the tars, `encoded.json` says what all of them have in common, and `null.safetensors` is the null condition `[L, D]`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn.functional import pad
+
+from flowmap.errors import FlowmapError
+from flowmap.folder import SKIP_PREFIX, make_folder, sync, write_whole, writing
+from flowmap.interfaces import EncodedText, Samples
+from flowmap.video import ClipError
+from flowmap_video import VideoShardsConfig
+from flowmap_video.rehearsal import add_file
+from flowmap_video.shards import ABOUT, LATENT
+
+ENCODED = "encoded.json"
+NULL = "null.safetensors"
+_FORMAT = 1
+
+
+@final
+@dataclass(frozen=True)
+class Facts:
+    """What all encoded shards of a folder have in common.
+
+    `made_from` are the recipe's fields that decide what was encoded, `latent` is `[F, C, h, w]`, and `text` has
+    the padded length L and the width D.
+    """
+
+    made_from: dict[str, Any]
+    latent: list[int]
+    text: list[int]
+
+    @classmethod
+    def of(cls, config: VideoShardsConfig, sample: Samples) -> Facts:
+        """The facts of a sample `[1, F, C, h, w]` that was just encoded."""
+        return cls(made_from(config), list(sample.x.shape[1:]), list(sample.prompts.text.shape[1:]))
+
+
+def made_from(config: VideoShardsConfig) -> dict[str, Any]:
+    """The fields that decide what an encoded shard has in it."""
+    return config.model_dump(include={"frames", "height", "width", "fps", "caption"})
+
+
+def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
+    """The facts of the shards in `folder`; raises FlowmapError unless they are what the recipe wants."""
+    path = folder / ENCODED
+    try:
+        content = json.loads(path.read_bytes())
+        version = content.pop("format")
+        facts = Facts(**content)
+    except FileNotFoundError:
+        raise FlowmapError(
+            f"{folder}: has encoded shards, but no {ENCODED}; copy it from where they were made"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise FlowmapError(f"{path}: is damaged ({error}); copy it again, or encode anew") from None
+    if version != _FORMAT:
+        raise FlowmapError(f"{path}: has format {version}; this version of flowmap reads {_FORMAT}. Encode anew")
+    wanted = made_from(config)
+    wrong = [
+        f"data.{name} = {json.dumps(value)}, the shards were made with {json.dumps(facts.made_from.get(name))}"
+        for name, value in wanted.items()
+        if value != facts.made_from.get(name)
+    ]
+    if wrong:
+        raise FlowmapError(
+            f"{path}: these shards were encoded for another recipe. This one says " + "; it says ".join(wrong) + ". "
+            "Change the recipe, or encode into another folder"
+        )
+    return facts
+
+
+def read_null(folder: Path, facts: Facts) -> Tensor:
+    """The null condition `[L, D]`."""
+    path = folder / NULL
+    try:
+        null = load(path.read_bytes())["null"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise FlowmapError(f"{path}: is missing or damaged ({error}); copy it again, or encode anew") from None
+    if list(null.shape) != facts.text:
+        raise FlowmapError(f"{path}: is {list(null.shape)}, but {ENCODED} says {facts.text}; encode anew")
+    return null
+
+
+def unpack(content: bytes, facts: Facts) -> tuple[Tensor, list[Tensor]]:
+    """The latent and the texts, padded to `[L, D]`, of one sample. Raises ClipError if it is damaged."""
+    try:
+        tensors = load(content)
+        latent = tensors.pop("latent")
+        texts = [tensors[f"text.{i}"] for i in range(len(tensors))]
+    except (SafetensorError, KeyError) as error:
+        raise ClipError(f"its {LATENT} is damaged ({error})") from None
+    length, width = facts.text
+    if list(latent.shape) != facts.latent:
+        raise ClipError(f"its latent is {list(latent.shape)}, not {facts.latent} as {ENCODED} says")
+    if not texts or any(text.ndim != 2 or len(text) > length or text.shape[1] != width for text in texts):
+        raise ClipError(f"its texts are {[list(text.shape) for text in texts]}, not up to {facts.text} each")
+    return latent, [pad(text, (0, 0, 0, length - len(text))) for text in texts]
+
+
+def pack(sample: Samples) -> bytes:
+    """One encoded sample, with all of its texts, as safetensors. Raises ClipError if a number is not finite."""
+    encoded: EncodedText = sample.prompts
+    latent = sample.x[0].detach().cpu().contiguous()
+    texts = [trimmed(text.detach().cpu()) for text in encoded.text]
+    if not all(bool(tensor.isfinite().all()) for tensor in (latent, *texts)):
+        raise ClipError("its encoding is not finite")
+    tensors = {"latent": latent} | {f"text.{i}": text for i, text in enumerate(texts)}
+    return save(tensors, {"length": str(encoded.text.shape[1])})
+
+
+def trimmed(text: Tensor) -> Tensor:
+    """`[L, D]` without the zero rows at its end."""
+    used = text.ne(0).any(dim=1).nonzero()
+    return text[: int(used.max()) + 1 if len(used) else 0].clone()
+
+
+@final
+class ShardWriter:
+    """Writes one encoded tar and, with the first sample of a folder, what its tars have in common."""
+
+    def __init__(self, tar: tarfile.TarFile, path: Path, config: VideoShardsConfig) -> None:
+        self._tar, self._path, self._config = tar, path, config
+        self._agreed = False
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, config: VideoShardsConfig) -> Iterator[ShardWriter]:
+        """The tar `path`, which appears when everything went well, and not before."""
+        _refuse_others(path.parent, config)
+        part = path.with_name(SKIP_PREFIX + path.name)
+        try:
+            with writing(path):
+                make_folder(path.parent)
+                tar = tarfile.open(part, "w")  # noqa: SIM115
+            try:
+                yield cls(tar, path, config)
+            finally:
+                with writing(path):
+                    tar.close()
+            with writing(path):
+                sync(part)
+                part.replace(path)
+                sync(path.parent)
+        finally:
+            with suppress(OSError):
+                part.unlink()
+
+    def add(self, key: str, sample: Samples, about: bytes) -> None:
+        """Append a sample; raises ClipError if it is of no use, FlowmapError if it does not fit the folder's."""
+        content = pack(sample)
+        if not self._agreed:
+            _agree(self._path.parent, self._config, sample)
+            self._agreed = True
+        with writing(self._path):
+            add_file(self._tar, key + LATENT, content)
+            add_file(self._tar, key + ABOUT, about)
+
+
+def _refuse_others(folder: Path, config: VideoShardsConfig) -> None:
+    """Refuse a folder with encoded shards for another recipe, or with tars that are not encoded shards."""
+    if (folder / ENCODED).exists():
+        read_facts(folder, config)
+    elif any(not tar.name.startswith(SKIP_PREFIX) for tar in folder.glob("*.tar")):
+        raise FlowmapError(
+            f"{folder}: has tars, but no {ENCODED}, so they are not encoded shards; choose another folder"
+        )
+
+
+def _agree(folder: Path, config: VideoShardsConfig, sample: Samples) -> None:
+    """Write what the folder's shards have in common, or require that `sample` fits what is there."""
+    facts, null = Facts.of(config, sample), sample.prompts.null.detach().cpu().contiguous()
+    if not (folder / ENCODED).exists():
+        with writing(folder / NULL):
+            part = folder / (SKIP_PREFIX + NULL)
+            part.write_bytes(save({"null": null}))
+            sync(part)
+            os.replace(part, folder / NULL)
+        # Last: whoever finds it finds the null condition too.
+        write_whole(folder / ENCODED, json.dumps({"format": _FORMAT, **asdict(facts)}, indent=2) + "\n")
+        return
+    there = read_facts(folder, config)
+    for what, old, new in (("latents", there.latent, facts.latent), ("texts", there.text, facts.text)):
+        if old != new:
+            raise FlowmapError(
+                f"{folder}: its shards have {what} of {old}, this backbone makes {new}; choose another folder"
+            )
+    if not torch.equal(read_null(folder, there), null):
+        raise FlowmapError(f"{folder}: its {NULL} was made by another text encoder; choose another folder")

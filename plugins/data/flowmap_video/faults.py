@@ -1,0 +1,63 @@
+"""Unusable samples: named once, counted, and too many of them stop the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import final
+
+from flowmap.errors import FlowmapError
+
+FAULTS = "faults.jsonl"
+"""Beside encoded shards: one line per sample that was left out, with its tar and the reason."""
+
+_SHOWN = 20
+_log = logging.getLogger("flowmap.data")
+
+
+@final
+@dataclass(frozen=True)
+class Fault:
+    """A sample, or a whole tar (then `key` is empty), that cannot be used."""
+
+    tar: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tar}: {self.key}: {self.reason}" if self.key else f"{self.tar}: {self.reason}"
+
+
+@final
+class Faults:
+    """The faults of one process; `limit` of them are put up with."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._found: dict[tuple[str, str], Fault] = {}
+
+    def add(self, tar: str, key: str, reason: str) -> None:
+        """Log and count a fault, once; raises FlowmapError, listing them, when they are too many."""
+        if (tar, key) not in self._found:
+            fault = self._found[tar, key] = Fault(tar, key, reason)
+            _log.warning("skipped %s", fault)
+        if len(self._found) > self._limit:
+            raise FlowmapError(self._too_many(), code=1)
+
+    def known(self, tar: str, key: str) -> bool:
+        """Whether this sample has been found to be unusable."""
+        return (tar, key) in self._found
+
+    def of(self, tar: str) -> list[Fault]:
+        """What was found in a tar, in order."""
+        return [fault for fault in self._found.values() if fault.tar == tar]
+
+    def listed(self) -> str:
+        """What was found, a line for each; of many the first ones."""
+        found = list(self._found.values())
+        more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        return "\n".join([f"  {fault}" for fault in found[:_SHOWN]] + more)
+
+    def _too_many(self) -> str:
+        head = f"data: {len(self._found)} unusable samples or shards, more than the {self._limit} of data.faults:"
+        return f"{head}\n{self.listed()}\nRepair or remove them, or raise data.faults."

@@ -1,0 +1,697 @@
+"""Video clips, and the shards that they are read from: what is drawn, and what becomes of every kind of damage."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flowmap_video import VideoShardsConfig
+from flowmap_video.encoded import trimmed
+from flowmap_video.rehearsal import add_file, draw_clip, write_clips
+from PIL import Image
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.testing import check_data
+from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FRAMES, SIZE, FPS = 5, 16, 8.0
+LENGTH, WIDTH = 6, 3
+
+
+# Clips and shards to test with
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """The bytes of a clip whose frame k is grey of `first + 5 k`, made once for the same arguments."""
+    folder, made = tmp_path_factory.mktemp("clips"), {}
+
+    def make(first: int = 0, frames: int = FRAMES, fps: float = FPS, size: int = SIZE) -> bytes:
+        key = (first, frames, fps, size)
+        if key not in made:
+            grey = np.arange(first, first + 5 * frames, 5, dtype=np.uint8)[:, None, None, None]
+            write_mp4(folder / "clip.mp4", np.broadcast_to(grey, (frames, size, size, 3)), fps)
+            made[key] = (folder / "clip.mp4").read_bytes()
+        return made[key]
+
+    return make
+
+
+def about(*captions: str) -> bytes:
+    return json.dumps({"captions": captions}).encode()
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            add_file(tar, name, content)
+    return path
+
+
+Shards = Callable[..., VideoShardsConfig]
+
+
+@pytest.fixture
+def raw(tmp_path: Path, mp4: Callable[..., bytes]) -> Shards:
+    """Two tars of three good clips, `a` to `f`, in `raw/`; `change` edits the files of the first.
+
+    Clip number i is grey of 30 i + 5 k, and has captions "i" and "i again".
+    """
+
+    def write(change: Callable[[dict[str, bytes]], Any] = lambda files: None, **fields: Any) -> VideoShardsConfig:
+        for number, keys in enumerate(("abc", "def")):
+            files = {}
+            for i, key in enumerate(keys, start=3 * number):
+                files |= {f"{key}.mp4": mp4(30 * i), f"{key}.json": about(f"{i}", f"{i} again")}
+            if number == 0:
+                change(files)
+            write_tar(tmp_path / "raw" / f"{number}.tar", files)
+        return config(tmp_path / "raw", **fields)
+
+    return write
+
+
+def config(path: Path | str, **fields: Any) -> VideoShardsConfig:
+    small = {"frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS, "held_out": 0.01}
+    return VideoShardsConfig(path=str(path), **(small | fields))
+
+
+def draw(count: int, step: int = 0) -> Draw:
+    return Draw.whole(0, "stage", step, "turn", count)
+
+
+def keys(x: Tensor) -> list[int]:
+    """Which of the clips each row is, by its first frame's grey."""
+    return [round(float(grey) / 30) for grey in to_uint8(x[:, 0]).float().mean((1, 2, 3))]
+
+
+def all_train(data: Archive) -> list[int]:
+    return keys(data.reference("train", 99).x)
+
+
+def all_held_out(data: Archive) -> list[int]:
+    return keys(data.reference("held_out", 99).x)
+
+
+def fake(samples: Samples) -> Samples:
+    """In place of a backbone: latents are the means of 8 x 8 pixels, a text's rows are its bytes."""
+    text = torch.zeros(len(samples.prompts), LENGTH, WIDTH)
+    for row, prompt in zip(text, samples.prompts, strict=True):
+        for i, letter in enumerate(prompt.encode()[:LENGTH]):
+            row[i] = torch.tensor([letter, letter % 7, 1.0])
+    x = torch.nn.functional.avg_pool2d(samples.x.flatten(0, 1), 8).reshape(*samples.x.shape[:3], 2, 2)
+    return Samples(x.bfloat16(), prompts=EncodedText(text, torch.full((LENGTH, WIDTH), 0.5)), encoded=True)
+
+
+def encode_all(source: VideoShardsConfig, folder: Path, precompute: Callable[[Samples], Samples] = fake) -> int:
+    archive = source.build()
+    return sum(done for part in archive.parts() for done in archive.encode(part, precompute, folder))
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What the data source has logged."""
+    with caplog.at_level(logging.WARNING, "flowmap.data"):
+        yield lambda: [record.getMessage() for record in caplog.records if record.name == "flowmap.data"]
+
+
+def refused(build: Callable[[], Any]) -> str:
+    with pytest.raises(FlowmapError) as caught:
+        build()
+    return str(caught.value)
+
+
+# Clips
+
+
+def greys(clip: Tensor) -> list[int]:
+    return [round(float(grey) / 5) for grey in clip.float().mean((1, 2, 3))]
+
+
+def test_a_clip_comes_back_frame_by_frame(tmp_path: Path) -> None:
+    video = draw_clip("square", "red", 9, 32)
+    write_mp4(tmp_path / "a.mp4", video, 16)
+    clip = read_clip(tmp_path / "a.mp4", 9, 32, 32, None)
+    assert (clip.dtype, list(clip.shape)) == (torch.uint8, [9, 3, 32, 32])
+    assert (clip.permute(0, 2, 3, 1).float() - torch.from_numpy(video).float()).abs().mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (None, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (8.0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (4.0, [0, 2, 4, 6]),
+        (3.0, [0, 3, 5]),
+        (16.0, [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7]),
+    ],
+)
+def test_frames_are_those_nearest_in_time(fps: float | None, expected: list[int], mp4: Callable[..., bytes]) -> None:
+    content = mp4(0, 8, 8.0)
+    assert greys(read_clip(io.BytesIO(content), len(expected), SIZE, SIZE, fps)) == expected
+    with pytest.raises(ClipError, match=f"^it has {len(expected)} frames.*, {len(expected) + 1} are needed$"):
+        read_clip(io.BytesIO(content), len(expected) + 1, SIZE, SIZE, fps)
+
+
+def test_a_clip_covers_the_frame_and_keeps_its_middle(tmp_path: Path) -> None:
+    wide = np.zeros((1, 32, 96, 3), dtype=np.uint8)
+    wide[:, :, 32:64] = 200
+    write_mp4(tmp_path / "wide.mp4", wide, 8)
+    write_mp4(tmp_path / "tall.mp4", wide.transpose(0, 2, 1, 3).copy(), 8)
+    Image.fromarray(wide[0]).save(tmp_path / "wide.png")
+    for size in (16, 32, 48):
+        for name in ("wide.mp4", "tall.mp4"):
+            clip = read_clip(tmp_path / name, 1, size, size, None).float()
+            assert float((clip[..., 4:-4, 4:-4] - 200).abs().max()) < 8
+        picture = read_image(tmp_path / "wide.png", size, size)
+        assert (picture.dtype, list(picture.shape)) == (torch.uint8, [1, 3, size, size])
+        assert int(picture[..., 2:-2, 2:-2].min()) == 200
+
+
+def test_shrinking_does_not_alias(tmp_path: Path) -> None:
+    lines = np.zeros((64, 64, 3), dtype=np.uint8)
+    lines[:, ::2] = 255
+    Image.fromarray(lines).save(tmp_path / "lines.png")
+    assert float((read_image(tmp_path / "lines.png", 16, 16).float() - 127.5).abs().mean()) < 8
+
+
+def test_odd_sizes_are_written_with_the_edge_repeated(tmp_path: Path) -> None:
+    video = np.full((2, 15, 17, 3), 90, dtype=np.uint8)
+    write_mp4(tmp_path / "a.mp4", video, 8)
+    clip = read_clip(tmp_path / "a.mp4", 2, 16, 18, None)
+    assert int((clip.int() - 90).abs().max()) <= 2
+
+
+def test_what_cannot_be_read_or_written_is_said(tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    content = mp4(0, 40, 8.0)
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 100)
+    with pytest.raises(ClipError, match=r"junk\.mp4: it cannot be read as a video \(Invalid data"):
+        read_clip(tmp_path / "junk.mp4", 1, 8, 8, None)
+    with pytest.raises(ClipError, match=r"none\.mp4: there is no such file"):
+        read_clip(tmp_path / "none.mp4", 1, 8, 8, None)
+    with pytest.raises(ClipError, match=r"^it cannot be read as a video"):
+        read_clip(io.BytesIO(content[: len(content) // 2]), 1, 8, 8, None)
+    with pytest.raises(ClipError, match=r"junk\.mp4: cannot be read as an image"):
+        read_image(tmp_path / "junk.mp4", 8, 8)
+    with pytest.raises(ClipError, match=r"none\.png: there is no such file"):
+        read_image(tmp_path / "none.png", 8, 8)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FlowmapError, match=r"cannot write .*a\.mp4: Not a directory"):
+        write_mp4(tmp_path / "file" / "a.mp4", np.zeros((1, 8, 8, 3), dtype=np.uint8), 8)
+    with pytest.raises(FlowmapError, match=r"must be uint8 \[T, H, W, 3\], not float64 \[1, 8, 8, 3\]"):
+        write_mp4(tmp_path / "a.mp4", np.zeros((1, 8, 8, 3)), 8)  # type: ignore[arg-type]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "junk.mp4"]
+
+
+def broken_off(tmp_path: Path, frames: int = 40) -> bytes:
+    """A clip whose index comes first, so that a cut leaves frames to decode; noise, so that they are large."""
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8)
+    write_mp4(tmp_path / "noise.mp4", noise, FPS)
+    content = (tmp_path / "noise.mp4").read_bytes()
+    (tmp_path / "noise.mp4").unlink()
+    # What follows the frames is the index: it stays, and a third of the frames become zeros.
+    start = content.index(b"mdat") + 4
+    length = content.index(b"moov") - 4 - start
+    return content[: start + length // 2] + bytes(length // 3) + content[start + length // 2 + length // 3 :]
+
+
+def test_a_clip_that_breaks_off_is_damaged_where_its_frames_are_needed(tmp_path: Path) -> None:
+    content = broken_off(tmp_path)
+    assert len(read_clip(io.BytesIO(content), 3, 8, 8, None)) == 3
+    with pytest.raises(ClipError, match=r"^it is damaged: it cannot be decoded after frame \d+ \(Invalid data"):
+        read_clip(io.BytesIO(content), 40, 8, 8, None)
+
+
+def test_pixels_to_data_space_and_back() -> None:
+    pixels = torch.arange(256).to(torch.uint8)
+    x = to_float(pixels)
+    assert (float(x.min()), float(x.max()), x.dtype) == (-1, 1, torch.float32)
+    assert torch.equal(to_uint8(x), pixels)
+    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+# Raw shards
+
+
+def test_raw_shards_give_clips_with_captions(raw: Shards) -> None:
+    source = raw()
+    assert source.spec().shape == (FRAMES, 3, SIZE, SIZE)
+    assert (source.spec().text, source.spec().fps, source.spec().conditional) == (True, FPS, True)
+    data = source.build()
+    samples = data.batch(draw(40))
+    assert list(samples.x.shape) == [40, FRAMES, 3, SIZE, SIZE]
+    assert samples.x.dtype == torch.float32
+    assert not samples.encoded
+    found = keys(samples.x)
+    assert [caption[0] for caption in samples.prompts] == [str(i) for i in found]
+    assert len(set(found)) == 5  # one of six is held out
+    assert {caption[1:] for caption in samples.prompts} == {"", " again"}
+
+
+def test_the_same_draw_gives_the_same_samples_however_it_is_shared(raw: Shards) -> None:
+    data = raw().build()
+    whole = data.batch(draw(7))
+    again = raw().build().batch(draw(7))
+    assert torch.equal(whole.x, again.x)
+    assert whole.prompts == again.prompts
+    base = draw(7)
+    common = (base.seed, base.stage, base.step, base.turn, base.total)
+    parts = [data.batch(Draw(*common, first, count, base.device)) for first, count in ((0, 3), (3, 4))]
+    assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
+    assert [caption for part in parts for caption in part.prompts] == whole.prompts
+    assert keys(data.batch(draw(7, step=1)).x) != keys(whole.x)
+    captions = data.prompts(draw(7))
+    assert captions == data.prompts(draw(3)) + data.prompts(Draw(*common[:4], 7, 3, 4, base.device))
+
+
+def test_a_share_is_held_out_by_key(raw: Shards) -> None:
+    data = raw().build()
+    assert len(all_held_out(data)) == 1
+    assert sorted(all_train(data) + all_held_out(data)) == list(range(6))
+    assert all_train(data) == sorted(all_train(data))
+    assert {caption[0] for caption in data.prompts(draw(9))} == {str(all_held_out(data)[0])}
+    half = raw(held_out=0.35).build()
+    assert len(all_held_out(half)) == 3
+    assert set(all_held_out(data)) <= set(all_held_out(half))
+    assert len(all_train(raw(held_out=0.999999).build())) == 1
+    assert all_train(half)[:2] == keys(half.reference("train", 2).x)
+
+
+def test_a_single_sample_is_both_trained_on_and_compared_with(tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    write_tar(tmp_path / "raw" / "0.tar", {"a.mp4": mp4(), "a.json": about("grey")})
+    data = config(tmp_path / "raw").build()
+    assert torch.equal(data.batch(draw(1)).x, data.reference("held_out", 5).x)
+    assert data.prompts(draw(2)) == ["grey", "grey"]
+
+
+def test_a_caption_may_be_a_string_of_another_field(tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    write_tar(tmp_path / "a.tar", {"x/a.b.mp4": mp4(), "x/a.b.json": b'{"text": " grey "}'})
+    assert config(tmp_path / "*.tar", caption="text").build().batch(draw(2)).prompts == ["grey", "grey"]
+
+
+def test_the_source_survives_a_pickle(raw: Shards) -> None:
+    data = raw().build()
+    expected = data.batch(draw(3)).x
+    assert torch.equal(pickle.loads(pickle.dumps(data)).batch(draw(3)).x, expected)
+
+
+def test_a_picture_has_a_row_for_each_sample(raw: Shards) -> None:
+    data = raw().build()
+    picture = data.picture(torch.zeros(9, 81, 3, 8, 12))
+    assert (picture.dtype, picture.shape) == (np.uint8, (64, 96, 3))
+    x = torch.linspace(-1, 1, 3)[None, :, None, None, None].expand(2, 3, 3, 4, 4)
+    assert data.picture(x)[0, ::4, 0].tolist() == [0, 128, 255]
+    assert data.picture(torch.zeros(1, 1, 3, 480, 832)).shape == (148, 256, 3)
+
+
+# What is wrong with shards
+
+_WRONG: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
+    "corrupt clip": (lambda files: files.update({"b.mp4": b"junk" * 50}), "it cannot be read as a video (Invalid data"),
+    "no clip": (lambda files: files.pop("b.mp4"), "it has no .mp4"),
+    "no json": (lambda files: files.pop("b.json"), "it has no .json, where its caption would be"),
+    "no JSON in the json": (lambda files: files.update({"b.json": b"{"}), "its .json is no JSON"),
+    "no caption": (lambda files: files.update({"b.json": b'{"x": 1}'}), "its .json has no 'captions'"),
+    "empty caption": (lambda files: files.update({"b.json": about(" ", "")}), "its 'captions' is empty"),
+    "no captions": (lambda files: files.update({"b.json": about()}), "its 'captions' is empty"),
+    "odd caption": (
+        lambda files: files.update({"b.json": b'{"captions": [1]}'}),
+        "its 'captions' is neither a string nor a list of strings",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _WRONG)
+def test_an_unusable_sample_stands_for_the_next_one(
+    kind: str, raw: Shards, said: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    good = raw().build()
+    trained = all_train(good)
+    before = good.batch(draw(30))
+    change, reason = _WRONG[kind]
+    data = raw(change).build()
+    after = data.batch(draw(30))
+    follower = trained[trained.index(1) + 1]
+    assert keys(after.x) == [follower if i == 1 else i for i in keys(before.x)]
+    assert [caption[0] for caption in after.prompts] == [str(i) for i in keys(after.x)]
+    data.batch(draw(30))
+    assert all_train(data) == [i for i in trained if i != 1]
+    assert len(said()) == 1
+    assert said()[0].startswith(f"skipped {tmp_path / 'raw' / '0.tar'}: b: {reason}")
+
+
+def test_short_and_broken_off_clips_are_unusable(
+    raw: Shards, said: Callable[[], list[str]], tmp_path: Path, mp4: Callable[..., bytes]
+) -> None:
+    cut = broken_off(tmp_path)
+    data = raw(lambda files: files.update({"a.mp4": mp4(0, 4), "b.mp4": cut}), frames=5).build()
+    assert len(data.reference("train", 99).x) == 4  # the part of b that is needed is whole
+    tar = tmp_path / "raw" / "0.tar"
+    assert said() == [f"skipped {tar}: a: it has 4 frames at 8 fps, 5 are needed"]
+    data = raw(lambda files: files.update({"a.mp4": mp4(0, 40), "b.mp4": cut}), frames=40).build()
+    assert len(data.reference("train", 99).x) == 1
+    assert said()[1].startswith(f"skipped {tar}: b: it is damaged: it cannot be decoded after frame ")
+
+
+def test_the_last_sample_is_followed_by_the_first(raw: Shards, tmp_path: Path) -> None:
+    good = raw().build()
+    first, last = all_train(good)[0], all_train(good)[-1]
+    assert last == 5
+    before = keys(good.batch(draw(30)).x)
+    files = {name: content for name, content in _contents(tmp_path / "raw" / "1.tar") if name != "f.json"}
+    write_tar(tmp_path / "raw" / "1.tar", files)
+    after = keys(config(tmp_path / "raw").build().batch(draw(30)).x)
+    assert after == [first if i == last else i for i in before]
+
+
+def _contents(path: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(path) as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+
+
+def test_a_truncated_tar_gives_its_whole_members(raw: Shards, said: Callable[[], list[str]], tmp_path: Path) -> None:
+    source = raw()
+    tar = tmp_path / "raw" / "0.tar"
+    with tarfile.open(tar) as opened:
+        places = {member.name: member.offset_data + member.size for member in opened}
+    content = tar.read_bytes()
+    for cut, left, reason in (
+        (places["b.mp4"] - 10, [0], "it is cut off within b.mp4; what comes before is used"),
+        (-(-places["b.json"] // 512) * 512, [0, 1], "it is cut off or damaged; what comes before is used"),
+        (-(-places["b.json"] // 512) * 512 + 100, [0, 1], "it is cut off or damaged; what comes before is used"),
+        (0, [], "it cannot be read as an uncompressed tar (empty file)"),
+    ):
+        tar.write_bytes(content[:cut])
+        data = source.build()
+        assert sorted(all_train(data) + all_held_out(data)) == [*left, 3, 4, 5]
+        assert said()[-1] == f"skipped {tar}: {reason}"
+
+
+def test_damage_within_a_tar_s_headers_is_named(raw: Shards, said: Callable[[], list[str]], tmp_path: Path) -> None:
+    source = raw()
+    tar = tmp_path / "raw" / "0.tar"
+    with tarfile.open(tar) as opened:
+        place = opened.getmember("b.mp4").offset
+    content = bytearray(tar.read_bytes())
+    content[place : place + 200] = b"\xff" * 200
+    tar.write_bytes(content)
+    assert len(all_train(source.build())) == 3
+    assert said() == [f"skipped {tar}: it is cut off or damaged; what comes before is used"]
+
+
+def test_too_many_faults_stop_the_run(raw: Shards, tmp_path: Path) -> None:
+    def spoil(files: dict[str, bytes]) -> None:
+        for key in "abc":
+            files.pop(f"{key}.json")
+
+    text = "of the held_out split (1 in all) no sample can be used:\n  "
+    few = raw(spoil, faults=3).build()
+    assert all_train(few) == [3, 4, 5]
+    assert text in refused(lambda: all_held_out(few))
+    data = raw(spoil, faults=1).build()
+    text = refused(lambda: all_train(data))
+    tar, reason = tmp_path / "raw" / "0.tar", "it has no .json, where its caption would be"
+    assert text == (
+        "data: 2 unusable samples or shards, more than the 1 of data.faults:\n"
+        f"  {tar}: a: {reason}\n  {tar}: b: {reason}\nRepair or remove them, or raise data.faults."
+    )
+    # It does not go on when it is asked once more.
+    assert refused(lambda: all_held_out(data)).startswith("data: 3 unusable samples")
+
+
+def test_only_twenty_faults_are_listed(tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    files = {f"{i:02d}.json": about("x") for i in range(30)} | {"z.mp4": mp4(), "z.json": about("z")}
+    write_tar(tmp_path / "raw" / "0.tar", files)
+    data = config(tmp_path / "raw", faults=24, held_out=0.0001).build()
+    lines = refused(lambda: [data.reference("train", 99), data.reference("held_out", 99)]).splitlines()
+    assert len(lines) == 23
+    assert lines[-2] == "  and 5 more"
+
+
+def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for path, head in (
+        ("empty", f"there is no .tar in the folder empty (looked from {tmp_path})"),
+        ("none/*.tar", f"no .tar file or folder matches 'none/*.tar' (looked from {tmp_path})"),
+    ):
+        (finding,) = config(path).missing()
+        assert (finding.level, finding.field) == ("error", ("path",))
+        assert finding.message.startswith(head)
+        assert "flowmap encode RECIPE --from RAW_FOLDER" in finding.message
+        assert refused(config(path).build) == f"data: {finding.message}"
+
+
+def test_unfinished_tars_are_not_shards(raw: Shards, tmp_path: Path) -> None:
+    source = raw()
+    assert not list(source.missing())
+    (tmp_path / "raw" / ".part-2.tar").write_bytes(b"half")
+    assert [path.name for path in source.shards()] == ["0.tar", "1.tar"]
+    assert [path.name for path in config(tmp_path / "*" / "1.tar").shards()] == ["1.tar"]
+
+
+def test_a_tar_without_samples_says_what_it_should_hold(tmp_path: Path) -> None:
+    write_tar(tmp_path / "raw" / "0.tar", {"readme.txt": b"hello"})
+    assert "the tars hold no samples: NAME.mp4 with NAME.json (raw)" in refused(config(tmp_path / "raw").build)
+
+
+def test_a_tar_that_shrinks_meanwhile_is_said(raw: Shards, tmp_path: Path) -> None:
+    data = raw().build()
+    for tar in (tmp_path / "raw").iterdir():
+        tar.write_bytes(b"")
+    assert "was cut or replaced while it was in use; start again" in refused(lambda: data.batch(draw(1)))
+
+
+# Encoded shards
+
+
+def test_what_was_encoded_comes_back(raw: Shards, tmp_path: Path) -> None:
+    source = raw()
+    assert encode_all(source, tmp_path / "latents") == 6
+    data = config(tmp_path / "latents").build()
+    before, after = source.build().batch(draw(12)), data.batch(draw(12))
+    expected = fake(before)
+    assert after.encoded
+    assert torch.equal(after.x, expected.x.float())
+    assert torch.equal(after.prompts.text, expected.prompts.text)
+    assert torch.equal(after.prompts.null, expected.prompts.null)
+    assert (after.x.dtype, after.prompts.text.dtype) == (torch.float32, torch.float32)
+    captions = source.build().prompts(draw(5))
+    assert torch.equal(data.prompts(draw(5)).text, fake(Samples(before.x[:1], prompts=captions)).prompts.text)
+    for split in ("train", "held_out"):
+        clips, latents = source.build().reference(split, 99), data.reference(split, 99)
+        assert torch.equal(fake(clips).x.float(), latents.x)
+
+
+def test_the_format_of_an_encoded_shard(raw: Shards, tmp_path: Path) -> None:
+    from safetensors.torch import load, load_file
+
+    encode_all(raw(), tmp_path / "latents")
+    assert sorted(p.name for p in (tmp_path / "latents").iterdir()) == [
+        "0.tar",
+        "1.tar",
+        "encoded.json",
+        "null.safetensors",
+    ]
+    contents = dict(_contents(tmp_path / "latents" / "0.tar"))
+    assert list(contents) == ["a.safetensors", "a.json", "b.safetensors", "b.json", "c.safetensors", "c.json"]
+    assert contents["a.json"] == about("0", "0 again")
+    tensors = load(contents["a.safetensors"])
+    assert {name: list(t.shape) for name, t in tensors.items()} == {
+        "latent": [FRAMES, 3, 2, 2],
+        "text.0": [1, WIDTH],
+        "text.1": [LENGTH, WIDTH],
+    }
+    assert tensors["latent"].dtype == torch.bfloat16
+    assert json.loads((tmp_path / "latents" / "encoded.json").read_text()) == {
+        "format": 1,
+        "made_from": {"frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS, "caption": "captions"},
+        "latent": [FRAMES, 3, 2, 2],
+        "text": [LENGTH, WIDTH],
+    }
+    assert load_file(tmp_path / "latents" / "null.safetensors")["null"].shape == (LENGTH, WIDTH)
+
+
+def test_only_the_zeros_at_the_end_are_trimmed() -> None:
+    text = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    assert torch.equal(trimmed(text), text[:3])
+    assert trimmed(torch.zeros(4, 2)).shape == (0, 2)
+
+
+def test_shards_for_another_recipe_are_refused(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    text = refused(config(tmp_path / "latents", frames=9, width=832).build)
+    assert text == (
+        f"{tmp_path / 'latents' / 'encoded.json'}: these shards were encoded for another recipe. This one says "
+        "data.frames = 9, the shards were made with 5; it says data.width = 832, the shards were made with 16. "
+        "Change the recipe, or encode into another folder"
+    )
+    other = raw(frames=3)
+    assert "data.frames = 3, the shards were made with 5" in refused(lambda: encode_all(other, tmp_path / "latents"))
+
+
+def test_raw_and_encoded_shards_do_not_mix(raw: Shards, tmp_path: Path) -> None:
+    source = raw()
+    encode_all(source, tmp_path / "latents")
+    (tmp_path / "raw" / "2.tar").write_bytes((tmp_path / "latents" / "0.tar").read_bytes())
+    assert refused(source.build) == (
+        f"{tmp_path / 'raw'}: raw and encoded shards lie together: 0.tar has a.mp4 and 2.tar has a.safetensors; "
+        "move either to a folder of its own"
+    )
+    (tmp_path / "latents" / "0.tar").unlink()
+    (tmp_path / "latents" / "1.tar").write_bytes((tmp_path / "raw" / "1.tar").read_bytes())
+    assert "has an encoded.json, but raw shards" in refused(config(tmp_path / "latents").build)
+    assert "encoded shards must lie in one folder" in _two_folders(tmp_path, source)
+
+
+def _two_folders(tmp_path: Path, source: VideoShardsConfig) -> str:
+    (tmp_path / "raw" / "2.tar").unlink()
+    for name in ("one", "two"):
+        encode_all(source, tmp_path / "many" / name)
+    return refused(config(tmp_path / "many" / "*" / "*.tar").build)
+
+
+def test_a_lost_or_damaged_fact_is_said(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    source = config(tmp_path / "latents")
+    facts, null = tmp_path / "latents" / "encoded.json", tmp_path / "latents" / "null.safetensors"
+    whole = facts.read_text()
+    null.write_bytes(b"x")
+    assert "null.safetensors: is missing or damaged" in refused(source.build)
+    facts.write_text(whole.replace('"format": 1', '"format": 2'))
+    assert "has format 2; this version of flowmap reads 1" in refused(source.build)
+    facts.write_text(whole[:20])
+    assert "encoded.json: is damaged" in refused(source.build)
+    facts.unlink()
+    assert "has encoded shards, but no encoded.json" in refused(source.build)
+
+
+def test_a_damaged_encoded_sample_is_skipped(raw: Shards, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    good = config(tmp_path / "latents").build()
+    assert len(good.reference("train", 99).x) == 5
+    files = dict(_contents(tmp_path / "latents" / "0.tar"))
+    files["b.safetensors"] = files["b.safetensors"][:-8]
+    write_tar(tmp_path / "latents" / "0.tar", files)
+    data = config(tmp_path / "latents").build()
+    assert len(data.reference("train", 99).x) == 4
+    assert "b: its .safetensors is damaged" in said()[0]
+
+
+# Encoding a part
+
+
+def test_faults_are_left_out_and_written_down(raw: Shards, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    source = raw(lambda files: [files.pop("a.json"), files.update({"b.mp4": b"junk"})])
+    for _ in range(2):  # the second time replaces what the first wrote
+        assert encode_all(source, tmp_path / "latents") == 6
+        lines = [json.loads(line) for line in (tmp_path / "latents" / "faults.jsonl").read_text().splitlines()]
+        assert [(line["tar"], line["key"]) for line in lines] == [("0.tar", "a"), ("0.tar", "b")]
+        assert lines[0]["reason"] == "it has no .json, where its caption would be"
+    assert [name for name, _ in _contents(tmp_path / "latents" / "0.tar")] == ["c.safetensors", "c.json"]
+    assert len(said()) == 4
+    assert len(config(tmp_path / "latents").build().reference("train", 99).x) == 3
+
+
+def test_too_many_faults_stop_the_encoding_without_a_half_file(raw: Shards, tmp_path: Path) -> None:
+    source = raw(lambda files: [files.pop("b.json"), files.pop("c.json")], faults=1)
+    assert refused(lambda: encode_all(source, tmp_path / "latents")).startswith("data: 2 unusable samples")
+    assert not list((tmp_path / "latents").glob("*.tar"))
+    assert not list((tmp_path / "latents").glob(".part-*"))
+    assert len((tmp_path / "latents" / "faults.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_encoding_that_is_not_finite_is_a_fault(raw: Shards, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    def overflows(samples: Samples) -> Samples:
+        found = fake(samples)
+        return Samples(found.x * float("inf") if samples.prompts[0] == "2" else found.x, prompts=found.prompts)
+
+    encode_all(raw(), tmp_path / "latents", overflows)
+    assert said() == [f"skipped {tmp_path / 'raw' / '0.tar'}: c: its encoding is not finite"]
+
+
+def test_another_backbone_cannot_add_to_a_folder(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+
+    def larger(samples: Samples) -> Samples:
+        found = fake(samples)
+        return Samples(found.x.repeat(1, 1, 2, 1, 1), prompts=found.prompts)
+
+    def longer(samples: Samples) -> Samples:
+        found = fake(samples)
+        text = torch.nn.functional.pad(found.prompts.text, (0, 0, 0, 1))
+        return Samples(found.x, prompts=EncodedText(text, found.prompts.null))
+
+    def other(samples: Samples) -> Samples:
+        found = fake(samples)
+        return Samples(found.x, prompts=EncodedText(found.prompts.text, found.prompts.null + 1))
+
+    for precompute, reason in (
+        (larger, "its shards have latents of [5, 3, 2, 2], this backbone makes [5, 6, 2, 2]"),
+        (longer, "its shards have texts of [6, 3], this backbone makes [7, 3]"),
+        (other, "its null.safetensors was made by another text encoder"),
+    ):
+        assert reason in refused(lambda p=precompute: encode_all(raw(), tmp_path / "latents", p))
+
+
+def test_tars_that_are_not_encoded_are_not_written_beside(raw: Shards, tmp_path: Path) -> None:
+    write_tar(tmp_path / "latents" / "x.tar", {})
+    assert "has tars, but no encoded.json" in refused(lambda: encode_all(raw(), tmp_path / "latents"))
+    assert sorted(p.name for p in (tmp_path / "latents").iterdir()) == ["x.tar"]
+
+
+def test_encoded_shards_are_not_encoded_again(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    data = config(tmp_path / "latents").build()
+    assert "these shards are encoded already" in refused(data.parts)
+
+
+def test_tars_of_the_same_name_are_refused(raw: Shards, tmp_path: Path) -> None:
+    raw()
+    write_tar(tmp_path / "more" / "0.tar", dict(_contents(tmp_path / "raw" / "0.tar")))
+    data = config(tmp_path / "*" / "*.tar").build()
+    assert "two tars are called 0.tar; give each its own name" in refused(data.parts)
+
+
+# The rehearsal's twin, and the kit
+
+
+def test_the_twin_for_a_rehearsal(tmp_path: Path) -> None:
+    source = VideoShardsConfig(path="nowhere", frames=9, faults=7)
+    tiny = source.rehearsed(tmp_path)
+    assert (tiny.frames, tiny.fps, tiny.faults, tiny.height, tiny.width) == (9, 16.0, 7, 32, 32)
+    assert not list(tiny.missing())
+    assert len(tiny.shards()) == 2
+    data = tiny.build()
+    train, held_out = data.reference("train", 99), data.reference("held_out", 99)
+    assert len(train.x) + len(held_out.x) == 8
+    assert len(held_out.x) >= 2
+    assert len(train.x) >= 4
+    moved = (train.x[:, 0] - train.x[:, -1]).abs().mean((1, 2, 3))
+    assert bool((moved > 0.02).all())
+    stamps = [path.stat().st_mtime_ns for path in tiny.shards()]
+    assert source.rehearsed(tmp_path) == tiny
+    assert [path.stat().st_mtime_ns for path in tiny.shards()] == stamps
+
+
+def test_raw_and_encoded_shards_keep_the_contract(tmp_path: Path) -> None:
+    write_clips(tmp_path / "raw", FRAMES, SIZE, FPS, "captions")
+    source = config(tmp_path / "raw", held_out=0.3)
+    check_data(source)
+    encode_all(source, tmp_path / "latents")
+    check_data(config(tmp_path / "latents", held_out=0.3))
