@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowmap import __version__
+from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 
 app = typer.Typer(
@@ -46,6 +47,17 @@ Overrides = Annotated[
 ]
 
 
+WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
+TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
+
+
+def _known_weights(word: str) -> Weights:
+    allowed: dict[str, Weights] = {"ema": "ema", "raw": "raw"}
+    if word not in allowed:
+        raise FlowmapError(f"--weights {word}: allowed: ema, raw")
+    return allowed[word]
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -64,12 +76,20 @@ def run(
         bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
     ] = False,
     runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Try every code path in minutes, with a tiny twin of model and data.")
+    ] = False,
 ) -> None:
     """Train, evaluate and report. Resumes where it stopped; finished stages are not run again.
 
     Ctrl-C finishes the step, saves, and says how to go on.
     """
     try:
+        if rehearse:
+            from flowmap.rehearsal import rehearse as rehearsal
+
+            rehearsal(recipe, overrides or [], runs, _out)
+            return
         from flowmap.launch import run_recipe
 
         run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
@@ -85,7 +105,7 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Say at once what is wrong with a recipe. Computes nothing."""
     from flowmap.recipe import read
 
-    checked, warnings = read(recipe, overrides or [])
+    checked, warnings = read(recipe, overrides or [], absent="warning")
     for warning in warnings:
         _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     stages = "; ".join(f"{s.name} ({s.objective.type}, {s.steps} steps)" for s in checked.stages)
@@ -195,25 +215,73 @@ def plan(
 @app.command()
 def sample(
     run: RunFolder,
-    nfe: Annotated[int, typer.Option(min=1, help="Network calls per sample.")] = 4,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.")] = None,
+    video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="How many frames of --video are given; as many as fit if not given.")
+    ] = None,
+    nfe: Annotated[int, typer.Option(min=1, help="Network calls per sample (of each chunk, in causal models).")] = 4,
     sampler: Annotated[
         str | None,
         typer.Option(autocompletion=_samplers, help="A sampler; the stage's first in the recipe if not given."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many samples.")] = 64,
+    guidance: Annotated[
+        float, typer.Option(min=1, help="w in null + w (cond - null), for a stage that has none fused in; 1 is none.")
+    ] = 1.0,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
-    out: Annotated[Path, typer.Option(help="Writes OUT.png and OUT.safetensors.")] = Path("samples"),
+    out: Annotated[Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.")] = Path(
+        "samples"
+    ),
     stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
-    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
-    train_seed: Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")] = None,
+    weights: WhichWeights = "ema",
+    train_seed: TrainSeed = None,
 ) -> None:
-    """Draw samples from a run: a picture and the tensors."""
-    from flowmap.launch import sample_run
+    """Draw samples from a run: a picture, the tensors and, of videos, mp4 files."""
+    from flowmap.sampling import Wish, sample_run
 
-    if weights not in ("ema", "raw"):
-        raise FlowmapError(f"--weights {weights}: allowed: ema, raw")
-    picture, tensors, summary = sample_run(run, stage, weights, sampler, nfe, n, seed, out, train_seed)  # type: ignore[arg-type]
-    _out.print(f"{escape(str(picture))} and {escape(str(tensors))}: {n} samples, {escape(summary)}", soft_wrap=True)
+    wish = Wish(
+        stage=stage,
+        weights=_known_weights(weights),
+        sampler=sampler,
+        calls=nfe,
+        number=n,
+        seed=seed,
+        train_seed=train_seed,
+        prompts=tuple(prompt or ()),
+        image=image,
+        video=video,
+        frames=frames,
+        cfg_scale=guidance,
+    )
+    files, summary = sample_run(run, wish, out)
+    shown = [str(file) for file in files]
+    listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
+    _out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(help="A new folder.")],
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    weights: WhichWeights = "ema",
+    train_seed: TrainSeed = None,
+    keep_lora: Annotated[
+        bool, typer.Option("--keep-lora", help="Write adapters beside the base weights instead of merging them.")
+    ] = False,
+) -> None:
+    """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
+    from flowmap.export import export_run
+
+    chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, merged=not keep_lora)
+    _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
+    _out.print(loading, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -94,6 +94,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where base weights come from: a hub id, if they have one, and their licence, as a model card names it."""
+
+    hub_id: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
 class RoleSpec:
     """A role that an objective needs: what kind of network, and whether the stage trains it."""
 
@@ -164,9 +172,17 @@ class BackboneConfig(ComponentConfig):
     random_base: ClassVar[bool] = False
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
 
-    def licence(self) -> str:
-        """The licence of the base weights, as a model card names it."""
-        return "apache-2.0" if self.random_base else "unknown"
+    def origin(self) -> Origin:
+        """What the base weights are, for a model card."""
+        return Origin(None, "apache-2.0" if self.random_base else "unknown")
+
+    def reads_text(self) -> bool:
+        """Whether the backbone can be asked for anything in words."""
+        return False
+
+    def needs(self) -> Iterable[str]:
+        """Sentences on what the real thing takes (parameters, bytes), for the end of a rehearsal."""
+        return ()
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:

@@ -100,8 +100,8 @@ def generate(
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
-    With `start`, its `x0` are the first frames, in model space, and its conditions those of the samples;
-    otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot take so many calls.
+    With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
+    those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot take so many calls.
     """
     steps = steps_for(sampler, calls)
     if steps is None:
@@ -124,7 +124,8 @@ def generate(
         if start is None:
             given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
         else:
-            given, cond, null = start.x0[rows], start.cond.take(rows), start.null.take(rows)
+            given = start.x0[rows] if start.x0.shape[1] else None
+            cond, null = start.cond.take(rows), start.null.take(rows)
         noise = part.normal("start noise", shape)[:, 0 if given is None else given.shape[1] :]
         cond = GuidedCond(cond, null) if cfg_scale != 1 else cond
         x = rollout(sampler.build(), network, noise, times, cond, chunking, part, context=given)

@@ -89,20 +89,20 @@ def _encode(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("samples, {task.fields[faults]} faults"),
+        TextColumn("samples, {task.fields[faults]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
         disable=not console.is_terminal,
     )
     began, total = faults.count, 0
     with bar, torch.no_grad():
-        task = bar.add_task("", total=sum(counts.values()), faults=faults.count)
+        task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(part))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
                 done += some
-                bar.update(task, advance=some, faults=faults.count)
+                bar.update(task, advance=some, faults=_faults(faults.count - began))
             total += done
             if not console.is_terminal:
                 found = f"{done} samples, {_faults(faults.count - before)}"

@@ -80,9 +80,14 @@ class Trace:
 
 
 def curve_panel(
-    title: str, curves: Sequence[Curve], floor: float, limits: tuple[float, float], labelled: bool = False
+    title: str,
+    curves: Sequence[Curve],
+    floor: float,
+    limits: tuple[float, float],
+    per: str = "sample",
+    labelled: bool = False,
 ) -> Markup:
-    """Score against network calls per sample, both axes logarithmic, the floor dashed.
+    """Score against network calls per sample (or what `per` says), both axes logarithmic, the floor dashed.
 
     `limits` is the range of the score (see `score_limits`). `labelled` names each line at its right end.
     """
@@ -104,7 +109,7 @@ def curve_panel(
         if floor >= low > 0:
             axes.axhline(floor, color=_MUTED, lw=1, linestyle=(0, (3, 2.4)), zorder=1)
             names.append((floor, "floor", _MUTED))
-        _call_axis(axes, sorted({n for c in curves for n in c.calls}))
+        _call_axis(axes, sorted({n for c in curves for n in c.calls}), per)
         _score_axis(axes, low, high)
         _end_labels(axes, names, low, high)
 
@@ -169,7 +174,7 @@ def swatch(style: Style) -> Markup:
     return _svg("", draw, size=(0.42, 0.17))
 
 
-def _call_axis(axes: Axes, calls: Sequence[int]) -> None:
+def _call_axis(axes: Axes, calls: Sequence[int], per: str) -> None:
     places = [math.log2(n) for n in calls]
     axes.set_xticks(places, [""] * len(places))
     span = max(places[-1] - places[0], 1.0)
@@ -179,7 +184,7 @@ def _call_axis(axes: Axes, calls: Sequence[int]) -> None:
             shown.append(index)
     axes.set_xticklabels([str(n) if i in shown else "" for i, n in enumerate(calls)])
     axes.set_xlim(places[0] - 0.04 * span, places[-1] + 0.04 * span)
-    axes.set_xlabel("network calls per sample", color=_MUTED, size=_TEXT)
+    axes.set_xlabel(f"network calls per {per}", color=_MUTED, size=_TEXT)
 
 
 def _score_axis(axes: Axes, low: float, high: float) -> None:

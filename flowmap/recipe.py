@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from flowmap.configs import (
     AnyMetric,
     AnyObjective,
     AnySampler,
+    ComponentConfig,
     Config,
     Finding,
     NetworkKind,
@@ -150,6 +152,13 @@ class Recipe(Config):
             for finding in self._evaluation_findings(self.evaluation):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
+    def missing(self) -> Iterator[Finding]:
+        """What a run would read and this machine does not have."""
+        parts: tuple[tuple[str, ComponentConfig], ...] = (("backbone", self.backbone), ("data", self.data))
+        for name, component in parts:
+            for finding in component.missing():
+                yield Finding(finding.level, (name, *finding.field), finding.message)
+
     def _stage_findings(
         self, stage: StageConfig, earlier: Sequence[StageConfig], facts: StageFacts
     ) -> Iterator[Finding]:
@@ -245,10 +254,12 @@ def _missing(name: str) -> StageConfig:
     raise KeyError(name)
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+def read(
+    path: Path, overrides: Sequence[str] = (), absent: Literal["ignore", "warning", "error"] = "ignore"
+) -> tuple[Recipe, list[str]]:
     """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
 
-    Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
+    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
     """
     text = _text(path)
     try:
@@ -266,6 +277,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     except ValidationError as error:
         raise FlowmapError("\n".join(explain_validation(error, source))) from None
     findings = list(recipe.findings())
+    if absent != "ignore":
+        findings += [replace(finding, level=absent) for finding in recipe.missing()]
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise FlowmapError("\n".join(explain(errors, source)))

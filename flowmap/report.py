@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ def _view(run: Run) -> dict[str, Any]:
     styles = _styles(run, table, evaluation.get("teacher"))
     digits = {metric: _digits(table, metric) for metric in metrics}
     costs, total = costs_of(run)
+    per = "chunk" if run.chunked else "sample"
     return {
         "run": run,
         "evaluation": evaluation,
@@ -62,13 +64,15 @@ def _view(run: Run) -> dict[str, Any]:
             if any(series in _curves(table, metric, styles) for metric in metrics)
         ],
         "rule": verdict.RULE,
+        "per": per,
+        "sampler_words": _sampler_words,
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),
         "tally": Counter(claim.verdict for claim in told if claim.metric in headlines),
         "shown": lambda metric, value: _shown(value, digits[metric]),
         "few_seeds": any(len(cell.seeds) < len(run.recipe["seeds"]) for cell in table.values()),
-        "scaling": list(_scaling(table, metrics, styles)),
-        "contrasts": list(_contrasts(table, styles)),
+        "scaling": list(_scaling(table, metrics, styles, per)),
+        "contrasts": list(_contrasts(table, styles, per)),
         "tables": [_table(table, metric, list(styles)) for metric in metrics],
         "descriptions": {metric: _description(metric) for metric in metrics},
         "pictures": _pictures(run.folder / "pictures", list(styles)),
@@ -102,20 +106,28 @@ def _curves(table: Mapping[Place, Cell], metric: str, styles: Mapping[Series, St
     return found
 
 
+def _sampler_words(sampler: str) -> str:
+    """A sampler's label in words: evaluation writes `flow_map-after-1` for a video that is given its first frame."""
+    found = re.fullmatch(r"(.+)-after-(\d+)", sampler)
+    return f"{found[1]}, {found[2]} frame{'' if found[2] == '1' else 's'} given" if found else sampler
+
+
 def _floor(table: Mapping[Place, Cell], metric: str) -> float:
     return statistics.fmean(cell.floor for place, cell in table.items() if place.metric == metric)
 
 
 def _scaling(
-    table: Mapping[Place, Cell], metrics: Sequence[str], styles: Mapping[Series, Style]
+    table: Mapping[Place, Cell], metrics: Sequence[str], styles: Mapping[Series, Style], per: str
 ) -> Iterator[tuple[str, Markup]]:
     for metric in metrics:
         if curves := list(_curves(table, metric, styles).values()):
             floor = _floor(table, metric)
-            yield metric, figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor))
+            yield metric, figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor), per)
 
 
-def _contrasts(table: Mapping[Place, Cell], styles: Mapping[Series, Style]) -> Iterator[tuple[Series, str, Markup]]:
+def _contrasts(
+    table: Mapping[Place, Cell], styles: Mapping[Series, Style], per: str
+) -> Iterator[tuple[Series, str, Markup]]:
     """One panel per stage and metric where the same weights went through both samplers; one axis a metric."""
     pairs: dict[tuple[Series, str], list[Curve]] = {}
     for metric in verdict.HEADLINES[:2]:
@@ -127,7 +139,8 @@ def _contrasts(table: Mapping[Place, Cell], styles: Mapping[Series, Style]) -> I
     for (series, metric), pair in sorted(pairs.items(), key=lambda item: item[1][0].index):
         floor = _floor(table, metric)
         limits = figures.score_limits([c for (_, m), both in pairs.items() if m == metric for c in both], floor)
-        yield series, metric, figures.curve_panel(f"{series.name}: {metric}", pair, floor, limits, labelled=True)
+        title = f"{series.name}: {metric}"
+        yield series, metric, figures.curve_panel(title, pair, floor, limits, per, labelled=True)
 
 
 def _rows(told: Iterable[Claim], metrics: Sequence[str]) -> dict[str, Any]:

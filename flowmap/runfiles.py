@@ -54,6 +54,13 @@ class Run:
     steps: dict[str, dict[int, list[dict[str, Any]]]]
     lines: list[dict[str, Any]]
 
+    @property
+    def chunked(self) -> bool:
+        """Whether samples are made chunk by chunk, so that calls are counted for each chunk."""
+        backbone = self.recipe.get("backbone")
+        chunks = backbone.get("chunks") if isinstance(backbone, Mapping) else None
+        return isinstance(chunks, list) and len(chunks) > 1
+
 
 def read_run(folder: Path) -> Run:
     """What the run in `folder` has got so far.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
-from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, SampleSpec
+from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, Origin, SampleSpec
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -93,14 +93,26 @@ class _WanConfig(BackboneConfig):
         for problem in missing(self.weights):
             yield Finding("error", ("weights",), problem)
 
-    def licence(self) -> str:
-        """That of the base weights."""
-        from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find
+    def origin(self) -> Origin:
+        """The checkpoint's own name and licence."""
+        from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find, hub_id
 
         folder = None if self.random_base else find(self.weights)
         if folder is None or (folder / RUN_LOCK).is_file():
-            return super().licence()
-        return Checkpoint(folder).licence()
+            return super().origin()
+        return Origin(hub_id(self.weights), Checkpoint(folder).licence())
+
+    def reads_text(self) -> bool:
+        """With a checkpoint comes a text encoder."""
+        return not self.random_base
+
+    def needs(self) -> Iterable[str]:
+        """Parameters and their bytes."""
+        if self.random_base:
+            return ()
+        from flowmap_wan.size import sentences
+
+        return sentences(self)
 
     def rehearsed(self, folder: Path) -> Self:
         """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""

@@ -7,6 +7,7 @@ changes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -24,13 +25,14 @@ class Switch:
         self._current: str | None = None
 
     def refresh(self) -> None:
-        """Look again for layers that have adapters."""
+        """Look again for layers that have adapters; none is active until a call names one."""
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils.other import AuxiliaryTrainingWrapper
 
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         self._layers = [layer for layer in self._model.modules() if isinstance(layer, kinds)]
-        self._current = None
+        # PEFT has left some adapter active in new layers.
+        self._activate(None)
 
     @contextmanager
     def to(self, adapter: str | None) -> Iterator[None]:
@@ -52,8 +54,10 @@ class Switch:
         return run
 
     def _set(self, adapter: str | None) -> None:
-        if adapter == self._current:
-            return
+        if adapter != self._current:
+            self._activate(adapter)
+
+    def _activate(self, adapter: str | None) -> None:
         for layer in self._layers:
             # Not set_adapter: that would change requires_grad.
             layer._active_adapter = [] if adapter is None else [adapter]
@@ -83,7 +87,10 @@ def add_adapter(model: nn.Module, name: str, rank: int, alpha: float, two_times:
         target_modules="|".join(layers),
         modules_to_save=[_WHOLE] if any(key.startswith(_WHOLE) for key, _ in model.named_modules()) else None,
     )
-    inject_adapter_in_model(config, model, name)
+    with warnings.catch_warnings():
+        # Several adapters on one model are what we want.
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
+        inject_adapter_in_model(config, model, name)
     own = parameters_of(model, name)
     for parameter in own.values():
         parameter.data = parameter.data.float()
@@ -104,6 +111,10 @@ def remove_adapter(model: nn.Module, name: str) -> None:
                 del table[name]
         elif isinstance(layer, ModulesToSaveWrapper) and name in layer.modules_to_save:
             del layer.modules_to_save[name]
+        else:
+            continue
+        # PEFT looks up whatever was active when it adds the next one.
+        layer._active_adapter = []
 
 
 def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:

@@ -87,7 +87,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Attenti
     """
     if sight is None:
         return F.scaled_dot_product_attention(q, k, v)
-    if kernel == "flex" or (kernel == "auto" and q.device.type == "cuda"):
+    # Compiled flex attention takes no heads below 16 dimensions; only toys have them.
+    if q.shape[-1] >= 16 and (kernel == "flex" or (kernel == "auto" and q.device.type == "cuda")):
         return _flex()(q, k, v, block_mask=sight.blocks)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=sight.dense)
 

@@ -103,7 +103,7 @@ class WanBackbone(Backbone):
             return Samples(samples.x, samples.labels, samples.prompts, encoded=True)
         latents = self._codec.encode(samples.x).to(samples.x.device)
         prompts = samples.prompts
-        if not isinstance(prompts, EncodedText):
+        if prompts and not isinstance(prompts, EncodedText):
             prompts = EncodedText(self._codec.text(prompts), self._codec.null)
         return Samples(latents, samples.labels, prompts, encoded=True)
 

@@ -56,7 +56,7 @@ class Checkpoint:
         """The safetensors files of `part`; raises FlowmapError naming the first that is missing."""
         missing = list(_missing_weights(self.folder / part))
         if missing:
-            raise FlowmapError(f"{self.folder} is not complete: {missing[0]} is missing{_how_to_get(str(self.folder))}")
+            raise FlowmapError(f"{self.folder} is not complete: {missing[0]} is missing{how_to_get(str(self.folder))}")
         return _weight_files(self.folder / part)
 
     def licence(self) -> str:
@@ -75,6 +75,14 @@ def find(weights: str) -> Path | None:
     return None
 
 
+def hub_id(weights: str) -> str | None:
+    """The hub's name of `weights`, if it has one that we know."""
+    if _HUB_ID.fullmatch(weights) and not Path(weights).exists():
+        return weights
+    owner = _KNOWN.get(Path(weights).name)
+    return f"{owner}/{Path(weights).name}" if owner else None
+
+
 def open_checkpoint(weights: str) -> Checkpoint:
     """The complete checkpoint called `weights`; raises FlowmapError with all that is missing, and how to get it."""
     problems = list(missing(weights))
@@ -91,7 +99,7 @@ def missing(weights: str) -> Iterator[str]:
         places = f"no folder {Path(weights).absolute()}"
         if _HUB_ID.fullmatch(weights):
             places += f", and no {weights} in the hub's cache {_cache_folder()}"
-        yield f"the weights are not on this machine: there is {places}{_how_to_get(weights)}"
+        yield f"the weights are not on this machine: there is {places}{how_to_get(weights)}"
         return
     if (folder / RUN_LOCK).is_file():
         return
@@ -103,7 +111,7 @@ def missing(weights: str) -> Iterator[str]:
     if not (folder / "tokenizer").is_dir() or not any((folder / "tokenizer").iterdir()):
         gone.append("tokenizer/")
     if gone:
-        yield f"the weights in {folder} are not complete; missing: {', '.join(gone)}{_how_to_get(weights)}"
+        yield f"the weights in {folder} are not complete; missing: {', '.join(gone)}{how_to_get(weights)}"
 
 
 def _missing_weights(part: Path) -> Iterator[Path]:
@@ -132,18 +140,21 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         read: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise FlowmapError(f"{path} is missing{_how_to_get(str(path.parents[1]))}") from None
+        raise FlowmapError(f"{path} is missing{how_to_get(str(path.parents[1]))}") from None
     except ValueError as error:
         raise FlowmapError(f"{path} is not JSON: {error}; fetch it again") from None
     return read
 
 
-def _how_to_get(weights: str) -> str:
+def how_to_get(weights: str) -> str:
     """The command that fetches `weights`, if it is a name we know."""
     name = Path(weights).name
     owner = _KNOWN.get(name)
     if Path(weights).parts[:-1] == (owner,):
-        return f".\n  Get them: hf download {owner}/{name}"
+        return (
+            f".\n  Get them: hf download {owner}/{name}   (into that cache; or add --local-dir FOLDER, "
+            "and name the folder here)"
+        )
     if owner:
         return f".\n  Get them: hf download {owner}/{name} --local-dir {weights}"
     if _HUB_ID.fullmatch(weights) and not Path(weights).exists():

@@ -76,7 +76,7 @@ class Causal(Chunking):
             )
         ends = [0, *itertools.accumulate(self._partition)][:-1]
         if given not in ends:
-            near = sorted(sorted(ends, key=lambda end: abs(end - given))[:2])
+            near = [*[end for end in ends[1:] if end < given][-1:], *[end for end in ends if end > given][:1]]
             raise FlowmapError(
                 f"{given} latent frames cannot be given: chunks end after {', '.join(map(str, ends[1:]))}; "
                 f"nearest: {' or '.join(map(str, near))}"

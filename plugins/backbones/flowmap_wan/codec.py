@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.quiet import no_bars
 
 
 @final
@@ -51,9 +52,10 @@ class Codec:
     def _read(self, kind: Any, part: str, precision: torch.dtype) -> Any:
         self._checkpoint.files(part)
         try:
-            model = kind.from_pretrained(
-                self._checkpoint.folder, subfolder=part, torch_dtype=precision, local_files_only=True
-            )
+            with no_bars():
+                model = kind.from_pretrained(
+                    self._checkpoint.folder, subfolder=part, torch_dtype=precision, local_files_only=True
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise FlowmapError(f"{self._checkpoint.folder / part} cannot be read: {error}") from None
         return model.to(self.device).eval().requires_grad_(False)

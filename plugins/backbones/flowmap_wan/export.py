@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from flowmap_wan.adapters import merged_state, parameters_of
 from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.quiet import no_bars
 from flowmap_wan.transformer import WanConfig, from_state
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -35,15 +36,16 @@ def write_pipeline(
     # From a fresh model: the trained one has wrappers around its layers, and hooks of whoever trained it.
     state = {key: value.detach().clone() for key, value in state.items()}
     plain = from_state(config, dict(transformer.config), state, "the trained transformer")
-    plain.save_pretrained(folder / "transformer")
+    with no_bars():
+        plain.save_pretrained(folder / "transformer")
     name = type(plain).__name__
-    loads = [f'{name}.from_pretrained("FOLDER/transformer")']
+    loads = [f'transformer = diffusers.{name}.from_pretrained("FOLDER/transformer")']
     if source is not None:
         _copy_encoders(source, folder)
         FlowMapEulerDiscreteScheduler(shift=5.0).save_pretrained(folder / "scheduler")
         pipeline = "AnyFlowFARPipeline" if causal else "AnyFlowPipeline"
         _write_index(source, folder, pipeline, name)
-        loads = [f'{pipeline}.from_pretrained("FOLDER")']
+        loads = [f'pipe = diffusers.{pipeline}.from_pretrained("FOLDER")', "transformer = pipe.transformer"]
     if apart:
         assert adapter is not None
         weights = {k: v.detach().cpu().contiguous() for k, v in parameters_of(transformer, adapter).items()}
@@ -51,7 +53,7 @@ def write_pipeline(
         (folder / "lora").mkdir()
         about = {"r": str(config.lora.rank), "lora_alpha": str(config.lora.alpha)} if config.lora else {}
         save_file(weights, folder / "lora" / LORA, metadata={"format": "pt", **about})
-        loads.append(f'pipe.transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)')
+        loads.append(f'transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)')
     return "\n".join(loads)
 
 

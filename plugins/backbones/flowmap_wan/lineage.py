@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.launch import open_run
+from flowmap.reopen import open_run
 from flowmap.stage import base_draw, stage_weights
 from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap_wan.adapters import merged_state

@@ -121,8 +121,12 @@ class WanModule(nn.Module):
 
     def _tokens(self, piece: Piece) -> Tensor:
         """The patches of a piece `[B, L, D]`, frames outermost."""
-        embed = self.transformer.far_patch_embedding if piece.coarse else self.transformer.patch_embedding
-        return embed(piece.x.transpose(1, 2)).flatten(2).transpose(1, 2)
+        model = self.transformer
+        embed = model.far_patch_embedding if piece.coarse else model.patch_embedding
+        # Patches of compressed frames are trained in float32 beside a base in bfloat16.
+        patches = embed(piece.x.to(embed.weight.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
+        mixed = torch.is_autocast_enabled(piece.x.device.type)
+        return patches if mixed else patches.to(model.patch_embedding.weight.dtype)
 
     def _cells(self, piece: Piece) -> tuple[int, int]:
         """Rows and columns of tokens in a frame of `piece`."""

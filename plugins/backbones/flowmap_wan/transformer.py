@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from flowmap.errors import FlowmapError
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
-from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.checkpoint import Checkpoint, how_to_get
 
 WanConfig = Wan21Config | FarWan21Config
 
@@ -42,9 +42,10 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
     Raises FlowmapError if a parameter is missing, left over or misshapen.
     """
     kind, found = checkpoint.kind, checkpoint.config("transformer")
-    if found.get("image_dim") or found.get("added_kv_proj_dim"):
+    more_channels = found.get("in_channels") != found.get("out_channels")
+    if found.get("image_dim") or found.get("added_kv_proj_dim") or more_channels:
         raise FlowmapError(
-            f"{checkpoint.folder} is Wan's separate image-to-video model, with an image encoder of its own; "
+            f"{checkpoint.folder} is Wan's separate image-to-video model, with channels and an image encoder for images; "
             "use a text-to-video checkpoint: ours are given images as first frames"
         )
     causal = isinstance(config, FarWan21Config)
@@ -60,7 +61,8 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
         try:
             state |= load_file(file)
         except SafetensorError as error:
-            raise FlowmapError(f"{file} cannot be read: {error}; it is damaged or was fetched in part") from None
+            why = f"{file} cannot be read: {error}; it is damaged or was fetched in part{how_to_get(config.weights)}"
+            raise FlowmapError(why) from None
     return _filled(config, architecture, state, f"{checkpoint.folder}/transformer")
 
 
@@ -81,6 +83,11 @@ def random(config: WanConfig, architecture: ArchitectureConfig, seed: int) -> An
     return model
 
 
+def shapes(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
+    """A transformer of `architecture` (a diffusers configuration) without weights, if made on the meta device."""
+    return _new(config, {key: architecture[key] for key in _SHARED if key in architecture})
+
+
 def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
     if isinstance(config, FarWan21Config):
         return AnyFlowFARTransformer3DModel(
@@ -98,7 +105,8 @@ def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str,
     wanted = {key: value.shape for key, value in model.state_dict().items()}
     if not any(key.startswith(_DELTA) for key in state):
         # With r in the place of t this makes r = t exactly the single-time model.
-        state |= {key.replace(_TIME, _DELTA): value for key, value in state.items() if key.startswith(_TIME)}
+        # A copy: full training updates both.
+        state |= {key.replace(_TIME, _DELTA): value.clone() for key, value in state.items() if key.startswith(_TIME)}
     if _FAR + "weight" in wanted and _FAR + "weight" not in state and "patch_embedding.weight" in state:
         state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[_FAR + "weight"])
     odd = sorted(wanted.keys() ^ state.keys())
@@ -107,7 +115,8 @@ def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str,
         name = type(model).__name__
         raise FlowmapError(f"{what} does not fit a {name}: {len(odd)} parameters differ, first {odd[0]}")
     precision = getattr(torch, config.base_precision)
-    exact = tuple(model._keep_in_fp32_modules)
+    # diffusers leaves the embedder of r out, which then rounds its times.
+    exact = (*model._keep_in_fp32_modules, "delta_embedder")
     state = {k: v.to(torch.float32 if any(e in k for e in exact) else precision) for k, v in state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     # The gate is a buffer that checkpoints do not hold.
@@ -119,4 +128,5 @@ def _compressed(weight: Tensor, bias: Tensor, shape: torch.Size) -> dict[str, Te
     """Patches of compressed frames from those of full ones, by trilinear interpolation (FAR)."""
     flat = weight.float().reshape(-1, 1, *weight.shape[2:])
     larger = F.interpolate(flat, size=shape[2:], mode="trilinear", align_corners=False)
-    return {_FAR + "weight": larger.reshape(shape).to(weight.dtype), _FAR + "bias": bias.clone()}
+    larger = larger.reshape(*weight.shape[:2], *shape[2:])
+    return {_FAR + "weight": larger.to(weight.dtype), _FAR + "bias": bias.clone()}

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from flowmap_wan.quiet import no_bars
+
 _TEXT_DIM = 16
 _WORDS = (
     "a red green blue yellow white square circle ball moves slowly quickly to the left right up down over grey "
@@ -28,7 +30,7 @@ def make_twin(folder: Path) -> Path:
         return folder
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), no_bars():
         torch.manual_seed(0)
         _write(part)
     part.rename(folder)

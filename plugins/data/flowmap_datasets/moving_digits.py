@@ -17,7 +17,8 @@ from flowmap_datasets import MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 
 _SIDE = 8
-_ROWS, _COLUMNS = 8, 12
+# A sheet is shown a few centimetres wide: more videos could not be seen.
+_ROWS, _COLUMNS = 6, 12
 
 
 @final

@@ -166,6 +166,10 @@ class ShardWriter:
 
     def add(self, key: str, sample: Samples, about: bytes) -> None:
         """Append a sample; raises ClipError if it is of no use, FlowmapError if it does not fit the folder's."""
+        if not isinstance(sample.prompts, EncodedText):
+            raise FlowmapError(
+                "the recipe's backbone has no text encoder, so there is nothing to encode ahead of training"
+            )
         content = pack(sample)
         if not self._agreed:
             _agree(self._path.parent, self._config, sample)
@@ -179,10 +183,16 @@ def _refuse_others(folder: Path, config: VideoShardsConfig) -> None:
     """Refuse a folder with encoded shards for another recipe, or with tars that are not encoded shards."""
     if (folder / ENCODED).exists():
         read_facts(folder, config)
-    elif any(not tar.name.startswith(SKIP_PREFIX) for tar in folder.glob("*.tar")):
+    elif any(not tar.name.startswith(SKIP_PREFIX) and _has_members(tar) for tar in folder.glob("*.tar")):
         raise FlowmapError(
             f"{folder}: has tars, but no {ENCODED}, so they are not encoded shards; choose another folder"
         )
+
+
+def _has_members(tar: Path) -> bool:
+    """Whether there is anything in it: a part of which every sample was left out is an empty tar."""
+    with tar.open("rb") as file:
+        return any(file.read(tarfile.BLOCKSIZE))
 
 
 def _agree(folder: Path, config: VideoShardsConfig, sample: Samples) -> None:

@@ -41,8 +41,13 @@ class Faults:
         if (tar, key) not in self._found:
             fault = self._found[tar, key] = Fault(tar, key, reason)
             _log.warning("skipped %s", fault)
+        self.refuse_too_many()
+
+    def refuse_too_many(self) -> None:
+        """Raise FlowmapError, listing the faults, if they are too many."""
         if len(self._found) > self._limit:
-            raise FlowmapError(self._too_many(), code=1)
+            head = f"data: {len(self._found)} unusable samples or shards, more than the {self._limit} of data.faults:"
+            raise FlowmapError(f"{head}\n{self.listed()}\nRepair or remove them, or raise data.faults.", code=1)
 
     def known(self, tar: str, key: str) -> bool:
         """Whether this sample has been found to be unusable."""
@@ -57,7 +62,3 @@ class Faults:
         found = list(self._found.values())
         more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         return "\n".join([f"  {fault}" for fault in found[:_SHOWN]] + more)
-
-    def _too_many(self) -> str:
-        head = f"data: {len(self._found)} unusable samples or shards, more than the {self._limit} of data.faults:"
-        return f"{head}\n{self.listed()}\nRepair or remove them, or raise data.faults."

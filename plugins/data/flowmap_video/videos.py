@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from flowmap.folder import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.video import ClipError, read_clip, to_float, to_uint8
 from flowmap_video import VideoShardsConfig
+from flowmap_video.captions import read_captions
 from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack
 from flowmap_video.faults import FAULTS, Faults
 from flowmap_video.shards import ABOUT, LATENT, VIDEO, Entry, index, layout
@@ -150,6 +150,7 @@ class VideoShards(Archive):
 
     def _usable(self, entries: Sequence[Entry], start: int, load: Callable[[Entry], T]) -> Iterator[T]:
         """What can be loaded from `start` on, around the end, each once; raises FlowmapError where nothing can."""
+        self._faults.refuse_too_many()
         none = True
         for step in range(len(entries)):
             entry = entries[(start + step) % len(entries)]
@@ -191,7 +192,7 @@ class VideoShards(Archive):
             return self._load_encoded(entry, self._common)[1]
         if not entry.has(ABOUT):
             raise ClipError(f"it has no {ABOUT}, where its caption would be")
-        return _read_captions(entry.read(ABOUT), self._config.caption)
+        return read_captions(entry.read(ABOUT), self._config.caption)
 
     def _samples(self, found: Sequence[tuple[Tensor, list[Any]]], draw: Draw) -> Samples:
         texts = [_pick(texts, at) for (_, texts), at in zip(found, _captions(draw), strict=True)]
@@ -217,23 +218,6 @@ def _split(entries: Sequence[Entry], share: float) -> dict[Split, list[Entry]]:
     train = [entry for i, entry in enumerate(entries) if i not in out]
     # A single sample is compared with itself: there is no other.
     return {"train": train, "held_out": [entries[i] for i in sorted(out)] or train}
-
-
-def _read_captions(content: bytes, field: str) -> list[Any]:
-    """The captions in a sample's json; raises ClipError if there are none."""
-    try:
-        about = json.loads(content)
-    except ValueError:
-        raise ClipError(f"its {ABOUT} is no JSON") from None
-    if not isinstance(about, dict) or field not in about:
-        raise ClipError(f"its {ABOUT} has no '{field}'")
-    given = [about[field]] if isinstance(about[field], str) else about[field]
-    if not isinstance(given, list) or not all(isinstance(caption, str) for caption in given):
-        raise ClipError(f"its '{field}' is neither a string nor a list of strings")
-    captions = [caption.strip() for caption in given if caption.strip()]
-    if not captions:
-        raise ClipError(f"its '{field}' is empty")
-    return captions
 
 
 def _captions(draw: Draw) -> list[float]:

@@ -71,9 +71,13 @@ class FrechetTeacherConfig(MetricConfig):
 
 
 class SlicedWassersteinConfig(MetricConfig):
-    """Sliced Wasserstein-2 distance to held-out data (POT)."""
+    """Sliced Wasserstein-2 distance (POT) to held-out data, or to the teacher's own many-step samples."""
 
     type: Literal["sliced_wasserstein"] = "sliced_wasserstein"
+    to: Literal["held_out", "teacher"] = Field("held_out", description="what samples are compared with")
+    cells: int = Field(
+        0, ge=0, description="frames, rows and columns that samples are averaged down to before; 0 leaves them alone"
+    )
     projections: int = Field(128, ge=1, description="random directions; the same at every call")
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
@@ -84,7 +88,9 @@ class SlicedWassersteinConfig(MetricConfig):
         """Keep the held-out data."""
         from flowmap_metrics.distances import SlicedWasserstein
 
-        return SlicedWasserstein(self.projections, references.held_out.x, references.train.x)
+        real = references.held_out.x, references.train.x
+        target, perfect = real if self.to == "held_out" else (references.teacher, references.teacher_again)
+        return SlicedWasserstein(self.projections, self.cells, target, perfect)
 
 
 class SemigroupConfig(MetricConfig):

@@ -7,6 +7,7 @@ from typing import final
 import ot
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
 
 from flowmap.interfaces import Evidence, Metric, as_flow_map
 from flowmap.path import noised
@@ -14,11 +15,15 @@ from flowmap.path import noised
 
 @final
 class SlicedWasserstein(Metric):
-    """Sliced Wasserstein-2 distance to `target`; `perfect` are what ideal samples would be."""
+    """Sliced Wasserstein-2 distance to `target`; `perfect` are what ideal samples would be.
 
-    def __init__(self, projections: int, target: Tensor, perfect: Tensor) -> None:
+    With `cells`, all are first averaged down to at most so many frames, rows and columns.
+    """
+
+    def __init__(self, projections: int, cells: int, target: Tensor, perfect: Tensor) -> None:
         self._projections = projections
-        self._target = target
+        self._cells = cells
+        self._target = self._averaged(target)
         self._perfect = perfect
 
     def score(self, evidence: Evidence) -> float:
@@ -30,8 +35,15 @@ class SlicedWasserstein(Metric):
         return self._distance(self._perfect[:size])
 
     def _distance(self, x: Tensor) -> float:
-        a, b = x.flatten(1).double().cpu().numpy(), self._target.flatten(1).double().cpu().numpy()
+        a, b = self._averaged(x).double().cpu().numpy(), self._target.double().cpu().numpy()
         return float(ot.sliced_wasserstein_distance(a, b, n_projections=self._projections, seed=0))
+
+    def _averaged(self, x: Tensor) -> Tensor:
+        """Samples as vectors."""
+        if not self._cells or x.ndim != 5:
+            return x.flatten(1)
+        size = [min(self._cells, x.shape[axis]) for axis in (1, 3, 4)]
+        return adaptive_avg_pool3d(x.transpose(1, 2), size).flatten(1)
 
 
 @final

@@ -1,0 +1,43 @@
+"""What to type: the commands that error messages give."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowmap.errors import FlowmapError
+from flowmap.folder import StoppedError
+
+
+def command_line(path: Path, overrides: Sequence[str], only: Sequence[str], runs: Path) -> str:
+    """What to type to go on with a run: the command itself, but never a second --fresh."""
+    return shlex.join(
+        [*_program(), "run", str(path)]
+        + [word for text in overrides for word in ("--set", text)]
+        + [word for name in only for word in ("--stage", name)]
+        + (["--runs", str(runs)] if runs != Path("runs") else [])
+    )
+
+
+def _program() -> list[str]:
+    """How this process was started, as it can be typed again."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return [sys.executable, "-m", "flowmap"]
+    found = shutil.which("flowmap")
+    known = started.name != "flowmap" or (found is not None and Path(found).resolve() == started.resolve())
+    return ["flowmap"] if known else [str(started)]
+
+
+@contextmanager
+def going_on(command: str) -> Iterator[None]:
+    """Add to a StoppedError how to go on: by `command`."""
+    try:
+        yield
+    except StoppedError as error:
+        first = f"{error.first} && " if error.first else ""
+        raise FlowmapError(f"{error}\nTo go on: {first}{command}", error.code) from error

@@ -1,0 +1,181 @@
+"""Rehearse a recipe: every stage, turn and code path, with a tiny twin of its model and data, in minutes.
+
+The twin recipe is a file like any other and goes through the same commands as the real one: encode, run (stopped
+once and resumed), evaluate, report, export, sample.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import tomli_w
+from rich.console import Console
+from rich.markup import escape
+
+from flowmap.configs import ArchiveConfig, DataConfig
+from flowmap.cost import count
+from flowmap.encoding import encode_recipe
+from flowmap.errors import FlowmapError
+from flowmap.export import export_run
+from flowmap.folder import locked, write_whole
+from flowmap.launch import run_recipe
+from flowmap.loop import StepRecord
+from flowmap.plan import Plan, StagePlan, make_plan
+from flowmap.recipe import Recipe, read
+from flowmap.sampling import Wish, sample_run
+
+_STEPS = 3
+_STOP_AFTER = 2
+_BATCH = 4
+_CALLS = (1, 4)
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console) -> Path:
+    """Rehearse the recipe at `path` in `runs`/<name>-rehearsal; returns that folder.
+
+    Everything in it is made anew. Raises FlowmapError where the real run would fail for the same reason.
+    """
+    began = time.monotonic()
+    recipe, warnings = read(path, overrides)
+    for warning in warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    folder = runs / f"{recipe.name}-rehearsal"
+    with locked(folder):
+        # What an earlier rehearsal left would be found finished.
+        shutil.rmtree(folder, ignore_errors=True)
+    twin = _twin(recipe, folder)
+    written = folder / "twin.toml"
+    _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
+    raw = twin.data
+    if isinstance(raw, ArchiveConfig):
+        encoded = folder / "encoded"
+        twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(encoded)})})
+        _write(twin, written)
+        _say(console, "encode", "the clips, as `flowmap encode` does")
+        encode_recipe(written, raw.path, encoded, (), console)
+    _write(twin, written)
+    _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
+    plan = _run_twice(written, folder, console)
+    files = _finish(plan, console)
+    _needs(path, recipe, console)
+    console.print(
+        f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
+        soft_wrap=True,
+    )
+    return folder
+
+
+def _say(console: Console, what: str, how: str) -> None:
+    console.print(f"[bold]{what}[/] {escape(how)}", soft_wrap=True, highlight=False)
+
+
+def _write(recipe: Recipe, file: Path) -> None:
+    header = "# Written by flowmap: the tiny twin of a recipe, for its rehearsal.\n"
+    write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
+
+
+def _twin(recipe: Recipe, folder: Path) -> Recipe:
+    """The same recipe with tiny weights and data, and just enough steps to go down every path."""
+    parts = folder / "parts"
+    parts.mkdir(parents=True)
+    data: DataConfig = recipe.data.rehearsed(parts)
+    everything: dict[str, Any] = {
+        "name": "run",
+        "seeds": recipe.seeds[:1],
+        "data": data,
+        "backbone": recipe.backbone.rehearsed(parts),
+        "stages": tuple(
+            stage.model_copy(
+                update={
+                    "steps": _STEPS,
+                    "batch": min(stage.batch, _BATCH),
+                    "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
+                    "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
+                }
+            )
+            for stage in recipe.stages
+        ),
+        "checkpoints": recipe.checkpoints.model_copy(update={"every": _STOP_AFTER}),
+    }
+    if recipe.evaluation is not None:
+        per_step = recipe.evaluation.teacher_sampler.calls_per_step
+        calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
+        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4}
+        everything["evaluation"] = recipe.evaluation.model_copy(update=small)
+    return recipe.model_copy(update=everything)
+
+
+@final
+class _StopOnce:
+    """Sends this process the signal of Ctrl-C after some steps of a stage, once."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def begin(self, plan: StagePlan, done: int) -> None:
+        """Nothing to do."""
+
+    def step(self, record: StepRecord) -> None:
+        """Stop when it is time."""
+        if record.step == _STOP_AFTER and not self.done:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+
+    def end(self, plan: StagePlan, note: str) -> None:
+        """Nothing to do."""
+
+
+def _run_twice(recipe: Path, runs: Path, console: Console) -> Plan:
+    try:
+        run_recipe(recipe, (), (), False, runs, console, _StopOnce(), quiet=True)
+    except FlowmapError as error:
+        if error.code != _INTERRUPTED:
+            raise
+        console.print(f"[green]✓[/] {escape(str(error).splitlines()[0])}", soft_wrap=True)
+    else:
+        raise FlowmapError("the rehearsed run was told to stop and did not", code=1)
+    return run_recipe(recipe, (), (), False, runs, console, quiet=True)
+
+
+def _finish(plan: Plan, console: Console) -> list[Path]:
+    """Export and sample; returns what was made."""
+    made = [plan.folder / "report.html"]
+    exported = plan.folder.parent / "exported"
+    try:
+        _, loading = export_run(plan.folder, exported, None, "ema", None, merged=True)
+        _say(console, "export", f"to {exported}; load it with {loading.splitlines()[0]}")
+        made.append(exported)
+    except FlowmapError as error:
+        _say(console, "export", f"skipped: {error}")
+    spec = plan.recipe.data.spec()
+    prompts = ("a red square moves to the right",) if spec.text and plan.recipe.backbone.reads_text() else ()
+    files, _ = sample_run(plan.folder, Wish(number=1, calls=1, prompts=prompts), plan.folder.parent / "sample")
+    _say(console, "sample", f"to {files[0]}")
+    return [*made, files[0]]
+
+
+def _needs(path: Path, recipe: Recipe, console: Console) -> None:
+    """Say what the real run will need."""
+    console.print("\n[bold]The real run needs[/]")
+    lines = [f"{finding.message}" for finding in recipe.missing()]
+    lines += list(recipe.backbone.needs())
+    plan = make_plan(recipe, Path("runs"))
+    for stage in plan.stages:
+        if stage.seed != recipe.seeds[0]:
+            continue
+        cost = count(stage)
+        samples = sum(c.grad_samples + c.no_grad_samples for c in cost.calls.values()) / cost.steps
+        graded = sum(c.grad_samples for c in cost.calls.values()) / cost.steps
+        lines.append(
+            f"stage {stage.stage.name}: {stage.stage.steps} steps of batch {stage.stage.batch}; a step sends "
+            f"{samples:.0f} samples or chunks through a network, {graded:.0f} of them with gradient"
+        )
+    for line in lines:
+        console.print(f"• {escape(line)}", soft_wrap=True, highlight=False)
+    console.print(f"Then: flowmap run {escape(str(path))}\n", soft_wrap=True)

@@ -1,0 +1,169 @@
+"""Draw samples from a run, from prompts, images or videos: what `flowmap sample` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowmap.commands import going_on
+from flowmap.configs import SampleSpec, Weights
+from flowmap.contestant import Contestant, generate, latent_context, open_contestant
+from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
+from flowmap.folder import writing
+from flowmap.interfaces import Batch, Samples
+from flowmap.pictures import png
+from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun
+from flowmap.run import make_accelerator
+from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
+
+_IMAGES, _VIDEOS = 64, 4
+_ENDINGS = (".png", ".safetensors", ".mp4")
+
+
+@final
+@dataclass(frozen=True)
+class Wish:
+    """What to sample.
+
+    `number` samples (per prompt, if there are `prompts`) with `calls` network calls each; what is None is chosen
+    from the recipe. `image`, or the first `frames` frames of `video`, are given clean.
+    """
+
+    stage: str | None = None
+    weights: Weights = "ema"
+    sampler: str | None = None
+    calls: int = 4
+    number: int | None = None
+    seed: int = 0
+    train_seed: int | None = None
+    prompts: tuple[str, ...] = ()
+    image: Path | None = None
+    video: Path | None = None
+    frames: int | None = None
+    cfg_scale: float = 1.0
+
+
+def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
+    """Draw samples from a finished stage of the run in `folder`; returns the files written, and a summary.
+
+    The same seed gives the same samples. Videos are written as one mp4 each, everything as a picture and as the
+    tensor `samples` `[N, F, ...]` in data space. Raises FlowmapError for what cannot be done.
+    """
+    plan = open_run(folder)
+    chosen = choose_stage(plan, wish.stage, wish.train_seed)
+    config = choose_sampler(plan.recipe, chosen, wish.sampler)
+    spec = plan.recipe.data.spec()
+    _refuse(wish, spec)
+    device = make_accelerator(plan.recipe.compute).device
+    with going_on(rerun(folder)):
+        contestant = open_contestant(chosen, wish.weights, device)
+    count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)
+    total = count * max(1, len(wish.prompts))
+    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, total, device)
+    given = _given(wish, contestant, spec)
+    start = _start(wish, contestant, given, count, draw)
+    shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
+    samples = generate(contestant, config, wish.calls, shift, draw, start, wish.cfg_scale)
+    facts: dict[str, object] = {
+        "stage": chosen.stage.name,
+        "weights": wish.weights,
+        "sampler": config.type,
+        "nfe": wish.calls,
+        "seed": wish.seed,
+    }
+    if given is not None:
+        facts["frames given"] = len(given)
+    return _write(out, samples, contestant, spec, facts), ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
+def _refuse(wish: Wish, spec: SampleSpec) -> None:
+    """Raise FlowmapError for wishes that these data cannot fulfil."""
+    if wish.prompts and not spec.text:
+        raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
+    if wish.image and wish.video:
+        raise FlowmapError("--image and --video: give one of them")
+    if (wish.image or wish.video) and spec.fps is None:
+        raise FlowmapError("--image and --video: this run's model does not make videos")
+    if wish.frames is not None and wish.video is None:
+        raise FlowmapError("--frames: says how much of --video is given; there is none")
+
+
+def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | None:
+    """The frames given clean, in data space `[k, C, H, W]`; None if nothing is."""
+    _, channels, height, width = spec.shape if len(spec.shape) == 4 else (0, 0, 0, 0)
+    try:
+        if wish.image is not None:
+            latent_context(contestant.backbone, 1)
+            pixels = read_image(wish.image, height, width)
+        elif wish.video is not None:
+            pixels = _clip(wish.video, wish.frames, contestant, height, width, spec.fps)
+        else:
+            return None
+    except ClipError as error:
+        raise FlowmapError(str(error)) from None
+    x = to_float(pixels)
+    return x.mean(1, keepdim=True) if channels == 1 else x
+
+
+def _clip(path: Path, frames: int | None, contestant: Contestant, height: int, width: int, fps: float | None) -> Tensor:
+    """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
+    if frames is not None:
+        latent_context(contestant.backbone, frames)
+        return read_clip(path, frames, height, width, fps)
+    problem = ClipError(f"{path}: the model of this run cannot be given frames")
+    for possible in sorted(contestant.backbone.contexts(), reverse=True):
+        try:
+            return read_clip(path, possible, height, width, fps)
+        except ClipError as error:
+            problem = error
+    raise problem
+
+
+def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int, draw: Draw) -> Batch | None:
+    """The given frames and the conditions of all samples; None if everything comes from the data's own prompts."""
+    if given is None and not wish.prompts:
+        return None
+    backbone, device = contestant.backbone, contestant.device
+    prompts = [prompt for prompt in wish.prompts for _ in range(count)]
+    cond, null = backbone.condition(prompts or contestant.data.prompts(draw), draw.count)
+    if given is None:
+        x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
+    else:
+        # The prompts are read above; a video needs none to be encoded.
+        x0 = backbone.precompute(Samples(given[None].to(device), prompts=[])).x
+        x0 = x0.expand(draw.count, *x0.shape[1:])
+    return Batch(x0, cond, null)
+
+
+def _write(
+    out: Path, samples: Tensor, contestant: Contestant, spec: SampleSpec, facts: dict[str, object]
+) -> list[Path]:
+    stem = out.with_suffix("") if out.suffix in _ENDINGS else out
+    picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(png(contestant.data.picture(samples)))
+        save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
+    if spec.fps is None:
+        return [picture, tensors]
+    videos = []
+    for index, video in enumerate(samples):
+        number = f"-{index}" if len(samples) > 1 else ""
+        videos.append(stem.with_name(f"{stem.name}{number}.mp4"))
+        write_mp4(videos[-1], _film(video, contestant), spec.fps)
+    return [*videos, picture, tensors]
+
+
+def _film(video: Tensor, contestant: Contestant) -> NDArray[np.uint8]:
+    """A video `[F, C, H, W]` as frames `[F, H, W, 3]`: its own colours, or drawn as its data draw themselves."""
+    if video.shape[1] == 3:
+        return to_uint8(video).permute(0, 2, 3, 1).numpy()
+    return np.stack([contestant.data.picture(frame[None, None]) for frame in video])

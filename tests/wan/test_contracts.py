@@ -1,0 +1,86 @@
+"""The conformance kit on both backbones, and the plan's counting of a causal recipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flowmap_wan import FarWan21Config, Wan21Config
+
+from flowmap.configs import SampleSpec
+from flowmap.cost import count
+from flowmap.interfaces import EncodedText, Samples
+from flowmap.plan import StagePlan, make_plan
+from flowmap.recipe import read
+from flowmap.testing import check_backbone
+
+from ..test_cost import trained
+from .support import CHANNELS, TEXT, architecture, lora, noise
+
+SPEC = SampleSpec((4, CHANNELS, 4, 4))
+
+
+@pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
+@pytest.mark.parametrize("adapted", [lora(), None], ids=["lora", "full"])
+def test_the_backbones_keep_the_contract(kind: str, adapted: Any) -> None:
+    fields: dict[str, Any] = {"weights": "random", "architecture": architecture(layers=1), "lora": adapted}
+    config = (
+        Wan21Config(**fields, first_frame=0.5)
+        if kind == "wan21"
+        else FarWan21Config(**fields, chunks=(1, 1, 1, 1), full_chunks=2)
+    )
+    prompts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))
+    check_backbone(config, SPEC, Samples(noise(4, *SPEC.shape), prompts=prompts))
+    check_backbone(config, SPEC)
+
+
+RECIPE = """\
+name = "cost"
+seeds = [3]
+
+[data]
+type = "moving_digits"
+frames = 6
+size = 16
+
+[backbone]
+type = "{kind}"
+weights = "random"
+architecture = {{ layers = 1, heads = 2, head_dim = 12, ffn_dim = 16, channels = 1, text_dim = 16, patch = [1, 8, 8] }}
+{more}
+
+[[stages]]
+name = "only"
+steps = 6
+batch = 3
+objective = {objective}
+"""
+FAR = "chunks = [1, 2, 1, 1, 1]\nfull_chunks = 2\ncompressed_patch_size = [1, 16, 16]\nlora = { rank = 2, alpha = 2.0 }"
+
+OBJECTIVES = {
+    "flow_matching": '"flow_matching"',
+    "flow_map": '{ type = "flow_map", bidirectional = 0.5, cfg_scale = 3.0 }',
+    "on policy": '{ type = "backward_simulation", rollout_steps = [1, 4], cfg_scale = 4.0 }',
+    "on policy, whole": '{ type = "backward_simulation", score = "whole", forward = "discrete_flow_map" }',
+    "co-trained": '{ type = "backward_simulation", forward = { type = "flow_map", bidirectional = 0.5 } }',
+}
+
+
+def plan_of(here: Path, kind: str, objective: str) -> StagePlan:
+    more = FAR if kind == "far_wan21" else "first_frame = 0.5"
+    (here / "r.toml").write_text(RECIPE.format(kind=kind, more=more, objective=objective))
+    return make_plan(read(Path("r.toml"))[0], here / "runs").stages[0]
+
+
+@pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_the_cost_is_what_the_ledger_counts(kind: str, objective: str, here: Path) -> None:
+    plan = plan_of(here, kind, objective)
+    cost = count(plan)
+    calls, backwards = trained(plan)
+    assert {role: Counter(vars(counted)) for role, counted in cost.calls.items()} == calls
+    assert sum(cost.backwards.values()) == backwards
+    if kind == "far_wan21" and "backward" in objective:
+        assert cost.calls["student"].no_grad > 0

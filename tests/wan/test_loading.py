@@ -1,0 +1,270 @@
+"""Weights from plain Wan and AnyFlow checkpoints: complete, and the same function, or one message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
+from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
+from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.checkpoint import missing
+from flowmap_wan.views import VideoCond
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flowmap.configs import SampleSpec
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Role, as_flow_map
+
+from .support import built, draw, error, lora, module, noise
+
+SPEC = SampleSpec((9, 3, 48, 80))
+KINDS = pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
+
+
+def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+    if kind == "wan21":
+        return built(Wan21Config(weights=str(weights), **fields), SPEC)
+    fields = {"chunks": (1, 2), "compressed_patch_size": (1, 6, 10), **fields}
+    return built(FarWan21Config(weights=str(weights), **fields), SPEC)
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, VideoCond]:
+    cond = VideoCond(noise(2, 7, 16, seed=3))
+    return noise(2, 3, 16, 6, 10), torch.tensor([0.83, 0.31]), torch.tensor([0.47, 0.0]), cond
+
+
+def role(made: WanBackbone) -> Role:
+    return made.role("student", "flow_map", None, draw())
+
+
+@KINDS
+@pytest.mark.parametrize("adapted", [False, True])
+@torch.no_grad()
+def test_a_fresh_student_is_wan_where_r_is_t(kind: str, adapted: bool, wan: Path) -> None:
+    x, t, _, cond = inputs()
+    reference = WanTransformer3DModel.from_pretrained(wan / "transformer")
+    theirs = reference(x.transpose(1, 2), 1000 * t, cond.text, return_dict=False)[0].transpose(1, 2)
+    made = backbone(kind, wan, lora=lora() if adapted else None)
+    network = as_flow_map(role(made).network)
+    assert error(network.velocity(x, t, cond), theirs) < 1e-5
+    assert error(made.role("teacher", "velocity", None, draw()).network.velocity(x, t, cond), theirs) < 1e-5
+    assert error(network.mean_velocity(x, t, 0.5 * t, cond), theirs) > 1e-3
+
+
+def save(kind: type[Any], folder: Path, shard: str = "10GB", **fields: Any) -> Any:
+    """Put a model of `kind` with weights of its own, in the sizes of the checkpoint there, in its place."""
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    kept = ("num_attention_heads", "attention_head_dim", "text_dim", "freq_dim", "ffn_dim", "num_layers")
+    model = kind(**{key: config[key] for key in kept}, **fields)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    shutil.rmtree(folder / "transformer")
+    model.save_pretrained(folder / "transformer", max_shard_size=shard)
+    return model
+
+
+@pytest.mark.parametrize("delta", ["r", "t-r"])
+@pytest.mark.parametrize("shard", ["10GB", "50KB"])
+@torch.no_grad()
+def test_weights_of_anyflow(delta: str, shard: str, copy: Path) -> None:
+    model = save(AnyFlowTransformer3DModel, copy, shard, gate_value=0.4, deltatime_type=delta)
+    assert (len(list((copy / "transformer").glob("*.safetensors"))) > 1) == (shard == "50KB")
+    x, t, r, cond = inputs()
+    theirs = model(x, *(1000 * s[:, None].expand(-1, 3) for s in (t, r)), cond.text, return_dict=False)[0]
+    for kind in ("wan21", "far_wan21"):
+        made = role(backbone(kind, copy, gate=0.9))
+        assert error(as_flow_map(made.network).mean_velocity(x, t, r, cond), theirs) < 1e-5
+
+
+@torch.no_grad()
+def test_weights_of_far(copy: Path) -> None:
+    fields = {"compressed_patch_size": (1, 6, 10), "full_chunk_limit": 2, "chunk_partition": (1, 2), "gate_value": 0.4}
+    model = save(AnyFlowFARTransformer3DModel, copy, **fields)
+    made = backbone("far_wan21", copy)
+    ours = module(role(made)).transformer
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert all(bool(torch.equal(v, model.state_dict()[k])) for k, v in ours.state_dict().items())
+    assert float(ours.condition_embedder.delta_emb_gate) == pytest.approx(0.4)
+    with pytest.raises(FlowmapError, match=r"copy is a causal checkpoint; use backbone type 'far_wan21'"):
+        role(backbone("wan21", copy))
+    with pytest.raises(FlowmapError, match=r"1 parameters differ.*far_patch_embedding\.weight"):
+        role(backbone("far_wan21", copy, compressed_patch_size=(1, 2, 2)))
+
+
+@KINDS
+def test_what_plain_wan_lacks_is_a_copy_of_its_own(kind: str, wan: Path) -> None:
+    own = role(backbone(kind, wan)).own
+    storages: dict[int, str] = {}
+    for name, parameter in own.items():
+        assert parameter.data_ptr() not in storages, f"{name} is {storages[parameter.data_ptr()]}"
+        storages[parameter.data_ptr()] = name
+    time, delta = (own[f"condition_embedder.{e}_embedder.linear_1.weight"] for e in ("time", "delta"))
+    assert torch.equal(time, delta)
+    if kind == "far_wan21":
+        far, fine = own["far_patch_embedding.weight"], own["patch_embedding.weight"]
+        larger = torch.nn.functional.interpolate(fine.flatten(0, 1)[:, None], size=far.shape[2:], mode="trilinear")
+        assert torch.equal(far, larger.reshape(far.shape))
+        assert torch.equal(own["far_patch_embedding.bias"], own["patch_embedding.bias"])
+
+
+@KINDS
+def test_a_base_in_bfloat16_keeps_times_tables_and_norms(kind: str, wan: Path) -> None:
+    made = backbone(kind, wan, lora=lora(), base_precision="bfloat16")
+    model = module(role(made)).transformer
+    exact = ("time_embedder", "delta_embedder", "scale_shift_table", "norm2")
+    for name, parameter in model.named_parameters():
+        kept = any(part in name for part in (*exact, "lora_", "modules_to_save"))
+        assert parameter.dtype == (torch.float32 if kept else torch.bfloat16), name
+    assert model.condition_embedder.delta_emb_gate.dtype == torch.float32
+
+
+@KINDS
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_base_in_bfloat16_computes_about_the_same(kind: str, mixed: bool, wan: Path) -> None:
+    x, t, r, cond = inputs()
+    results = []
+    for precision in ("float32", "bfloat16"):
+        made = backbone(kind, wan, lora=lora(), base_precision=precision)
+        student = role(made)
+        if kind == "far_wan21":
+            cond = made.chunking().given(student.network, cond, noise(2, 1, 16, 6, 10, seed=8))
+            x = x[:, :2]
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed and precision == "bfloat16"):
+            result = as_flow_map(student.network).mean_velocity(x, t, r, cond)
+        assert result.dtype == torch.float32
+        result.square().sum().backward()
+        assert all(bool(p.grad.isfinite().all()) for p in student.own.values() if p.grad is not None)
+        results.append(result.detach())
+        cond = inputs()[3]
+    assert 0 < error(results[1], results[0]) < 0.05 * float(results[0].abs().max())
+
+
+def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+
+
+def reconfigure(folder: Path, **fields: Any) -> None:
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def cut(folder: Path) -> None:
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+NORM = "blocks.1.attn1.norm_k.weight"
+MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing key": (lambda f: edit(f, lambda s: s.pop(NORM)), rf"transformer.* 1 parameters differ, first {NORM}"),
+    "missing times": (
+        lambda f: edit(f, lambda s: s.pop("condition_embedder.time_embedder.linear_2.bias")),
+        r"2 parameters differ, first condition_embedder\.delta_embedder\.linear_2\.bias",
+    ),
+    "extra key": (lambda f: edit(f, lambda s: s.update(odd=torch.zeros(1))), "1 parameters differ, first odd"),
+    "wrong shape": (
+        lambda f: edit(f, lambda s: s.update({NORM: torch.zeros(7)})),
+        f"transformer.* 1 parameters differ, first {NORM}",
+    ),
+    "truncated": (cut, r"diffusion_pytorch_model\.safetensors cannot be read.*damaged"),
+    "image encoder": (lambda f: reconfigure(f, image_dim=1280), "separate image-to-video model"),
+    "image channels": (lambda f: reconfigure(f, in_channels=36), "separate image-to-video model"),
+    "another model": (lambda f: reconfigure(f, _class_name="FluxTransformer2DModel"), "holds a FluxTransformer2DModel"),
+    "no JSON": (lambda f: (f / "transformer" / "config.json").write_text("{"), r"config\.json is not JSON"),
+}
+
+
+@KINDS
+@pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS.keys())
+def test_weights_that_do_not_fit(kind: str, change: Callable[[Path], object], message: str, copy: Path) -> None:
+    change(copy)
+    with pytest.raises(FlowmapError, match=message) as caught:
+        role(backbone(kind, copy))
+    assert str(copy) in str(caught.value)
+
+
+def test_what_is_damaged_says_how_to_fetch_it_again(copy: Path) -> None:
+    folder = copy.rename(copy.parent / "Wan2.1-T2V-1.3B-Diffusers")
+    cut(folder)
+    with pytest.raises(FlowmapError, match=f"hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir {folder}"):
+        role(backbone("wan21", folder))
+
+
+def shard(folder: Path) -> None:
+    save(AnyFlowTransformer3DModel, folder, "50KB")
+    next(iter(sorted((folder / "transformer").glob("*-00002-of-*.safetensors")))).unlink()
+
+
+GONE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "shard": (shard, "transformer/diffusion_pytorch_model-00002-of-"),
+    "transformer": (lambda f: shutil.rmtree(f / "transformer"), "transformer/config.json, transformer/diffusion_pyt"),
+    "weights": (
+        lambda f: (f / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+        "transformer/diffusion_pytorch_model.safetensors",
+    ),
+    "tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "missing: tokenizer/"),
+    "vae": (lambda f: shutil.rmtree(f / "vae"), "missing: vae/config.json"),
+    "text encoder": (lambda f: shutil.rmtree(f / "text_encoder"), "missing: text_encoder/config.json"),
+    "everything": (lambda f: [shutil.rmtree(p) for p in f.iterdir() if p.is_dir()], "vae/config.json"),
+}
+
+
+@pytest.mark.parametrize(("change", "what"), GONE.values(), ids=GONE.keys())
+def test_files_that_are_missing(change: Callable[[Path], object], what: str, copy: Path) -> None:
+    folder = copy.rename(copy.parent / "Wan2.1-T2V-14B-Diffusers")
+    change(folder)
+    config = Wan21Config(weights=str(folder))
+    (finding,) = config.missing()
+    assert (finding.level, finding.field) == ("error", ("weights",))
+    command = f"hf download Wan-AI/Wan2.1-T2V-14B-Diffusers --local-dir {folder}"
+    for part in (what, str(folder), command):
+        assert part in finding.message
+    with pytest.raises(FlowmapError) as caught:
+        role(config.build(SPEC))  # type: ignore[arg-type]
+    assert str(caught.value) == finding.message
+
+
+def test_a_complete_folder_misses_nothing(wan: Path) -> None:
+    assert list(missing(str(wan))) == []
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    (problem,) = missing(str(tmp_path / "nowhere"))
+    for part in (f"no folder {tmp_path / 'nowhere'}", "hf download ID", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"):
+        assert part in problem
+
+
+@pytest.mark.parametrize("name", ["Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "someone/their-wan"])
+def test_a_hub_id_that_is_not_here(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(here / "hub"))
+    (problem,) = missing(name)
+    for part in (f"no folder {here / name}", f"no {name} in the hub's cache {here / 'hub'}", f"hf download {name}"):
+        assert part in problem
+
+
+def test_a_hub_id_that_is_in_the_cache(wan: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    monkeypatch.setenv("HF_HUB_CACHE", str(here / "hub"))
+    cached = here / "hub" / "models--Wan-AI--Wan2.1-T2V-1.3B-Diffusers"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc\n")
+    shutil.copytree(wan, cached / "snapshots" / "abc")
+    assert list(missing(name)) == []
+    assert role(backbone("wan21", name)).own
+    shutil.rmtree(cached / "snapshots" / "abc" / "vae")
+    (problem,) = missing(name)
+    assert "missing: vae/config.json" in problem
+    assert f"hf download {name}" in problem
