@@ -101,7 +101,8 @@ def generate(
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
-    those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot take so many calls.
+    those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot
+    take so many calls.
     """
     steps = steps_for(sampler, calls)
     if steps is None:

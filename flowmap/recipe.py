@@ -259,7 +259,8 @@ def read(
 ) -> tuple[Recipe, list[str]]:
     """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
 
-    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
+    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
+    problem: file, line, field, what is allowed, the nearest word.
     """
     text = _text(path)
     try:

@@ -1,0 +1,40 @@
+"""The abstract types of flowmap. Every class here is abstract or final.
+
+Conventions, everywhere outside a backbone: times t, r in [0, 1] with 1 = noise, `[B]` or `[B, F]`, float32 or
+wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
+"""
+
+from flowmap.interfaces.backbones import Backbone
+from flowmap.interfaces.chunks import Chunking, OneChunk, Window
+from flowmap.interfaces.metrics import Evidence, Metric, References
+from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
+from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
+from flowmap.interfaces.sampling import Sampler
+from flowmap.interfaces.training import Loss, Objective, Scene, Turn, World
+
+__all__ = [
+    "Archive",
+    "Backbone",
+    "Batch",
+    "Chunking",
+    "Cond",
+    "Data",
+    "EncodedText",
+    "Evidence",
+    "FlowMap",
+    "Loss",
+    "Metric",
+    "NoCond",
+    "Objective",
+    "OneChunk",
+    "References",
+    "Role",
+    "Sampler",
+    "Samples",
+    "Scene",
+    "Turn",
+    "Velocity",
+    "Window",
+    "World",
+    "as_flow_map",
+]

@@ -1,0 +1,68 @@
+"""What a backbone is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowmap.configs import NetworkKind
+from flowmap.draw import Draw
+from flowmap.interfaces.chunks import Chunking
+from flowmap.interfaces.networks import Cond, Role
+from flowmap.interfaces.samples import Batch, Samples
+
+
+class Backbone(ABC):
+    """An architecture: makes roles from weights, and translates between data space and model space.
+
+    Making one allocates no weights; they are read when the first role or encoder is needed.
+    """
+
+    @abstractmethod
+    def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
+        """Make a role; a role of the same name that was made before is no longer valid.
+
+        `weights` are the `own` parameters of a role of a finished stage, or None for the backbone's base
+        weights (a pretrained checkpoint, or a random initialisation by `draw`). A `flow_map` role made from
+        the weights of a `velocity` role equals it at r = t. Raises FlowmapError unless every parameter is set.
+        """
+
+    @abstractmethod
+    def precompute(self, samples: Samples) -> Samples:
+        """The same samples in model space, their prompts read by the text encoder if there is one."""
+
+    @abstractmethod
+    def encode(self, samples: Samples) -> Batch:
+        """Raw or precomputed samples to a batch in model space."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """Model space `[B, F, ...]` back to data space."""
+
+    @abstractmethod
+    def condition(self, prompts: Any, count: int) -> tuple[Cond, Cond]:
+        """The condition of `prompts` for `count` samples, and the null condition."""
+
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape `(F, ...)` of one sample in model space."""
+
+    @abstractmethod
+    def contexts(self) -> Mapping[int, int]:
+        """How many frames in data space can be given as context, ascending, and their number in model space."""
+
+    @abstractmethod
+    def chunking(self) -> Chunking:
+        """How frames are split into chunks; `OneChunk()` for a model of all frames at once."""
+
+    @abstractmethod
+    def export(self, role: Role, folder: Path, merged: bool) -> str:
+        """Write `role` into the empty `folder` in the form in which others load it; return how to load it.
+
+        Adapters are `merged` into the weights, or written beside them. Raises FlowmapError if this backbone
+        has no such form.
+        """

@@ -1,0 +1,55 @@
+"""What a metric looks at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.interfaces.networks import Velocity
+from flowmap.interfaces.samples import Batch, Samples
+
+
+@final
+@dataclass(frozen=True)
+class References:
+    """What samples are compared with, in data space.
+
+    `train` and `held_out` are real; `teacher` are the teacher's many-step samples, and `teacher_again` more of
+    them from other noise, to know how much of a distance to them is chance.
+    """
+
+    train: Samples
+    held_out: Samples
+    teacher: Tensor
+    teacher_again: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Evidence:
+    """What a metric looks at: `samples` `[N, F, ...]` in data space, and the network that made them.
+
+    `batch` are real encoded samples for metrics that probe the network on the path of real data; None for those
+    that look at samples only.
+    """
+
+    samples: Tensor
+    network: Velocity
+    batch: Batch | None
+    draw: Draw
+
+
+class Metric(ABC):
+    """One number about a set of samples or a network; lower is better."""
+
+    @abstractmethod
+    def score(self, evidence: Evidence) -> float:
+        """The number."""
+
+    @abstractmethod
+    def floor(self, size: int) -> float:
+        """What a perfect model would score with `size` samples: nothing below it means anything."""

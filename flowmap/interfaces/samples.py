@@ -1,0 +1,91 @@
+"""What data are: samples, batches, data sources and archives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.interfaces.networks import Cond
+
+
+@final
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples of a data source.
+
+    `x` `[B, F, ...]` in data space; `labels` `[B]` int64 if the data are labelled; `prompts`: what a
+    generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes. Samples
+    that a backbone has `encoded` ahead of training have `x` in model space.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    prompts: Any = None
+    encoded: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class EncodedText:
+    """Prompts that a text encoder has read: `text` `[B, L, D]`; `null` `[L, D]` is the null condition of guidance."""
+
+    text: Tensor
+    null: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Encoded samples: `x0` `[B, F, ...]` at t = 0, their condition, and the null condition of guidance."""
+
+    x0: Tensor
+    cond: Cond
+    null: Cond
+
+
+class Data(ABC):
+    """A data source. It has no state: what it returns depends on the draw alone."""
+
+    @abstractmethod
+    def batch(self, draw: Draw) -> Samples:
+        """The training samples of this draw: `draw.count` of `draw.total`."""
+
+    @abstractmethod
+    def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
+        """Samples to compare with; at most `count` of them, fewer where the split is smaller."""
+
+    @abstractmethod
+    def prompts(self, draw: Draw) -> Any:
+        """What to condition the generation of `draw.count` samples on; None if unconditional."""
+
+    @abstractmethod
+    def picture(self, x: Tensor) -> NDArray[np.uint8]:
+        """Draw samples `[B, F, ...]` in data space as one picture `[H, W, 3]`; videos as rows of frames."""
+
+
+class Archive(Data):
+    """Raw data in parts (files) that can be encoded once, ahead of training."""
+
+    @abstractmethod
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts, in order; each becomes one encoded part or none."""
+
+    @abstractmethod
+    def count(self, part: str) -> int:
+        """About how many samples `part` has, without reading them."""
+
+    @abstractmethod
+    def encode(self, part: str, precompute: Callable[[Samples], Samples], folder: Path) -> Iterator[int]:
+        """Write `part`, through `precompute`, into `folder`: whole, under its own name, or not at all.
+
+        Yields how many samples have been dealt with since the last time. A sample that cannot be used is
+        logged and skipped; raises FlowmapError when they are too many.
+        """

@@ -1,0 +1,89 @@
+"""What a stage minimises, and what an objective sees of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.interfaces.chunks import Chunking
+from flowmap.interfaces.networks import FlowMap, Role, Velocity, as_flow_map
+from flowmap.interfaces.samples import Batch
+
+
+@final
+@dataclass(frozen=True)
+class Loss:
+    """One term of a turn.
+
+    `value` is a scalar to differentiate; `raw` are detached scalars to log beside it, such as each branch's
+    loss before weights and rebalancing.
+    """
+
+    branch: str
+    value: Tensor
+    raw: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@final
+class World:
+    """All processes of the run, as an objective sees them."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes, without gradient."""
+        value = value.detach().clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(value)
+        return value
+
+
+@final
+@dataclass(frozen=True)
+class Scene:
+    """All that an objective sees in one turn of one step."""
+
+    roles: Mapping[str, Role]
+    batch: Batch
+    draw: Draw
+    chunking: Chunking
+    world: World
+
+    def forced(self) -> Batch:
+        """The teacher-forced view of the batch, through this turn's window."""
+        window = self.chunking.window(self.batch.x0.shape[1], self.draw.child("context"))
+        return self.chunking.forced(self.batch, window)
+
+    def velocity(self, role: str) -> Velocity:
+        """The network of `role`."""
+        return self.roles[role].network
+
+    def flow_map(self, role: str) -> FlowMap:
+        """The two-time network of `role`; raises TypeError if it has one time only."""
+        return as_flow_map(self.roles[role].network)
+
+
+@final
+@dataclass(frozen=True)
+class Turn:
+    """One optimiser update within a step.
+
+    `losses` yields the turn's terms one by one; the loop differentiates each before asking for the next, so
+    that no two graphs are alive at once. A turn is taken at every `every`-th step.
+    """
+
+    role: str
+    losses: Callable[[Scene], Iterator[Loss]]
+    every: int = 1
+
+
+class Objective(ABC):
+    """What a stage minimises."""
+
+    @abstractmethod
+    def turns(self) -> tuple[Turn, ...]:
+        """The updates of one step, in order."""
