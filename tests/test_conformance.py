@@ -720,7 +720,7 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "no own": (_backbone(_own(lambda own: {})), "owns no parameters"),
     "incomplete own": (
         _backbone(_own(lambda own: {k: v for k, v in own.items() if k != "out.bias"})),
-        "must own every trainable parameter of its module; out.bias are not in own",
+        "must own every parameter that it trains; out.bias are not in own",
     ),
     "frozen own": (
         _backbone(_own(lambda own: {k: v.requires_grad_(k != "out.bias") for k, v in own.items()})),
