@@ -728,7 +728,7 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     ),
     "foreign own": (
         _backbone(_own(lambda own: {k: torch.nn.Parameter(v.detach().clone()) for k, v in own.items()})),
-        "must own every trainable parameter",
+        "must own every parameter that it trains",
     ),
     "no gradient": (
         _backbone(_output(lambda u: u.detach().requires_grad_())),
