@@ -71,19 +71,20 @@ def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
     roles: dict[str, Role] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     schedules: dict[str, OptimizerConfig] = {}
-    for name, needed in plan.stage.objective.roles().items():
-        config = plan.role(name)
-        role = backbone.role(name, needed.kind, _weights(plan, config), base_draw(plan.seed))
-        if not any(role.module is other.module for other in roles.values()):
-            accelerator.prepare(role.module)
-        if needed.trained:
-            schedules[name] = config.optimizer or plan.stage.optimizer
+    specs = plan.stage.objective.roles()
+    for name, needed in specs.items():
+        roles[name] = backbone.role(name, needed.kind, _weights(plan, plan.role(name)), base_draw(plan.seed))
+    # Roles may share a module; it is prepared once, with all of them in it.
+    for module in {id(role.module): role.module for role in roles.values()}.values():
+        accelerator.prepare(module)
+    for name, role in roles.items():
+        if specs[name].trained:
+            schedules[name] = plan.role(name).optimizer or plan.stage.optimizer
             optimizers[name] = _optimizer(role, schedules[name])
             if name == "student":
                 start_average(role)
         else:
             role.freeze()
-        roles[name] = role
     return Stage(
         plan,
         backbone,
