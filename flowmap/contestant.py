@@ -111,6 +111,11 @@ def generate(
             f"sampler '{sampler.type}' takes {per_step} calls a step, so {calls} is not possible; "
             f"nearest: {max(per_step, calls - calls % per_step)}"
         )
+    if cfg_scale != 1 and sampler.network == "flow_map":
+        raise FlowmapError(
+            f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
+            f"it); leave out the guidance of {cfg_scale:g}, or take a velocity sampler such as euler"
+        )
     backbone, times = contestant.backbone, grid(steps, shift, contestant.device)
     shape = backbone.latent_shape()
     network, chunking = contestant.network, backbone.chunking()

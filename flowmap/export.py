@@ -20,6 +20,7 @@ from flowmap.run import make_accelerator
 from flowmap.stage import base_draw, stage_weights
 
 _MOST_ROWS = 40
+_RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 
 
 def export_run(
@@ -46,7 +47,7 @@ def export_run(
         nonlocal loading
         with torch.no_grad():
             loading = backbone.export(role, part, merged)
-        (part / LOCK).write_text((plan.folder / LOCK).read_text())
+        (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
         (part / "README.md").write_text(_card(plan, chosen, weights, loading))
 
     write_whole_folder(to, fill)
@@ -77,7 +78,7 @@ def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str) -> str:
             "",
             f"The {'moving average' if weights == 'ema' else 'raw weights'} of the student of stage "
             f"`{chosen.stage.name}` (training seed {chosen.seed}), distilled with "
-            f"[flowmap](https://arxiv.org/abs/2605.13724) {__version__} by the recipe in `{LOCK}`.",
+            f"[flowmap](https://arxiv.org/abs/2605.13724) {__version__} by the recipe in `{_RECIPE}`.",
             "",
             "## Load",
             "```python",

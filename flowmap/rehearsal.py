@@ -17,6 +17,7 @@ import tomli_w
 from rich.console import Console
 from rich.markup import escape
 
+from flowmap.commands import command_line
 from flowmap.configs import ArchiveConfig, DataConfig
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
@@ -49,6 +50,17 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     with locked(folder):
         # What an earlier rehearsal left would be found finished.
         shutil.rmtree(folder, ignore_errors=True)
+        files = _run_through(recipe, folder, console)
+    _needs(recipe, command_line(path, overrides, (), runs), console)
+    console.print(
+        f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
+        soft_wrap=True,
+    )
+    return folder
+
+
+def _run_through(recipe: Recipe, folder: Path, console: Console) -> list[Path]:
+    """Every command on the twin of `recipe`; returns what was made."""
     twin = _twin(recipe, folder)
     written = folder / "twin.toml"
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
@@ -62,13 +74,7 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     _write(twin, written)
     _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
     plan = _run_twice(written, folder, console)
-    files = _finish(plan, console)
-    _needs(path, recipe, console)
-    console.print(
-        f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
-        soft_wrap=True,
-    )
-    return folder
+    return _finish(plan, console)
 
 
 def _say(console: Console, what: str, how: str) -> None:
@@ -160,8 +166,8 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
     return [*made, files[0]]
 
 
-def _needs(path: Path, recipe: Recipe, console: Console) -> None:
-    """Say what the real run will need."""
+def _needs(recipe: Recipe, command: str, console: Console) -> None:
+    """Say what the real run will need, and the `command` that starts it."""
     console.print("\n[bold]The real run needs[/]")
     lines = [f"{finding.message}" for finding in recipe.missing()]
     lines += list(recipe.backbone.needs())
@@ -178,4 +184,4 @@ def _needs(path: Path, recipe: Recipe, console: Console) -> None:
         )
     for line in lines:
         console.print(f"• {escape(line)}", soft_wrap=True, highlight=False)
-    console.print(f"Then: flowmap run {escape(str(path))}\n", soft_wrap=True)
+    console.print(f"Then: {escape(command)}\n", soft_wrap=True, highlight=False)

@@ -17,11 +17,16 @@ from flowmap.run import read_lock
 def open_run(folder: Path) -> Plan:
     """The plan of the run in `folder`. Raises FlowmapError if it is no run of this version's recipes."""
     if not (folder / LOCK).is_file():
+        if (folder.parent / LOCK).is_file():
+            raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
         near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
         there = f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
         raise FlowmapError(f"{folder} is not the folder of a run{there}")
+    lock = read_lock(folder / LOCK)
+    if "name" not in lock:
+        raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
     try:
-        recipe = Recipe.model_validate(read_lock(folder / LOCK))
+        recipe = Recipe.model_validate(lock)
     except ValidationError as error:
         raise FlowmapError(
             f"{folder / LOCK} does not fit this version of flowmap or its plugins: {error.error_count()} problems, "

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.commands import going_on
-from flowmap.configs import SampleSpec, Weights
+from flowmap.configs import SamplerConfig, SampleSpec, Weights
 from flowmap.contestant import Contestant, generate, latent_context, open_contestant
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
@@ -61,7 +61,9 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
     chosen = choose_stage(plan, wish.stage, wish.train_seed)
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
-    _refuse(wish, spec)
+    _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
+    if not out.name:
+        raise FlowmapError(f"--out {out}: give a name for the files, such as samples")
     device = make_accelerator(plan.recipe.compute).device
     with going_on(rerun(folder)):
         contestant = open_contestant(chosen, wish.weights, device)
@@ -71,6 +73,9 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
     given = _given(wish, contestant, spec)
     start = _start(wish, contestant, given, count, draw)
     shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
+    with writing(out):
+        # Before the work, not after it.
+        out.parent.mkdir(parents=True, exist_ok=True)
     samples = generate(contestant, config, wish.calls, shift, draw, start, wish.cfg_scale)
     facts: dict[str, object] = {
         "stage": chosen.stage.name,
@@ -79,15 +84,24 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
         "nfe": wish.calls,
         "seed": wish.seed,
     }
+    if wish.cfg_scale != 1:
+        facts["guidance"] = wish.cfg_scale
     if given is not None:
         facts["frames given"] = len(given)
     return _write(out, samples, contestant, spec, facts), ", ".join(f"{k} {v}" for k, v in facts.items())
 
 
-def _refuse(wish: Wish, spec: SampleSpec) -> None:
-    """Raise FlowmapError for wishes that these data cannot fulfil."""
+def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
+    """Raise FlowmapError for wishes that these data, this sampler or this backbone cannot fulfil."""
+    if wish.cfg_scale != 1 and sampler.network == "flow_map":
+        raise FlowmapError(
+            f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "
+            "(the guidance of training is in it); leave it out, or take --sampler euler"
+        )
     if wish.prompts and not spec.text:
         raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
+    if wish.prompts and not reads_text:
+        raise FlowmapError("--prompt: the backbone of this run has no text encoder; its data bring the conditions")
     if wish.image and wish.video:
         raise FlowmapError("--image and --video: give one of them")
     if (wish.image or wish.video) and spec.fps is None:
@@ -116,7 +130,10 @@ def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | Non
 def _clip(path: Path, frames: int | None, contestant: Contestant, height: int, width: int, fps: float | None) -> Tensor:
     """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
     if frames is not None:
-        latent_context(contestant.backbone, frames)
+        try:
+            latent_context(contestant.backbone, frames)
+        except FlowmapError as error:
+            raise FlowmapError(f"--frames {frames}: {error}") from None
         return read_clip(path, frames, height, width, fps)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
     for possible in sorted(contestant.backbone.contexts(), reverse=True):
@@ -149,7 +166,6 @@ def _write(
     stem = out.with_suffix("") if out.suffix in _ENDINGS else out
     picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(png(contestant.data.picture(samples)))
         save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
     if spec.fps is None:

@@ -19,7 +19,7 @@ from flowmap.catalogue import BrokenPlugin, Catalogue, catalogue
 
 from .conftest import TINY, edited
 
-COMMANDS = ("run", "check", "plugins", "plan", "sample", "report")
+COMMANDS = ("run", "check", "encode", "plugins", "plan", "sample", "export", "report")
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "accelerate", "diffusers", "ot")
 
 
@@ -73,16 +73,21 @@ def test_every_command_has_help(command: str, option: str, call: Call) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert "Usage: " in shown.out
     assert f" {command} " in shown.out.splitlines()[1]
-    argument = {"plugins": "", "sample": "RUN", "report": "RUN"}.get(command, "RECIPE")
+    argument = {"plugins": "", "sample": "RUN", "export": "RUN", "report": "RUN"}.get(command, "RECIPE")
     assert argument in shown.out
 
 
 def test_help_names_every_option(call: Call) -> None:
     for command, options in {
-        "run": ("--set", "--stage", "--fresh", "--runs"),
+        "run": ("--set", "--stage", "--fresh", "--runs", "--rehearse"),
         "check": ("--set",),
         "plan": ("--set", "--json"),
-        "sample": ("--nfe", "--sampler", "--n", "--seed", "--out", "--stage", "--weights", "--train-seed"),
+        "encode": ("--from", "--to", "--set"),
+        "sample": (
+            *("--nfe", "--sampler", "--n", "--seed", "--out", "--stage", "--weights", "--train-seed"),
+            *("--prompt", "--image", "--video", "--frames", "--guidance"),
+        ),
+        "export": ("--to", "--stage", "--weights", "--train-seed", "--keep-lora"),
     }.items():
         shown = call(command, "--help").out
         assert [option for option in options if f"{option} " not in shown] == []

@@ -53,9 +53,11 @@ class Measured:
         self.draws: list[Draw] = []
         real = evaluate.generate
 
-        def generate(who: Any, sampler: Any, calls: int, shift: float, draw: Draw) -> torch.Tensor:
+        def generate(
+            who: Any, sampler: Any, calls: int, shift: float, draw: Draw, *more: Any, **named: Any
+        ) -> torch.Tensor:
             self.draws.append(draw)
-            return real(who, sampler, calls, shift, draw)
+            return real(who, sampler, calls, shift, draw, *more, **named)
 
         patch.setattr(evaluate, "generate", generate)
 
@@ -296,7 +298,7 @@ def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch
     for config in plan.recipe.evaluation.contests[1].samplers:  # type: ignore[union-attr]
         whole = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         with monkeypatch.context() as patch:
-            patch.setattr(contestant, "_CHUNK", 7)
+            patch.setattr(contestant, "_MOST_TOGETHER", 7)
             pieces = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         assert whole.shape == (24, 1, 2)
         assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-6)

@@ -84,34 +84,32 @@ def test_shapes_and_range(videos: MovingDigits) -> None:
 def test_a_resting_digit_is_the_image_itself() -> None:
     still = MovingDigits(MovingDigitsConfig(frames=3, size=8, speed=0.0)).batch(draw(8)).x
     train = Digits(conditional=False).reference("train", 10**6).x
-    assert float(torch.cdist(still[:, 0].flatten(1), train.flatten(1)).amin(1).max()) < 1e-3
+    assert all(bool((train.flatten(1) == image).all(1).any()) for image in still[:, 0].flatten(1))
     assert torch.equal(still[:, 0], still[:, 2])
 
 
 def test_digits_stay_whole_within_the_frame(videos: MovingDigits) -> None:
     # Were a digit cut off or left outside for a while, its ink would be less than in other frames.
     ink = (videos.batch(draw(128)).x + 1).sum((2, 3, 4))
-    torch.testing.assert_close(ink, ink[:, :1].expand(-1, FRAMES), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(ink, ink[:, :1].expand(-1, FRAMES), rtol=1e-5, atol=1e-4)
 
 
-def test_digits_move_evenly_and_bounce() -> None:
+def test_digits_move_by_whole_pixels_and_bounce() -> None:
     long = MovingDigits(MovingDigitsConfig(frames=24, size=16, speed=2.0))
     steps = centres(long.batch(draw(128)).x).diff(dim=1)
-    assert float(steps.abs().max()) <= 2.0 + 1e-3
-    # Between two walls a digit moves evenly, and turns back at each.
-    speed = steps.abs().amax(1)
-    even = (steps.abs() - speed[:, None]).abs() < 1e-2
-    assert float(even.float().mean()) > 0.75
-    fast = speed > 1
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+    assert float(steps.abs().max()) < 2.5
+    # On a way of 23 steps, whoever is fast meets both walls of a room of 8.
+    fast = steps.abs().mean(1) > 1
     turned = (steps > 0.5).any(1) & (steps < -0.5).any(1)
+    assert bool(fast.any())
     assert bool(turned[fast].all())
 
 
 def test_training_and_held_out_digits_differ() -> None:
     still = MovingDigits(MovingDigitsConfig(frames=1, size=8, speed=0.0))
     train, held_out = (still.reference(split, 500).x.flatten(1) for split in ("train", "held_out"))  # type: ignore[arg-type]
-    assert float(torch.cdist(held_out, train).amin(1).median()) > 0.5
-    assert float(torch.cdist(train, train + 0.0).topk(2, largest=False).values[:, 0].max()) < 1e-2
+    assert float(torch.cdist(held_out, train).amin(1).min()) > 0.1
 
 
 def test_references_are_the_same_at_every_call(videos: MovingDigits) -> None:
@@ -124,11 +122,12 @@ def test_the_prompt_is_the_class_as_one_token(videos: MovingDigits) -> None:
     found = text(samples)
     assert samples.labels is not None
     assert found.text.shape == (64, 1, 16)
-    assert torch.equal(found.text[:, 0], F.one_hot(samples.labels, 16).float())
+    # One component is not 0, and the mean square is 1.
+    assert torch.equal(found.text[:, 0], 4.0 * F.one_hot(samples.labels, 16))
     assert found.null.shape == (1, 16) and not found.null.any()
     asked = videos.prompts(draw(500))
     classes = asked.text[:, 0].argmax(1)
-    assert torch.equal(asked.text[:, 0].sum(1), torch.ones(500))
+    assert torch.equal(asked.text[:, 0].sum(1), torch.full((500,), 4.0))
     assert set(classes.tolist()) == set(range(10))
 
 
@@ -143,7 +142,7 @@ def test_a_sheet_has_a_row_per_video_and_a_column_per_frame(videos: MovingDigits
 
 def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_ones() -> None:
     data = MovingDigits(MovingDigitsConfig(frames=4, size=12))
-    train, new = data.reference("train", 1024), data.reference("held_out", 512)
+    train, new = data.reference("train", 512), data.reference("held_out", 512)
     classifier = train_classifier(train)
     features = classifier.features(new.x)
     assert features.shape == (512, 128)

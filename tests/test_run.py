@@ -613,18 +613,18 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowmap import launch
+    from flowmap import commands
 
     program = tmp_path / "bin" / "flowmap"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "argv", [str(program), "run"])
+    monkeypatch.setattr(commands.sys, "argv", [str(program), "run"])
     monkeypatch.setenv("PATH", os.defpath)
     words = (Path("a recipe.toml"), ["a.b=[1, 2]"], ["x"], Path("else where"))
     typed = "run 'a recipe.toml' --set 'a.b=[1, 2]' --stage x --runs 'else where'"
-    assert launch._command(*words) == f"{program} {typed}"
+    assert commands.command_line(*words) == f"{program} {typed}"
     monkeypatch.setenv("PATH", str(program.parent))
-    assert launch._command(*words) == f"flowmap {typed}"
-    monkeypatch.setattr(launch.sys, "argv", ["/x/flowmap/__main__.py", "run"])
-    assert launch._command(*words) == f"{launch.sys.executable} -m flowmap {typed}"
+    assert commands.command_line(*words) == f"flowmap {typed}"
+    monkeypatch.setattr(commands.sys, "argv", ["/x/flowmap/__main__.py", "run"])
+    assert commands.command_line(*words) == f"{commands.sys.executable} -m flowmap {typed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from flowmap.errors import FlowmapError
-from flowmap.launch import sample_run
+from flowmap.sampling import Wish, sample_run
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 
 
@@ -26,19 +27,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sampled(run: Path, out: Path, seed: int = 0, **changes: object) -> torch.Tensor:
-    settings: dict[str, object] = {
-        "stage": None, "weights": "ema", "sampler": None, "calls": 2, "number": 5, "train_seed": None, **changes
-    }  # fmt: skip
-    _, tensors, _ = sample_run(run, seed=seed, out=out, **settings)  # type: ignore[arg-type]
-    return load_file(tensors)["samples"]
+    wish = replace(Wish(calls=2, number=5, seed=seed), **changes)  # type: ignore[arg-type]
+    files, _ = sample_run(run, wish, out)
+    return load_file(files[-1])["samples"]
 
 
 def test_the_command_writes_a_picture_and_tensors_and_says_where(run: Path, tmp_path: Path) -> None:
     code, text = flowmap(tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "sub/mine.v1")
     assert code == 0
     assert text == (
-        "sub/mine.v1.png and sub/mine.v1.safetensors: 5 samples, "
-        "stage forward, weights ema, sampler flow_map, nfe 2, seed 3\n"
+        "sub/mine.v1.png and sub/mine.v1.safetensors: stage forward, weights ema, sampler flow_map, nfe 2, seed 3\n"
     )
     with Image.open(tmp_path / "sub/mine.v1.png") as picture:
         assert min(picture.size) > 10

@@ -203,9 +203,7 @@ def test_guided_rollouts_remember_for_both_conditions() -> None:
                 x = x - (t - r) * network.velocity(x, t.expand(len(x)), cond)
             return x
 
-    ours = rollout(
-        Euler(), Guided(network, scale), start, GRID, GuidedCond(cond, null), GuidedChunks(cell), draw(2)
-    )
+    ours = rollout(Euler(), Guided(network, scale), start, GRID, GuidedCond(cond, null), GuidedChunks(cell), draw(2))
     conds: list[Cond] = [cond, null]
     for span in spans(CHUNKS):
         x = start[:, span]
@@ -265,9 +263,7 @@ def test_a_context_of_generated_chunks_goes_on_as_the_rollout_did() -> None:
     made = rollout(FlowMapEuler(), network, start, GRID, text(2), chunking(backbone), draw(2))
     for given in (1, 6, 8):
         rest = start[:, given:]
-        on = rollout(
-            FlowMapEuler(), network, rest, GRID, text(2), chunking(backbone), draw(2), context=made[:, :given]
-        )
+        on = rollout(FlowMapEuler(), network, rest, GRID, text(2), chunking(backbone), draw(2), context=made[:, :given])
         assert error(on, made) < 1e-5
 
 

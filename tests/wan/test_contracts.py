@@ -33,7 +33,6 @@ def test_the_backbones_keep_the_contract(kind: str, adapted: Any) -> None:
     )
     prompts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))
     check_backbone(config, SPEC, Samples(noise(4, *SPEC.shape), prompts=prompts))
-    check_backbone(config, SPEC)
 
 
 RECIPE = """\
@@ -74,13 +73,15 @@ def plan_of(here: Path, kind: str, objective: str) -> StagePlan:
     return make_plan(read(Path("r.toml"))[0], here / "runs").stages[0]
 
 
-@pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [*(("far_wan21", name) for name in OBJECTIVES), ("wan21", "flow_map"), ("wan21", "co-trained")],
+)
 def test_the_cost_is_what_the_ledger_counts(kind: str, objective: str, here: Path) -> None:
-    plan = plan_of(here, kind, objective)
+    plan = plan_of(here, kind, OBJECTIVES[objective])
     cost = count(plan)
     calls, backwards = trained(plan)
     assert {role: Counter(vars(counted)) for role, counted in cost.calls.items()} == calls
     assert sum(cost.backwards.values()) == backwards
-    if kind == "far_wan21" and "backward" in objective:
+    if kind == "far_wan21" and "backward" in OBJECTIVES[objective]:
         assert cost.calls["student"].no_grad > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,8 +65,10 @@ def test_bidirectional(size: tuple[int, int], heads: int, head_dim: int) -> None
         assert error(network.mean_velocity(x, t, r, cond), expected) < 1e-5
 
 
-@pytest.mark.parametrize(("size", "heads", "head_dim"), [((6, 10), 3, 12), ((4, 4), 4, 20), ((8, 12), 2, 32)])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize(
+    ("count", "size", "heads", "head_dim"),
+    [(n, (6, 10), 3, 12) for n in (1, 3, 4, 6, 8)] + [(7, (4, 4), 4, 20), (5, (8, 12), 2, 32)],
+)
 @torch.no_grad()
 def test_teacher_forcing(count: int, size: tuple[int, int], heads: int, head_dim: int) -> None:
     backbone = causal(CHUNKS, size, architecture=architecture(heads, head_dim))
@@ -112,6 +116,21 @@ def test_a_given_frame_is_clean_in_both_times() -> None:
     expected = theirs(x, *times, cond.text, return_dict=False)[0][:, 2:]
     given = backbone.chunking().given(network, cond, x[:, :2])
     assert error(network.mean_velocity(x[:, 2:], t, r, given), expected) < 1e-5
+
+
+@torch.no_grad()
+def test_a_jump_takes_each_sample_and_frame_at_its_own_times() -> None:
+    _, network = student(bidirectional(3))
+    x, cond = noise(2, 3, CHANNELS, 6, 10), text(2)
+    t, r = torch.tensor([0.83, 0.31]), torch.tensor([0.47, 0.1])
+    jumped = network.jump(x, t, r, cond)
+    for row in range(2):
+        index = torch.tensor([row])
+        alone = network.mean_velocity(x[index], t[index], r[index], cond.take(index))
+        assert error(jumped[index], x[index] - (t[row] - r[row]) * alone) < 1e-5
+    t, r = noise(2, 3).sigmoid(), 0.2 * noise(2, 3, seed=2).sigmoid()
+    step = (t - r)[:, :, None, None, None]
+    assert error(network.jump(x, t, r, cond), x - step * network.mean_velocity(x, t, r, cond)) < 1e-5
 
 
 # Who sees whom
@@ -218,10 +237,47 @@ def test_flex_attention_is_dense_attention(head_dim: int) -> None:
     assert error(results[1][1], results[0][1]) < 1e-5
 
 
+def test_flex_attention_stays_compiled_for_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    attention._flex.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        attention._flex()
+    torch._dynamo.reset()
+    shapes = [20 + 3 * i for i in range(9)]
+
+    def call(length: int) -> None:
+        x, chunk = noise(1, 1, length, 16), torch.arange(length) // 5
+        sight = Sight(chunk, chunk < 0, chunk, chunk < 0)
+        with torch.no_grad():
+            ours = attention.attend(x, x, x, sight, "flex")
+        assert error(ours, attention.attend(x, x, x, sight, "dense")) < 1e-5
+
+    try:
+        for length in shapes:
+            call(length)
+        # On a GPU, backward recomputes in a thread of its own.
+        thread = threading.Thread(target=call, args=(shapes[-1] + 3,))
+        thread.start()
+        thread.join()
+        assert len(compiled) == len(shapes) + 1
+    finally:
+        attention._flex.cache_clear()
+        torch._dynamo.reset()
+
+
 # Rotary positions
 
 
-@pytest.mark.parametrize(("size", "head_dim"), [((6, 10), 12), ((4, 4), 20), ((8, 12), 32), ((60, 104), 128)])
+@pytest.mark.parametrize(
+    ("size", "head_dim"), [((6, 10), 12), ((6, 10), 16), ((4, 4), 20), ((8, 12), 32), ((60, 104), 128)]
+)
 @pytest.mark.parametrize(("coarse", "fine"), [(0, 3), (4, 3)])
 def test_rotary_positions(coarse: int, fine: int, size: tuple[int, int], head_dim: int) -> None:
     patch = SIZES.get(size, (1, 4, 4))

@@ -133,14 +133,14 @@ def test_a_base_in_bfloat16_keeps_times_tables_and_norms(kind: str, wan: Path) -
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_base_in_bfloat16_computes_about_the_same(kind: str, mixed: bool, wan: Path) -> None:
     x, t, r, cond = inputs()
-    results = []
+    x, results = x[:, :1], []
     for precision in ("float32", "bfloat16"):
-        made = backbone(kind, wan, lora=lora(), base_precision=precision)
+        chunks = {"chunks": (1, 1, 1), "full_chunks": 2} if kind == "far_wan21" else {}
+        made = backbone(kind, wan, lora=lora(), base_precision=precision, **chunks)
         student = role(made)
-        if kind == "far_wan21":
-            cond = made.chunking().given(student.network, cond, noise(2, 1, 16, 6, 10, seed=8))
-            x = x[:, :2]
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed and precision == "bfloat16"):
+            with torch.no_grad():
+                cond = made.chunking().given(student.network, cond, noise(2, 2, 16, 6, 10, seed=8))  # type: ignore
             result = as_flow_map(student.network).mean_velocity(x, t, r, cond)
         assert result.dtype == torch.float32
         result.square().sum().backward()

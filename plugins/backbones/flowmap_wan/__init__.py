@@ -88,10 +88,14 @@ class _WanConfig(BackboneConfig):
         """The weights, unless they are random."""
         if self.random_base:
             return
-        from flowmap_wan.checkpoint import missing
+        from flowmap_wan.checkpoint import find, missing
 
         for problem in missing(self.weights):
             yield Finding("error", ("weights",), problem)
+        folder = find(self.weights)
+        if folder is not None and (folder / "lora").is_dir():
+            why = f"{folder / 'lora'} would not be read, and the rest is the base alone; export without --keep-lora"
+            yield Finding("error", ("weights",), why)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""

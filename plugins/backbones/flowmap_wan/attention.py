@@ -71,12 +71,26 @@ class Slot:
     written: tuple[Tensor, Tensor] | None = field(default=None)
 
 
+_MOST_SHAPES = 128
+
+
 @cache
 def _flex() -> Callable[..., Tensor]:
     """Flex attention, compiled: uncompiled it holds the whole table of scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if torch.cuda.is_available() else flex_attention
+    if not torch.cuda.is_available():
+        return flex_attention
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        # Every window, batch size and gradient mode is a shape of its own, and beyond its limit torch goes back to
+        # uncompiled. The limit is one of the calling thread, and backward recomputes in another.
+        with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):
+            result: Tensor = compiled(*args, **kwargs)
+        return result
+
+    return call
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: AttentionKernel) -> Tensor:

@@ -28,6 +28,8 @@ _KINDS: Mapping[str, Literal["wan", "anyflow", "far"]] = {
     "AnyFlowTransformer3DModel": "anyflow",
     "AnyFlowFARTransformer3DModel": "far",
 }
+# What AnyFlow's checkpoints called both of theirs before diffusers had classes for them.
+_FIRST_RELEASE = "FAR_Wan_Transformer3DModel"
 
 
 @final
@@ -40,7 +42,10 @@ class Checkpoint:
     @property
     def kind(self) -> Literal["wan", "anyflow", "far"]:
         """What the transformer is: plain Wan2.1, or AnyFlow's two-time one, bidirectional or causal."""
-        name = str(self.config("transformer").get("_class_name"))
+        config = self.config("transformer")
+        name = str(config.get("_class_name"))
+        if name == _FIRST_RELEASE:
+            return "far" if config.get("init_far_model") else "anyflow"
         if name not in _KINDS:
             raise FlowmapError(
                 f"{self.folder / 'transformer' / 'config.json'}: holds a {name}; "
@@ -168,7 +173,8 @@ def how_to_get(weights: str) -> str:
 
 def _cache_folder() -> Path:
     """Where the hub's cache is, without importing the hub's client."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    home = Path(os.environ.get("HF_HOME", cache / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 from diffusers import FlowMapEulerDiscreteScheduler
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors.torch import save_file
 
 from flowmap_wan.adapters import merged_state, parameters_of
@@ -51,8 +52,15 @@ def write_pipeline(
         weights = {k: v.detach().cpu().contiguous() for k, v in parameters_of(transformer, adapter).items()}
         weights = {k: v for k, v in weights.items() if "lora_" in k}
         (folder / "lora").mkdir()
-        about = {"r": str(config.lora.rank), "lora_alpha": str(config.lora.alpha)} if config.lora else {}
-        save_file(weights, folder / "lora" / LORA, metadata={"format": "pt", **about})
+        assert config.lora is not None
+        # Without this diffusers takes alpha to be the rank.
+        about = {
+            "r": config.lora.rank,
+            "lora_alpha": config.lora.alpha,
+            "target_modules": sorted({key.split(".lora_")[0] for key in weights}),
+        }
+        metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(about)}
+        save_file(weights, folder / "lora" / LORA, metadata=metadata)
         loads.append(f'transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)')
     return "\n".join(loads)
 
@@ -64,6 +72,10 @@ def _copy_encoders(source: Checkpoint, folder: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
+    # Not the small files: who edits one here would edit it there.
+    if not source.endswith(".safetensors"):
+        shutil.copy2(source, target)
+        return
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.reopen import open_run
+from flowmap.folder import StoppedError
+from flowmap.reopen import open_run, rerun
 from flowmap.stage import base_draw, stage_weights
 from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap_wan.adapters import merged_state
@@ -30,7 +31,12 @@ def from_run(config: WanConfig, folder: Path) -> Any:
     last = plan.find(plan.recipe.stages[-1].name, plan.recipe.seeds[0])
     backbone = there.build(plan.recipe.data.spec())
     kind = last.stage.objective.roles()["student"].kind
-    role = backbone.role("student", kind, stage_weights(last, last.stage.name, "ema"), base_draw(last.seed))
+    try:
+        own = stage_weights(last, last.stage.name, "ema")
+    except StoppedError as error:
+        first = f"{error.first} && " if error.first else ""
+        raise FlowmapError(f"the weights are a run's, and {error}\nFirst: {first}{rerun(folder)}", error.code) from None
+    role = backbone.role("student", kind, own, base_draw(last.seed))
     transformer: Any = role.module.transformer
     state = {k: v.clone() for k, v in merged_state(transformer, "student" if there.lora else None).items()}
     return from_state(config, dict(transformer.config), state, f"the student of {folder}")

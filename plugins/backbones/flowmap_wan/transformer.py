@@ -42,15 +42,21 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
     Raises FlowmapError if a parameter is missing, left over or misshapen.
     """
     kind, found = checkpoint.kind, checkpoint.config("transformer")
-    more_channels = found.get("in_channels") != found.get("out_channels")
+    more_channels = found.get("in_channels") != (found.get("out_channels") or found.get("in_channels"))
     if found.get("image_dim") or found.get("added_kv_proj_dim") or more_channels:
         raise FlowmapError(
-            f"{checkpoint.folder} is Wan's separate image-to-video model, with channels and an image encoder for images; "
+            f"{checkpoint.folder} is Wan's separate image-to-video model, with more channels or an image encoder; "
             "use a text-to-video checkpoint: ours are given images as first frames"
         )
     causal = isinstance(config, FarWan21Config)
     if kind == "far" and not causal:
         raise FlowmapError(f"{checkpoint.folder} is a causal checkpoint; use backbone type 'far_wan21'")
+    limit = found.get("full_chunk_limit")
+    if kind == "far" and isinstance(config, FarWan21Config) and limit is not None and limit != config.full_chunks:
+        raise FlowmapError(
+            f"{checkpoint.folder} was trained with {limit} chunks at full resolution, and backbone.full_chunks is "
+            f"{config.full_chunks}; set it to {limit}"
+        )
     architecture = {key: found[key] for key in _SHARED if key in found}
     if kind != "wan":
         architecture |= {key: found[key] for key in ("gate_value", "deltatime_type") if key in found}

@@ -73,7 +73,11 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(
-        vocab_size=256, special_tokens=special, unk_token="<unk>", initial_alphabet=[*"abcdefghijklmnopqrstuvwxyz ,."]
+        vocab_size=256,
+        special_tokens=special,
+        unk_token="<unk>",
+        initial_alphabet=[*"abcdefghijklmnopqrstuvwxyz ,."],
+        show_progress=False,
     )
     tokenizer.train_from_iterator([_WORDS] * 4, trainer)
     return PreTrainedTokenizerFast(

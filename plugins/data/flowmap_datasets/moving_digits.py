@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, final
 
 import numpy as np
@@ -57,23 +58,26 @@ class MovingDigits(Data):
         line = start[:, None] + velocity[:, None] * torch.arange(config.frames)[:, None]
         # A ball between two walls is a triangle wave.
         place = (room - (line % (2 * room) - room).abs()) if room else torch.zeros_like(line)
+        # Whole pixels: between them so small a digit would be blurred beyond recognition.
+        place = place.round()
         x = _placed(source.x[rows][:, 0], place, config.size)
         labels = None if source.labels is None else source.labels[rows].to(draw.device)
         return Samples(x.to(draw.device), labels, None if labels is None else self._text(labels), encoded=True)
 
     def _text(self, labels: Tensor) -> EncodedText:
-        one_hot = F.one_hot(labels, self._config.text_dim).float()
+        # Components of about unit size, as networks expect them.
+        one_hot = F.one_hot(labels, self._config.text_dim) * math.sqrt(self._config.text_dim)
         return EncodedText(one_hot[:, None], torch.zeros(1, self._config.text_dim, device=labels.device))
 
 
 def _placed(digits: Tensor, place: Tensor, size: int) -> Tensor:
     """Digits `[B, 1, 8, 8]` in frames `[B, F, 1, size, size]` at the upper left corners `place` `[B, F, 2]`."""
-    # Pixel p of a frame shows the digit at p - corner, between its pixels if need be; -1 is blank paper.
+    # Pixel p of a frame shows the digit's pixel p - corner; -1 is blank paper.
     pixel = torch.arange(size, dtype=torch.float32)
     down, across = (pixel - place[..., axis, None] for axis in (0, 1))
     grid = torch.stack(torch.broadcast_tensors(across[:, :, None, :], down[:, :, :, None]), dim=-1)
     grid = (2 * grid + 1) / _SIDE - 1
     count, frames = place.shape[:2]
     ink = (digits + 1)[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
-    shown = F.grid_sample(ink, grid.flatten(0, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    shown = F.grid_sample(ink, grid.flatten(0, 1), mode="nearest", padding_mode="zeros", align_corners=False)
     return shown.unflatten(0, (count, frames)) - 1
