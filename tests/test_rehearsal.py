@@ -65,7 +65,7 @@ for path in {[toml(name) for name in NAMES]!r}:
     assert list(here.iterdir()) == []
 
 
-@ANYFLOW
+@pytest.mark.parametrize("name", ["anyflow_wan_1.3b", "anyflow_far_14b"])
 def test_the_real_command_names_weights_and_data_and_writes_nothing(name: str, here: Path) -> None:
     patch = f"import os; os.environ['HF_HUB_CACHE'] = {str(here / 'hub')!r}"
     code, text = flowmap(here, "run", toml(name), patch=patch)
@@ -133,8 +133,6 @@ def test_the_twin_s_model_and_data_are_of_the_real_kind(name: str, parts: Path) 
     ("name", "base", "layers", "width", "hidden"),
     [
         ("anyflow_wan_1.3b", 1.42, 30, 1536, 8960),
-        ("anyflow_far_1.3b", 1.42, 30, 1536, 8960),
-        ("anyflow_wan_14b", 14.32, 40, 5120, 13824),
         ("anyflow_far_14b", 14.32, 40, 5120, 13824),
     ],
 )
@@ -250,8 +248,8 @@ def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: st
     assert pipe.transformer.config.num_layers == 2
     with av.open(str(folder / "sample.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 81
-    assert sorted(path.name for path in folder.iterdir() if path.name != "parts") == [
-        "encoded", "exported", "run", "sample.mp4", "sample.png", "sample.safetensors", "twin.toml"
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
+        "encoded", "exported", "parts", "run", "sample.mp4", "sample.png", "sample.safetensors", "twin.toml"
     ]  # fmt: skip
     # What it wrote can be used as any other run.
     code, shown = flowmap(tmp_path, "sample", f"{home}/run", "--prompt", "a ball", "--nfe", "1", "--out", "again")

@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.checkpoint import missing
 from flowmap_wan.views import VideoCond
@@ -91,7 +91,7 @@ def test_weights_of_anyflow(delta: str, shard: str, copy: Path) -> None:
 def test_weights_of_far(copy: Path) -> None:
     fields = {"compressed_patch_size": (1, 6, 10), "full_chunk_limit": 2, "chunk_partition": (1, 2), "gate_value": 0.4}
     model = save(AnyFlowFARTransformer3DModel, copy, **fields)
-    made = backbone("far_wan21", copy)
+    made = backbone("far_wan21", copy, full_chunks=2)
     ours = module(role(made)).transformer
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert all(bool(torch.equal(v, model.state_dict()[k])) for k, v in ours.state_dict().items())
@@ -99,7 +99,53 @@ def test_weights_of_far(copy: Path) -> None:
     with pytest.raises(FlowmapError, match=r"copy is a causal checkpoint; use backbone type 'far_wan21'"):
         role(backbone("wan21", copy))
     with pytest.raises(FlowmapError, match=r"1 parameters differ.*far_patch_embedding\.weight"):
-        role(backbone("far_wan21", copy, compressed_patch_size=(1, 2, 2)))
+        role(backbone("far_wan21", copy, full_chunks=2, compressed_patch_size=(1, 2, 2)))
+    with pytest.raises(FlowmapError, match=r"2 chunks at full resolution.* is 3; set it to 2"):
+        role(backbone("far_wan21", copy, full_chunks=3))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_of_anyflow_as_they_were_first_released(causal: bool, copy: Path) -> None:
+    fields = {"compressed_patch_size": (1, 6, 10), "full_chunk_limit": 2} if causal else {}
+    model = save(AnyFlowFARTransformer3DModel if causal else AnyFlowTransformer3DModel, copy, **fields)
+    file = copy / "transformer" / "config.json"
+    told = {"_class_name": "FAR_Wan_Transformer3DModel", "init_far_model": causal, "init_flowmap_model": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | told | {"qk_norm": "rms_norm_across_heads"}))
+    ours = module(role(backbone("far_wan21" if causal else "wan21", copy, **({"full_chunks": 2} if causal else {}))))
+    assert all(bool(torch.equal(v, model.state_dict()[k])) for k, v in ours.transformer.state_dict().items())
+
+
+def test_a_variant_beside_the_weights_is_left_alone(copy: Path) -> None:
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    save_file({k: v + 1 for k, v in load_file(weights).items()}, weights.with_name("zzz.safetensors"))
+    own = role(backbone("wan21", copy)).own
+    assert torch.equal(own["patch_embedding.weight"], load_file(weights)["patch_embedding.weight"])
+
+
+def test_a_role_may_be_called_like_a_layer(wan: Path) -> None:
+    made = backbone("wan21", wan, lora=lora())
+    own = made.role("attn1", "flow_map", None, draw()).own
+    assert own.keys() == made.role("student", "flow_map", None, draw()).own.keys()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "compressed", "message"),
+    [
+        ({"patch": (2, 2, 2)}, (1, 4, 4), "a patch has one frame"),
+        ({"head_dim": 13}, (1, 4, 4), "give an even number"),
+        ({}, (1, 3, 4), "whole multiples of a full frame's patch 2 x 2"),
+        ({}, (2, 4, 4), "must be one frame"),
+    ],
+)
+def test_sizes_that_would_compute_wrongly_are_refused(
+    sizes: dict[str, Any], compressed: tuple[int, int, int], message: str
+) -> None:
+    architecture = ArchitectureConfig(**{"channels": 1, **sizes})
+    fields = {"architecture": architecture, "chunks": (2, 2), "compressed_patch_size": compressed}
+    config = FarWan21Config(weights="random", **fields)
+    found = [f.message for f in config.findings(SampleSpec((4, 1, 12, 12)))]
+    assert any(message in text for text in found), found
 
 
 @KINDS

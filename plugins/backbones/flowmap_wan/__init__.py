@@ -146,6 +146,11 @@ class _WanConfig(BackboneConfig):
         frames, channels, height, width = spec.shape
         if self.random_base and self.architecture is not None:
             patch = self.architecture.patch
+            if patch[0] != 1:
+                yield Finding("error", ("architecture", "patch"), "a patch has one frame: times are those of a frame")
+            if self.architecture.head_dim % 2:
+                why = "rotary positions turn pairs of dimensions; give an even number"
+                yield Finding("error", ("architecture", "head_dim"), why)
             if channels != self.architecture.channels:
                 why = f"the data have {channels} channels; set it to that"
                 yield Finding("error", ("architecture", "channels"), why)
@@ -204,7 +209,11 @@ class FarWan21Config(_WanConfig):
         if any(size < 1 for size in self.chunks):
             yield Finding("error", ("chunks",), "a chunk has at least one frame")
         scale = 1 if self.random_base else 8
-        _, down, across = self.compressed_patch_size
+        deep, down, across = self.compressed_patch_size
+        fine = self.architecture.patch if self.architecture is not None else (1, 2, 2)
+        if deep != 1 or down % fine[1] or across % fine[2]:
+            why = f"must be one frame, and whole multiples of a full frame's patch {fine[1]} x {fine[2]}"
+            yield Finding("error", ("compressed_patch_size",), why)
         if height // scale % down or width // scale % across:
             why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
             yield Finding("error", ("compressed_patch_size",), why)

@@ -60,8 +60,13 @@ class Switch:
     def _activate(self, adapter: str | None) -> None:
         for layer in self._layers:
             # Not set_adapter: that would change requires_grad.
-            layer._active_adapter = [] if adapter is None else [adapter]
+            layer._active_adapter = [] if adapter is None else [_inside(adapter)]
         self._current = adapter
+
+
+def _inside(name: str) -> str:
+    """What PEFT calls the adapter `name`: like no layer, whatever roles are called."""
+    return f"role_{name}"
 
 
 _ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out\.0)"
@@ -90,7 +95,7 @@ def add_adapter(model: nn.Module, name: str, rank: int, alpha: float, two_times:
     with warnings.catch_warnings():
         # Several adapters on one model are what we want.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
-        inject_adapter_in_model(config, model, name)
+        inject_adapter_in_model(config, model, _inside(name))
     own = parameters_of(model, name)
     for parameter in own.values():
         parameter.data = parameter.data.float()
@@ -103,6 +108,7 @@ def remove_adapter(model: nn.Module, name: str) -> None:
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import ModulesToSaveWrapper
 
+    name = _inside(name)
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and name in layer.lora_A:
             for parts in (layer.lora_A, layer.lora_B, layer.lora_dropout):
@@ -119,7 +125,7 @@ def remove_adapter(model: nn.Module, name: str) -> None:
 
 def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """The parameters of adapter `name`, by their names without it."""
-    mark = f".{name}."
+    mark = f".{_inside(name)}."
     return {key.replace(mark, "."): p for key, p in model.named_parameters() if mark in f"{key}."}
 
 
@@ -128,6 +134,7 @@ def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import ModulesToSaveWrapper
 
+    name = None if name is None else _inside(name)
     state: dict[str, Tensor] = {}
     adapted: list[str] = []
     for path, layer in model.named_modules():

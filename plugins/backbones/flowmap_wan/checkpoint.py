@@ -13,7 +13,8 @@ from typing import Any, Literal, final
 from flowmap.errors import FlowmapError
 
 RUN_LOCK = "recipe.lock.toml"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# As diffusers and as transformers name them.
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KNOWN = {
     "Wan2.1-T2V-1.3B-Diffusers": "Wan-AI",
@@ -127,18 +128,20 @@ def _missing_weights(part: Path) -> Iterator[Path]:
             if not (part / name).is_file():
                 yield part / name
     elif not _weight_files(part):
-        yield part / _WEIGHTS
+        yield part / _WEIGHTS[part.name == "text_encoder"]
 
 
 def _index(part: Path) -> Path | None:
-    return next(iter(sorted(part.glob("*.safetensors.index.json"))), None)
+    found = (part / f"{name}.index.json" for name in _WEIGHTS)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _weight_files(part: Path) -> list[Path]:
+    """The weights of `part`, and no variant of them that may lie beside."""
     index = _index(part)
     if index is not None:
         return [part / name for name in sorted(set(_json(index)["weight_map"].values()))]
-    return sorted(part.glob("*.safetensors"))
+    return [part / name for name in _WEIGHTS if (part / name).is_file()][:1]
 
 
 def _json(path: Path) -> dict[str, Any]:
