@@ -85,6 +85,8 @@ def run(
     Ctrl-C finishes the step, saves, and says how to go on.
     """
     try:
+        if rehearse and (stage or fresh):
+            raise FlowmapError("--rehearse tries the whole recipe, anew; leave out --stage and --fresh")
         if rehearse:
             from flowmap.rehearsal import rehearse as rehearsal
 

@@ -81,6 +81,18 @@ def unknown_word(what: str, word: str, allowed: Iterable[str]) -> str:
     return f"unknown {what} '{word}'; {listed}{hint}"
 
 
+def context_refusal(possible: Iterable[int], frames: int) -> str:
+    """Say that `frames` are none of the `possible` numbers of context frames, and which are nearest."""
+    possible = list(possible)
+    if not possible:
+        return "this backbone generates whole samples; no frames can be given to it"
+    near = sorted(sorted(possible, key=lambda n: abs(n - frames))[:2])
+    return (
+        f"{frames} context frames cannot be given: possible are {', '.join(map(str, possible))}; "
+        f"nearest: {' or '.join(map(str, near))}"
+    )
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that `flowmap check` has to say about one field.
@@ -175,6 +187,10 @@ class BackboneConfig(ComponentConfig):
     def origin(self) -> Origin:
         """What the base weights are, for a model card."""
         return Origin(None, "apache-2.0" if self.random_base else "unknown")
+
+    def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
+        """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
+        return {}
 
     def reads_text(self) -> bool:
         """Whether the backbone can be asked for anything in words."""

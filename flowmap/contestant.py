@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from flowmap.configs import SamplerConfig, Weights
+from flowmap.configs import SamplerConfig, Weights, context_refusal
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
@@ -32,6 +33,7 @@ class Contestant:
     weights: Weights
     network: Velocity
     backbone: Backbone
+    contexts: Mapping[int, int]
     data: Data
     device: torch.device
 
@@ -54,7 +56,9 @@ def open_contestant(
     role = backbone.role("student", stage.objective.roles()["student"].kind, own, base_draw(plan.seed))
     role.freeze()
     role.module.to(device).eval()
-    return Contestant(stage.name, plan.seed, weights, role.network, backbone, plan.recipe.data.build(), device)
+    contexts = plan.recipe.backbone.contexts(plan.recipe.data.spec())
+    data = plan.recipe.data.build()
+    return Contestant(stage.name, plan.seed, weights, role.network, backbone, contexts, data, device)
 
 
 def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
@@ -70,22 +74,15 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
     samples = contestant.data.reference("held_out", _HELD_OUT)
     rows = (draw.uniform("held-out rows") * len(samples.x)).long().to(contestant.device)
     whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
-    given = latent_context(contestant.backbone, frames)
+    given = latent_context(contestant.contexts, frames)
     return Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
 
 
-def latent_context(backbone: Backbone, frames: int) -> int:
+def latent_context(contexts: Mapping[int, int], frames: int) -> int:
     """How many frames in model space `frames` of context in data space are; raises FlowmapError if impossible."""
-    possible = backbone.contexts()
-    if not possible:
-        raise FlowmapError("this backbone generates whole samples; no frames can be given to it")
-    if frames not in possible:
-        near = sorted(sorted(possible, key=lambda n: abs(n - frames))[:2])
-        raise FlowmapError(
-            f"{frames} context frames cannot be given: possible are {', '.join(map(str, possible))}; "
-            f"nearest: {' or '.join(map(str, near))}"
-        )
-    return possible[frames]
+    if frames not in contexts:
+        raise FlowmapError(context_refusal(contexts, frames))
+    return contexts[frames]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from flowmap.commands import going_on
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
-from flowmap.folder import read_lines, write_whole_folder
+from flowmap.folder import read_lines, readable, write_whole_folder
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
 from flowmap.run import make_accelerator
@@ -41,14 +41,19 @@ def export_run(
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
     kind = chosen.stage.objective.roles()["student"].kind
     role = backbone.role("student", kind, own, base_draw(chosen.seed))
+    shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
     loading = ""
 
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
-            loading = backbone.export(role, part, merged)
+            loading = backbone.export(role, part, merged, shift)
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
         (part / "README.md").write_text(_card(plan, chosen, weights, loading))
+        for file in part.rglob("*.safetensors"):
+            # What is linked is the base's own file, and none of our business.
+            if file.stat().st_nlink == 1:
+                readable(file)
 
     write_whole_folder(to, fill)
     return chosen, loading.replace("FOLDER", str(to))

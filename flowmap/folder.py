@@ -43,9 +43,9 @@ def writing(path: Path) -> Iterator[None]:
         if full:
             why = "the disk is full; free some space"
         elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            why = "it is not writable; change its permissions or choose another folder with --runs"
+            why = "it is not writable; change its permissions or choose another folder"
         elif code in (errno.ENOTDIR, errno.EEXIST):
-            why = "a file stands where a folder is needed; move it or choose another folder with --runs"
+            why = "a file stands where a folder is needed; move it or choose another folder"
         else:
             why = str(error)
         raise StoppedError(f"cannot write {path}: {why}. What was saved before is untouched.") from error
@@ -116,6 +116,13 @@ def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
+
+
+def readable(path: Path) -> None:
+    """Let others read a file as far as the umask does: safetensors writes for its owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def remove_folder(path: Path) -> None:

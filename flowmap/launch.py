@@ -61,8 +61,9 @@ def run_recipe(
     """Train every stage that is not finished, then evaluate and report; returns what was run.
 
     `only` names the stages to train (all if empty); with it, evaluation waits until all are finished. `watch`
-    is told of every step; `quiet` leaves warnings about the recipe out. Raises FlowmapError for everything that
-    the user can act on, first of all for what the recipe needs and this machine does not have.
+    is told of every step; `quiet` leaves out warnings about the recipe and claims about the results.
+    Raises FlowmapError for everything that the user can act on, first of all for what the recipe needs and this
+    machine does not have.
     """
     recipe, warnings = read(path, overrides, absent="error")
     for warning in () if quiet else warnings:
@@ -95,7 +96,7 @@ def run_recipe(
                 return plan
             _evaluate(plan, accelerator.device, console)
             page = write_report(plan.folder)
-    if recipe.evaluation:
+    if recipe.evaluation and not quiet:
         _print_claims(plan.folder, recipe.evaluation.teacher, console)
     console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
     return plan

@@ -25,6 +25,7 @@ from flowmap.configs import (
     SamplerConfig,
     StageFacts,
     Weights,
+    context_refusal,
     unknown_word,
 )
 from flowmap.errors import FlowmapError
@@ -218,6 +219,9 @@ class Recipe(Config):
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield Finding("error", ("metrics", index), f"metric '{name}' is listed twice")
+        if evaluation.teacher_cfg_scale != 1 and evaluation.teacher_sampler.network == "flow_map":
+            why = f"'{evaluation.teacher_sampler.type}' follows the flow map, which has its guidance in it; use 1"
+            yield Finding("error", ("teacher_cfg_scale",), why)
         yield from self._contest_findings(evaluation, kinds)
 
     def _contest_findings(self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind]) -> Iterator[Finding]:
@@ -227,9 +231,15 @@ class Recipe(Config):
             if contest.stage not in kinds:
                 yield Finding("error", (*where, "stage"), unknown_word("stage", contest.stage, kinds))
                 continue
+            possible = self.backbone.contexts(self.data.spec())
+            if contest.context and contest.context not in possible:
+                yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
             for position, sampler in enumerate(contest.samplers):
                 place = (*where, "samplers", position)
                 yield from _sampler_findings(place, sampler, contest.stage, kinds)
+                if contest.cfg_scale != 1 and sampler.network == "flow_map":
+                    why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
+                    yield Finding("error", (*where, "cfg_scale"), why)
                 if all(calls % sampler.calls_per_step for calls in evaluation.calls):
                     per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
                     yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")

@@ -17,7 +17,7 @@ from flowmap.configs import SamplerConfig, SampleSpec, Weights
 from flowmap.contestant import Contestant, generate, latent_context, open_contestant
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.folder import writing
+from flowmap.folder import readable, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
 from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun
@@ -87,7 +87,7 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
     if wish.cfg_scale != 1:
         facts["guidance"] = wish.cfg_scale
     if given is not None:
-        facts["frames given"] = len(given)
+        facts["frames given"] = f"{len(given)} of {spec.shape[0]}"
     return _write(out, samples, contestant, spec, facts), ", ".join(f"{k} {v}" for k, v in facts.items())
 
 
@@ -115,7 +115,7 @@ def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | Non
     _, channels, height, width = spec.shape if len(spec.shape) == 4 else (0, 0, 0, 0)
     try:
         if wish.image is not None:
-            latent_context(contestant.backbone, 1)
+            latent_context(contestant.contexts, 1)
             pixels = read_image(wish.image, height, width)
         elif wish.video is not None:
             pixels = _clip(wish.video, wish.frames, contestant, height, width, spec.fps)
@@ -131,12 +131,12 @@ def _clip(path: Path, frames: int | None, contestant: Contestant, height: int, w
     """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
     if frames is not None:
         try:
-            latent_context(contestant.backbone, frames)
+            latent_context(contestant.contexts, frames)
         except FlowmapError as error:
             raise FlowmapError(f"--frames {frames}: {error}") from None
         return read_clip(path, frames, height, width, fps)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
-    for possible in sorted(contestant.backbone.contexts(), reverse=True):
+    for possible in sorted(contestant.contexts, reverse=True):
         try:
             return read_clip(path, possible, height, width, fps)
         except ClipError as error:
@@ -168,6 +168,7 @@ def _write(
     with writing(out):
         picture.write_bytes(png(contestant.data.picture(samples)))
         save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
+        readable(tensors)
     if spec.fps is None:
         return [picture, tensors]
     videos = []

@@ -524,10 +524,7 @@ class _Wrapped(Backbone):
     def precompute(self, samples: Samples) -> Samples:
         return samples
 
-    def contexts(self) -> Mapping[int, int]:
-        return {}
-
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         raise FlowmapError("nothing to export")
 
     def chunking(self) -> Chunking:

@@ -68,7 +68,8 @@ def test_processes_that_share_a_batch_draw_its_rows(videos: MovingDigits) -> Non
     whole = videos.batch(draw(12))
     part = videos.batch(replace(draw(12), first=4, count=5))
     assert torch.equal(part.x, whole.x[4:9])
-    assert part.labels is not None and whole.labels is not None
+    assert part.labels is not None
+    assert whole.labels is not None
     assert torch.equal(part.labels, whole.labels[4:9])
     assert torch.equal(text(part).text, text(whole).text[4:9])
 
@@ -77,7 +78,8 @@ def test_shapes_and_range(videos: MovingDigits) -> None:
     samples = videos.batch(draw(64))
     assert samples.x.shape == (64, FRAMES, 1, SIZE, SIZE)
     assert samples.x.dtype == torch.float32
-    assert float(samples.x.min()) >= -1 and float(samples.x.max()) <= 1
+    assert float(samples.x.min()) >= -1
+    assert float(samples.x.max()) <= 1
     assert samples.encoded
 
 
@@ -106,9 +108,15 @@ def test_digits_move_by_whole_pixels_and_bounce() -> None:
     assert bool(turned[fast].all())
 
 
+def test_every_digit_sets_out_from_the_middle(videos: MovingDigits) -> None:
+    x = videos.batch(draw(32)).x[:, 0, 0]
+    around = F.pad(torch.zeros(8, 8), (4, 4, 4, 4), value=1.0).bool()
+    assert bool((x[:, around] == -1).all())
+
+
 def test_training_and_held_out_digits_differ() -> None:
     still = MovingDigits(MovingDigitsConfig(frames=1, size=8, speed=0.0))
-    train, held_out = (still.reference(split, 500).x.flatten(1) for split in ("train", "held_out"))  # type: ignore[arg-type]
+    train, held_out = (still.reference(split, 500).x.flatten(1) for split in ("train", "held_out"))
     assert float(torch.cdist(held_out, train).amin(1).min()) > 0.1
 
 
@@ -124,7 +132,8 @@ def test_the_prompt_is_the_class_as_one_token(videos: MovingDigits) -> None:
     assert found.text.shape == (64, 1, 16)
     # One component is not 0, and the mean square is 1.
     assert torch.equal(found.text[:, 0], 4.0 * F.one_hot(samples.labels, 16))
-    assert found.null.shape == (1, 16) and not found.null.any()
+    assert found.null.shape == (1, 16)
+    assert not found.null.any()
     asked = videos.prompts(draw(500))
     classes = asked.text[:, 0].argmax(1)
     assert torch.equal(asked.text[:, 0].sum(1), torch.full((500,), 4.0))
@@ -169,7 +178,9 @@ def test_images_have_the_features_that_they_had() -> None:
 
 
 def test_the_recipe_passes_the_check() -> None:
-    done = subprocess.run([sys.executable, "-m", "flowmap", "check", RECIPE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowmap", "check", RECIPE], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stdout + done.stderr
 

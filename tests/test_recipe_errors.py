@@ -20,7 +20,9 @@ OBJECTIVES = "backward_simulation, consistency, discrete_flow_map, flow_map, flo
 METRICS = "frechet_features, frechet_pixels, frechet_teacher, nearest_train, semigroup, sliced_wasserstein"
 RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints"
 STAGE_FIELDS = "name, steps, batch, objective, optimizer, ema, roles, clip"
-FLOW_MAP_FIELDS = "type, velocity, branches, shift, weight, cfg_scale, rebalance, tangent"
+FLOW_MAP_FIELDS = "type, velocity, branches, shift, weight, cfg_scale, rebalance, bidirectional, tangent"
+BACKBONES = "far_wan21, gaussian, mlp, wan21"
+DATA_SOURCES = "checkerboard, digits, gaussian, moving_digits, video_shards"
 RULE = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
 
 NAME = 'name = "tiny"'
@@ -55,11 +57,11 @@ UNKNOWN_COMPONENTS = {
     ),
     "backbone": (
         ('"mlp"', '"mpl"'),
-        "r.toml:7: backbone.type: unknown backbone 'mpl'; allowed: gaussian, mlp. Did you mean 'mlp'?",
+        f"r.toml:7: backbone.type: unknown backbone 'mpl'; allowed: {BACKBONES}. Did you mean 'mlp'?",
     ),
     "data": (
         ('"digits"', '"digit"'),
-        "r.toml:4: data.type: unknown data 'digit'; allowed: checkerboard, digits, gaussian. Did you mean 'digits'?",
+        f"r.toml:4: data.type: unknown data 'digit'; allowed: {DATA_SOURCES}. Did you mean 'digits'?",
     ),
     "metric": (
         ('"semigroup"', '"semi_group"'),
@@ -72,23 +74,23 @@ UNKNOWN_COMPONENTS = {
     ),
     "nothing near": (
         ('"mlp"', '"transformer"'),
-        "r.toml:7: backbone.type: unknown backbone 'transformer'; allowed: gaussian, mlp",
+        f"r.toml:7: backbone.type: unknown backbone 'transformer'; allowed: {BACKBONES}",
     ),
     "no name": (
         ('type = "mlp"', "width = 8"),
-        "r.toml:6: backbone: the field 'type' must name what it is; allowed: gaussian, mlp",
+        f"r.toml:6: backbone: the field 'type' must name what it is; allowed: {BACKBONES}",
     ),
     "a name that is no text": (
         ('type = "mlp"', "type = 3"),
-        "r.toml:6: backbone: the field 'type' must name what it is; allowed: gaussian, mlp",
+        f"r.toml:6: backbone: the field 'type' must name what it is; allowed: {BACKBONES}",
     ),
     "not a component": (
         (DATA, "data = 3"),
-        "r.toml:3: data: must be a name, or a table with a 'type'; allowed: checkerboard, digits, gaussian",
+        f"r.toml:3: data: must be a name, or a table with a 'type'; allowed: {DATA_SOURCES}",
     ),
     "an array of tables": (
         (DATA, '[[data]]\ntype = "digits"'),
-        "r.toml:3: data: must be a name, or a table with a 'type'; allowed: checkerboard, digits, gaussian",
+        f"r.toml:3: data: must be a name, or a table with a 'type'; allowed: {DATA_SOURCES}",
     ),
     "a component inside a component": (
         (FLOW_MAP, '{ type = "backward_simulation", forward = "flow_mapp" }'),
@@ -147,7 +149,7 @@ UNKNOWN_FIELDS = {
     "contest": (
         after('stage = "student"', 'weight = "raw"'),
         "r.toml:28: evaluation.contests.0.weight: unknown field "
-        "'weight'; allowed: stage, samplers, weights. Did you mean 'weights'?",
+        "'weight'; allowed: stage, samplers, weights, context, cfg_scale. Did you mean 'weights'?",
     ),
     "metric": (
         ('"semigroup"', '{ type = "semigroup", space = "pixels" }'),
@@ -399,6 +401,15 @@ CONTRADICTIONS = {
     "contest twice": (
         ('["flow_map"]', '["flow_map", "flow_map"]'),
         "r.toml:28: evaluation.contests.0.samplers.1: 'flow_map' on stage 'student' is listed twice",
+    ),
+    "a guided map": (
+        ('stage = "student"', 'cfg_scale = 2.0\nstage = "student"'),
+        "r.toml:27: evaluation.contests.0.cfg_scale: 'flow_map' follows the flow map, which has its guidance in it; "
+        "use 1",
+    ),
+    "frames for images": (
+        ('stage = "student"', 'context = 1\nstage = "student"'),
+        "r.toml:27: evaluation.contests.0.context: this backbone generates whole samples; no frames can be given to it",
     ),
 }
 

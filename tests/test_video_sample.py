@@ -109,7 +109,7 @@ def test_videos_of_one_channel_are_drawn_as_their_data_draw_them(digits: Path, t
 def test_the_metadata_say_what_was_given(far: Path, files: Path, tmp_path: Path) -> None:
     wish = Wish("teacher", calls=1, number=1, video=files / "clip.mp4", frames=9, cfg_scale=2.0)
     made, summary = sample_run(far, wish, tmp_path / "x")
-    assert summary == "stage teacher, weights ema, sampler euler, nfe 1, seed 0, guidance 2.0, frames given 9"
+    assert summary == "stage teacher, weights ema, sampler euler, nfe 1, seed 0, guidance 2.0, frames given 9 of 17"
     with safe_open(made[-1], "pt") as file:
         assert ", ".join(f"{key} {file.metadata()[key]}" for key in sorted(file.metadata())) == ", ".join(
             sorted(summary.split(", "))

@@ -52,17 +52,13 @@ class Backbone(ABC):
         """The shape `(F, ...)` of one sample in model space."""
 
     @abstractmethod
-    def contexts(self) -> Mapping[int, int]:
-        """How many frames in data space can be given as context, ascending, and their number in model space."""
-
-    @abstractmethod
     def chunking(self) -> Chunking:
         """How frames are split into chunks; `OneChunk()` for a model of all frames at once."""
 
     @abstractmethod
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         """Write `role` into the empty `folder` in the form in which others load it; return how to load it.
 
-        Adapters are `merged` into the weights, or written beside them. Raises FlowmapError if this backbone
-        has no such form.
+        Adapters are `merged` into the weights, or written beside them; `shift` is that of the sampling grid.
+        Raises FlowmapError if this backbone has no such form.
         """

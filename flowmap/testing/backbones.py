@@ -56,6 +56,7 @@ class _Check:
 
     def __init__(self, config: BackboneConfig, spec: SampleSpec, backbone: Backbone, samples: Samples) -> None:
         self.name = f"'{config.type}'"
+        self.config = config
         self.spec, self.backbone, self.samples = spec, backbone, samples
         self.draw = whole(1)
         with own_randomness_only(f"encoding by {self.name}"):
@@ -113,7 +114,7 @@ class _Check:
         seen = (_COUNT, window.stop - window.start, *latent[2:])
         require_like(chunking.forced(self.batch, window).x0, seen, f"x0 as teacher-forced by {self.name}")
         require_like(chunking.whole(self.batch).x0, latent, f"x0 as one chunk of {self.name}")
-        contexts = self.backbone.contexts()
+        contexts = self.config.contexts(self.spec)
         rising = list(contexts) == sorted(contexts) and all(0 < c < self.spec.shape[0] for c in contexts)
         require(rising, f"the contexts {contexts} of {self.name} must rise and be fewer than its frames")
         for given in contexts.values():

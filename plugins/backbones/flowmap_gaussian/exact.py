@@ -170,14 +170,10 @@ class GaussianBackbone(Backbone):
         """The shape of the data."""
         return self._spec.shape
 
-    def contexts(self) -> Mapping[int, int]:
-        """None: samples are generated whole."""
-        return {}
-
     def chunking(self) -> Chunking:
         """One chunk."""
         return OneChunk()
 
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         """Raises FlowmapError: nothing else loads such a network."""
         raise FlowmapError("backbone 'gaussian' has no form that others load; its weights are in the run's checkpoints")

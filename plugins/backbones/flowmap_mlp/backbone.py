@@ -185,14 +185,10 @@ class MlpBackbone(Backbone):
         """The shape of the data."""
         return self._spec.shape
 
-    def contexts(self) -> Mapping[int, int]:
-        """None: samples are generated whole."""
-        return {}
-
     def chunking(self) -> Chunking:
         """One frame, one chunk."""
         return OneChunk()
 
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         """Raises FlowmapError: nothing else loads such a network."""
         raise FlowmapError("backbone 'mlp' has no form that others load; its weights are in the run's checkpoints")

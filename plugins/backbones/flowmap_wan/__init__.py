@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -166,6 +168,15 @@ class _WanConfig(BackboneConfig):
                 why = f"frames of {height} x {width} are not multiples of 16 (VAE 8, patches 2)"
                 yield Finding("error", ("type",), why)
 
+    def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
+        """Those after which a chunk begins; a latent frame after the first stands for four."""
+        given = self._starts(self.latent_frames(spec))
+        return {(n if self.random_base else 4 * (n - 1) + 1): n for n in given}
+
+    @abstractmethod
+    def _starts(self, frames: int) -> Iterable[int]:
+        """The latent frames, above 0, with which generation can begin."""
+
     def latent_frames(self, spec: SampleSpec) -> int:
         """Frames in model space."""
         return spec.shape[0] if self.random_base else (spec.shape[0] - 1) // 4 + 1
@@ -178,6 +189,9 @@ class Wan21Config(_WanConfig):
     first_frame: float = Field(
         0.0, ge=0, le=1, description="share of training steps in which the first frame is given (image-to-video)"
     )
+
+    def _starts(self, frames: int) -> Iterable[int]:
+        return range(1, frames)
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""
@@ -217,6 +231,9 @@ class FarWan21Config(_WanConfig):
         if height // scale % down or width // scale % across:
             why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
             yield Finding("error", ("compressed_patch_size",), why)
+
+    def _starts(self, frames: int) -> Iterable[int]:
+        return itertools.accumulate(self.chunks[:-1])
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""

@@ -142,29 +142,17 @@ class WanBackbone(Backbone):
             return (frames, channels, height, width)
         return (frames, _VAE_CHANNELS, height // _VAE_SPACE, width // _VAE_SPACE)
 
-    def contexts(self) -> Mapping[int, int]:
-        """See Backbone.contexts: those that end where a chunk ends."""
-        frames = self._config.latent_frames(self._spec)
-        possible = {}
-        for given in range(1, frames):
-            try:
-                self._chunking.sizes(frames, given)
-            except FlowmapError:
-                continue
-            possible[given if self._config.random_base else _VAE_TIME * (given - 1) + 1] = given
-        return possible
-
     def chunking(self) -> Chunking:
         """See Backbone.chunking."""
         return self._chunking
 
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         """A folder that diffusers' AnyFlow pipelines load (the transformer alone, for random base weights)."""
         module = role.module
         assert isinstance(module, WanModule)
         adapter = role.name if self._config.lora else None
         source = None if self._config.random_base else self._source
-        return write_pipeline(self._config, module.transformer, adapter, source, folder, merged)
+        return write_pipeline(self._config, module.transformer, adapter, source, folder, merged, shift)
 
 
 def base_of(config: WanConfig) -> Checkpoint:

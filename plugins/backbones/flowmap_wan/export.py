@@ -22,7 +22,13 @@ LORA = "pytorch_lora_weights.safetensors"
 
 
 def write_pipeline(
-    config: WanConfig, transformer: Any, adapter: str | None, source: Checkpoint | None, folder: Path, merged: bool
+    config: WanConfig,
+    transformer: Any,
+    adapter: str | None,
+    source: Checkpoint | None,
+    folder: Path,
+    merged: bool,
+    shift: float,
 ) -> str:
     """Write `transformer` under `adapter`, and the encoders of `source`, into `folder`; returns how to load them.
 
@@ -43,7 +49,7 @@ def write_pipeline(
     loads = [f'transformer = diffusers.{name}.from_pretrained("FOLDER/transformer")']
     if source is not None:
         _copy_encoders(source, folder)
-        FlowMapEulerDiscreteScheduler(shift=5.0).save_pretrained(folder / "scheduler")
+        FlowMapEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
         pipeline = "AnyFlowFARPipeline" if causal else "AnyFlowPipeline"
         _write_index(source, folder, pipeline, name)
         loads = [f'pipe = diffusers.{pipeline}.from_pretrained("FOLDER")', "transformer = pipe.transformer"]

@@ -32,7 +32,7 @@ class DigitsConfig(DataConfig):
 
 
 class MovingDigitsConfig(DataConfig):
-    """Videos of one handwritten digit that moves in a square and bounces off its sides, in [-1, 1]."""
+    """Videos of one handwritten digit that sets out from the middle and bounces off the sides, in [-1, 1]."""
 
     type: Literal["moving_digits"] = "moving_digits"
     frames: int = Field(9, ge=1, description="frames of a video")

@@ -127,13 +127,10 @@ class BilinearBackbone(Backbone):
     def latent_shape(self) -> tuple[int, ...]:
         return self._spec.shape
 
-    def contexts(self) -> Mapping[int, int]:
-        return {}
-
     def chunking(self) -> Chunking:
         return OneChunk()
 
-    def export(self, role: Role, folder: Path, merged: bool) -> str:
+    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
         raise FlowmapError("a bilinear network has no form that others load")
 
 
