@@ -81,8 +81,8 @@ def test_the_first_party_plugins_are_found() -> None:
     found = catalogue()
     assert found.broken == []
     assert {kind: found.names(kind) for kind in KINDS} == {
-        "backbone": ["gaussian", "mlp"],
-        "data": ["checkerboard", "digits", "gaussian"],
+        "backbone": ["far_wan21", "gaussian", "mlp", "wan21"],
+        "data": ["checkerboard", "digits", "gaussian", "moving_digits", "video_shards"],
         "objective": ["backward_simulation", "consistency", "discrete_flow_map", "flow_map", "flow_matching"],
         "sampler": ["consistency", "euler", "flow_map", "heun"],
         "metric": [
