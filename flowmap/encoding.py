@@ -70,9 +70,7 @@ def _explained(folder: Path, names: Sequence[str]) -> Iterator[None]:
             130,
         ) from None
     except StoppedError as error:
-        # Its text was written with the folder of a run in mind.
-        text = str(error).replace("--runs", "--to")
-        raise FlowmapError(f"{text}\nTo go on: run the same command again", error.code) from error
+        raise FlowmapError(f"{error}\nTo go on: run the same command again", error.code) from error
 
 
 def _encode(

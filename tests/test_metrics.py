@@ -11,6 +11,7 @@ from flowmap_datasets.digits import Digits
 from flowmap_gaussian import GaussianConfig, MixtureConfig
 from flowmap_gaussian.data import GaussianData
 from flowmap_gaussian.exact import GaussianBackbone
+from flowmap_metrics import SlicedWassersteinConfig
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
 from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, moments, raw
@@ -19,7 +20,7 @@ from scipy.linalg import sqrtm
 from flowmap.catalogue import catalogue
 from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
-from flowmap.interfaces import Batch, Evidence, NoCond, Role, Samples, as_flow_map
+from flowmap.interfaces import Batch, Evidence, NoCond, References, Role, Samples, as_flow_map
 from flowmap.path import noised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -115,11 +116,30 @@ def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Di
 def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_dimension() -> None:
     x = torch.randn(300, 1, 4, generator=torch.Generator().manual_seed(0))
     shift = torch.tensor([1.0, -2.0, 0.5, 0.0])
-    metric = SlicedWasserstein(2_000, x, x)
+    metric = SlicedWasserstein(2_000, 0, x, x)
     expected = float(shift.norm()) / math.sqrt(4)
     assert metric.score(evidence(x + shift)) == pytest.approx(expected, rel=0.05)
     assert metric.score(evidence(x)) == pytest.approx(0, abs=1e-6)
     assert metric.score(evidence(x + shift)) == metric.score(evidence(x + shift))
+
+
+def test_sliced_wasserstein_of_videos_over_cells() -> None:
+    videos = torch.randn(100, 8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    metric = SlicedWasserstein(500, 2, videos, videos)
+    # What averages out within a cell is not seen; what moves a cell's mean is.
+    ripple = torch.tensor([1.0, -1.0]).repeat(4).reshape(8, 1, 1, 1)
+    assert metric.score(evidence(videos + ripple)) == pytest.approx(0, abs=1e-5)
+    assert metric.score(evidence(videos + 1)) == pytest.approx(1, rel=0.1)
+    assert SlicedWasserstein(500, 0, videos, videos).score(evidence(videos + ripple)) > 0.5
+
+
+def test_sliced_wasserstein_can_compare_with_the_teacher() -> None:
+    x = torch.randn(64, 1, 4, generator=torch.Generator().manual_seed(0))
+    references = References(Samples(x), Samples(x + 5), x + 1, x + 1)
+    near, far = (SlicedWassersteinConfig(to=to).build(references) for to in ("teacher", "held_out"))
+    assert near.score(evidence(x + 1)) == pytest.approx(0, abs=1e-6)
+    assert near.floor(64) == pytest.approx(0, abs=1e-6)
+    assert far.score(evidence(x + 1)) > 3
 
 
 def test_nearest_train_agrees_with_brute_force() -> None:

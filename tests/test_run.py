@@ -317,7 +317,7 @@ def test_a_file_where_a_folder_is_needed(folder: Path, where: str) -> None:
     code, text = flowmap(folder, "run", "recipe.toml")
     assert code == 1
     tame(text)
-    assert "a file stands where a folder is needed; move it or choose another folder with --runs" in text
+    assert "a file stands where a folder is needed; move it or choose another folder" in text
     assert (folder / where).read_text() == "precious"
 
 
