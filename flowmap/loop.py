@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import sys
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,5 +173,10 @@ def peak_memory(device: torch.device) -> int:
     """Peak bytes since the last reset: allocated on the accelerator, or resident in this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        # Not getrusage: its peak is that of whoever started this process, and is never reset.
+        status = Path("/proc/self/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

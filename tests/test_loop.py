@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flowmap.checkpoint import checkpoints
 from flowmap.configs import RoleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn
-from flowmap.loop import NonFiniteError, learning_rate, make_scene, run_stage
+from flowmap.loop import NonFiniteError, learning_rate, make_scene, peak_memory, reset_peak_memory, run_stage
 from flowmap.recipe import EmaConfig, OptimizerConfig
 from flowmap.run import Interruption, train
 from flowmap.stage import Stage, open_stage
@@ -412,3 +413,15 @@ def test_checkpoints_do_not_change_the_steps(tmp_path: Path) -> None:
         runs.append(trace(folder))
     assert runs[0] == runs[1]
     assert any("step-000006" in name for name in runs[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak counts from the start of the process")
+def test_peak_memory_is_that_since_the_reset() -> None:
+    cpu = torch.device("cpu")
+    large = torch.ones(100_000_000)
+    high = peak_memory(cpu)
+    del large
+    reset_peak_memory(cpu)
+    assert peak_memory(cpu) < high - 300_000_000
+    assert torch.ones(50_000_000).sum() > 0
+    assert peak_memory(cpu) < high - 100_000_000
