@@ -264,7 +264,8 @@ def test_a_name_that_only_a_broken_plugin_may_have(elsewhere: Path, here: Path) 
     done = flowmap(elsewhere, here, "check", "mixed.toml")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: mixed.toml:3: backbone.type: unknown backbone 'bilinar'; allowed: bilinear, far_wan21, gaussian, mlp, wan21. "
+        "error: mixed.toml:3: backbone.type: unknown backbone 'bilinar'; "
+        "allowed: bilinear, far_wan21, gaussian, mlp, wan21. "
         "Did you mean 'bilinear'? (plugins that could not be loaded and may provide it: "
         "broken_example from broken-example 9: ModuleNotFoundError: No module named 'no_such_module')\n"
     )
