@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flowmap.interfaces import Role
-from flowmap.recipe import EmaConfig
+from flowmap.tables import EmaConfig
 
 
 def start_average(role: Role) -> None:

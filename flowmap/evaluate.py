@@ -21,7 +21,7 @@ from flowmap.folder import read_lines, rewrite_lines, writing
 from flowmap.interfaces import Backbone, Evidence, Metric, References, Samples
 from flowmap.pictures import png
 from flowmap.plan import Plan, StagePlan
-from flowmap.recipe import EvaluationConfig
+from flowmap.tables import EvaluationConfig
 
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"

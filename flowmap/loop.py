@@ -20,8 +20,8 @@ from flowmap.ema import update_average
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, Scene, Turn, World
 from flowmap.ledger import Ledger
-from flowmap.recipe import OptimizerConfig
 from flowmap.stage import Stage
+from flowmap.tables import OptimizerConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmap.recipe import Recipe, RoleConfig, StageConfig
+from flowmap.recipe import Recipe
+from flowmap.tables import RoleConfig, StageConfig
 
 LOCK = "recipe.lock.toml"
 """The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""

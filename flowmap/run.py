@@ -20,8 +20,8 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.plan import LOCK, StagePlan
-from flowmap.recipe import ComputeConfig
 from flowmap.stage import Stage, open_stage
+from flowmap.tables import ComputeConfig
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10

@@ -17,7 +17,7 @@ from flowmap.ema import start_average
 from flowmap.folder import StoppedError
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
 from flowmap.plan import StagePlan
-from flowmap.recipe import OptimizerConfig, RoleConfig
+from flowmap.tables import OptimizerConfig, RoleConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.cost import count
 from flowmap.loop import run_stage
 from flowmap.plan import StagePlan, make_plan
-from flowmap.recipe import ComputeConfig, read
+from flowmap.recipe import read
 from flowmap.run import make_accelerator
 from flowmap.stage import open_stage
+from flowmap.tables import ComputeConfig
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

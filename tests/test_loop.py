@@ -20,9 +20,9 @@ from flowmap.configs import RoleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn
 from flowmap.loop import NonFiniteError, learning_rate, make_scene, peak_memory, reset_peak_memory, run_stage
-from flowmap.recipe import EmaConfig, OptimizerConfig
 from flowmap.run import Interruption, train
 from flowmap.stage import Stage, open_stage
+from flowmap.tables import EmaConfig, OptimizerConfig
 from tests.small_runs import (
     EVERYTHING,
     FORWARD,

@@ -599,7 +599,7 @@ def test_tensorboard_gets_the_losses_when_asked(tmp_path: Path) -> None:
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from flowmap import run
-    from flowmap.recipe import ComputeConfig
+    from flowmap.tables import ComputeConfig
 
     class Two:
         num_processes = 2

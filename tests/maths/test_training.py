@@ -17,7 +17,7 @@ from flowmap.ema import start_average, update_average
 from flowmap.interfaces import Cond, FlowMap, NoCond, Role, Velocity
 from flowmap.loop import learning_rate
 from flowmap.path import noised
-from flowmap.recipe import EmaConfig, OptimizerConfig
+from flowmap.tables import EmaConfig, OptimizerConfig
 
 from .support import data, make_scene, mixture, rms, whole
 
