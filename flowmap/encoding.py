@@ -27,14 +27,16 @@ _FAULTS = "faults.jsonl"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def encode_recipe(path: Path, raw: str, to: Path | None, overrides: Sequence[str], console: Console) -> None:
+def encode_recipe(
+    path: Path, raw: str, to: Path | None, overrides: Sequence[str], console: Console, quiet: bool = False
+) -> None:
     """Encode the parts of `raw` with the recipe's backbone into `to`, or where the recipe looks for its data.
 
-    Parts whose file is there are skipped. Raises FlowmapError for everything that the user can act on, an
-    interruption included (code 130).
+    Parts whose file is there are skipped. `quiet` leaves out the recipe's warnings and how to go on. Raises
+    FlowmapError for everything that the user can act on, an interruption included (code 130).
     """
     recipe, warnings = read(path, overrides)
-    for warning in warnings:
+    for warning in () if quiet else warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     if not isinstance(recipe.data, ArchiveConfig):
         raise FlowmapError(f"{path}: data '{recipe.data.type}' is not read from files that could be encoded ahead")
@@ -54,7 +56,8 @@ def encode_recipe(path: Path, raw: str, to: Path | None, overrides: Sequence[str
                 _encode(archive, left, _precompute(recipe), folder, console, faults)
     size = _size(sum((folder / name).stat().st_size for name in names))
     console.print(f"[green]✓[/] {escape(str(folder))} has all {len(names)} parts, {size}", soft_wrap=True)
-    console.print(f"To go on: {escape(_go_on(path, recipe.data, folder, overrides))}", soft_wrap=True)
+    if not quiet:
+        console.print(f"To go on: {escape(_go_on(path, recipe.data, folder, overrides))}", soft_wrap=True)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _run_through(recipe: Recipe, folder: Path, console: Console) -> list[Path]:
         twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(encoded)})})
         _write(twin, written)
         _say(console, "encode", "the clips, as `flowmap encode` does")
-        encode_recipe(written, raw.path, encoded, (), console)
+        encode_recipe(written, raw.path, encoded, (), console, quiet=True)
     _write(twin, written)
     _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
     plan = _run_twice(written, folder, console)
