@@ -127,6 +127,9 @@ def _take_turn(
     numbers: dict[str, Tensor] = {}
     details: dict[str, Tensor] = {}
     for loss in turn.losses(scene):
+        if loss.branch in numbers or loss.branch in losses:
+            why = f"two losses of one step are called '{loss.branch}', and only one could be logged"
+            raise FlowmapError(f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1)
         stage.accelerator.backward(loss.value)
         ledger.backwards += 1
         numbers[loss.branch] = loss.value.detach()

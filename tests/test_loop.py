@@ -188,7 +188,8 @@ def test_every_turn_of_every_step_has_its_own_batch_and_noise(tmp_path: Path) ->
     def look(role: str) -> Callable[[Scene], Iterator[Loss]]:
         def losses(scene: Scene) -> Iterator[Loss]:
             seen.append((scene.batch.x0, scene.draw.normal("noise", (3,))))
-            yield from squares(role)(scene)
+            # A name of its own: what a step logs is by name.
+            yield Loss(scene.draw.turn, sum_of_squares(scene.roles[role]))
 
         return losses
 
@@ -221,6 +222,17 @@ def test_only_the_roles_that_a_stage_trains_change(tmp_path: Path) -> None:
             assert needed.trained or all(p.grad is None for p in role.own.values())
         # Trained again and kept, for the stages after it.
         train(stage_plan, accelerator, Watcher(), Interruption())
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_two_losses_of_one_name_are_refused(turns: int, tmp_path: Path) -> None:
+    def losses(scene: Scene) -> Iterator[Loss]:
+        for _ in range(3 - turns):
+            yield Loss("same", sum_of_squares(scene.roles["student"]))
+
+    stage = opened(tmp_path, scripted(*(Turn("student", losses) for _ in range(turns))))
+    with pytest.raises(FlowmapError, match="two losses of one step are called 'same'"):
+        next(run_stage(stage, 0))
 
 
 def test_each_loss_is_differentiated_before_the_next_is_asked_for(tmp_path: Path) -> None:
