@@ -72,7 +72,7 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
     Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
     """
     samples = contestant.data.reference("held_out", _HELD_OUT)
-    rows = (draw.uniform("held-out rows") * len(samples.x)).long().to(contestant.device)
+    rows = (draw.uniform("held-out rows").cpu() * len(samples.x)).long()
     whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
     given = latent_context(contestant.contexts, frames)
     return Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
@@ -123,7 +123,8 @@ def generate(
     for first in range(draw.first, draw.first + draw.count, together):
         count = min(together, draw.first + draw.count - first)
         part = replace(draw, first=first, count=count)
-        rows = torch.arange(first - draw.first, first - draw.first + count, device=contestant.device)
+        # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
+        rows = torch.arange(first - draw.first, first - draw.first + count)
         if start is None:
             given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
         else:

@@ -54,11 +54,11 @@ class MovingDigits(Data):
         rows = (draw.uniform("rows").cpu() * len(source.x)).long()
         room = config.size - _SIDE
         velocity = (2 * draw.uniform("velocity", (2,)).cpu() - 1) * config.speed
-        # From the middle: a first frame at any place takes a small network several times longer to learn.
+        # From the middle: small networks did not learn first frames at any place in minutes.
         line = room / 2 + velocity[:, None] * torch.arange(config.frames)[:, None]
         # A ball between two walls is a triangle wave.
         place = (room - (line % (2 * room) - room).abs()) if room else torch.zeros_like(line)
-        # Whole pixels: between them so small a digit would be blurred beyond recognition.
+        # Whole pixels: between them so small a digit would be blurred.
         place = place.round()
         x = _placed(source.x[rows][:, 0], place, config.size)
         labels = None if source.labels is None else source.labels[rows].to(draw.device)
