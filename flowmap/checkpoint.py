@@ -27,6 +27,7 @@ from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 from flowmap.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder
 from flowmap.interfaces import Role
+from flowmap.sharding import like_sharded, local, whole
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -54,17 +55,18 @@ def save(
     optimizers: Mapping[str, torch.optim.Optimizer],
     roles: Mapping[str, Role],
     keep: int,
+    write: bool = True,
 ) -> Checkpoint:
-    """Save the trained `roles` after `step` finished steps and drop all but the newest `keep` checkpoints."""
+    """Save the trained `roles` after `step` finished steps and drop all but the newest `keep` checkpoints.
+
+    Where networks are sharded, all processes must call this and one of them must `write`; what it writes is whole,
+    so that any number of processes can go on from it.
+    """
     path = stage / "checkpoints" / f"step-{step:06d}"
 
     def fill(folder: Path) -> None:
-        for name, optimizer in optimizers.items():
-            role = roles[name]
-            _save(folder / f"{name}.safetensors", {k: p.detach() for k, p in role.own.items()})
-            _save(folder / f"{name}.optimizer.safetensors", _moments(role, optimizer))
-            if role.average:
-                _save(folder / f"{name}.ema.safetensors", role.average)
+        for name, tensors in _contents(optimizers, roles, write):
+            save_file(tensors, folder / name)
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
         }
@@ -77,6 +79,10 @@ def save(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
+    if not write:
+        for _ in _contents(optimizers, roles, write):
+            pass
+        return Checkpoint(path, step)
     write_whole_folder(path, fill)
     for old in checkpoints(stage)[:-keep]:
         remove_folder(old.path)
@@ -175,8 +181,22 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _save(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
+def _contents(
+    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], wanted: bool
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """File after file of a checkpoint, each tensor whole and on the CPU; not kept unless `wanted`."""
+    for name, optimizer in optimizers.items():
+        role = roles[name]
+        files: dict[str, Mapping[str, Tensor]] = {"": role.own, ".optimizer": _moments(role, optimizer)}
+        if role.average:
+            files[".ema"] = role.average
+        for part, tensors in files.items():
+            kept = {}
+            for key, value in tensors.items():
+                gathered = whole(value.detach())
+                if wanted:
+                    kept[key] = gathered.cpu().contiguous()
+            yield f"{name}{part}.safetensors", kept
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -198,7 +218,7 @@ def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor], file: Path
     if odd:
         raise FlowmapError(f"{file} does not fit this network: {len(odd)} parameters differ, first {odd[0]}", code=1)
     for name, tensor in target.items():
-        tensor.copy_(source[name])
+        local(tensor).copy_(local(like_sharded(source[name], tensor)))
 
 
 def _moments(role: Role, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -213,5 +233,8 @@ def _restore_moments(role: Role, optimizer: torch.optim.Optimizer, tensors: Mapp
     for key, value in tensors.items():
         name, _, moment = key.rpartition("/")
         parameter = role.own[name]
-        device = parameter.device if moment != "step" or optimizer.defaults.get("fused") else torch.device("cpu")
-        optimizer.state[parameter][moment] = value.to(device)
+        if moment != "step":
+            optimizer.state[parameter][moment] = like_sharded(value, parameter)
+        else:
+            device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            optimizer.state[parameter][moment] = value.to(device)

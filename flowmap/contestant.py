@@ -120,11 +120,11 @@ def generate(
         network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
     parts: list[Tensor] = []
     together = min(_MOST_TOGETHER, max(1, _NUMBERS_TOGETHER // math.prod(shape)))
-    for first in range(draw.first, draw.first + draw.count, together):
-        count = min(together, draw.first + draw.count - first)
-        part = replace(draw, first=first, count=count)
+    for first in range(0, draw.count, together):
+        count = min(together, draw.count - first)
+        part = draw.part(first, count)
         # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
-        rows = torch.arange(first - draw.first, first - draw.first + count)
+        rows = torch.arange(first, first + count)
         if start is None:
             given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
         else:

@@ -6,6 +6,8 @@ be, and the counts are those of the ledger.
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -15,46 +17,125 @@ from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind
 from flowmap.draw import Draw
-from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, NoCond, Role, Scene, Velocity, Window, World
+from flowmap.footprint import CallShape, View
+from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Scene, Velocity, Window, World
 from flowmap.ledger import Calls, Ledger
 from flowmap.plan import StagePlan
 
 _MOST_STEPS = 256
 
 
+@final
+@dataclass(frozen=True)
+class Call:
+    """One network call: of which role, how it looks, with how many samples, and whether it keeps a graph."""
+
+    role: str
+    shape: CallShape
+    samples: int
+    gradient: bool
+
+
+Event = Call | int
+"""A call; or the place among the events of the call whose graph is given up now, by its backward."""
+
+
+@final
 @dataclass(frozen=True)
 class StageCost:
-    """Counts over the first `steps` steps of a stage: calls per role, and backwards per trained role."""
+    """Counts over the first `steps` steps of a stage, of one process.
+
+    `calls` per role and `backwards` per trained role; `scripts`: what happened in order within a turn's micro-batch,
+    and how often that came about.
+    """
 
     steps: int
     calls: Mapping[str, Calls]
     backwards: Mapping[str, int]
+    scripts: Mapping[tuple[Event, ...], int]
 
 
-def count(plan: StagePlan) -> StageCost:
-    """The cost of the first steps of `plan` (of all, if they are few), counted by running them on stand-ins."""
+def count(plan: StagePlan, devices: int = 1) -> StageCost:
+    """The cost of the first steps of `plan` (of all, if they are few), counted by running them on stand-ins.
+
+    The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
+    """
     needed = plan.stage.objective.roles()
-    roles = [_stand_in(name, spec.kind) for name, spec in needed.items()]
-    for role in roles:
-        if not needed[role.name].trained:
-            role.freeze()
+    trained = {name for name, spec in needed.items() if spec.trained}
+    script = _Script()
+    roles = [_stand_in(name, spec.kind, script, spec.trained) for name, spec in needed.items()]
     ledger = Ledger()
-    watched = ledger.watch(roles, [name for name, spec in needed.items() if spec.trained])
+    watched = ledger.watch(roles, trained)
     turns = plan.stage.objective.build().turns()
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
     chunking, frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
     steps = min(plan.stage.steps, _MOST_STEPS)
+    micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
     backwards = dict.fromkeys((turn.role for turn in turns), 0)
+    scripts: Counter[tuple[Event, ...]] = Counter()
     for step in range(steps):
         for index, turn in enumerate(turns):
             if step % turn.every:
                 continue
-            draw = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
-            batch = Batch(torch.zeros(draw.count, frames, 1), NoCond(), NoCond())
-            for loss in turn.losses(Scene(watched, batch, draw, chunking, World())):
-                loss.value.backward()
-                backwards[turn.role] += 1
-    return StageCost(steps, ledger.calls, backwards)
+            whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+            world = World()
+            for draw in whole.split(devices, 0, micro):
+                batch = Batch(torch.zeros(draw.count, frames, 1), _StandInCond(), _StandInCond())
+                for loss in turn.losses(Scene(watched, batch, draw, chunking, world)):
+                    loss.value.backward()
+                    backwards[turn.role] += 1
+                scripts[script.take()] += 1
+    return StageCost(steps, ledger.calls, backwards, scripts)
+
+
+@final
+class _Script:
+    """Writes down what happens."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def call(self, call: Call) -> int:
+        self._events.append(call)
+        return len(self._events) - 1
+
+    def graph(self, place: int) -> _Graph:
+        """What stands for the graph of the call at `place`, and is noted when it is given up."""
+        graph = _Graph()
+        weakref.finalize(graph, self._events.append, place)
+        return graph
+
+    def take(self) -> tuple[Event, ...]:
+        """What was written since the last `take`."""
+        events, self._events = tuple(self._events), []
+        return events
+
+
+@final
+class _Graph:
+    """Lives as long as what autograd keeps of a call."""
+
+
+@final
+@dataclass(frozen=True)
+class _StandInCond(Cond):
+    """How the frames stand that a network is called with; the same for all rows."""
+
+    view: View = "whole"
+    start: int = 0
+
+    def take(self, index: Tensor) -> _StandInCond:
+        """The same."""
+        return self
+
+    def join(self, other: _StandInCond) -> _StandInCond:
+        """The same."""
+        return self
+
+
+def _seen(cond: Cond) -> _StandInCond:
+    assert isinstance(cond, _StandInCond)
+    return cond
 
 
 @final
@@ -71,35 +152,52 @@ class _CountedChunks(Chunking):
         return self._real.window(frames, draw)
 
     def forced(self, batch: Batch, window: Window) -> Batch:
-        return Batch(batch.x0[:, window.start : window.stop], batch.cond, batch.null)
+        cond = _StandInCond("forced", window.start)
+        return Batch(batch.x0[:, window.start : window.stop], cond, cond)
 
     def whole(self, batch: Batch) -> Batch:
         return batch
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
-        return self.remember(network, cond, frames)
+        return self._read(network, 0, frames)
 
     def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
-        network.velocity(chunk, torch.zeros(len(chunk)), cond)
-        return cond
+        seen = _seen(cond)
+        return self._read(network, seen.start if seen.view == "following" else 0, chunk)
+
+    def _read(self, network: Velocity, start: int, frames: Tensor) -> Cond:
+        network.velocity(frames, torch.zeros(len(frames)), _StandInCond("reading", start))
+        return _StandInCond("following", start + frames.shape[1])
 
 
-def _stand_in(name: str, kind: NetworkKind) -> Role:
-    module = _Scale()
+def _stand_in(name: str, kind: NetworkKind, script: _Script, trained: bool) -> Role:
+    module = _Scale(name, script, trained)
     network = _StandInFlowMap(module) if kind == "flow_map" else _StandInVelocity(module)
     role = Role(name, network, module, dict(module.named_parameters()))
     role.average = {"scale": torch.zeros(())}
+    if not trained:
+        role.freeze()
     return role
 
 
 @final
 class _Scale(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, role: str, script: _Script, trained: bool) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(()))
+        self._role, self._script, self._trained = role, script, trained
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x
+    def forward(self, x: Tensor, cond: Cond) -> Tensor:
+        seen = _seen(cond)
+        gradient = torch.is_grad_enabled() and (self._trained or x.requires_grad)
+        shape = CallShape(seen.view, x.shape[1], seen.start)
+        place = self._script.call(Call(self._role, shape, len(x), gradient))
+        if not gradient:
+            return self.scale * x
+        graph = self._script.graph(place)
+        # What autograd keeps of this product it keeps for as long as a network's whole graph.
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: (kept, graph), lambda kept: kept[0]):
+            return self.scale * x
 
 
 @final
@@ -108,7 +206,7 @@ class _StandInVelocity(Velocity):
         self._module = module
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        result: Tensor = self._module(x)
+        result: Tensor = self._module(x, cond)
         return result
 
 
@@ -118,5 +216,5 @@ class _StandInFlowMap(FlowMap):
         self._module = module
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        result: Tensor = self._module(x)
+        result: Tensor = self._module(x, cond)
         return result

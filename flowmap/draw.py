@@ -2,8 +2,8 @@
 
 A number's address is (seed, stage, step, turn, name, global index of the sample, position in the sample). So
 there is no generator state to save, a resumed run draws what an uninterrupted one draws, and the draws do not
-depend on how many processes share the batch. The generator is Philox (Salmon et al., 2011), from numpy; the
-numbers are made on the CPU and are the same on every device.
+depend on how many processes share the batch, nor in how many parts they take it. The generator is Philox (Salmon et
+al., 2011), from numpy; the numbers are made on the CPU and are the same on every device.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _WORDS_PER_BLOCK = 8  # one Philox counter yields four 64-bit words, used as eight of 32 bits
+_MOST_WASTE = 2  # numbers of other samples that are made rather than skipped, per number that is wanted
 
 
 @final
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one turn of one step, for samples `first ... first + count - 1` of `total`.
+    """The randomness of one turn of one step, for some of the `total` samples of the global batch.
 
-    `first` and `count` say which samples of the global batch this process holds.
+    `rows` are the samples of the global batch that this process holds now, `peers` those that all processes hold
+    now. They differ where processes share a batch, and are a part of it where gradients are accumulated.
     """
 
     seed: int
@@ -35,14 +37,53 @@ class Draw:
     step: int
     turn: str
     total: int
-    first: int
-    count: int
+    rows: Sequence[int]
+    peers: Sequence[int]
     device: torch.device
 
     @classmethod
     def whole(cls, seed: int, stage: str, step: int, turn: str, total: int, device: torch.device | None = None) -> Draw:
         """The draw of a process that holds the whole batch of `total` samples."""
-        return cls(seed, stage, step, turn, total, 0, total, device or torch.device("cpu"))
+        everything = range(total)
+        return cls(seed, stage, step, turn, total, everything, everything, device or torch.device("cpu"))
+
+    @property
+    def count(self) -> int:
+        """How many samples this process holds now."""
+        return len(self.rows)
+
+    def part(self, first: int, count: int) -> Draw:
+        """The draw of a process that holds `count` of these samples, from the `first` on."""
+        return replace(self, rows=self.rows[first : first + count])
+
+    def order(self) -> NDArray[np.int64]:
+        """The place `[total]` of every sample in a random order, one for all processes and children of the turn."""
+        order: NDArray[np.int64] = replace(self, turn=self._root()).shared("order").permutation(self.total)
+        return order
+
+    def split(self, processes: int, process: int, micro_batch: int) -> list[Draw]:
+        """What `process` of `processes` takes of this whole batch, one draw per micro-batch.
+
+        Each takes every so manieth sample of `order`, beginning elsewhere at every step: whatever goes by that order
+        (branches of times) is spread evenly over the processes and tied to none. Its first samples are in the first
+        micro-batch of all processes. Raises ValueError if the batch cannot be split so.
+        """
+        together = processes * micro_batch
+        if self.total % together:
+            raise ValueError(f"{self.total} samples are not whole micro-batches of {processes} x {micro_batch}")
+        if together == self.total and processes == 1:
+            return [self]
+        samples = np.argsort(self.order())
+        start = int(replace(self, turn=self._root()).shared("processes").integers(processes))
+        parts = []
+        for first in range(0, self.total, together):
+            peers = samples[first : first + together]
+            mine = np.sort(peers[(process + start) % processes :: processes])
+            parts.append(replace(self, rows=tuple(mine.tolist()), peers=tuple(peers.tolist())))
+        return parts
+
+    def _root(self) -> str:
+        return self.turn.split("/")[0]
 
     def child(self, name: str) -> Draw:
         """The same samples under another name: an independent draw for a part of the turn."""
@@ -81,11 +122,24 @@ class Draw:
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""
-        blocks = -(-size // _WORDS_PER_BLOCK)
-        stream = np.random.Philox(key=self._key(name), counter=self.first * blocks)
-        words = stream.random_raw(self.count * blocks * _WORDS_PER_BLOCK // 2).view(np.uint32)
-        return words.reshape(self.count, blocks * _WORDS_PER_BLOCK)[:, :size]
+        key, blocks = self._key(name), -(-size // _WORDS_PER_BLOCK)
+        if not self.rows or not blocks:
+            return np.zeros((self.count, size), dtype=np.uint32)
+        first, last = min(self.rows), max(self.rows)
+        if last - first < _MOST_WASTE * self.count:
+            words = _stream(key, first, last + 1 - first, blocks)
+            if not isinstance(self.rows, range):
+                words = words[np.asarray(self.rows) - first]
+        else:
+            words = np.concatenate([_stream(key, row, 1, blocks) for row in self.rows])
+        return words[:, :size]
 
     def _key(self, name: str) -> int:
         address = "\0".join((str(self.seed), self.stage, str(self.step), self.turn, name))
         return int.from_bytes(hashlib.blake2b(address.encode(), digest_size=16).digest(), "little")
+
+
+def _stream(key: int, first: int, count: int, blocks: int) -> NDArray[np.uint32]:
+    """The words `[count, 8 blocks]` of samples `first ... first + count - 1`, which own `blocks` counters each."""
+    words = np.random.Philox(key=key, counter=first * blocks).random_raw(count * blocks * _WORDS_PER_BLOCK // 2)
+    return words.view(np.uint32).reshape(count, blocks * _WORDS_PER_BLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from flowmap.interfaces import Role
+from flowmap.sharding import local
 from flowmap.tables import EmaConfig
 
 
@@ -17,5 +18,5 @@ def start_average(role: Role) -> None:
 def update_average(role: Role, config: EmaConfig, step: int) -> None:
     """Move the average towards the parameters after `step` (0-based): a <- d a + (1 - d) p."""
     decay = config.decay if step >= config.start else 0.0
-    own = [role.own[name].float() for name in role.average]
-    torch._foreach_lerp_(list(role.average.values()), own, 1.0 - decay)
+    own = [local(role.own[name]).float() for name in role.average]
+    torch._foreach_lerp_([local(value) for value in role.average.values()], own, 1.0 - decay)

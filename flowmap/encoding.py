@@ -20,8 +20,8 @@ from flowmap.configs import ArchiveConfig, ComponentConfig
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
-from flowmap.run import make_accelerator
 
 _FAULTS = "faults.jsonl"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -120,7 +120,7 @@ def _faults(count: int) -> str:
 
 def _precompute(recipe: Recipe) -> Callable[[Samples], Samples]:
     """The backbone's `precompute`, on the accelerator; what comes back is on the CPU."""
-    device = make_accelerator(recipe.compute).device
+    device = Processes(recipe.compute).device
     backbone = recipe.backbone.build(recipe.data.spec())
 
     def precompute(samples: Samples) -> Samples:

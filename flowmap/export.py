@@ -16,7 +16,6 @@ from flowmap.evaluate import METRICS
 from flowmap.folder import read_lines, readable, write_whole_folder
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
-from flowmap.run import make_accelerator
 from flowmap.stage import base_draw, stage_weights
 
 _MOST_ROWS = 40
@@ -35,7 +34,6 @@ def export_run(
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
     plan = open_run(folder)
     chosen = choose_stage(plan, stage, train_seed)
-    make_accelerator(plan.recipe.compute)
     with going_on(rerun(folder)):
         own = stage_weights(chosen, chosen.stage.name, weights)
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())

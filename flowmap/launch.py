@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import final
 
@@ -25,10 +25,11 @@ from flowmap.evaluate import METRICS, evaluate
 from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
 from flowmap.loop import StepRecord
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
+from flowmap.processes import Processes
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import read
 from flowmap.report import write_report
-from flowmap.run import Interruption, Watcher, make_accelerator, refuse_changes, train
+from flowmap.run import Interruption, Watcher, refuse_changes, train
 from flowmap.stage import finished
 from flowmap.verdict import HEADLINES, claims
 
@@ -73,29 +74,35 @@ def run_recipe(
             raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")
     plan = make_plan(recipe, runs)
     chosen = [s for s in plan.stages if not only or s.stage.name in only]
-    accelerator = make_accelerator(recipe.compute)
+    processes = Processes(recipe.compute)
+    console = console if processes.first else Console(quiet=True)
     command = command_line(path, overrides, only, runs)
-    with locked(plan.folder):
+    with locked(plan.folder) if processes.first else nullcontext():
         refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
         _refuse_missing_sources(
             chosen, command_line(path, overrides, (), runs), f"{command} --fresh" if fresh else command
         )
-        if fresh:
+        if fresh and processes.first:
             for folder in [s.folder for s in chosen] if only else [plan.folder]:
                 aside = set_aside(folder)
                 if aside:
                     console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
         interruption = Interruption()
         with going_on(command), interruption.listening(), _logged(plan.folder / LOG):
-            _write_about(plan, accelerator.device)
+            if processes.first:
+                _write_about(plan, processes)
+            processes.wait()
             with ProgressWatcher(console) as bar, _threads(recipe.compute.threads):
                 for stage in chosen:
-                    train(stage, accelerator, _Both(bar, watch) if watch else bar, interruption)
+                    train(stage, processes, _Both(bar, watch) if watch else bar, interruption)
             if only:
                 console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
                 return plan
-            _evaluate(plan, accelerator.device, console)
-            page = write_report(plan.folder)
+            page = plan.folder
+            if processes.first:
+                _evaluate(plan, processes.device, console)
+                page = write_report(plan.folder)
+            processes.wait()
     if recipe.evaluation and not quiet:
         _print_claims(plan.folder, recipe.evaluation.teacher, console)
     console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
@@ -191,7 +198,8 @@ def _print_claims(folder: Path, teacher: str, console: Console) -> None:
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
 
 
-def _write_about(plan: Plan, device: torch.device) -> None:
+def _write_about(plan: Plan, processes: Processes) -> None:
+    device = processes.device
     everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     header = "# Written by flowmap: the whole recipe, with every default and every --set.\n"
     write_whole(plan.folder / LOCK, header + tomli_w.dumps(everything))
@@ -199,6 +207,7 @@ def _write_about(plan: Plan, device: torch.device) -> None:
     about["python"] = platform.python_version()
     about["platform"] = platform.platform()
     about["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    about["processes"] = processes.number
     about["threads"] = plan.recipe.compute.threads or torch.get_num_threads()
     write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")
 

@@ -46,7 +46,7 @@ class Ledger:
         for role in roles:
             calls = self.calls[role.name] = Calls()
             wrap = _CountedFlowMap if isinstance(role.network, FlowMap) else _CountedVelocity
-            twin = Role(role.name, wrap(role.network, calls, role.name in trained), role.module, role.own)
+            twin = Role(role.name, wrap(role.network, calls, role.name in trained), role.module, role.own, role.units)
             twin.average = role.average
             watched[role.name] = twin
         return watched

@@ -7,10 +7,10 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from torch import Tensor
 from flowmap.draw import Draw
 from flowmap.ema import update_average
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Role, Scene, Turn, World
+from flowmap.interfaces import Loss, Role, Scene, Turn, World
 from flowmap.ledger import Ledger
+from flowmap.processes import Processes
+from flowmap.sharding import local, whole
 from flowmap.stage import Stage
 from flowmap.tables import OptimizerConfig
 
@@ -29,8 +31,9 @@ class StepRecord:
     """What one step did; a line of `steps.jsonl`.
 
     `step` counts finished steps, from 1. `losses` and `raw` are per branch, `norms` (gradient norm before
-    clipping) and `lr` per trained role, `calls` and `backwards` as in the ledger, `peak_bytes` the most memory
-    the process (or the accelerator) has held since the stage began.
+    clipping) and `lr` per trained role, `calls` and `backwards` as in the ledger: calls are those of one
+    process (all make the same), samples those of all. `peak_bytes` is the most memory that a process (or its
+    accelerator) has held since the stage began.
     """
 
     step: int
@@ -65,7 +68,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
-    """Train `stage` from `done` finished steps to its end, one record a step.
+    """Train `stage` from `done` finished steps to its end, one record a step, the same in all processes.
 
     Raises NonFiniteError before a non-finite loss or gradient touches any parameter.
     """
@@ -73,7 +76,7 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
     roles = ledger.watch(stage.roles.values(), stage.optimizers)
     turns = stage.turns()
     steps = stage.plan.stage.steps
-    reset_peak_memory(stage.accelerator.device)
+    reset_peak_memory(stage.processes.device)
     for step in range(done, steps):
         begin = time.perf_counter()
         losses: dict[str, float] = {}
@@ -87,8 +90,8 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
             rates[turn.role] = learning_rate(stage.schedules[turn.role], step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rates[turn.role]
-            scene = make_scene(stage, roles, step, f"{index}-{turn.role}")
-            norms[turn.role] = _take_turn(stage, turn, scene, step, ledger, losses, raw)
+            parts = Parts(stage, roles, step, f"{index}-{turn.role}")
+            norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
             optimizer.step()
             if turn.role == "student":
                 update_average(stage.roles["student"], stage.plan.stage.ema, step)
@@ -98,65 +101,106 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
             raw=raw,
             norms=norms,
             lr=rates,
-            **ledger.take(),
+            **_of_all(ledger.take(), stage.processes),
             seconds=time.perf_counter() - begin,
-            peak_bytes=peak_memory(stage.accelerator.device),
+            peak_bytes=int(stage.processes.most(peak_memory(stage.processes.device))),
         )
 
 
-def make_scene(stage: Stage, roles: dict[str, Role], step: int, turn: str) -> Scene:
-    """What the objective sees in `turn` of 0-based `step`: its roles, its own batch, its own randomness."""
-    plan = stage.plan
-    draw = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, stage.accelerator.device)
-    batch = stage.backbone.encode(stage.data.batch(draw.child("data")))
-    return Scene(roles, batch, draw, stage.backbone.chunking(), World())
+def _of_all(counted: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """What the ledger `counted`, with the samples of all processes."""
+    places = [(role, key) for role, calls in counted["calls"].items() for key in calls if key.endswith("_samples")]
+    totals = processes.total([counted["calls"][role][key] for role, key in places])
+    for (role, key), total in zip(places, totals, strict=True):
+        counted["calls"][role][key] = int(total)
+    return counted
+
+
+@final
+class Parts:
+    """What the objective sees in a turn of 0-based `step`, micro-batch after micro-batch of this process.
+
+    Each has its own batch and randomness; all share the roles and the world.
+    """
+
+    def __init__(self, stage: Stage, roles: Mapping[str, Role], step: int, turn: str) -> None:
+        self.step = step
+        plan, processes = stage.plan, stage.processes
+        whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device)
+        micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.number
+        self._draws = whole.split(processes.number, processes.index, micro)
+        self._stage, self._roles = stage, roles
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def __iter__(self) -> Iterator[Scene]:
+        backbone, data, world = self._stage.backbone, self._stage.data, World()
+        for draw in self._draws:
+            batch = backbone.encode(data.batch(draw.child("data")))
+            yield Scene(self._roles, batch, draw, backbone.chunking(), world)
 
 
 def _take_turn(
-    stage: Stage,
-    turn: Turn,
-    scene: Scene,
-    step: int,
-    ledger: Ledger,
-    losses: dict[str, float],
-    raw: dict[str, float],
+    stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, losses: dict[str, float], raw: dict[str, float]
 ) -> float:
     """Differentiate the turn's losses; log them; return the gradient norm before clipping."""
     parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     numbers: dict[str, Tensor] = {}
-    details: dict[str, Tensor] = {}
-    for loss in turn.losses(scene):
-        if loss.branch in numbers or loss.branch in losses:
-            why = f"two losses of one step are called '{loss.branch}', and only one could be logged"
-            raise FlowmapError(f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1)
-        stage.accelerator.backward(loss.value)
-        ledger.backwards += 1
-        numbers[loss.branch] = loss.value.detach()
-        details |= {f"{loss.branch}/{name}": value for name, value in loss.raw.items()}
+    details: dict[str, tuple[Tensor, int]] = {}
+    for scene in parts:
+        seen: set[str] = set()
+        for loss in turn.losses(scene):
+            if loss.branch in seen or loss.branch in losses:
+                why = f"two losses of one step are called '{loss.branch}', and only one could be logged"
+                raise FlowmapError(
+                    f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1
+                )
+            seen.add(loss.branch)
+            _share(loss, parts).backward()  # type: ignore[no-untyped-call]
+            ledger.backwards += 1
+            value = loss.value.detach()
+            numbers[loss.branch] = numbers[loss.branch] + value if loss.branch in numbers else value
+            for name, found in loss.raw.items():
+                total, count = details.get(f"{loss.branch}/{name}", (torch.zeros_like(value), 0))
+                details[f"{loss.branch}/{name}"] = (total + found.sum(), count + found.numel())
     limit = stage.plan.stage.clip
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
     # One transfer for all numbers of the turn: on an accelerator each would be a synchronisation.
-    values = torch.stack([v.double() for v in (*numbers.values(), *details.values(), norm)]).tolist()
-    losses |= dict(zip(numbers, values, strict=False))
-    raw |= dict(zip(details, values[len(numbers) :], strict=False))
+    sums = [*numbers.values(), *(total for total, _ in details.values())]
+    *values, size = torch.stack([v.double() for v in (*sums, norm)]).tolist()
+    counts = [count for _, count in details.values()]
+    summed = stage.processes.total([*values, *counts])
+    several = len(parts) * stage.processes.number
+    losses |= {name: value / several for name, value in zip(numbers, summed, strict=False)}
+    means = zip(details, summed[len(numbers) :], summed[len(values) :], strict=False)
+    raw |= {name: total / count for name, total, count in means if count}
     for branch in numbers:
         if not math.isfinite(losses[branch]):
-            raise NonFiniteError(step + 1, f"the loss of branch '{branch}' of role '{turn.role}' is {losses[branch]}")
-    if not math.isfinite(values[-1]):
-        culprit = _branch_of_bad_gradient(stage, turn, scene)
-        raise NonFiniteError(step + 1, f"the gradient of branch '{culprit}' of role '{turn.role}' is {values[-1]}")
-    return float(values[-1])
+            why = f"the loss of branch '{branch}' of role '{turn.role}' is {losses[branch]}"
+            raise NonFiniteError(parts.step + 1, why)
+    if not math.isfinite(size):
+        culprit = _branch_of_bad_gradient(stage, turn, parts)
+        raise NonFiniteError(parts.step + 1, f"the gradient of branch '{culprit}' of role '{turn.role}' is {size}")
+    return float(size)
 
 
-def _branch_of_bad_gradient(stage: Stage, turn: Turn, scene: Scene) -> str:
+def _share(loss: Loss, parts: Parts) -> Tensor:
+    """What `loss` adds to the mean over all micro-batches."""
+    return loss.value if len(parts) == 1 else loss.value / len(parts)
+
+
+def _branch_of_bad_gradient(stage: Stage, turn: Turn, parts: Parts) -> str:
     """Repeat the turn, whose every draw is known, and watch which branch brings the non-finite gradient."""
     parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
-    for loss in turn.losses(scene):
-        stage.accelerator.backward(loss.value)
-        if any(p.grad is not None and not p.grad.isfinite().all() for p in parameters):
-            return loss.branch
+    for scene in parts:
+        for loss in turn.losses(scene):
+            _share(loss, parts).backward()  # type: ignore[no-untyped-call]
+            bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in parameters)
+            if stage.processes.most(bad):
+                return loss.branch
     return "all together"
 
 

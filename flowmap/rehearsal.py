@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -27,9 +28,11 @@ from flowmap.folder import locked, write_whole
 from flowmap.launch import run_recipe
 from flowmap.loop import StepRecord
 from flowmap.plan import Plan, StagePlan, make_plan
+from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 from flowmap.sampling import Wish, sample_run
 
+_TWIN = "twin.toml"
 _STEPS = 3
 _STOP_AFTER = 2
 _BATCH = 4
@@ -44,13 +47,20 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     """
     began = time.monotonic()
     recipe, warnings = read(path, overrides)
+    processes = Processes(recipe.compute)
+    console = console if processes.first else Console(quiet=True)
     for warning in warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     folder = runs / f"{recipe.name}-rehearsal"
-    with locked(folder):
-        # What an earlier rehearsal left would be found finished.
-        shutil.rmtree(folder, ignore_errors=True)
-        files = _run_through(recipe, folder, console)
+    with locked(folder) if processes.first else nullcontext():
+        if processes.first:
+            # What an earlier rehearsal left would be found finished.
+            shutil.rmtree(folder, ignore_errors=True)
+            _prepare(recipe, folder, console)
+        processes.wait()
+        plan = _run_twice(folder / _TWIN, folder, console)
+        files = _finish(plan, console) if processes.first else []
+        processes.wait()
     _needs(recipe, command_line(path, overrides, (), runs), console)
     console.print(
         f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
@@ -59,10 +69,10 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     return folder
 
 
-def _run_through(recipe: Recipe, folder: Path, console: Console) -> list[Path]:
-    """Every command on the twin of `recipe`; returns what was made."""
+def _prepare(recipe: Recipe, folder: Path, console: Console) -> None:
+    """Make the twin of `recipe` and its data, encoded where the recipe's can be."""
     twin = _twin(recipe, folder)
-    written = folder / "twin.toml"
+    written = folder / _TWIN
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
     raw = twin.data
     if isinstance(raw, ArchiveConfig):
@@ -72,9 +82,6 @@ def _run_through(recipe: Recipe, folder: Path, console: Console) -> list[Path]:
         _say(console, "encode", "the clips, as `flowmap encode` does")
         encode_recipe(written, raw.path, encoded, (), console, quiet=True)
     _write(twin, written)
-    _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
-    plan = _run_twice(written, folder, console)
-    return _finish(plan, console)
 
 
 def _say(console: Console, what: str, how: str) -> None:
@@ -138,6 +145,7 @@ class _StopOnce:
 
 
 def _run_twice(recipe: Path, runs: Path, console: Console) -> Plan:
+    _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
     try:
         run_recipe(recipe, (), (), False, runs, console, _StopOnce(), quiet=True)
     except FlowmapError as error:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import accelerate.tracking
 import tomli_w
-from accelerate import Accelerator
 
 from flowmap import __version__
 from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, verify
@@ -20,8 +19,8 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.plan import LOCK, StagePlan
+from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
-from flowmap.tables import ComputeConfig
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
@@ -70,7 +69,10 @@ class Interruption:
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """Within this context the first signal is only noted, for the work to end by itself; a second acts at once."""
+        """Within this context the first signal is only noted, for the work to end by itself; a second acts at once.
+
+        One of the other kind does not: on Ctrl-C torchrun sends SIGTERM to processes that have had SIGINT already.
+        """
         self._patient = True
         try:
             yield
@@ -80,76 +82,73 @@ class Interruption:
             raise _SignalledError(self.noted)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._patient and self.noted is None:
-            self.noted = signal.Signals(number)
+        if self._patient and self.noted != number:
+            self.noted = self.noted or signal.Signals(number)
         else:
             raise _SignalledError(number)
 
 
-def make_accelerator(compute: ComputeConfig) -> Accelerator:
-    """The device and precision of a run. Raises FlowmapError when started as several processes."""
-    accelerator = Accelerator(cpu=compute.device == "cpu", mixed_precision=compute.precision)
-    if accelerator.num_processes > 1:
-        raise FlowmapError(
-            f"this version trains in one process; it was started as {accelerator.num_processes}. "
-            "Start it without torchrun or accelerate launch."
-        )
-    return accelerator
-
-
-def train(plan: StagePlan, accelerator: Accelerator, watcher: Watcher, interruption: Interruption) -> None:
-    """Bring the stage of `plan` to its end from wherever it stands.
+def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption: Interruption) -> None:
+    """Bring the stage of `plan` to its end from wherever it stands; all processes together, the first writes.
 
     Raises FlowmapError if its folder holds another configuration's stage or on a non-finite loss or gradient, and
     StoppedError on a damaged checkpoint, an unfinished source, a failing write, and on a signal (after saving).
     """
-    clean(plan.folder)
+    if processes.first:
+        clean(plan.folder)
+    processes.wait()
     found = _resume_point(plan)
     if found is not None and found.step >= plan.stage.steps:
         watcher.end(plan, f"finished before, {found.step} steps")
         return
     try:
-        _go_on(plan, accelerator, found, watcher, interruption)
+        _go_on(plan, processes, found, watcher, interruption)
     finally:
         # The accelerator would hold the networks of all stages for the whole run.
-        accelerator.free_memory()
+        processes.accelerator.free_memory()
     watcher.end(plan, f"{plan.stage.steps} steps")
 
 
 def _go_on(
-    plan: StagePlan, accelerator: Accelerator, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
+    plan: StagePlan, processes: Processes, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
 ) -> None:
     """Train from the checkpoint `found`, or from the start."""
-    stage = open_stage(plan, accelerator)
+    stage = open_stage(plan, processes)
     if found is not None:
         restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
-    _write_lock(plan)
-    # Steps after the checkpoint are taken again: their lines would stand twice.
-    rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
+    if processes.first:
+        _write_lock(plan)
+        # Steps after the checkpoint are taken again: their lines would stand twice.
+        rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
     watcher.begin(plan, done)
     with interruption.patience():
         _steps(stage, done, found, watcher, interruption)
 
 
 def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
-    plan = stage.plan
+    plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
     try:
-        with _tracking(plan) as track, closing(run_stage(stage, done)) as records:
+        with _tracking(plan, processes.first) as track, closing(run_stage(stage, done)) as records:
             for record in records:
-                append_line(plan.folder / STEPS, record.line())
+                if processes.first:
+                    append_line(plan.folder / STEPS, record.line())
                 watcher.step(record)
                 track(record)
-                stop = interruption.noted
+                # A signal need not reach all processes at the same step.
+                stop = int(processes.most(interruption.noted or 0))
                 if record.step % rhythm.every == 0 or record.step == plan.stage.steps or stop:
-                    with writing(plan.folder / STEPS):
-                        # What a checkpoint has behind it must survive whatever the checkpoint survives.
-                        sync(plan.folder / STEPS)
-                    last = save(plan.folder, record.step, stage.optimizers, stage.roles, rhythm.keep)
+                    if processes.first:
+                        with writing(plan.folder / STEPS):
+                            # What a checkpoint has behind it must survive whatever the checkpoint survives.
+                            sync(plan.folder / STEPS)
+                    last = save(plan.folder, record.step, stage.optimizers, stage.roles, rhythm.keep, processes.first)
+                    processes.wait()
                     if stop:
+                        name = signal.Signals(stop).name
                         where = f"after step {record.step} of stage '{plan.stage.name}'"
-                        raise StoppedError(f"stopped by {stop.name} {where}; saved in {last.path}.", 128 + stop)
+                        raise StoppedError(f"stopped by {name} {where}; saved in {last.path}.", 128 + stop)
     except NonFiniteError as error:
         where = f"The last good checkpoint is {last.path}" if last else "There is no checkpoint of this stage yet"
         raise FlowmapError(
@@ -227,8 +226,8 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _tracking(plan: StagePlan) -> Iterator[Callable[[StepRecord], None]]:
-    """Open the recipe's trackers; yields what sends them a record now and then."""
+def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], None]]:
+    """Open the recipe's trackers, if `wanted`; yields what sends them a record now and then."""
     trackers: list[accelerate.tracking.GeneralTracker] = []
 
     def track(record: StepRecord) -> None:
@@ -239,7 +238,7 @@ def _tracking(plan: StagePlan) -> Iterator[Callable[[StepRecord], None]]:
 
     try:
         with writing(plan.folder):
-            for name in plan.recipe.compute.trackers:
+            for name in plan.recipe.compute.trackers if wanted else ():
                 trackers.append(accelerate.tracking.LOGGER_TYPE_TO_CLASS[name](name, logging_dir=plan.folder))
                 trackers[-1].start()
         yield track

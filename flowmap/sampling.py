@@ -20,8 +20,8 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import readable, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
+from flowmap.processes import Processes
 from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun
-from flowmap.run import make_accelerator
 from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
 
 _IMAGES, _VIDEOS = 64, 4
@@ -64,7 +64,7 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
     if not out.name:
         raise FlowmapError(f"--out {out}: give a name for the files, such as samples")
-    device = make_accelerator(plan.recipe.compute).device
+    device = Processes(plan.recipe.compute).device
     with going_on(rerun(folder)):
         contestant = open_contestant(chosen, wish.weights, device)
     count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)

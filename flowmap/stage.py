@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from flowmap.checkpoint import Checkpoint, checkpoints, read_weights, verify
@@ -17,6 +16,8 @@ from flowmap.ema import start_average
 from flowmap.folder import StoppedError
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
 from flowmap.plan import StagePlan
+from flowmap.processes import Processes
+from flowmap.sharding import place
 from flowmap.tables import OptimizerConfig, RoleConfig
 
 
@@ -31,7 +32,7 @@ class Stage:
     roles: Mapping[str, Role]
     optimizers: Mapping[str, torch.optim.Optimizer]
     schedules: Mapping[str, OptimizerConfig]
-    accelerator: Accelerator
+    processes: Processes
 
     def turns(self) -> tuple[Turn, ...]:
         """The objective's turns."""
@@ -64,8 +65,8 @@ def stage_weights(plan: StagePlan, source: str, weights: Weights) -> dict[str, T
     return read_weights(checkpoint, "student", weights)
 
 
-def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
-    """Make everything that `plan` needs, on the accelerator's device."""
+def open_stage(plan: StagePlan, processes: Processes) -> Stage:
+    """Make everything that `plan` needs, on the device of this process, networks sharded over all processes."""
     spec = plan.recipe.data.spec()
     backbone = plan.recipe.backbone.build(spec)
     roles: dict[str, Role] = {}
@@ -74,17 +75,16 @@ def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
     specs = plan.stage.objective.roles()
     for name, needed in specs.items():
         roles[name] = backbone.role(name, needed.kind, _weights(plan, plan.role(name)), base_draw(plan.seed))
-    # Roles may share a module; it is prepared once, with all of them in it.
-    for module in {id(role.module): role.module for role in roles.values()}.values():
-        accelerator.prepare(module)
+    for name, role in roles.items():
+        if not specs[name].trained:
+            role.freeze()
+    place(roles.values(), processes)
     for name, role in roles.items():
         if specs[name].trained:
             schedules[name] = plan.role(name).optimizer or plan.stage.optimizer
             optimizers[name] = _optimizer(role, schedules[name])
             if name == "student":
                 start_average(role)
-        else:
-            role.freeze()
     return Stage(
         plan,
         backbone,
@@ -93,7 +93,7 @@ def open_stage(plan: StagePlan, accelerator: Accelerator) -> Stage:
         roles,
         optimizers,
         schedules,
-        accelerator,
+        processes,
     )
 
 

@@ -83,6 +83,9 @@ class ComputeConfig(Config):
 
     device: Literal["auto", "cpu"] = Field("auto", description="'auto' takes an accelerator if there is one")
     precision: Literal["no", "bf16"] = Field("no", description="mixed precision of the network calls")
+    micro_batch: int = Field(
+        0, ge=0, description="samples per process that go through a network at once; 0 = all, without accumulation"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field((), description="where losses are also sent")
 

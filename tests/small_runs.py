@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.interfaces import Objective, Turn
 from flowmap.loop import StepRecord
 from flowmap.plan import Plan, StagePlan, make_plan
+from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 from flowmap.run import Interruption, train
+from flowmap.tables import ComputeConfig
 
 HEAD = """
 name = "small"
@@ -158,7 +159,7 @@ def train_all(plan: Plan, watcher: Watcher | None = None, interruption: Interrup
     """Train every stage of `plan` in this process."""
     watcher = watcher or Watcher()
     for stage in plan.stages:
-        train(stage, Accelerator(cpu=True), watcher, interruption or Interruption())
+        train(stage, Processes(ComputeConfig(device="cpu")), watcher, interruption or Interruption())
     return watcher
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -21,7 +20,9 @@ from flowmap import checkpoint
 from flowmap.checkpoint import Checkpoint, checkpoints, clean, read_weights, restore, save, verify
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
+from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
+from flowmap.tables import ComputeConfig
 from tests.small_runs import (
     FORWARD,
     HEAD,
@@ -56,7 +57,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def _stage(folder: Path, name: str) -> Stage:
     """The stage as it is before its first step, in a run that holds those before it."""
     plan = planned((folder / "recipe.toml").read_text(), folder)
-    return open_stage(plan.find(name, 0), Accelerator(cpu=True))
+    return open_stage(plan.find(name, 0), Processes(ComputeConfig(device="cpu")))
 
 
 def test_a_checkpoint_holds_all_that_its_trained_roles_are_made_of(run: Path) -> None:

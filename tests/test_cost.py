@@ -13,8 +13,8 @@ from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.cost import count
 from flowmap.loop import run_stage
 from flowmap.plan import StagePlan, make_plan
+from flowmap.processes import Processes
 from flowmap.recipe import read
-from flowmap.run import make_accelerator
 from flowmap.stage import open_stage
 from flowmap.tables import ComputeConfig
 
@@ -70,7 +70,7 @@ def trained(plan: StagePlan) -> tuple[dict[str, Counter[str]], int]:
     """What the real loop's records add up to: calls per role, and backwards."""
     calls: dict[str, Counter[str]] = {}
     backwards = 0
-    for record in run_stage(open_stage(plan, make_accelerator(ComputeConfig(device="cpu"))), 0):
+    for record in run_stage(open_stage(plan, Processes(ComputeConfig(device="cpu"))), 0):
         backwards += record.backwards
         for role, counted in record.calls.items():
             calls.setdefault(role, Counter()).update(counted)

@@ -19,7 +19,7 @@ from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Evidence, Sampler
 from flowmap.plan import Plan
-from flowmap.run import make_accelerator
+from flowmap.processes import Processes
 from flowmap.stage import open_stage
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
 
@@ -82,7 +82,7 @@ def change_weights(plan: Plan, stage: str, seed: int) -> None:
     """As if the stage had been trained anew with another outcome."""
     stage_plan = plan.find(stage, seed)
     newest = checkpoints(stage_plan.folder)[-1]
-    opened = open_stage(stage_plan, make_accelerator(plan.recipe.compute))
+    opened = open_stage(stage_plan, Processes(plan.recipe.compute))
     weights = read_weights(newest, "student", "raw")
     with torch.no_grad():
         for name, parameter in opened.roles["student"].own.items():

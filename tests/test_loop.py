@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +18,11 @@ from flowmap.checkpoint import checkpoints
 from flowmap.configs import RoleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn
-from flowmap.loop import NonFiniteError, learning_rate, make_scene, peak_memory, reset_peak_memory, run_stage
+from flowmap.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
+from flowmap.processes import Processes
 from flowmap.run import Interruption, train
 from flowmap.stage import Stage, open_stage
-from flowmap.tables import EmaConfig, OptimizerConfig
+from flowmap.tables import ComputeConfig, EmaConfig, OptimizerConfig
 from tests.small_runs import (
     EVERYTHING,
     FORWARD,
@@ -56,7 +56,7 @@ def sum_of_squares(role: Role) -> Tensor:
 
 
 def opened(folder: Path, objective: object, *overrides: str, **stage: object) -> Stage:
-    return open_stage(scripted_plan(objective, folder, *overrides, **stage), Accelerator(cpu=True))  # type: ignore[arg-type]
+    return open_stage(scripted_plan(objective, folder, *overrides, **stage), Processes(ComputeConfig(device="cpu")))  # type: ignore[arg-type]
 
 
 def copy(role: Role) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ def test_every_turn_of_every_step_has_its_own_batch_and_noise(tmp_path: Path) ->
         firsts = {tuple(pair[part].flatten().tolist()) for pair in seen}
         assert len(firsts) == 9
     # And it is a function of where it is used, not of what happened before.
-    again = make_scene(stage, dict(stage.roles), 2, "1-critic")
+    (again,) = Parts(stage, stage.roles, 2, "1-critic")
     assert torch.equal(again.batch.x0, seen[7][0])
     assert torch.equal(again.draw.normal("noise", (3,)), seen[7][1])
     assert again.batch.x0.shape == (8, 1, 2)
@@ -209,9 +209,9 @@ def test_every_turn_of_every_step_has_its_own_batch_and_noise(tmp_path: Path) ->
 
 def test_only_the_roles_that_a_stage_trains_change(tmp_path: Path) -> None:
     plan = planned(HEAD + EVERYTHING, tmp_path)
-    accelerator = Accelerator(cpu=True)
+    processes = Processes(ComputeConfig(device="cpu"))
     for stage_plan in plan.stages:
-        stage = open_stage(stage_plan, accelerator)
+        stage = open_stage(stage_plan, processes)
         before = {name: copy(role) for name, role in stage.roles.items()}
         list(run_stage(stage, 0))
         for name, needed in stage_plan.stage.objective.roles().items():
@@ -221,7 +221,7 @@ def test_only_the_roles_that_a_stage_trains_change(tmp_path: Path) -> None:
             assert all(p.requires_grad == needed.trained for p in role.own.values())
             assert needed.trained or all(p.grad is None for p in role.own.values())
         # Trained again and kept, for the stages after it.
-        train(stage_plan, accelerator, Watcher(), Interruption())
+        train(stage_plan, processes, Watcher(), Interruption())
 
 
 @pytest.mark.parametrize("turns", [1, 2])
@@ -270,13 +270,13 @@ def test_what_a_step_says_of_itself(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bf16() -> Iterator[Accelerator]:
+def bf16() -> Iterator[Processes]:
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, mixed_precision="bf16")
+    yield Processes(ComputeConfig(device="cpu", precision="bf16"))
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_mixed_precision_keeps_float32_parameters(tmp_path: Path, bf16: Accelerator) -> None:
+def test_mixed_precision_keeps_float32_parameters(tmp_path: Path, bf16: Processes) -> None:
     plan = planned(HEAD + EVERYTHING, tmp_path, "compute.precision=bf16")
     for stage in plan.stages:
         watcher = Watcher()
@@ -286,7 +286,7 @@ def test_mixed_precision_keeps_float32_parameters(tmp_path: Path, bf16: Accelera
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
-def test_mixed_precision_is_really_used(tmp_path: Path, bf16: Accelerator) -> None:
+def test_mixed_precision_is_really_used(tmp_path: Path, bf16: Processes) -> None:
     exact = open_stage(planned(HEAD + TEACHER, tmp_path).stages[0], bf16)
     kinds: list[torch.dtype] = []
     layer = next(m for m in exact.roles["student"].module.modules() if isinstance(m, torch.nn.Linear))
@@ -360,9 +360,12 @@ def test_a_stopped_stage_keeps_its_last_good_checkpoint_and_says_where(
 ) -> None:
     plan = scripted_plan(scripted(Turn("student", losses)), tmp_path, "checkpoints.every=2")
     good: dict[str, object] = {}
-    accelerator, watcher = Accelerator(cpu=True), Watcher(at=lambda record: good.update(trace(plan.folder)))
+    processes, watcher = (
+        Processes(ComputeConfig(device="cpu")),
+        Watcher(at=lambda record: good.update(trace(plan.folder))),
+    )
     with pytest.raises(FlowmapError) as caught:
-        train(plan, accelerator, watcher, Interruption())
+        train(plan, processes, watcher, Interruption())
     newest = checkpoints(plan.folder)[-1]
     assert newest.step == 4
     assert "stage 'teacher', step 5: the " in str(caught.value)
@@ -375,7 +378,7 @@ def test_a_stopped_stage_keeps_its_last_good_checkpoint_and_says_where(
     good.update({name: data for name, data in files.items() if "step-000004" in name})
     assert files == {name: data for name, data in good.items() if name in files}
     with pytest.raises(FlowmapError) as again:
-        train(plan, accelerator, Watcher(), Interruption())
+        train(plan, processes, Watcher(), Interruption())
     assert str(again.value) == str(caught.value)
     assert trace(plan.folder) == files
 
@@ -383,7 +386,7 @@ def test_a_stopped_stage_keeps_its_last_good_checkpoint_and_says_where(
 def test_a_first_step_that_fails_has_no_checkpoint_to_name(tmp_path: Path) -> None:
     plan = scripted_plan(scripted(Turn("student", bad_loss(math.nan, 0))), tmp_path)
     with pytest.raises(FlowmapError, match=r"step 1: .* There is no checkpoint of this stage yet"):
-        train(plan, Accelerator(cpu=True), Watcher(), Interruption())
+        train(plan, Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
     assert checkpoints(plan.folder) == []
 
 
@@ -394,7 +397,7 @@ def test_the_role_of_a_bad_number_is_named_and_neither_role_is_saved(tmp_path: P
     turns = (Turn("student", squares("student")), Turn("critic", critic))
     plan = scripted_plan(scripted(*turns, student=TRAINED, critic=TRAINED), tmp_path, "checkpoints.every=1")
     with pytest.raises(FlowmapError, match="step 3: the loss of branch 'critic' of role 'critic' is nan"):
-        train(plan, Accelerator(cpu=True), Watcher(), Interruption())
+        train(plan, Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
     assert checkpoints(plan.folder)[-1].step == 2
 
 
@@ -402,7 +405,7 @@ def test_the_networks_of_a_stage_are_let_go_when_it_ends(tmp_path: Path) -> None
     import gc
     import weakref
 
-    accelerator = Accelerator(cpu=True)
+    processes = Processes(ComputeConfig(device="cpu"))
     kept: list[weakref.ref[torch.nn.Module]] = []
 
     def losses(scene: Scene) -> Iterator[Loss]:
@@ -410,7 +413,7 @@ def test_the_networks_of_a_stage_are_let_go_when_it_ends(tmp_path: Path) -> None
         yield from squares("student")(scene)
 
     plan = scripted_plan(scripted(Turn("student", losses)), tmp_path)
-    train(plan, accelerator, Watcher(), Interruption())
+    train(plan, processes, Watcher(), Interruption())
     gc.collect()
     assert kept
     assert all(module() is None for module in kept)

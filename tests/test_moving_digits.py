@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,7 @@ def test_a_batch_is_a_function_of_the_draw_and_of_nothing_else(videos: MovingDig
 
 def test_processes_that_share_a_batch_draw_its_rows(videos: MovingDigits) -> None:
     whole = videos.batch(draw(12))
-    part = videos.batch(replace(draw(12), first=4, count=5))
+    part = videos.batch(draw(12).part(4, 5))
     assert torch.equal(part.x, whole.x[4:9])
     assert part.labels is not None
     assert whole.labels is not None

@@ -14,12 +14,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from accelerate import Accelerator
 
 from flowmap.checkpoint import checkpoints
-from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
+from flowmap.processes import Processes
 from flowmap.run import Interruption, train
+from flowmap.tables import ComputeConfig
 from tests.small_runs import (
     DISCRETE,
     EVALUATION,
@@ -202,7 +202,7 @@ def test_a_signal_anywhere_else_loses_nothing(
 
 def test_a_signal_before_anything_is_begun(finished: Path, whole: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
-        process = start(finished, "run", "recipe.toml", "--fresh", patch=hanging("flowmap.launch.make_accelerator"))
+        process = start(finished, "run", "recipe.toml", "--fresh", patch=hanging("flowmap.launch.Processes"))
         process.until(lambda process=process: "hanging" in process.text)  # type: ignore[misc]
         process.send(number)
         assert process.wait() == code
@@ -277,11 +277,11 @@ assert libc.mount(b"tmpfs", b"runs", b"tmpfs", 0, b"size=100k") == 0, "not allow
 NOT_ROOT = """
 import os
 import flowmap.launch
-original = flowmap.launch.make_accelerator
-def make_accelerator(compute):
+original = flowmap.launch.Processes
+def processes(compute):
     os.geteuid() or os.seteuid(65534)
     return original(compute)
-flowmap.launch.make_accelerator = make_accelerator
+flowmap.launch.Processes = processes
 """
 """Permissions do not bind root."""
 
@@ -342,7 +342,7 @@ def test_a_tracker_that_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(accelerate.tracking.TensorBoardTracker, "log", fail)
     with pytest.raises(StoppedError, match="the disk is full"):
-        train(plan.stages[0], Accelerator(cpu=True), Watcher(), Interruption())
+        train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
 
 
 # --- what is done is not done again
@@ -586,7 +586,7 @@ def test_tensorboard_gets_the_losses_when_asked(tmp_path: Path) -> None:
 
     plan = planned(RECIPE, tmp_path, 'compute.trackers=["tensorboard"]', "stages.teacher.steps=20")
     watcher = Watcher()
-    train(plan.stages[0], Accelerator(cpu=True), watcher, Interruption())
+    train(plan.stages[0], Processes(ComputeConfig(device="cpu")), watcher, Interruption())
     (events,) = (tmp_path / "runs/small/teacher").rglob("events.out.tfevents*")
     found = EventAccumulator(str(events)).Reload()
     assert {"loss/flow_matching", "gradient_norm/student", "lr/student"} <= set(found.Tags()["scalars"])
@@ -595,21 +595,6 @@ def test_tensorboard_gets_the_losses_when_asked(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     train_all(planned(RECIPE, tmp_path / "none"))
     assert list((tmp_path / "none").rglob("events.out*")) == []
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowmap import run
-    from flowmap.tables import ComputeConfig
-
-    class Two:
-        num_processes = 2
-
-        def __init__(self, **options: object) -> None:
-            pass
-
-    monkeypatch.setattr(run, "Accelerator", Two)
-    with pytest.raises(FlowmapError, match="trains in one process; it was started as 2"):
-        run.make_accelerator(ComputeConfig())
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

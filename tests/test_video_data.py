@@ -289,14 +289,12 @@ def test_the_same_draw_gives_the_same_samples_however_it_is_shared(raw: Shards) 
     again = raw().build().batch(draw(7))
     assert torch.equal(whole.x, again.x)
     assert whole.prompts == again.prompts
-    base = draw(7)
-    common = (base.seed, base.stage, base.step, base.turn, base.total)
-    parts = [data.batch(Draw(*common, first, count, base.device)) for first, count in ((0, 3), (3, 4))]
+    parts = [data.batch(draw(7).part(first, count)) for first, count in ((0, 3), (3, 4))]
     assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
     assert [caption for part in parts for caption in part.prompts] == whole.prompts
     assert keys(data.batch(draw(7, step=1)).x) != keys(whole.x)
     captions = data.prompts(draw(7))
-    assert captions == data.prompts(draw(3)) + data.prompts(Draw(*common[:4], 7, 3, 4, base.device))
+    assert captions == data.prompts(draw(3)) + data.prompts(draw(7).part(3, 4))
 
 
 def test_a_share_is_held_out_by_key(raw: Shards) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from flowmap.path import like
 
@@ -75,14 +76,24 @@ class Role:
 
     A role has a network; it is not one. `own` are the parameters that belong to this role alone, by the names
     they have in checkpoints: three roles may be three adapters on one frozen base. `module` is what moves to
-    a device and runs under mixed precision. `average` holds the moving average of `own`, where one is kept.
+    a device, runs under mixed precision and is sharded over several processes: the network computes by calling it.
+    `units` are the parts of it that are gathered one at a time when it is sharded (the blocks of a transformer);
+    they too must compute by being called. `average` holds the moving average of `own`, where one is kept.
     """
 
-    def __init__(self, name: str, network: Velocity, module: nn.Module, own: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Velocity,
+        module: nn.Module,
+        own: Mapping[str, nn.Parameter],
+        units: Sequence[nn.Module] = (),
+    ) -> None:
         self.name = name
         self.network = network
         self.module = module
         self.own = dict(own)
+        self.units = tuple(units)
         self.average: dict[str, Tensor] = {}
 
     def freeze(self) -> None:
@@ -96,15 +107,29 @@ class Role:
 
         The trained values are back when it ends; graphs built before it stay valid.
         """
-        trained = {name: self.own[name].data for name in self.average}
+        before: dict[str, Tensor] = {}
         try:
             with torch.no_grad():
                 for name, value in self.average.items():
-                    self.own[name].data = value.to(self.own[name].dtype)
+                    before[name] = _exchanged(self.own[name], value.to(self.own[name].dtype))
                 yield
         finally:
-            for name, value in trained.items():
-                self.own[name].data = value
+            with torch.no_grad():
+                for name, value in before.items():
+                    _exchanged(self.own[name], value)
+
+
+def _exchanged(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Put `value` in the place of the parameter's data, which is returned."""
+    data = parameter.data
+    if isinstance(data, DTensor):
+        # What is gathered of a sharded parameter is read from the very memory that it was made with.
+        mine, given = data.to_local(), value.to_local() if isinstance(value, DTensor) else value
+        data = data.clone()
+        mine.copy_(given)
+    else:
+        parameter.data = value
+    return data
 
 
 def as_flow_map(network: Velocity) -> FlowMap:

@@ -21,8 +21,9 @@ from flowmap.interfaces.samples import Batch
 class Loss:
     """One term of a turn.
 
-    `value` is a scalar to differentiate; `raw` are detached scalars to log beside it, such as each branch's
-    loss before weights and rebalancing.
+    `value` is a scalar to differentiate, a mean over the scene's samples; `raw` are detached numbers to log beside
+    it, such as each branch's loss before weights and rebalancing: scalars, or one number for each sample that has
+    one `[k]` (there may be none), of which the mean over all processes is logged. Names are the same in all processes.
     """
 
     branch: str
@@ -32,20 +33,33 @@ class Loss:
 
 @final
 class World:
-    """All processes of the run, as an objective sees them."""
+    """All samples of a turn's global batch, as an objective sees them that is shown a part."""
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum of `value` over all processes, without gradient."""
+    def __init__(self) -> None:
+        self._so_far: dict[str, Tensor] = {}
+
+    def total(self, name: str, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes and over the micro-batches of this turn so far, without gradient.
+
+        Every process must ask in every micro-batch, by the same `name`.
+        """
         value = value.detach().clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(value)
+        if name in self._so_far:
+            value += self._so_far[name]
+        self._so_far[name] = value
         return value
 
 
 @final
 @dataclass(frozen=True)
 class Scene:
-    """All that an objective sees in one turn of one step."""
+    """All that an objective sees in one turn of one step: all or, where gradients are accumulated, one micro-batch.
+
+    All processes must call the same networks in the same order, because the networks may be sharded over them. What
+    depends on single samples can ask `draw.peers` what the other processes hold.
+    """
 
     roles: Mapping[str, Role]
     batch: Batch

@@ -7,6 +7,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -75,11 +76,10 @@ def whole(count: int, step: int = 0) -> Draw:
 
 
 def halves(count: int, step: int = 0) -> tuple[Draw, Draw]:
-    """`whole(count, step)` as two processes see it, the first with one sample more than a third."""
-    cut = count // 3 + 1
+    """`whole(count, step)` as two processes see it: every third sample, and the others."""
     draw = whole(count, step)
-    common = (draw.seed, draw.stage, draw.step, draw.turn, draw.total)
-    return Draw(*common, 0, cut, draw.device), Draw(*common, cut, count - cut, draw.device)
+    others = tuple(row for row in draw.rows if row % 3)
+    return replace(draw, rows=draw.rows[::3]), replace(draw, rows=others)
 
 
 def check_config(config: ComponentConfig) -> None:

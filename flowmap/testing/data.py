@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -77,19 +78,22 @@ def _check_draw(config: DataConfig, data: Data) -> None:
     require(not torch.equal(batch.x, other.x), f"'{config.type}' must return another batch for another step")
     contract = f"the batch of '{config.type}' must not depend on how many processes share it"
     for part in halves(_COUNT):
-        _same(data.batch(part), _rows(batch, part.first, part.count), contract)
+        _same(data.batch(part), _rows(batch, part.rows), contract)
 
 
-def _rows(samples: Samples, first: int, count: int) -> Samples:
-    labels = None if samples.labels is None else samples.labels[first : first + count]
-    prompts = _some(samples.prompts, first, count)
-    return Samples(samples.x[first : first + count], labels, prompts, samples.encoded)
+def _rows(samples: Samples, rows: Sequence[int]) -> Samples:
+    index = list(rows)
+    labels = None if samples.labels is None else samples.labels[index]
+    return Samples(samples.x[index], labels, _some(samples.prompts, rows), samples.encoded)
 
 
-def _some(prompts: Any, first: int, count: int) -> Any:
+def _some(prompts: Any, rows: Sequence[int]) -> Any:
+    index = list(rows)
     if isinstance(prompts, EncodedText):
-        return EncodedText(prompts.text[first : first + count], prompts.null)
-    return prompts[first : first + count] if isinstance(prompts, Tensor | list | tuple) else None
+        return EncodedText(prompts.text[index], prompts.null)
+    if isinstance(prompts, Tensor):
+        return prompts[index]
+    return [prompts[row] for row in index] if isinstance(prompts, list | tuple) else None
 
 
 def _same(a: Samples, b: Samples, contract: str) -> None:
@@ -134,7 +138,7 @@ def _check_prompts(config: DataConfig, data: Data) -> None:
     same = _alike(prompts, data.prompts(whole(_COUNT)))
     require(same, f"the prompts of '{config.type}' must be the same for the same draw")
     for part in halves(_COUNT):
-        same = _alike(_some(prompts, part.first, part.count), data.prompts(part))
+        same = _alike(_some(prompts, part.rows), data.prompts(part))
         require(same, f"the prompts of '{config.type}' must not depend on how many processes share them")
 
 

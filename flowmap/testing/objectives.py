@@ -121,9 +121,8 @@ def _check_loss(config: ObjectiveConfig, loss: Loss) -> None:
     require(bool(loss.value.isfinite()), f"{who} must be finite")
     require(loss.value.requires_grad, f"{who} has no gradient")
     for name, value in loss.raw.items():
-        require(
-            not value.requires_grad and value.ndim == 0, f"the raw number '{name}' of {who} must be a detached scalar"
-        )
+        good = not value.requires_grad and value.ndim <= 1
+        require(good, f"the raw number '{name}' of {who} must be detached, a scalar or one number a sample")
 
 
 def _check_gradients(config: ObjectiveConfig, turn: Turn, roles: dict[str, Role]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.datasets import load_digits
 
 from flowmap.loop import run_stage
 from flowmap.plan import make_plan
+from flowmap.processes import Processes
 from flowmap.recipe import read
 from flowmap.stage import Stage, base_draw, open_stage
+from flowmap.tables import ComputeConfig
 from tests.benchmarks.table import interleaved, show
 
 RECIPE = """
@@ -37,7 +38,7 @@ def stage(tmp_path: Path) -> Stage:
     """The forward stage on digits."""
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
-    return open_stage(make_plan(read(path)[0], tmp_path).stages[0], Accelerator(cpu=True))
+    return open_stage(make_plan(read(path)[0], tmp_path).stages[0], Processes(ComputeConfig(device="cpu")))
 
 
 def bare(stage: Stage) -> Iterator[float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flowmap_flow import BranchesConfig
-from flowmap_flow.pairs import BRANCHES, Pairs, draw_pairs, mean_per_branch
+from flowmap_flow.pairs import BRANCHES, Pairs, draw_pairs, per_branch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, kstest
@@ -42,7 +42,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 def windows(draw: Draw, counts: list[int]) -> list[Draw]:
     """The draws of processes that hold `counts` samples each, in order."""
     firsts = np.cumsum([0, *counts[:-1]])
-    return [replace(draw, first=int(first), count=count) for first, count in zip(firsts, counts, strict=True)]
+    return [draw.part(int(first), count) for first, count in zip(firsts, counts, strict=True)]
 
 
 SPLITS = st.lists(st.integers(1, 5), min_size=1, max_size=5)
@@ -238,9 +238,11 @@ def test_the_shift_is_applied_after_the_branches() -> None:
     torch.testing.assert_close(moved.r, 5 * plain.r / (1 + 4 * plain.r))
 
 
-def test_the_mean_per_branch_is_over_the_samples_of_that_branch() -> None:
-    means = mean_per_branch(torch.tensor([1.0, 2.0, 5.0, 6.0]), torch.tensor([0, 0, 2, 2]))
-    assert means.keys() == {"diffusion", "free"}
-    assert BRANCHES == ("diffusion", "consistency", "free")
-    assert float(means["diffusion"]) == 1.5
-    assert float(means["free"]) == 5.5
+def test_losses_are_logged_with_their_branch() -> None:
+    found = per_branch(torch.tensor([1.0, 5.0, 2.0, 6.0]), torch.tensor([0, 2, 0, 2]))
+    assert tuple(found) == BRANCHES == ("diffusion", "consistency", "free")
+    assert {name: losses.tolist() for name, losses in found.items()} == {
+        "diffusion": [1.0, 2.0],
+        "consistency": [],
+        "free": [5.0, 6.0],
+    }

@@ -460,6 +460,6 @@ def test_every_fine_step_and_every_grid_is_drawn() -> None:
         draw = whole(4, step)
         times = times_of(objective, draw)
         seen.add(tuple(times.tolist()))
-        assert torch.equal(times, times_of(objective, replace(draw, first=2, count=2)))
+        assert torch.equal(times, times_of(objective, draw.part(2, 2)))
     expected = {tuple(segments(n, g, 1.0).tolist()) for n in (1, 2, 4) for g in range(n)}
     assert seen == expected

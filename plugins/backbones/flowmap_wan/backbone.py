@@ -93,7 +93,7 @@ class WanBackbone(Backbone):
             module.switch.refresh()
             _fill(name, own, weights, may_lack=("condition_embedder.",))
         network = _WanFlowMap(module, adapter) if kind == "flow_map" else _WanVelocity(module, adapter)
-        return Role(name, network, module, own)
+        return Role(name, network, module, own, units=list(module.transformer.blocks))
 
     def precompute(self, samples: Samples) -> Samples:
         """Latents and text embeddings; the null condition is the negative prompt's."""

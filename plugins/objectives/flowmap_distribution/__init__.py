@@ -38,6 +38,11 @@ class BackwardSimulationConfig(ObjectiveConfig):
         description="how a causal model scores a rollout: 'forced' scores the last chunks given the clean ones before "
         "(as in its training), 'whole' all frames as one chunk (as a bidirectional teacher would)",
     )
+    replay: bool = Field(
+        True,
+        description="causal models: roll out without gradient and make each chunk that needs one again in backward, so "
+        "that one chunk's graph is held at a time, not all; costs another call for each with gradient",
+    )
     critic_times: TimesConfig = Field(default_factory=TimesConfig, description="times the critic is trained at")
     forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
     forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")

@@ -102,6 +102,7 @@ class BackwardSimulation(Objective):
             draw.child("rollout"),
             stop=window.stop,
             still=window.start,
+            replay=self._config.replay,
         )
         made = Batch(x, batch.cond, batch.null)
         return chunking.whole(made) if self._config.score == "whole" else chunking.forced(made, window)

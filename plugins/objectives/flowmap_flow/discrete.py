@@ -16,7 +16,7 @@ from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised
 from flowmap_flow import DiscreteFlowMapConfig
-from flowmap_flow.pairs import draw_pairs, mean_per_branch, moving_rows
+from flowmap_flow.pairs import draw_pairs, per_branch
 
 
 @final
@@ -39,7 +39,7 @@ class DiscreteFlowMap(Objective):
         x_t = noised(batch.x0, draw.normal("noise", batch.x0.shape[1:]), t)
         with torch.no_grad():
             target = guided_velocity(teacher, x_t, t, batch.cond, batch.null, config.cfg_scale)
-            moving = moving_rows(t, r)
+            moving = pairs.moving()
             if len(moving):
                 x, times, ends, v = x_t[moving], t[moving], r[moving], target[moving]
                 cond, null = batch.cond.take(moving), batch.null.take(moving)
@@ -50,7 +50,8 @@ class DiscreteFlowMap(Objective):
                 x_s = x - like(times - middle, x) * v
                 with scene.roles["student"].averaged():
                     rest = student.mean_velocity(x_s, middle, ends, cond)
-                w = like((times - middle) / (times - ends), x)
+                # Where r = t (a row for company) the target is v.
+                w = like(torch.where(ends < times, (times - middle) / (times - ends), 1.0), x)
                 target[moving] = w * v + (1 - w) * rest
         raw = (student.mean_velocity(x_t, t, r, batch.cond) - target).square().flatten(1).mean(1)
-        yield Loss("discrete_flow_map", raw.mean(), mean_per_branch(raw, pairs.branch))
+        yield Loss("discrete_flow_map", raw.mean(), per_branch(raw, pairs.branch))

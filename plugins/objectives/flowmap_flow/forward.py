@@ -19,7 +19,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import draw_times, like, noised, shifted
 from flowmap.tangent import tangent
 from flowmap_flow import FlowMapConfig
-from flowmap_flow.pairs import Pairs, draw_pairs, mean_per_branch, moving_rows
+from flowmap_flow.pairs import Pairs, draw_pairs, per_branch
 
 _REBALANCE_FLOOR = 1e-5
 
@@ -87,7 +87,7 @@ class ForwardFlowMap(Objective):
                 v = guided_velocity(scene.velocity("teacher"), x_t, t, batch.cond, batch.null, w)
                 w = 1.0  # the target is guided already
             target = v.clone()
-            moving = moving_rows(t, r)
+            moving = pairs.moving()
             if len(moving):
                 # (t - r) du/dt vanishes at r = t: only the other rows pay for the derivative.
                 x, times, ends, cond = x_t[moving], t[moving], r[moving], batch.cond.take(moving)
@@ -102,10 +102,13 @@ class ForwardFlowMap(Objective):
         losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)
         if config.rebalance:
             losses = losses * self._balance(losses.detach(), pairs, scene)
-        return Loss("flow_map", losses.mean(), mean_per_branch(raw, pairs.branch))
+        return Loss("flow_map", losses.mean(), per_branch(raw, pairs.branch))
 
     def _balance(self, losses: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
-        """What brings each r < t loss to the mean r = t loss of the global batch; 1 on the r = t samples."""
+        """What brings each r < t loss to the mean r = t loss of the global batch; 1 on the r = t samples.
+
+        Micro-batches have the r = t samples first, so their mean is known when the first r < t sample needs it.
+        """
         diffusion = pairs.branch == 0
-        total = scene.world.total(torch.stack([losses[diffusion].sum(), diffusion.sum().to(losses)]))
+        total = scene.world.total("r = t", torch.stack([losses[diffusion].sum(), diffusion.sum().to(losses)]))
         return torch.where(diffusion, torch.ones_like(losses), total[0] / total[1] / (losses + _REBALANCE_FLOOR))

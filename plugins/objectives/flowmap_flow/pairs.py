@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,39 +20,48 @@ BRANCHES = ("diffusion", "consistency", "free")
 @final
 @dataclass(frozen=True)
 class Pairs:
-    """Times `t >= r`, and `branch`, the index into `BRANCHES`, of each sample; all `[B]`."""
+    """Times `t >= r`, and `branch`, the index into `BRANCHES`, of each sample; all `[B]`.
+
+    `elsewhere` says whether any process has a sample with r < t in its micro-batch of the moment.
+    """
 
     t: Tensor
     r: Tensor
     branch: Tensor
+    elsewhere: bool = False
+
+    def moving(self) -> Tensor:
+        """The rows `[K]` with some r < t; if there are none but another process has some, a row of r = t.
+
+        All processes must make the same network calls.
+        """
+        rows = (self.r < self.t).reshape(len(self.t), -1).any(dim=1).nonzero().flatten()
+        return rows if len(rows) or not self.elsewhere else rows.new_zeros(1)
 
 
 def draw_pairs(draw: Draw, config: BranchesConfig, shift: float) -> Pairs:
     """t = max, r = min of two uniforms; then r = t or r = 0 on the branches' shares; then both shifted.
 
-    The shares are stratified over the global batch: sample i stands at (permutation(i) + U) / B on the line
-    of branches, with one permutation and one U for all processes. So each branch has its share to within one
-    sample, no branch is tied to a process, and in a batch too small for all, branches come up at random with
-    these probabilities.
+    The shares are stratified over the global batch: sample i stands at (order(i) + U) / B on the line of
+    branches, with one random order and one U for all processes. So each branch has its share to within one
+    sample, and in a batch too small for all, branches come up at random with these probabilities. Micro-batches
+    follow that order too (Draw.split): those with r = t come first.
     """
     r, t = torch.aminmax(draw.uniform("pair", (2,)), dim=1)
-    shared = draw.shared("branches")
-    offset, places = shared.random(), shared.permutation(draw.total)
-    mine = torch.from_numpy(places[draw.first : draw.first + draw.count]).to(torch.float64)
+    offset, order = draw.shared("branches").random(), draw.order()
     edges = torch.tensor([config.diffusion, config.diffusion + config.consistency], dtype=torch.float64)
-    branch = torch.bucketize((mine + offset) / draw.total, edges, right=True).to(t.device)
+
+    def branches(rows: Sequence[int]) -> Tensor:
+        places = torch.from_numpy(order[np.asarray(rows, dtype=np.int64)]).to(torch.float64)
+        return torch.bucketize((places + offset) / draw.total, edges, right=True)
+
+    branch = branches(draw.rows).to(t.device)
+    elsewhere = len(draw.peers) > draw.count and bool(branches(draw.peers).any())
     r = torch.where(branch == 0, t, torch.where(branch == 1, torch.zeros_like(r), r))
-    return Pairs(shifted(t, shift), shifted(r, shift), branch)
+    return Pairs(shifted(t, shift), shifted(r, shift), branch, elsewhere)
 
 
-def moving_rows(t: Tensor, r: Tensor) -> Tensor:
-    """The rows `[K]` of `t`, `r` (`[B]` or `[B, F]`) in which some r < t."""
-    return (r < t).reshape(len(t), -1).any(dim=1).nonzero().flatten()
-
-
-def mean_per_branch(losses: Tensor, branch: Tensor) -> dict[str, Tensor]:
-    """The mean of per-sample `losses` `[B]` on each branch that has samples here."""
+def per_branch(losses: Tensor, branch: Tensor) -> dict[str, Tensor]:
+    """Of per-sample `losses` `[B]` those of each branch, to log; there may be none."""
     losses = losses.detach()
-    sums = torch.zeros(len(BRANCHES), dtype=losses.dtype, device=losses.device).index_add_(0, branch, losses)
-    counts = torch.bincount(branch, minlength=len(BRANCHES)).tolist()
-    return {name: sums[i] / counts[i] for i, name in enumerate(BRANCHES) if counts[i]}
+    return {name: losses[branch == i] for i, name in enumerate(BRANCHES)}

@@ -1,0 +1,76 @@
+"""The processes that share a run, as started by torchrun or accelerate's launcher; one if by neither."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any, final
+
+import torch
+from accelerate import Accelerator
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from flowmap.tables import ComputeConfig
+
+# The first process may evaluate for hours while the others wait.
+_PATIENCE = timedelta(days=30)
+_POLL_SECONDS = 0.05
+
+
+@final
+class Processes:
+    """How many processes there are, which of them this is, its device, and what it says to the others."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        self.accelerator = Accelerator(cpu=compute.device == "cpu", mixed_precision=compute.precision)
+        self.number: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
+        self.device: torch.device = self.accelerator.device
+        if self.number > 1:
+            # Made by all at once, here: later some may be busy elsewhere.
+            _group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and talks to the user."""
+        return self.index == 0
+
+    def mesh(self) -> DeviceMesh:
+        """All devices, one a process."""
+        return _mesh(self.device.type, self.number)
+
+    def wait(self) -> None:
+        """Go on when all processes have come here; signals are heard meanwhile."""
+        if self.number > 1:
+            work = distributed.barrier(_group(), async_op=True)
+            while not work.is_completed():
+                time.sleep(_POLL_SECONDS)
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The sums of `numbers` over all processes."""
+        return self._reduced(numbers, distributed.ReduceOp.SUM)
+
+    def most(self, number: float) -> float:
+        """The largest `number` of any process."""
+        return self._reduced([number], distributed.ReduceOp.MAX)[0]
+
+    def _reduced(self, numbers: Sequence[float], by: Any) -> list[float]:
+        if self.number == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(tensor, by, _group())
+        return tensor.tolist()
+
+
+@cache
+def _group() -> Any:
+    """For small talk on the CPU, whatever the devices are."""
+    return distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+@cache
+def _mesh(device: str, number: int) -> DeviceMesh:
+    return init_device_mesh(device, (number,))
