@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowmap import __version__
+from flowmap.commands import process
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 
@@ -25,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_GRACE_SECONDS = 10
 _out = Console()
 _err = Console(stderr=True)
 
@@ -60,11 +63,17 @@ def _known_weights(word: str) -> Weights:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         _out.print(f"flowmap {__version__}")
         raise typer.Exit
+    number = process()[1]
+    if number > 1 and context.invoked_subcommand != "run":
+        raise FlowmapError(
+            f"only `flowmap run` is shared by processes, and this was started as {number}; start it without torchrun"
+        )
 
 
 @app.command()
@@ -91,10 +100,18 @@ def run(
             from flowmap.rehearsal import rehearse as rehearsal
 
             rehearsal(recipe, overrides or [], runs, _out)
-            return
-        from flowmap.launch import run_recipe
+        else:
+            from flowmap.launch import run_recipe
 
-        run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
+            run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
+        if process()[1] > 1:
+            from flowmap.processes import leave
+
+            leave()
+    except RuntimeError as error:
+        if process()[1] == 1 or "peer" not in str(error):
+            raise
+        raise FlowmapError("another process has stopped; its own message says why", 1) from error
     except KeyboardInterrupt:
         # Between steps the loop saves and explains; here nothing was being trained.
         raise FlowmapError(
@@ -299,7 +316,12 @@ def main() -> None:
     try:
         app()
     except FlowmapError as error:
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        index = process()[0]
+        if index:
+            # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
+            time.sleep(_GRACE_SECONDS)
+        who = f"process {index}: " if index else ""
+        _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.code)
     except BrokenPipeError:
         # The reader of our output went away (`flowmap plugins | head`): not worth a word.

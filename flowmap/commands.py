@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -23,8 +24,18 @@ def command_line(path: Path, overrides: Sequence[str], only: Sequence[str], runs
     )
 
 
+def process() -> tuple[int, int]:
+    """The index of this process and how many there are, as whoever started them tells each."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _program() -> list[str]:
     """How this process was started, as it can be typed again."""
+    if process()[1] > 1:
+        launcher = ["torchrun"] if shutil.which("torchrun") else [sys.executable, "-m", "torch.distributed.run"]
+        nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
+        several = [f"--nnodes={nodes}", "--rdzv-endpoint=HOST:PORT"] if nodes != "1" else []
+        return [*launcher, *several, f"--nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', '1')}", "-m", "flowmap"]
     started = Path(sys.argv[0])
     if started.name == "__main__.py":
         return [sys.executable, "-m", "flowmap"]

@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
+    from flowmap.footprint import Footprint
     from flowmap.interfaces import Archive, Backbone, Data, Metric, Objective, References, Sampler
 
 NetworkKind = Literal["velocity", "flow_map"]
@@ -26,6 +27,9 @@ NetworkKind = Literal["velocity", "flow_map"]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What a run, a stage and a component may be called: each becomes part of a file's name."""
+
+Precision = Literal["no", "bf16"]
+"""Mixed precision of the network calls: none, or bfloat16 where autocast takes it."""
 
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""
@@ -196,9 +200,9 @@ class BackboneConfig(ComponentConfig):
         """Whether the backbone can be asked for anything in words."""
         return False
 
-    def needs(self) -> Iterable[str]:
-        """Sentences on what the real thing takes (parameters, bytes), for the end of a rehearsal."""
-        return ()
+    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
+        """What its networks take (parameters, arithmetic, memory) on samples of `spec`; None if that is not known."""
+        return None
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:

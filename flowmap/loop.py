@@ -158,7 +158,7 @@ def _take_turn(
                     f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1
                 )
             seen.add(loss.branch)
-            _share(loss, parts).backward()  # type: ignore[no-untyped-call]
+            _share(loss, parts).backward()
             ledger.backwards += 1
             value = loss.value.detach()
             numbers[loss.branch] = numbers[loss.branch] + value if loss.branch in numbers else value
@@ -197,7 +197,7 @@ def _branch_of_bad_gradient(stage: Stage, turn: Turn, parts: Parts) -> str:
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     for scene in parts:
         for loss in turn.losses(scene):
-            _share(loss, parts).backward()  # type: ignore[no-untyped-call]
+            _share(loss, parts).backward()
             bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in parameters)
             if stage.processes.most(bad):
                 return loss.branch

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from flowmap.configs import Precision
 
 
 @final
@@ -40,14 +41,12 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation, and look at what it made."""
-        before = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor) and tuple(made.shape) not in self._skipped:
-                storage = made.untyped_storage()
-                # A view, and what is written in place, is no new memory.
-                if id(storage) not in before:
-                    self._count(storage)
+        # A view, and what is written in place, is no new memory.
+        if not (func.is_view or func._schema.is_mutable):
+            for made in result if isinstance(result, tuple | list) else (result,):
+                if isinstance(made, Tensor) and tuple(made.shape) not in self._skipped:
+                    self._count(made.untyped_storage())
         return result
 
     def _count(self, storage: Any) -> None:
@@ -83,9 +82,13 @@ def fake_tensors(module: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def measure(
-    call: Callable[[], Any], gradient: bool, precision: str, skipped: Iterable[tuple[int, int]] = ()
+    call: Callable[[], Any],
+    gradient: bool,
+    precision: Precision,
+    skipped: Iterable[tuple[int, int]] = (),
+    backward: bool = True,
 ) -> Taken:
-    """What `call` takes under fake tensors, with mixed `precision` if it is 'bf16'; with its backward if `gradient`.
+    """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its `backward` if it is wanted.
 
     With gradient `call` returns a tensor to differentiate.
     """
@@ -94,6 +97,6 @@ def measure(
         with torch.set_grad_enabled(gradient), mixed:
             result = call()
         held = meter.alive if gradient else 0
-        if gradient:
+        if gradient and backward:
             result.backward(torch.zeros_like(result))
     return Taken(held, meter.peak)

@@ -25,7 +25,9 @@ class Processes:
     """How many processes there are, which of them this is, its device, and what it says to the others."""
 
     def __init__(self, compute: ComputeConfig) -> None:
-        self.accelerator = Accelerator(cpu=compute.device == "cpu", mixed_precision=compute.precision)
+        # Accelerate joins processes without an accelerator only if told that there is none.
+        cpu = compute.device == "cpu" or not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=compute.precision)
         self.number: int = self.accelerator.num_processes
         self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device
@@ -63,6 +65,12 @@ class Processes:
         tensor = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(tensor, by, _group())
         return tensor.tolist()
+
+
+def leave() -> None:
+    """End what connects the processes; to be called last."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @cache

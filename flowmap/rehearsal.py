@@ -23,6 +23,7 @@ from flowmap.configs import ArchiveConfig, DataConfig
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
+from flowmap.estimate import needs
 from flowmap.export import export_run
 from flowmap.folder import locked, write_whole
 from flowmap.launch import run_recipe
@@ -178,7 +179,9 @@ def _needs(recipe: Recipe, command: str, console: Console) -> None:
     """Say what the real run will need, and the `command` that starts it."""
     console.print("\n[bold]The real run needs[/]")
     lines = [f"{finding.message}" for finding in recipe.missing()]
-    lines += list(recipe.backbone.needs())
+    footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
+    # A model that starts from nothing is a toy.
+    lines += [] if footprint is None or recipe.backbone.random_base else list(needs(footprint))
     plan = make_plan(recipe, Path("runs"))
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:

@@ -6,6 +6,7 @@ role names as its `units` are gathered one at a time while they compute.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -39,6 +40,8 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> None:
     scalars = [name for name, parameter in module.named_parameters() if not parameter.ndim]
     if scalars:
         raise FlowmapError(f"parameter '{scalars[0]}' is a scalar, which cannot be sharded; give it the shape [1]")
+    # Nobody changes what a network returns, so it may be a view.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     units = {id(unit): unit for role in roles for unit in role.units}
     for part in (*units.values(), module):
         # The root too: what it had gathered would still be used after the optimiser has changed the parameters.

@@ -6,6 +6,11 @@ u = v - (t - r) du/dt (arXiv 2505.13447; by central difference: AnyFlow, arXiv 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import final
+
 import torch
 from torch import Tensor
 
@@ -14,34 +19,63 @@ from flowmap.interfaces import Cond, FlowMap
 from flowmap.path import like
 
 
+@final
+@dataclass(frozen=True)
+class Question:
+    """What u(x, t, r, c) is: for `x` `[K, F, ...]` and `t >= r`, both `[K]` or `[K, F]`. K may be 0."""
+
+    x: Tensor
+    t: Tensor
+    r: Tensor
+    cond: Cond
+
+
+def ask(network: FlowMap, questions: Sequence[Question], together: bool) -> list[Tensor]:
+    """The answer to each question, with the shape of its x: all from one call if `together`, or from one call each.
+
+    Questions without rows cost nothing.
+    """
+    real = [q for q in questions if len(q.x)]
+    if together and len(real) > 1:
+        x, t, r = (torch.cat(parts) for parts in zip(*((q.x, q.t, q.r) for q in real), strict=True))
+        cond = reduce(lambda joined, other: joined.join(other), (q.cond for q in real))
+        answers = iter(network.mean_velocity(x, t, r, cond).split([len(q.x) for q in real]))
+    else:
+        answers = iter([network.mean_velocity(q.x, q.t, q.r, q.cond) for q in real])
+    return [next(answers) if len(q.x) else torch.empty_like(q.x) for q in questions]
+
+
 @torch.no_grad()
 def tangent(network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond, config: TangentConfig) -> Tensor:
-    """du/dt at `x` `[B, F, ...]` moving with velocity `v`, at times `t >= r` `[B]` or `[B, F]`.
+    """du/dt at `x` `[K, F, ...]` moving with velocity `v`, at times `t >= r` `[K]` or `[K, F]`.
 
     Returns the shape of `x`, without gradient. The difference is one-sided where a step would leave [0, 1].
     """
+    return tangent_and(network, Question(x, t, r, cond), v, config)[0]
+
+
+@torch.no_grad()
+def tangent_and(
+    network: FlowMap, at: Question, v: Tensor, config: TangentConfig, *others: Question
+) -> tuple[Tensor, ...]:
+    """As `tangent`, and then the answers to `others`, which go with the differences if these go in one call."""
     if config.method == "jvp":
-        return _forward_mode(network, x, t, r, v, cond)
-    late = (t + config.step).clamp(max=1.0)
-    early = (t - config.step).clamp(min=0.0)
-    x_late = x + like(late - t, x) * v
-    x_early = x - like(t - early, x) * v
-    if config.batched:
-        both = network.mean_velocity(
-            torch.cat([x_late, x_early]), torch.cat([late, early]), torch.cat([r, r]), cond.join(cond)
-        )
-        u_late, u_early = both.chunk(2)
-    else:
-        u_late = network.mean_velocity(x_late, late, r, cond)
-        u_early = network.mean_velocity(x_early, early, r, cond)
-    return (u_late - u_early) / like(late - early, x)
+        return _forward_mode(network, at, v), *ask(network, others, together=False)
+    late = (at.t + config.step).clamp(max=1.0)
+    early = (at.t - config.step).clamp(min=0.0)
+    sides = [Question(at.x + like(time - at.t, at.x) * v, time, at.r, at.cond) for time in (late, early)]
+    u_late, u_early, *answers = ask(network, [*sides, *others], together=config.batched)
+    return (u_late - u_early) / like(late - early, at.x), *answers
 
 
-def _forward_mode(network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond) -> Tensor:
+def _forward_mode(network: FlowMap, at: Question, v: Tensor) -> Tensor:
+    if not len(at.x):
+        return torch.empty_like(at.x)
+
     def along(x: Tensor, t: Tensor) -> Tensor:
-        return network.mean_velocity(x, t, r, cond)
+        return network.mean_velocity(x, t, at.r, at.cond)
 
     # Fused attention has no forward derivative; the plain one has.
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        derivative: Tensor = torch.func.jvp(along, (x, t), (v, torch.ones_like(t)))[1]
+        derivative: Tensor = torch.func.jvp(along, (at.x, at.t), (v, torch.ones_like(at.t)))[1]
     return derivative

@@ -135,11 +135,34 @@ def test_the_fused_student_is_where_its_guided_combination_fits_the_data() -> No
     torch.testing.assert_close(objective.loss(scene, noise, at_t).value, off)
 
 
-@pytest.mark.parametrize(("w", "calls"), [(1.0, 2), (3.0, 3)])
-def test_only_a_guided_student_is_asked_about_null(w: float, calls: int) -> None:
+@pytest.mark.parametrize("w", [1.0, 3.0])
+def test_only_a_guided_student_is_asked_about_null(w: float) -> None:
+    """In the call of the differences, and these only for the rows with r < t."""
     objective, scene, diary = forward(w)
     objective.loss(scene, sample("noise"), pairs())
-    assert diary.calls == calls
-    asked_null = [cond is scene.batch.null for cond in diary.conds]
-    assert sum(asked_null) == (w != 1)
-    assert diary.grad == [False] * (calls - 1) + [True]
+    assert diary.grad == [False, True]
+    (cond, null), moving = conditions(), pairs().moving()
+    sides = [cond.values[moving]] * 2
+    assert torch.equal(diary.conds[0].values, torch.cat(sides if w == 1 else [*sides, null.values]))
+    assert torch.equal(diary.conds[1].values, cond.values)
+
+
+@pytest.mark.parametrize("method", ["central", "jvp"])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("branches", [[0, 1, 2, 2, 0, 1], [0] * 6, [2] * 6], ids=["some", "none", "all"])
+def test_however_many_calls_the_loss_is_the_same(branches: list[int], batched: bool, method: str) -> None:
+    t, branch = pairs().t, torch.tensor(branches)
+    drawn = Pairs(t, torch.where(branch == 0, t, torch.where(branch == 1, 0.0, 0.3 * t)), branch)
+    objective, scene, diary = forward(3.0)
+    expected = objective.loss(scene, sample("noise"), drawn).value
+    diary.x.clear()
+    tangent = TangentConfig(batched=batched, method=method)
+    other = FlowMapConfig(cfg_scale=3.0, rebalance=False, tangent=tangent).build()
+    assert isinstance(other, ForwardFlowMap)
+    ours = other.loss(scene, sample("noise"), drawn).value
+    torch.testing.assert_close(ours, expected, rtol=1e-12 if method == "central" else 1e-4, atol=0)
+    moving = sum(index > 0 for index in branches)
+    differences = ([moving] if method == "jvp" else [moving] * 2) if moving else []
+    answered = [*differences, COUNT]
+    apart = method == "jvp" or not batched
+    assert [len(x) for x in diary.x] == [*(answered if apart else [sum(answered)]), COUNT]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation
 
@@ -16,8 +15,10 @@ from flowmap.interfaces import NoCond
 from flowmap.ledger import Ledger
 from flowmap.loop import StepRecord, run_stage
 from flowmap.plan import make_plan
+from flowmap.processes import Processes
 from flowmap.recipe import Recipe
 from flowmap.stage import open_stage
+from flowmap.tables import ComputeConfig
 
 from .support import exact_role
 
@@ -36,7 +37,7 @@ def record(objective: dict[str, Any], tmp_path: Path) -> StepRecord:
             "stages": [{"name": "stage", "steps": 1, "batch": B, "objective": objective}],
         }
     )
-    stage = open_stage(make_plan(recipe, tmp_path).find("stage", 0), Accelerator(cpu=True))
+    stage = open_stage(make_plan(recipe, tmp_path).find("stage", 0), Processes(ComputeConfig(device="cpu")))
     return next(run_stage(stage, 0))
 
 
@@ -78,9 +79,25 @@ BY_HAND: dict[str, tuple[dict[str, Any], dict[str, dict[str, int]]]] = {
         {**FLOW_MAP, "branches": {"diffusion": 0.0, "consistency": 0.5}},
         {"student": one_grad(1, 2 * B)},
     ),
-    "flow_map: guided by the student's null": (
+    "flow_map: guided by the student's null, in the call of the differences": (
         {**FLOW_MAP, "cfg_scale": 3.0},
-        {"student": one_grad(2, 2 * MOVING + B)},
+        {"student": one_grad(1, 2 * MOVING + B)},
+    ),
+    "flow_map: guided, one call each": (
+        {**FLOW_MAP, "cfg_scale": 3.0, "tangent": {"batched": False}},
+        {"student": one_grad(3, 2 * MOVING + B)},
+    ),
+    "flow_map: guided, a forward-mode call and one for the null": (
+        {**FLOW_MAP, "cfg_scale": 3.0, "tangent": {"method": "jvp"}},
+        {"student": one_grad(2, MOVING + B)},
+    ),
+    "flow_map: guided, nothing moves": (
+        {**FLOW_MAP, "cfg_scale": 3.0, "branches": {"diffusion": 1.0, "consistency": 0.0}},
+        {"student": one_grad(1, B)},
+    ),
+    "flow_map: guided, everything moves": (
+        {**FLOW_MAP, "cfg_scale": 3.0, "branches": {"diffusion": 0.0, "consistency": 0.5}},
+        {"student": one_grad(1, 2 * B + B)},
     ),
     "flow_map: a teacher's velocity": (
         {**FLOW_MAP, "velocity": "teacher"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,8 +14,16 @@ from flowmap_wan import LoraConfig
 from flowmap_wan.backbone import WanBackbone
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Chunking, Loss, Role, Scene, Window, World
+from flowmap.cost import count
+from flowmap.draw import Draw
+from flowmap.interfaces import Batch, Chunking, Cond, Loss, Role, Scene, Velocity, Window, World
 from flowmap.ledger import Ledger
+from flowmap.loop import run_stage
+from flowmap.plan import make_plan
+from flowmap.processes import Processes
+from flowmap.recipe import read
+from flowmap.stage import open_stage
+from flowmap.tables import ComputeConfig
 
 from .support import CHANNELS, bidirectional, causal, chunking, draw, gradients, lora, make, noise, relative, text
 
@@ -25,17 +35,28 @@ ENDS = [sum(CHUNKS[: i + 1]) for i in range(len(CHUNKS))]
 
 
 class Windowed(Chunking):
-    """Another chunking through a window of our choice."""
+    """The chunks of `real` through a window of our choice."""
 
     def __init__(self, real: Chunking, chosen: Window) -> None:
         self._real, self._chosen = real, chosen
-        self.sizes, self.forced, self.whole = real.sizes, real.forced, real.whole  # type: ignore[method-assign]
-        self.given, self.remember = real.given, real.remember  # type: ignore[method-assign]
 
-    def window(self, frames: int, draw: Any) -> Window:
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
+        return self._real.sizes(frames, given)
+
+    def window(self, frames: int, draw: Draw) -> Window:
         return self._chosen
 
-    sizes = forced = whole = given = remember = None  # type: ignore[assignment]
+    def forced(self, batch: Batch, window: Window) -> Batch:
+        return self._real.forced(batch, window)
+
+    def whole(self, batch: Batch) -> Batch:
+        return self._real.whole(batch)
+
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        return self._real.given(network, cond, frames)
+
+    def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
+        return self._real.remember(network, cond, chunk)
 
 
 def roles(backbone: WanBackbone) -> dict[str, Role]:
@@ -53,7 +74,9 @@ def scene(made: dict[str, Role], chunks: Chunking, frames: int = FRAMES) -> Scen
     return Scene(made, batch, draw(2), chunks, World())
 
 
-def distil(made: dict[str, Role], chunks: Chunking, frames: int = FRAMES, **fields: Any) -> tuple[Loss, dict[str, Tensor]]:
+def distil(
+    made: dict[str, Role], chunks: Chunking, frames: int = FRAMES, **fields: Any
+) -> tuple[Loss, dict[str, Tensor]]:
     """The student's distribution loss, and its gradients."""
     for role in made.values():
         role.module.zero_grad(set_to_none=True)
@@ -129,7 +152,9 @@ def test_a_bidirectional_model_holds_its_graph() -> None:
     assert counted[1]["student"]["no_grad"] == 0
 
 
-@pytest.mark.parametrize(("window", "graded", "made"), [(Window(0, 4), 3, 3), (Window(3, 7), 3, 5), (Window(6, 7), 1, 5)])
+@pytest.mark.parametrize(
+    ("window", "graded", "made"), [(Window(0, 4), 3, 3), (Window(3, 7), 3, 5), (Window(6, 7), 1, 5)]
+)
 def test_calls_of_an_on_policy_step(window: Window, graded: int, made: int) -> None:
     """Chunks are made without gradient and, those that need one, again with; three calls each here."""
     backbone = causal(CHUNKS, SIZE)
@@ -143,3 +168,34 @@ def test_calls_of_an_on_policy_step(window: Window, graded: int, made: int) -> N
     first = per_chunk * (made if graded > 1 else made - 1) + made - 1
     again = (graded - 1) + (window.start > 0) if graded > 1 else 0
     assert calls["no_grad"] == first + again
+
+
+RECIPE = """\
+name = "replay"
+data = {{ type = "moving_digits", frames = 4, size = 12 }}
+
+[backbone]
+type = "far_wan21"
+weights = "random"
+chunks = [1, 1, 1, 1]
+full_chunks = 2
+compressed_patch_size = [1, 12, 12]
+architecture = {{ layers = 1, heads = 1, head_dim = 12, ffn_dim = 8, channels = 1, text_dim = 16, patch = [1, 6, 6] }}
+
+[[stages]]
+name = "only"
+steps = 6
+batch = 2
+objective = {{ type = "backward_simulation", rollout_steps = [1, 4], replay = {replay}, forward = "flow_map" }}
+"""
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_plan_counts_what_the_ledger_counts(replay: bool, here: Path) -> None:
+    (here / "r.toml").write_text(RECIPE.format(replay=str(replay).lower()))
+    plan = make_plan(read(Path("r.toml"))[0], here / "runs").stages[0]
+    counted: dict[str, Counter[str]] = {}
+    for record in run_stage(open_stage(plan, Processes(ComputeConfig(device="cpu"))), 0):
+        for name, calls in record.calls.items():
+            counted.setdefault(name, Counter()).update(calls)
+    assert {name: Counter(vars(calls)) for name, calls in count(plan).calls.items()} == counted

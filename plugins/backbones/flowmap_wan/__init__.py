@@ -10,13 +10,31 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
-from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, Origin, SampleSpec
+from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, Origin, Precision, SampleSpec, unknown_word
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from flowmap.footprint import Footprint
     from flowmap.interfaces import Backbone
 
 RANDOM = "random"
+
+LAYERS = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+    "ffn.net.0.proj",
+    "ffn.net.2",
+)
+"""The linear layers of a transformer block."""
+
+PUBLISHED_LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+"""Those that AnyFlow's authors adapt."""
 
 NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
@@ -59,6 +77,11 @@ class LoraConfig(Config):
 
     rank: int = Field(256, ge=1, description="rank of every adapter")
     alpha: float = Field(256.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+    layers: tuple[str, ...] = Field(
+        PUBLISHED_LAYERS,
+        description="linear layers of every block that get one: self-attention and feed-forward as published; attn2 is "
+        "cross-attention. A flow map's time embedders get one besides",
+    )
 
 
 class _WanConfig(BackboneConfig):
@@ -112,13 +135,16 @@ class _WanConfig(BackboneConfig):
         """With a checkpoint comes a text encoder."""
         return not self.random_base
 
-    def needs(self) -> Iterable[str]:
-        """Parameters and their bytes."""
-        if self.random_base:
-            return ()
-        from flowmap_wan.size import sentences
+    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
+        """Counted on the meta device; known where the sizes are."""
+        from flowmap_wan.architecture import architecture_of
 
-        return sentences(self)
+        architecture = architecture_of(self)
+        if architecture is None:
+            return None
+        from flowmap_wan.footprint import WanFootprint
+
+        return WanFootprint(self, spec, architecture, precision)
 
     def rehearsed(self, folder: Path) -> Self:
         """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
@@ -139,10 +165,44 @@ class _WanConfig(BackboneConfig):
         if self.lora is None and self.base_precision != "float32":
             why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
             yield Finding("error", ("base_precision",), why)
+        yield from self._lora_findings()
+        yield from self._checkpoint_findings()
         if len(spec.shape) != 4:
             yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
             return
         yield from self._shape_findings(spec)
+
+    def _lora_findings(self) -> Iterable[Finding]:
+        if self.lora is None:
+            return
+        where = ("lora", "layers")
+        if not self.lora.layers:
+            yield Finding("error", where, f"name at least one layer; there are {', '.join(LAYERS)}")
+        for index, layer in enumerate(self.lora.layers):
+            if layer not in LAYERS:
+                yield Finding("error", (*where, index), unknown_word("layer", layer, LAYERS))
+            elif layer in self.lora.layers[:index]:
+                yield Finding("error", (*where, index), f"'{layer}' is listed twice")
+        from flowmap_wan.architecture import architecture_of
+
+        sizes = architecture_of(self)
+        if sizes is None:
+            return
+        width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+        hidden = any(layer.startswith("ffn.") for layer in self.lora.layers)
+        smallest = min(width, sizes["ffn_dim"]) if hidden else width
+        if self.lora.rank > smallest:
+            why = f"{self.lora.rank} is more than the smallest side of an adapted layer, {smallest}, and gains nothing"
+            yield Finding("warning", ("lora", "rank"), why)
+
+    def _checkpoint_findings(self) -> Iterable[Finding]:
+        """What the configuration of a checkpoint on this machine tells beforehand."""
+        from flowmap_wan.architecture import architecture_of
+
+        sizes = None if self.random_base else architecture_of(self)
+        if sizes is not None and sizes["attention_head_dim"] % 2:
+            why = f"its heads have {sizes['attention_head_dim']} dimensions; rotary positions turn pairs of them"
+            yield Finding("error", ("weights",), why)
 
     def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
         frames, channels, height, width = spec.shape

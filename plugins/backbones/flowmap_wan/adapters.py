@@ -7,12 +7,15 @@ changes.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
 from torch import Tensor, nn
+
+from flowmap_wan import PUBLISHED_LAYERS
 
 
 @final
@@ -69,27 +72,32 @@ def _inside(name: str) -> str:
     return f"role_{name}"
 
 
-_ATTENTION = r"attn1\.(to_q|to_k|to_v|to_out\.0)"
-_FEED_FORWARD = r"ffn\.net\.(0\.proj|2)"
 _TIMES = r"condition_embedder\.(time_embedder|delta_embedder)\.linear_[12]"
 _WHOLE = "far_patch_embedding"
 
 
-def add_adapter(model: nn.Module, name: str, rank: int, alpha: float, two_times: bool) -> dict[str, nn.Parameter]:
+def add_adapter(
+    model: nn.Module,
+    name: str,
+    rank: int,
+    alpha: float,
+    two_times: bool,
+    layers: Sequence[str] = PUBLISHED_LAYERS,
+) -> dict[str, nn.Parameter]:
     """Add the trainable adapter `name` to the frozen `model`; returns its parameters by names without the adapter's.
 
-    LoRA on self-attention and feed-forward layers, of a two-time network on the time embedders too; the patches
-    of compressed frames are trained whole (AnyFlow's published choice). An adapter of that name that was there
-    before is replaced.
+    LoRA on the linear `layers` of every block, of a two-time network on the time embedders too; the patches of
+    compressed frames are trained whole (AnyFlow's published choice). An adapter of that name that was there before
+    is replaced.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     remove_adapter(model, name)
-    layers = [rf"blocks\.\d+\.({_ATTENTION}|{_FEED_FORWARD})"] + ([_TIMES] if two_times else [])
+    wanted = [rf"blocks\.\d+\.({'|'.join(map(re.escape, layers))})"] + ([_TIMES] if two_times else [])
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules="|".join(layers),
+        target_modules="|".join(wanted),
         modules_to_save=[_WHOLE] if any(key.startswith(_WHOLE) for key, _ in model.named_modules()) else None,
     )
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from flowmap.configs import TimesConfig
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import draw_times, like, noised, shifted
-from flowmap.tangent import tangent
+from flowmap.tangent import Question, tangent_and
 from flowmap_flow import FlowMapConfig
 from flowmap_flow.pairs import Pairs, draw_pairs, per_branch
 
@@ -86,17 +86,17 @@ class ForwardFlowMap(Objective):
             else:
                 v = guided_velocity(scene.velocity("teacher"), x_t, t, batch.cond, batch.null, w)
                 w = 1.0  # the target is guided already
+            # (t - r) du/dt vanishes at r = t: only the other rows pay for it. As published, the null's part in the
+            # derivative of the guided u is left out.
+            m = pairs.moving()
+            moving = Question(x_t[m], t[m], r[m], batch.cond.take(m))
+            nulls = [Question(x_t, t, r, batch.null)] if w != 1 else []
+            du_dt, *null = tangent_and(student, moving, v[m], config.tangent, *nulls)
             target = v.clone()
-            moving = pairs.moving()
-            if len(moving):
-                # (t - r) du/dt vanishes at r = t: only the other rows pay for the derivative.
-                x, times, ends, cond = x_t[moving], t[moving], r[moving], batch.cond.take(moving)
-                derivative = tangent(student, x, times, ends, v[moving], cond, config.tangent) / w
-                target[moving] -= like(times - ends, x) * derivative
-            null = student.mean_velocity(x_t, t, r, batch.null) if w != 1 else None
+            target[m] -= like(t[m] - r[m], v) * (du_dt / w)
         u = student.mean_velocity(x_t, t, r, batch.cond)
-        if null is not None:
-            u = (u - (1 - w) * null) / w
+        if null:
+            u = (u - (1 - w) * null[0]) / w
         raw = (u - target).square().flatten(1).mean(1)
         weight = loss_weight(config.weight, t, config.shift)
         losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)

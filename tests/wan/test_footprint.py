@@ -1,0 +1,304 @@
+"""What a Wan model is said to take is what real ones take: parameters, arithmetic, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flowmap_wan import LAYERS, FarWan21Config, LoraConfig, Wan21Config, attention
+from flowmap_wan.adapters import add_adapter
+from flowmap_wan.attention import Sight
+from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.footprint import WanFootprint
+from flowmap_wan.module import WanModule
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from flowmap.configs import NetworkKind, SampleSpec
+from flowmap.footprint import CallShape, Footprint
+from flowmap.interfaces import Batch, Cond, FlowMap, Role, Window
+from flowmap.recipe import read
+from tests.wan.support import CHANNELS, architecture, draw, lora, make, module, noise
+from tests.wan.support import text as prompt
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CHUNKS, FULL = (1, 3, 2, 2), 3
+FRAMES, SIDES = sum(CHUNKS), (8, 12)
+TOKENS = 5
+KINDS: tuple[NetworkKind, ...] = ("velocity", "flow_map")
+BIDIRECTIONAL = [CallShape("whole", FRAMES), CallShape("forced", FRAMES), CallShape("forced", FRAMES - 1, 1)]
+CAUSAL = [
+    CallShape("whole", FRAMES),
+    CallShape("whole", 1),
+    CallShape("forced", 6, 0),
+    CallShape("forced", 7, 1),
+    CallShape("forced", 5, 1),
+    CallShape("forced", 4, 4),
+    CallShape("following", 3, 1),
+    CallShape("following", 2, 4),
+    CallShape("following", 2, 6),
+    CallShape("reading", 1, 0),
+    CallShape("reading", 3, 1),
+    CallShape("reading", 2, 4),
+    CallShape("reading", 2, 6),
+    CallShape("reading", 6, 0),
+]
+SHAPES = [("wan21", shape) for shape in BIDIRECTIONAL] + [("far_wan21", shape) for shape in CAUSAL]
+IDS = [f"{kind}-{shape.view}-{shape.start}-{shape.frames}" for kind, shape in SHAPES]
+
+
+def config_of(kind: str, **fields: Any) -> Wan21Config | FarWan21Config:
+    fields = {"weights": "random", "architecture": architecture(), "text_length": TOKENS, **fields}
+    if kind == "wan21":
+        return Wan21Config(**fields)
+    patch = (1, 4, 4)
+    return FarWan21Config(chunks=CHUNKS, full_chunks=FULL, compressed_patch_size=patch, **fields)
+
+
+def both(kind: str, **fields: Any) -> tuple[WanBackbone, Footprint]:
+    config, spec = config_of(kind, **fields), SampleSpec((FRAMES, CHANNELS, *SIDES), text=True)
+    backbone, footprint = config.build(spec), config.footprint(spec, "no")
+    assert isinstance(backbone, WanBackbone)
+    assert isinstance(footprint, WanFootprint)
+    return backbone, footprint
+
+
+def role_of(backbone: WanBackbone, kind: NetworkKind) -> Role:
+    role = make(backbone, "student", kind, 1)
+    # Adapters start at 0, which some sums would not be made for.
+    return role
+
+
+def calling(backbone: WanBackbone, role: Role, shape: CallShape, samples: int = 1) -> Callable[[], Any]:
+    """A real call of `shape`."""
+    chunks, network, text = backbone.chunking(), role.network, prompt(samples, TOKENS)
+    x0 = noise(samples, FRAMES, CHANNELS, *SIDES)
+    t = torch.full((samples,), 0.7)
+    x = x0[:, shape.start : shape.start + shape.frames].clone()
+    cond: Cond = text
+    with torch.no_grad():
+        if shape.view == "forced":
+            window = Window(shape.start, shape.start + shape.frames)
+            cond = chunks.forced(Batch(x0, text, text), window).cond
+        elif shape.start and shape.view == "whole":
+            cond = chunks.given(network, text, x0[:, : shape.start])
+        elif shape.start:
+            ends = [sum(CHUNKS[: i + 1]) for i in range(len(CHUNKS))]
+            for first, end in zip([0, *ends], ends, strict=False):
+                if end <= shape.start:
+                    cond = chunks.remember(network, cond, x0[:, first:end])
+    if shape.view == "reading" and shape.start == 0 and shape.frames > CHUNKS[0]:
+        return lambda: chunks.given(network, cond, x)
+    if shape.view == "reading":
+        return lambda: chunks.remember(network, cond, x)
+    if isinstance(network, FlowMap):
+        return lambda: network.mean_velocity(x, t, t / 2, cond)
+    return lambda: network.velocity(x, t, cond)
+
+
+@contextmanager
+def sights() -> Iterator[list[Sight]]:
+    """The masks of every attention that has one."""
+    seen: list[Sight] = []
+    attend = attention.attend
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Any) -> Tensor:
+        if sight is not None:
+            seen.append(sight)
+        return attend(q, k, v, sight, kernel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "attend", watched)
+        yield seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize(("model", "shape"), SHAPES, ids=IDS)
+def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
+    """Matrix products and convolutions, exactly; of masked attention what a mask hides is not counted."""
+    fields = {"lora": lora()} if trained == "lora" else {}
+    backbone, footprint = both(model, **fields)
+    role = role_of(backbone, kind)
+    call = calling(backbone, role, shape)
+    width = 2 * 12
+    with sights() as seen, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(shape.view != "reading"):
+        with FlopCounterMode(display=False) as forward:
+            result = call()
+        hidden = sum(int((~sight.dense).sum()) for sight in seen)
+        counted = footprint.flops(kind, shape)
+        assert counted.forward == forward.get_total_flops() - 4 * width * hidden
+        if shape.view == "reading":
+            return
+        with FlopCounterMode(display=False) as backward:
+            result.sum().backward()
+    assert counted.backward == backward.get_total_flops() - 8 * width * hidden
+
+
+@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize("shape", [CAUSAL[0], CAUSAL[5], CAUSAL[8]], ids=lambda shape: shape.view)
+def test_recomputation_adds_the_forward_of_the_blocks(shape: CallShape, trained: str) -> None:
+    """At most: torch stops recomputing a block at the last thing that backward asks for (here 7 % of it all)."""
+    fields = {"lora": lora()} if trained == "lora" else {}
+    backbone, footprint = both("far_wan21", gradient_checkpointing=True, **fields)
+    call = calling(backbone, role_of(backbone, "flow_map"), shape)
+    with sights() as seen, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        result = call()
+    hidden = sum(int((~sight.dense).sum()) for sight in seen)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
+        result.sum().backward()
+    real = backward.get_total_flops() - (8 + 4) * 2 * 12 * hidden
+    said = footprint.flops("flow_map", shape).backward
+    assert real <= said <= 1.08 * real
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["wan21", "far_wan21"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"lora": lora()}, {"lora": lora(), "base_precision": "bfloat16"}],
+    ids=["full", "lora", "bfloat16"],
+)
+def test_parameters_and_their_bytes_are_those_of_a_real_model(
+    model: str, kind: NetworkKind, fields: dict[str, Any], wan: Path
+) -> None:
+    config = config_of(model, weights=str(wan), architecture=None, **fields)
+    frames = 4 * (FRAMES - 1) + 1
+    spec = SampleSpec((frames, 3, 64, 96), text=True)
+    backbone, footprint = config.build(spec), config.footprint(spec, "no")
+    assert footprint is not None
+    role = backbone.role("student", kind, None, draw())
+    parameters = dict(module(role).transformer.named_parameters())
+    own = {id(p) for p in role.own.values()}
+    shared = [p for p in parameters.values() if id(p) not in own]
+    assert footprint.base().count == sum(p.numel() for p in shared)
+    assert footprint.base().bytes == sum(p.numel() * p.element_size() for p in shared)
+    assert footprint.own(kind).count == sum(p.numel() for p in role.own.values())
+    assert footprint.own(kind).bytes == sum(p.numel() * p.element_size() for p in role.own.values())
+    unit = [p for name, p in parameters.items() if name.startswith("blocks.0.")]
+    said = footprint.base().unit + footprint.own(kind).unit
+    assert said == sum(p.numel() * p.element_size() for p in unit)
+    every = footprint.base(), footprint.own(kind)
+    assert all(part.bytes == 2 * part.unit + part.root for part in every)
+
+
+@pytest.mark.parametrize("layers", [("attn1.to_q",), ("attn2.to_k", "attn2.to_out.0", "ffn.net.2"), LAYERS])
+def test_adapters_go_where_the_recipe_says(layers: tuple[str, ...]) -> None:
+    backbone, footprint = both("wan21", lora=LoraConfig(rank=2, layers=layers))
+    transformer = backbone._module(0).transformer
+    own = add_adapter(transformer, "student", 2, 2.0, False, layers)
+    adapted = {name.split(".lora_")[0].split("blocks.")[1].split(".", 1)[1] for name in own}
+    assert adapted == set(layers)
+    assert footprint.own("velocity").count == sum(p.numel() for p in own.values())
+
+
+def test_the_layers_of_a_block_are_all_there_are() -> None:
+    block = both("wan21")[0]._module(0).transformer.blocks[0]
+    assert tuple(name for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear)) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "three_roles"),
+    [
+        ("anyflow_far_14b", 14.32, 16.75),
+        ("anyflow_wan_14b", 14.32, 16.75),
+        ("anyflow_wan_1.3b", 1.42, 2.19),
+        ("anyflow_far_1.3b", 1.42, 2.19),
+    ],
+)
+def test_the_published_sizes(recipe: str, base: float, three_roles: float) -> None:
+    """Three roles on one base, adapters of rank 256: 16.75B and 2.19B parameters (../shared/facts/diffusers-anyflow)."""
+    read_recipe, _ = read(RECIPES / f"{recipe}.toml")
+    footprint = read_recipe.backbone.footprint(read_recipe.data.spec(), read_recipe.compute.precision)
+    assert footprint is not None
+    assert footprint.base().count / 1e9 == pytest.approx(base, abs=0.005)
+    count = footprint.base().count + footprint.own("flow_map").count + 2 * footprint.own("velocity").count
+    assert count / 1e9 == pytest.approx(three_roles, abs=0.005)
+
+
+def test_a_model_of_unknown_size_has_no_footprint(here: Path) -> None:
+    config = Wan21Config(weights="someone/a-model")
+    assert config.footprint(SampleSpec((5, 3, 32, 32)), "no") is None
+
+
+def kept_by(call: Callable[[], Tensor], module: WanModule) -> int:
+    """Bytes that autograd keeps of a real call, without parameters and masks (flex attention has next to none)."""
+    before = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        mask = any(tensor.shape[-2:] == sight.dense.shape for sight in seen)
+        if storage.data_ptr() not in before and not mask:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with sights() as seen, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    assert result.requires_grad
+    return sum(size for size, _ in kept.values())
+
+
+HELD = [("wan21", CallShape("whole", FRAMES)), *(("far_wan21", CAUSAL[i]) for i in (0, 3, 5, 7, 8))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize(("model", "shape"), HELD, ids=[f"{m}-{s.view}-{s.start}" for m, s in HELD])
+def test_what_is_held_is_what_autograd_keeps(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
+    fields = {"lora": lora()} if trained == "lora" else {}
+    backbone, footprint = both(model, **{**fields, "architecture": architecture(layers=3)})
+    role = role_of(backbone, kind)
+    real = kept_by(calling(backbone, role, shape, 2), module(role))
+    said = footprint.held(kind, shape, 2)
+    print(said / real)
+    assert said == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [HELD[1][1], HELD[3][1]], ids=lambda shape: shape.view)
+def test_with_checkpointing_the_inputs_of_blocks_are_held(shape: CallShape) -> None:
+    """Each further block adds its input, and what a block has inside is needed once."""
+    said = {}
+    for layers in (2, 5):
+        _, footprint = both("far_wan21", lora=lora(), gradient_checkpointing=True, architecture=architecture(layers=layers))
+        said[layers] = (
+            footprint.held("flow_map", shape, 2),
+            footprint.workspace("flow_map", shape, 2, gradient=True),
+        )
+    _, plain = both("far_wan21", lora=lora(), architecture=architecture(layers=2))
+    tokens = 2 * 4 * 24 + 4 * 6 if shape.view == "forced" else FRAMES * 24
+    assert said[5][0] - said[2][0] == 3 * 2 * tokens * 24 * 4
+    assert said[5][1] == said[2][1]
+    assert said[2][0] < plain.held("flow_map", shape, 2) / 3
+
+
+def test_measuring_leaves_nothing_behind() -> None:
+    """Fake tensors that were remembered would spoil real calls after it, and real ones those with fake tensors."""
+    backbone, footprint = both("far_wan21", lora=lora())
+    role = role_of(backbone, "flow_map")
+    call = calling(backbone, role, CAUSAL[3])
+    first = call()
+    footprint.held("flow_map", CAUSAL[3], 1)
+    assert torch.equal(first, call())
+
+
+def test_the_memory_is_as_large_as_the_real_one() -> None:
+    backbone, footprint = both("far_wan21")
+    role = role_of(backbone, "velocity")
+    for shape in (CAUSAL[6], CAUSAL[7], CAUSAL[8]):
+        chunks, cond = backbone.chunking(), prompt(1, TOKENS)
+        x0 = noise(1, FRAMES, CHANNELS, *SIDES)
+        done = 0
+        with torch.no_grad():
+            seen: Any = cond
+            for size in CHUNKS:
+                if done + size <= shape.start:
+                    seen = chunks.remember(role.network, seen, x0[:, done : done + size])
+                    done += size
+        real = sum(k.nbytes + v.nbytes for k, v in seen.view.memory.past.layers)
+        assert footprint.memory(shape.start) == real
