@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_wan import LoraConfig
 from flowmap_wan.backbone import WanBackbone
@@ -129,10 +131,17 @@ def test_only_the_student_gets_gradients(adapted: LoraConfig | None) -> None:
     assert not [name for name, p in named if p.grad is not None and id(p) not in owned]
 
 
-def test_in_mixed_precision_it_is_the_same_to_that_precision() -> None:
+@pytest.fixture
+def bf16() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_in_mixed_precision_it_is_the_same_to_that_precision(bf16: Accelerator) -> None:
     backbone = causal(CHUNKS, SIZE, lora=lora(), gradient_checkpointing=True, base_precision="bfloat16")
     made = roles(backbone)
-    Accelerator(mixed_precision="bf16", cpu=True).prepare_model(made["student"].module, evaluation_mode=True)
+    bf16.prepare_model(made["student"].module, evaluation_mode=True)
     chunks = Windowed(chunking(backbone), Window(3, FRAMES))
     (held, expected), (replayed, ours) = (distil(made, chunks, replay=replay) for replay in (False, True))
     assert torch.equal(replayed.value, held.value)
