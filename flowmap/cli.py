@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -28,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _GRACE_SECONDS = 10
+_SIGNALLED = 128  # above it, the exit code of what a signal has ended
 _out = Console()
 _err = Console(stderr=True)
 
@@ -178,57 +178,25 @@ def plugins() -> None:
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
+    memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GB of one device: refuse what cannot fit, warn where it is tight.")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
-    """Count what a step of each stage costs: network calls per role, with and without gradient, and backwards."""
-    from flowmap.launch import count_costs
+    """Say what each stage will cost: network calls, memory of each device, FLOPs, GPU-hours. Needs no weights."""
+    from flowmap import planning
 
-    costs, warnings = count_costs(recipe, overrides or [])
-    for warning in warnings:
+    planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)
+    for warning in planned.warnings:
         _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-    rows: list[dict[str, Any]] = [
-        {
-            "stage": stage.stage.name,
-            "steps": stage.stage.steps,
-            "batch": stage.stage.batch,
-            "role": role,
-            "trained": spec.trained,
-            "calls_with_gradient": cost.calls[role].grad / cost.steps,
-            "calls_without_gradient": cost.calls[role].no_grad / cost.steps,
-            "samples_with_gradient": cost.calls[role].grad_samples / cost.steps,
-            "samples_without_gradient": cost.calls[role].no_grad_samples / cost.steps,
-            "backwards": cost.backwards.get(role, 0) / cost.steps,
-            "counted_steps": cost.steps,
-        }
-        for stage, cost in costs
-        for role, spec in stage.stage.objective.roles().items()
-    ]
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "steps", "batch", "role", ""):
-        table.add_column(column, no_wrap=True)
-    for column in ("calls\n∇ + no ∇", "samples\n∇ + no ∇", "back-\nwards"):
-        table.add_column(column, justify="right", no_wrap=True)
-    previous = ""
-    for row in rows:
-        head = ["", "", ""] if row["stage"] == previous else [row["stage"], str(row["steps"]), str(row["batch"])]
-        previous = row["stage"]
-        table.add_row(
-            *map(escape, head),
-            row["role"],
-            "trains" if row["trained"] else "[dim]frozen[/]",
-            f"{row['calls_with_gradient']:.3g} + {row['calls_without_gradient']:.3g}",
-            f"{row['samples_with_gradient']:.0f} + {row['samples_without_gradient']:.0f}",
-            f"{row['backwards']:.3g}",
-        )
-    _out.print(table)
-    counted = max(row["counted_steps"] for row in rows)
-    _out.print(
-        "\n[dim]Per step: network calls with gradient (∇) and without, and samples through them;\n"
-        f"means over a stage's first {counted} steps at most, with the run's own draws.[/]"
-    )
+        print(planning.as_json(planned))
+    else:
+        planning.show(planned, _out)
 
 
 @app.command()
@@ -317,6 +285,9 @@ def main() -> None:
         app()
     except FlowmapError as error:
         index = process()[0]
+        if index and error.code > _SIGNALLED:
+            # So it ends all, and the first process says so.
+            sys.exit(error.code)
         if index:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)

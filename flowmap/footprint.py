@@ -80,3 +80,7 @@ class Footprint(ABC):
     @abstractmethod
     def memory(self, frames: int) -> int:
         """Bytes of what is remembered of the first `frames` frames of one sample while later ones are made."""
+
+    @abstractmethod
+    def prompt(self) -> int:
+        """Bytes of what is remembered of one sample's condition from its first call to its last."""

@@ -1,4 +1,4 @@
-"""Run a recipe: every stage that is not finished, then evaluation and report. And count what it costs."""
+"""Run a recipe: every stage that is not finished, then evaluation and report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from rich.markup import escape
 
 from flowmap.commands import command_line, going_on
 from flowmap.configs import unknown_word
-from flowmap.cost import StageCost, count
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS, evaluate
 from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
@@ -210,10 +209,3 @@ def _write_about(plan: Plan, processes: Processes) -> None:
     about["processes"] = processes.number
     about["threads"] = plan.recipe.compute.threads or torch.get_num_threads()
     write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")
-
-
-def count_costs(path: Path, overrides: Sequence[str]) -> tuple[list[tuple[StagePlan, StageCost]], list[str]]:
-    """The cost of every stage of the recipe's first seed, and the recipe's warnings."""
-    recipe, warnings = read(path, overrides)
-    plan = make_plan(recipe, Path("runs"))
-    return [(stage, count(stage)) for stage in plan.stages if stage.seed == recipe.seeds[0]], warnings

@@ -33,7 +33,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, skipped: Iterable[tuple[int, int]] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._skipped = set(skipped)
         self._known: dict[int, weakref.ref[Any]] = {}
         self.alive = 0

@@ -155,7 +155,8 @@ PLAN = {
 
 
 def test_plan_as_json(call: Call) -> None:
-    rows = json.loads(call("plan", "r.toml", "--json").out)
+    stages = json.loads(call("plan", "r.toml", "--json").out)["stages"]
+    rows = [stage | row for stage in stages for row in stage["roles"]]
     keys = ("calls_with_gradient", "calls_without_gradient", "samples_with_gradient", "samples_without_gradient")
     assert {
         (row["stage"], row["role"]): (row["trained"], *(row[key] for key in keys), row["backwards"]) for row in rows
@@ -174,7 +175,8 @@ def test_plan_as_a_table(call: Call) -> None:
 def test_plan_prints_warnings_to_stderr(call: Call) -> None:
     done = call("plan", "r.toml", "--json", "--set", "stages.student.objective=backward_simulation")
     assert "warning: without a forward objective" in done.err
-    assert {row["role"] for row in json.loads(done.out) if row["stage"] == "student"} == {
+    stages = {stage["stage"]: stage for stage in json.loads(done.out)["stages"]}
+    assert {row["role"] for row in stages["student"]["roles"]} == {
         "student",
         "teacher",
         "critic",

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flowmap_flow import BranchesConfig
+from flowmap_flow import BranchesConfig, FlowMapConfig
+from flowmap_flow.forward import ForwardFlowMap
 from flowmap_flow.pairs import BRANCHES, Pairs, draw_pairs, per_branch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,9 +18,10 @@ from scipy.stats import binomtest, chisquare, kstest
 from torch import Tensor
 
 from flowmap.draw import Draw
+from flowmap.interfaces import Batch, OneChunk, Scene, World
 from flowmap.path import shifted
 
-from .support import whole
+from .support import Rows, analytic_role, whole
 
 COUNT = 20_000
 LIMIT = 4 / math.sqrt(COUNT)
@@ -246,3 +248,132 @@ def test_losses_are_logged_with_their_branch() -> None:
         "consistency": [],
         "free": [5.0, 6.0],
     }
+
+
+# --- split over processes and micro-batches
+
+SPLIT = pytest.mark.parametrize(
+    ("total", "processes", "micro"),
+    [(8, 2, 4), (8, 2, 1), (8, 1, 2), (12, 3, 2), (6, 2, 3), (2, 2, 1), (5, 5, 1), (24, 4, 3), (7, 1, 7)],
+)
+
+
+def split(draw: Draw, processes: int, micro: int) -> list[list[Draw]]:
+    """What each process takes in each micro-batch: `[micro-batch][process]`."""
+    parts = [draw.split(processes, process, micro) for process in range(processes)]
+    return [list(of_all) for of_all in zip(*parts, strict=True)]
+
+
+@SPLIT
+def test_processes_and_micro_batches_share_the_batch_out(total: int, processes: int, micro: int) -> None:
+    for step in range(10):
+        rows: list[int] = []
+        for of_all in split(whole(total, step), processes, micro):
+            for part in of_all:
+                assert (part.total, part.count) == (total, micro)
+                assert list(part.rows) == sorted(part.rows)
+                rows += part.rows
+            assert all(sorted(part.peers) == sorted(row for p in of_all for row in p.rows) for part in of_all)
+        assert sorted(rows) == list(range(total))
+
+
+@SPLIT
+def test_a_part_has_the_numbers_of_its_samples(total: int, processes: int, micro: int) -> None:
+    draw = whole(total, step=3)
+    for part in (part for of_all in split(draw, processes, micro) for part in of_all):
+        rows = torch.tensor(part.rows)
+        for kind in ("uniform", "normal"):
+            assert torch.equal(getattr(part, kind)("x", (3,)), getattr(draw, kind)("x", (3,))[rows])
+            assert torch.equal(getattr(part.child("a"), kind)("x"), getattr(draw.child("a"), kind)("x")[rows])
+        ours, all_at_once = draw_pairs(part, SHARES, 5.0), draw_pairs(draw, SHARES, 5.0)
+        for name in ("t", "r", "branch"):
+            assert torch.equal(getattr(ours, name), getattr(all_at_once, name)[rows])
+        assert part.shared("x").random() == draw.shared("x").random()
+
+
+@pytest.mark.parametrize(("total", "processes", "micro"), [(8, 3, 1), (8, 2, 3), (2, 4, 1), (8, 1, 16)])
+def test_a_batch_that_cannot_be_shared_out(total: int, processes: int, micro: int) -> None:
+    with pytest.raises(ValueError, match=f"{total} samples are not whole micro-batches of {processes} x {micro}"):
+        whole(total).split(processes, 0, micro)
+
+
+@SPLIT
+@pytest.mark.parametrize("turn", ["turn", "turn/forward"])
+def test_samples_with_r_equal_to_t_come_first(total: int, processes: int, micro: int, turn: str) -> None:
+    """Rebalancing needs their mean before the first other sample. So also in a child of the turn, as co-training is."""
+    for step in range(20):
+        seen = 0
+        for of_all in split(whole(total, step), processes, micro):
+            branch = torch.cat([draw_pairs(replace(part, turn=turn), SHARES, 1.0).branch for part in of_all])
+            assert branch.min() >= seen
+            seen = int(branch.max())
+
+
+@SPLIT
+def test_every_process_has_its_share_of_every_branch(total: int, processes: int, micro: int) -> None:
+    """To within one sample, in each micro-batch."""
+    for step in range(20):
+        for of_all in split(whole(total, step), processes, micro):
+            counts = torch.stack([torch.bincount(draw_pairs(p, SHARES, 1.0).branch, minlength=3) for p in of_all])
+            assert (counts.amax(0) - counts.amin(0)).max() <= 1
+
+
+@pytest.mark.parametrize(("total", "micro"), [(2, 1), (6, 3), (6, 1)])
+def test_no_branch_is_tied_to_a_process(total: int, micro: int) -> None:
+    """Where a branch cannot be halved, either process has the odd sample equally often."""
+    more = torch.zeros(3, 2, dtype=torch.int64)
+    for step in range(500):
+        draw = whole(total, step)
+        branch = draw_pairs(draw, SHARES, 1.0).branch
+        rows = ([row for part in draw.split(2, process, micro) for row in part.rows] for process in range(2))
+        first, second = (torch.bincount(branch[mine], minlength=3) for mine in rows)
+        more += torch.stack([first > second, second > first], 1)
+    for one, other in more.tolist():
+        assert one + other > 100
+        assert binomtest(one, one + other).pvalue > 1e-3
+
+
+@SPLIT
+@pytest.mark.parametrize("diffusion", [0.25, 0.5, 1.0])
+def test_all_processes_agree_whether_there_is_a_derivative_to_take(
+    total: int, processes: int, micro: int, diffusion: float
+) -> None:
+    """A process without any sample of r < t asks for a row of r = t, if and only if another has such a sample."""
+    company = 0
+    for step in range(20):
+        for of_all in split(whole(total, step), processes, micro):
+            pairs = [draw_pairs(part, BranchesConfig(diffusion=diffusion, consistency=0), 1.0) for part in of_all]
+            own = [(p.r < p.t).nonzero().flatten() for p in pairs]
+            anywhere = any(len(rows) for rows in own)
+            for p, rows in zip(pairs, own, strict=True):
+                if len(rows) or not anywhere:
+                    assert p.moving().tolist() == rows.tolist()
+                else:
+                    assert p.moving().tolist() == [0]
+                    company += 1
+    if total == processes and processes > 1 and diffusion < 1:
+        assert company
+    if processes == 1 or diffusion == 1:
+        assert not company
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3, 4, 6])
+def test_rebalanced_parts_add_up_to_the_rebalanced_batch(micro: int) -> None:
+    """The r = t samples come first, and the world remembers their losses from micro-batch to micro-batch."""
+
+    def gradient_and_loss(draw: Draw, size: int) -> tuple[Tensor, Tensor]:
+        student = analytic_role("student", torch.tensor([[0.3, -0.2], [0.5, 0.1]]), torch.tensor([0.2]))
+        objective = FlowMapConfig(rebalance=True).build()
+        assert isinstance(objective, ForwardFlowMap)
+        parts, world, total = draw.split(1, 0, size), World(), torch.zeros(())
+        for part in parts:
+            x0, cond = part.normal("x0", (2, 2, 1, 1)), Rows(torch.zeros(size, 1))
+            scene = Scene({"student": student}, Batch(x0, cond, cond), part, OneChunk(), world)
+            loss = objective.loss(scene, part.normal("noise", (2, 2, 1, 1)), draw_pairs(part, SHARES, 1.0))
+            (loss.value / len(parts)).backward()
+            total += loss.value.detach() / len(parts)
+        assert student.own["W"].grad is not None
+        return student.own["W"].grad, total
+
+    whole_batch, in_parts = gradient_and_loss(whole(12), 12), gradient_and_loss(whole(12), micro)
+    torch.testing.assert_close(in_parts, whole_batch)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.configs import BackboneConfig, ComponentConfig, Finding, SampleSpec
+from flowmap.configs import BackboneConfig, ComponentConfig, Finding, Precision, SampleSpec
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from flowmap.footprint import Footprint
     from flowmap.interfaces import Backbone
 
 
@@ -28,6 +29,12 @@ class MlpConfig(BackboneConfig):
         """One time per sample is all this network knows."""
         if spec.shape[0] != 1:
             yield Finding("error", ("type",), f"'mlp' takes single frames; these data have {spec.shape[0]}")
+
+    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
+        """Counted on the meta device."""
+        from flowmap_mlp.footprint import MlpFootprint
+
+        return MlpFootprint(self, spec, precision)
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""

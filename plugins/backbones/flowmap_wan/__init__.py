@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
-from flowmap.configs import BackboneConfig, ComponentConfig, Config, Finding, Origin, Precision, SampleSpec, unknown_word
+from flowmap.configs import (
+    BackboneConfig,
+    ComponentConfig,
+    Config,
+    Finding,
+    Origin,
+    Precision,
+    SampleSpec,
+    unknown_word,
+)
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:

@@ -6,16 +6,19 @@ and its only backend has no backward pass on a CPU. These processors do neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 import torch
-from torch import Tensor
+from diffusers.models.normalization import RMSNorm
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowmap_wan.rotary import Turn, rotated
+
+M = TypeVar("M")
 
 AttentionKernel = Literal["auto", "dense", "flex"]
 
@@ -139,15 +142,65 @@ class SelfAttention:
 
 
 @final
+class TextMemo:
+    """What layers of frozen bases have made of one prompt: it is the same for every role and at every call.
+
+    It holds no graph, so it serves calls with and without gradient, and a block that backward recomputes.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def recall(self, layer: nn.Module, x: Tensor, make: Callable[[], M]) -> M:
+        """What `layer` makes of the prompt that is `x` there; `make` is called once for each precision and device."""
+        device = x.device
+        mixed = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        key = (layer, x.dtype, mixed, device)
+        if key not in self._made:
+            self._made[key] = make()
+        found: M = self._made[key]
+        return found
+
+
+@final
+@dataclass(frozen=True)
+class Text:
+    """The tokens of prompts `[B, M, D]`; with a memo, what frozen layers make of them is made once."""
+
+    tokens: Tensor
+    memo: TextMemo | None = None
+
+    def through(self, layer: nn.Module, parts: Sequence[nn.Module], make: Callable[[Tensor], M]) -> M:
+        """`make` of the tokens, which uses the `parts` of `layer`.
+
+        Remembered if it depends on the frozen base alone: then the parts are plain layers (an adapted one is not a
+        Linear) without anything to train.
+        """
+        memo, tokens = self.memo, self.tokens
+        if memo is None or tokens.requires_grad or not all(_frozen(part) for part in parts):
+            return make(tokens)
+        return memo.recall(layer, tokens, lambda: make(tokens))
+
+
+def _frozen(part: nn.Module) -> bool:
+    plain = isinstance(part, nn.Linear | nn.RMSNorm | RMSNorm)
+    return plain and not any(parameter.requires_grad for parameter in part.parameters())
+
+
+@final
 class CrossAttention:
     """The processor of `attn2`: from video tokens to text tokens, all of them (Wan2.1 attends to padding too)."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Text) -> Tensor:
         """Attend from tokens `[B, L, D]` to text `[B, M, D]`."""
+
+        def read(tokens: Tensor) -> tuple[Tensor, Tensor]:
+            k, v = _heads(attn, attn.norm_k(attn.to_k(tokens))), _heads(attn, attn.to_v(tokens))
+            return k.to(v.dtype), v
+
         q = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        k = _heads(attn, attn.norm_k(attn.to_k(encoder_hidden_states)))
-        v = _heads(attn, attn.to_v(encoder_hidden_states))
-        return _out(attn, attend(q.to(v.dtype), k.to(v.dtype), v, None, "dense"), hidden_states)
+        k, v = encoder_hidden_states.through(attn, (attn.to_k, attn.norm_k, attn.to_v), read)
+        return _out(attn, attend(q.to(v.dtype), k, v, None, "dense"), hidden_states)
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:

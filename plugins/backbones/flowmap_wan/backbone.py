@@ -202,7 +202,8 @@ class _WanVelocity(Velocity):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         video = _video(cond)
-        return video.view.run(self._module, self._adapter, video.text.to(x.device), x, t, t).float()
+        text = video.text.to(x.device)
+        return video.view.run(self._module, self._adapter, text, x, t, t, video.memo).float()
 
 
 @final
@@ -212,4 +213,5 @@ class _WanFlowMap(FlowMap):
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         video = _video(cond)
-        return video.view.run(self._module, self._adapter, video.text.to(x.device), x, t, r).float()
+        text = video.text.to(x.device)
+        return video.view.run(self._module, self._adapter, text, x, t, r, video.memo).float()

@@ -62,9 +62,7 @@ class _Layout:
     def count(self, coarse: bool | None = None, noised: bool | None = None) -> int:
         """New tokens, of one kind or of all."""
         return sum(
-            t.count
-            for t in self.tokens
-            if not t.past and coarse in (None, t.coarse) and noised in (None, t.noised)
+            t.count for t in self.tokens if not t.past and coarse in (None, t.coarse) and noised in (None, t.noised)
         )
 
     @property
@@ -138,7 +136,8 @@ class WanFootprint(Footprint):
         """See Footprint.flops.
 
         Matrix products and convolutions; of masked attention the pairs that see each other, which is what
-        block-sparse attention computes. An input that needs a gradient itself would cost 1 / layers more.
+        block-sparse attention computes. An input that needs a gradient itself would cost 1 / layers more. The text
+        is counted at every call, though what frozen layers make of it is remembered: a few per cent of a short chunk.
         """
         layout = self._layout(shape)
         full = self._config.lora is None
@@ -161,11 +160,10 @@ class WanFootprint(Footprint):
                 # What the first block attends to needs no gradient.
                 backward -= cost if "lora_B" not in name else 0
             recomputed += cost * self._layers if block else 0
-        width = self._architecture["num_attention_heads"] * self._architecture["attention_head_dim"]
-        own, text = 4 * width * layout.pairs * self._layers, 4 * width * layout.count() * self._text * self._layers
+        own = 4 * self._width * layout.pairs * self._layers
+        text = 4 * self._width * layout.count() * self._text * self._layers
         # Keys and values of a text that needs no gradient need none either.
-        text_trained = full or any(layer in ("attn2.to_k", "attn2.to_v") for layer in self._config.lora.layers)  # type: ignore[union-attr]
-        backward += 2 * own + (2 if text_trained else 1) * text
+        backward += 2 * own + (2 if self._adapts_text else 1) * text
         recomputed += own + text
         return Flops(forward + own + text, backward + (recomputed if self._config.gradient_checkpointing else 0))
 
@@ -214,15 +212,15 @@ class WanFootprint(Footprint):
         """Finished chunks up to `stop` are read, after a memory of `start` frames: the compressed part of it stays."""
         memory = self._remembered(stop)
         kept = sum(t.coarse for t in self._remembered(start))
-        return _Layout((*memory[:kept], *(_fresh(t) for t in memory[kept:])), True, 1 + any(t.coarse for t in memory[kept:]))
+        return _Layout(
+            (*memory[:kept], *(_fresh(t) for t in memory[kept:])), True, 1 + any(t.coarse for t in memory[kept:])
+        )
 
     def _remembered(self, frames: int) -> tuple[_Tokens, ...]:
         """The memory of the first `frames`: the newest chunks at full resolution, older ones compressed."""
         done = [(i, size) for i, first, size in self._chunks() if first < frames]
         newest = len(done) - (self._full - 1)
-        return tuple(
-            _Tokens(self._cells(size, i < newest), i, coarse=i < newest, past=True) for i, size in done
-        )
+        return tuple(_Tokens(self._cells(size, i < newest), i, coarse=i < newest, past=True) for i, size in done)
 
     @property
     def _full(self) -> int:
@@ -262,9 +260,30 @@ class WanFootprint(Footprint):
         """See Footprint.memory: keys and values of every block."""
         if self._bidirectional:
             return 0
-        width = self._architecture["num_attention_heads"] * self._architecture["attention_head_dim"]
-        half = self._precision == "bf16" or self._config.base_precision == "bfloat16"
-        return 2 * self._layers * sum(t.count for t in self._remembered(frames)) * width * (2 if half else 4)
+        return 2 * self._layers * sum(t.count for t in self._remembered(frames)) * self._width * self._size
+
+    def prompt(self) -> int:
+        """See Footprint.prompt: the embedded text, and its keys and values in every block, where those are frozen."""
+        lora = self._config.lora
+        if lora is None:
+            return 0
+        blocks = 0 if self._adapts_text else 2 * self._layers
+        return (1 + blocks) * self._text * self._width * self._size
+
+    @property
+    def _adapts_text(self) -> bool:
+        """Whether keys and values of the text are a role's own."""
+        lora = self._config.lora
+        return lora is None or not {"attn2.to_k", "attn2.to_v"}.isdisjoint(lora.layers)
+
+    @property
+    def _width(self) -> int:
+        return int(self._architecture["num_attention_heads"] * self._architecture["attention_head_dim"])
+
+    @property
+    def _size(self) -> int:
+        """Bytes of a number that a network computes."""
+        return 2 if self._precision == "bf16" or self._config.base_precision == "bfloat16" else 4
 
     def _take(self, layers: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
         key = (layers, kind, shape, samples, gradient)
@@ -345,6 +364,7 @@ class _Network(Velocity):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         assert isinstance(cond, VideoCond)
+        # Without a memo: what is remembered of a prompt is counted once, not with every call.
         return cond.view.run(self._module, self._adapter, cond.text, x, t, t).float()
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowmap_wan.adapters import Switch
-from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot
+from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Text, TextMemo
+from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.rotary import box, joined, turn
 
 
@@ -59,6 +60,7 @@ class WanModule(nn.Module):
         for block in transformer.blocks:
             block.attn1.set_processor(SelfAttention(kernel))
             block.attn2.set_processor(CrossAttention())
+            modulate_by_frame(block)
 
     def forward(
         self,
@@ -68,19 +70,22 @@ class WanModule(nn.Module):
         past: Past | None = None,
         causal: bool = False,
         slots: Sequence[Slot] | None = None,
+        memo: TextMemo | None = None,
     ) -> Tensor:
         """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
 
-        `text` `[B, M, text_dim]`. Everything sees everything unless `causal`. `slots` receive the keys and
-        values of every layer.
+        `text` `[B, M, text_dim]`; `memo` is what is known of it, for calls with an adapter. Everything sees
+        everything unless `causal`. `slots` receive the keys and values of every layer.
         """
+        # Without adapters a frozen network may be one whose weights come and go.
+        prompt = Text(text, None if adapter is None else memo)
         with self.switch.to(adapter):
-            return self._forward(pieces, text, adapter, past, causal, slots)
+            return self._forward(pieces, prompt, adapter, past, causal, slots)
 
     def _forward(
         self,
         pieces: Sequence[Piece],
-        text: Tensor,
+        prompt: Text,
         adapter: str | None,
         past: Past | None,
         causal: bool,
@@ -94,25 +99,30 @@ class WanModule(nn.Module):
         hidden = torch.cat(tokens, dim=1)
         device = hidden.device
         rotation = joined([turn(self._positions(piece), head_dim, device) for piece in pieces])
-        emb, modulation = self._times(pieces, lengths, hidden)
-        text = model.condition_embedder.text_embedder(text.to(hidden.dtype))
+        embs, modulations = self._times(pieces, lengths, hidden)
+        text = self._text(prompt, hidden.dtype)
         sight = self._sight(pieces, lengths, past, device) if causal else None
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
-            run = partial(block, attention_mask=sight, kv_cache=None if slots is None else slots[index])
+            run = partial(block, sight=sight, slot=None if slots is None else slots[index])
             if self._checkpointing and torch.is_grad_enabled():
                 # Whatever adapter is active when backward recomputes the block, it must be this one.
                 run = partial(checkpoint, self.switch.pinned(run, adapter), use_reentrant=False)
-            hidden = run(hidden, text, modulation, rotation)
+            hidden = run(hidden, text, modulations, rotation)
         wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
         begin = sum(lengths[:wanted])
         part = slice(begin, begin + lengths[wanted])
-        emb = emb if emb.shape[1] == 1 else emb[:, part]
-        shift, scale = (model.scale_shift_table[:, None] + emb.unsqueeze(2)).chunk(2, dim=2)
-        hidden = hidden[:, part]
-        normed = (model.norm_out(hidden.float()) * (1 + scale.squeeze(2)) + shift.squeeze(2)).type_as(hidden)
+        hidden = hidden[:, part].unflatten(1, (embs[wanted].shape[1], -1))
+        shift, scale = (model.scale_shift_table[:, None] + embs[wanted].unsqueeze(2)).unsqueeze(3).unbind(2)
+        normed = (model.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden).flatten(1, 2)
         return self._frames(model.proj_out(normed), pieces[wanted].x)
+
+    def _text(self, prompt: Text, precision: torch.dtype) -> Text:
+        """The embedded tokens of a prompt."""
+        embedder = self.transformer.condition_embedder.text_embedder
+        raw = Text(prompt.tokens.to(precision), prompt.memo)
+        return Text(raw.through(embedder, (embedder.linear_1, embedder.linear_2), embedder), prompt.memo)
 
     def tokens_per_frame(self, piece: Piece) -> int:
         """Tokens of each frame of `piece`."""
@@ -138,8 +148,10 @@ class WanModule(nn.Module):
         coarse = (own[1] // fine[1], own[2] // fine[2])
         return box(piece.first, piece.x.shape[1], *self._cells(piece), coarse)
 
-    def _times(self, pieces: Sequence[Piece], lengths: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding of both times `[B, L, D]` and its six modulations `[B, L, 6, D]`; L = 1 where all share one.
+    def _times(
+        self, pieces: Sequence[Piece], lengths: Sequence[int], like: Tensor
+    ) -> tuple[list[Tensor], list[Modulation]]:
+        """The embedding of both times of every piece `[B, f, D]`, and its six modulations; f = 1 for all frames.
 
         AnyFlow: (1 - g) time(t) + g delta(r); in float32 whatever the precision of the rest.
         """
@@ -155,10 +167,8 @@ class WanModule(nn.Module):
                     embedder, embedder.delta_embedder, delta
                 )
                 embs.append(emb.unflatten(0, shape))
-        modulations = [embedder.time_proj(embedder.act_fn(emb).to(like.dtype)).unflatten(2, (6, -1)) for emb in embs]
-        if len(pieces) == 1 and embs[0].shape[1] == 1:
-            return embs[0], modulations[0]
-        return _spread(embs, pieces, lengths), _spread(modulations, pieces, lengths)
+        sixes = [embedder.time_proj(embedder.act_fn(emb).to(like.dtype)).unflatten(2, (6, -1)) for emb in embs]
+        return embs, list(zip(sixes, lengths, strict=True))
 
     def _sight(self, pieces: Sequence[Piece], lengths: Sequence[int], past: Past | None, device: torch.device) -> Sight:
         chunk, noised = [], []
@@ -186,13 +196,3 @@ _PATCH = {False: "patch_size", True: "compressed_patch_size"}
 
 def _embedded(embedder: Any, layers: nn.Module, times: Tensor) -> Tensor:
     return layers(embedder.timesteps_proj(times.flatten()))
-
-
-def _spread(parts: list[Tensor], pieces: Sequence[Piece], lengths: Sequence[int]) -> Tensor:
-    """What each frame has, for each of its tokens."""
-    spread = []
-    for part, piece, length in zip(parts, pieces, lengths, strict=True):
-        frames = piece.x.shape[1]
-        every = part.expand(-1, frames, *part.shape[2:]) if part.shape[1] == 1 else part
-        spread.append(every.repeat_interleave(length // frames, dim=1))
-    return torch.cat(spread, dim=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Cond
-from flowmap_wan.attention import Slot
+from flowmap_wan.attention import Slot, TextMemo
 from flowmap_wan.module import Past, Piece, WanModule
 
 V = TypeVar("V", bound="View")
@@ -20,8 +20,17 @@ class View(ABC):
     """One way of calling the network on frames `x` at times `t`, `r` (`[B]` or `[B, F]`)."""
 
     @abstractmethod
-    def run(self, module: WanModule, adapter: str | None, text: Tensor, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """The velocity of `x` `[B, F, C, H, W]`."""
+    def run(
+        self,
+        module: WanModule,
+        adapter: str | None,
+        text: Tensor,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        memo: TextMemo | None = None,
+    ) -> Tensor:
+        """The velocity of `x` `[B, F, C, H, W]`; `memo` is what is known of `text` `[B, M, D]`."""
 
     @abstractmethod
     def take(self: V, index: Tensor) -> V:
@@ -39,13 +48,22 @@ class Whole(View):
 
     context: Tensor | None = None
 
-    def run(self, module: WanModule, adapter: str | None, text: Tensor, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def run(
+        self,
+        module: WanModule,
+        adapter: str | None,
+        text: Tensor,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        memo: TextMemo | None = None,
+    ) -> Tensor:
         """See View.run."""
         if self.context is None:
-            return module([_noised(x, t, r, 0, (0,) * x.shape[1])], text, adapter)
+            return module([_noised(x, t, r, 0, (0,) * x.shape[1])], text, adapter, memo=memo)
         given = self.context.shape[1]
         pieces = [_clean(self.context, 0, (0,) * given), _noised(x, t, r, given, (0,) * x.shape[1])]
-        return module(pieces, text, adapter)
+        return module(pieces, text, adapter, memo=memo)
 
     def take(self, index: Tensor) -> Whole:
         """See View.take."""
@@ -73,14 +91,23 @@ class Forced(View):
     clean: Tensor
     chunks: tuple[int, ...]
 
-    def run(self, module: WanModule, adapter: str | None, text: Tensor, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def run(
+        self,
+        module: WanModule,
+        adapter: str | None,
+        text: Tensor,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        memo: TextMemo | None = None,
+    ) -> Tensor:
         """See View.run."""
         given = self.context.shape[1]
         own = self.chunks[given:]
         pieces = [_noised(x, t, r, given, own), _clean(self.clean, given, own)]
         if given:
             pieces.insert(0, _clean(self.context, 0, self.chunks[:given], coarse=True))
-        return module(pieces, text, adapter, causal=True)
+        return module(pieces, text, adapter, causal=True, memo=memo)
 
     def take(self, index: Tensor) -> Forced:
         """See View.take."""
@@ -121,10 +148,19 @@ class Following(View):
 
     memory: Memory
 
-    def run(self, module: WanModule, adapter: str | None, text: Tensor, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def run(
+        self,
+        module: WanModule,
+        adapter: str | None,
+        text: Tensor,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        memo: TextMemo | None = None,
+    ) -> Tensor:
         """See View.run; everything remembered comes before, so no mask is needed."""
         piece = _noised(x, t, r, self.memory.frames, (self.memory.chunks,) * x.shape[1])
-        return module([piece], text, adapter, past=self.memory.past)
+        return module([piece], text, adapter, past=self.memory.past, memo=memo)
 
     def take(self, index: Tensor) -> Following:
         """See View.take."""
@@ -152,7 +188,16 @@ class Reading(View):
     chunks: tuple[int, ...]
     written: list[Memory] = field(default_factory=list)
 
-    def run(self, module: WanModule, adapter: str | None, text: Tensor, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def run(
+        self,
+        module: WanModule,
+        adapter: str | None,
+        text: Tensor,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        memo: TextMemo | None = None,
+    ) -> Tensor:
         """See View.run."""
         pieces, stale = [], self.stale.shape[1]
         fresh = torch.cat(self.recent, dim=1)
@@ -163,7 +208,7 @@ class Reading(View):
         old = self.before.past
         past = old and Past(tuple((k[:, :, :kept], v[:, :, :kept]) for k, v in old.layers), old.chunks[:kept])
         slots = [Slot(past.layers[i] if past else None, recording=True) for i in range(len(module.transformer.blocks))]
-        result = module(pieces, text, adapter, past=past, causal=True, slots=slots)
+        result = module(pieces, text, adapter, past=past, causal=True, slots=slots, memo=memo)
         labels = past.chunks if past else ()
         counts = [module.tokens_per_frame(piece) for piece in pieces]
         for piece, count in zip(pieces, counts, strict=True):
@@ -195,20 +240,21 @@ class Reading(View):
 @final
 @dataclass(frozen=True)
 class VideoCond(Cond):
-    """Text `[B, M, D]`, and a view."""
+    """Text `[B, M, D]`, and a view. The same text under another view shares its `memo`."""
 
     text: Tensor
     view: View = Whole()
+    memo: TextMemo | None = field(default_factory=TextMemo, compare=False, repr=False)
 
     def take(self, index: Tensor) -> VideoCond:
         """See Cond.take."""
         return VideoCond(self.text[index], self.view.take(index))
 
     def join(self, other: VideoCond) -> VideoCond:
-        """See Cond.join."""
+        """See Cond.join. Nothing is kept for such a pair: it is made for one call."""
         if type(self.view) is not type(other.view):
             raise ValueError(f"cannot join {type(self.view).__name__} and {type(other.view).__name__}")
-        return VideoCond(torch.cat([self.text, other.text]), self.view.join(other.view))
+        return VideoCond(torch.cat([self.text, other.text]), self.view.join(other.view), memo=None)
 
 
 def _tensors(memory: Memory) -> list[Tensor]:

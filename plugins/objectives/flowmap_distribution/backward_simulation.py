@@ -68,7 +68,8 @@ class BackwardSimulation(Objective):
             fake, real = y - like(tau, y) * v_fake, y - like(tau, y) * v_real
             gradient = dmd_gradient(x, fake, real)
             target = x.double() - gradient.double()
-        raw = {"gradient_rms": gradient.square().mean().sqrt()}
+        # Of each sample: the root of a mean over all would depend on how the batch is split.
+        raw = {"gradient_rms": gradient.square().flatten(1).mean(1).sqrt()}
         return Loss("dmd", (x.double() - target).square().mean(), raw)
 
     def _critic(self, scene: Scene) -> Iterator[Loss]:

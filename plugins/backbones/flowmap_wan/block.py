@@ -1,0 +1,72 @@
+"""One transformer block: diffusers' layers, modulated frame by frame.
+
+diffusers' own forward takes six numbers per token and channel, made anew in float32 by every block: at 14B and 480p
+gigabytes for what is the same in all tokens of a frame. Here they are those of a frame, and tokens see them by a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from flowmap_wan.attention import Sight, Slot, Text
+from flowmap_wan.rotary import Turn
+
+Modulation = tuple[Tensor, int]
+"""Of consecutive tokens: six numbers for every group of as many tokens `[B, groups, 6, D]`, and how many tokens."""
+
+
+def modulate_by_frame(block: nn.Module) -> None:
+    """Let diffusers' `block` take a sequence of `Modulation` where it took modulations per token.
+
+    The block itself is still what is called: sharding and adapters hook into it and its layers.
+    """
+    block.forward = MethodType(_forward, block)
+
+
+def _forward(
+    block: Any,
+    hidden: Tensor,
+    text: Text,
+    modulations: Sequence[Modulation],
+    rotation: Turn,
+    sight: Sight | None,
+    slot: Slot | None,
+) -> Tensor:
+    """As AnyFlowTransformerBlock.forward of diffusers, operation by operation."""
+    six = _Six(block.scale_shift_table, modulations)
+    shift, scale, gate = 0, 1, 2
+    x = six.each(lambda m, x: (block.norm1(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
+    y = block.attn1(x, rotary_emb=rotation, attention_mask=sight, kv_cache=slot)
+    hidden = six.each(lambda m, x, y: (x.float() + y * m[gate]).type_as(x), hidden, y)
+
+    x = block.norm2(hidden.float()).type_as(hidden)
+    hidden = hidden + block.attn2(x, encoder_hidden_states=text)
+
+    shift, scale, gate = 3, 4, 5
+    x = six.each(lambda m, x: (block.norm3(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
+    y = block.ffn(x)
+    return six.each(lambda m, x, y: (x.float() + y.float() * m[gate]).type_as(x), hidden, y)
+
+
+@final
+class _Six:
+    """The six modulations of a block, and who is modulated by which."""
+
+    def __init__(self, table: Tensor, modulations: Sequence[Modulation]) -> None:
+        self._lengths = [length for _, length in modulations]
+        # [B, groups, 1, D] each, to go with [B, groups, tokens, D].
+        self._pieces = [(table + numbers.float()).unsqueeze(3).unbind(2) for numbers, _ in modulations]
+
+    def each(self, function: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+        """`function` of the six and of `xs` `[B, L, D]`, piece by piece."""
+        pieces = zip(*(x.split(self._lengths, dim=1) for x in xs), strict=True)
+        done = []
+        for six, piece in zip(self._pieces, pieces, strict=True):
+            groups = six[0].shape[1]
+            done.append(function(six, *(x.unflatten(1, (groups, -1)) for x in piece)).flatten(1, 2))
+        return done[0] if len(done) == 1 else torch.cat(done, dim=1)

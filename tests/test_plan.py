@@ -1,0 +1,385 @@
+"""`flowmap plan`: the table that one rents GPUs by, and what cannot run at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+from flowmap_mlp import MlpConfig
+from flowmap_wan import FarWan21Config
+from flowmap_wan.twin import make_twin
+from rich.console import Console
+from typer.testing import CliRunner
+
+from flowmap import cli, estimate
+from flowmap.configs import BackboneConfig, Finding, NetworkKind, RoleSpec, SampleSpec
+from flowmap.cost import Call, StageCost, count
+from flowmap.errors import FlowmapError
+from flowmap.footprint import CallShape, Flops, Footprint, Weights
+from flowmap.launch import run_recipe
+from flowmap.loop import run_stage
+from flowmap.plan import make_plan
+from flowmap.planning import Planned, as_json, plan_recipe, show
+from flowmap.processes import Processes
+from flowmap.recipe import read
+from flowmap.stage import open_stage
+from flowmap.tables import ComputeConfig
+from tests.small_runs import HEAD, TEACHER
+from tests.video_runs import DIGITS, STAGES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAR_14B = Path(__file__).parents[1] / "recipes" / "anyflow_far_14b.toml"
+# Few steps are counted, and it is quick.
+SHORT = [f"stages.{name}.steps=6" for name in ("teacher", "forward", "on_policy")]
+GB = 10**9
+
+ON_POLICY = """
+[[stages]]
+name = "on_policy"
+steps = 3
+batch = 4
+objective = { type = "backward_simulation", rollout_steps = [2, 4], forward = "flow_map", replay = REPLAY }
+roles.student.from = "forward"
+roles.teacher.from = "teacher"
+roles.critic.from = "teacher"
+"""
+
+
+def printed(planned: Planned) -> str:
+    console = Console(width=100, record=True, quiet=True)
+    with console.capture() as captured:
+        console.quiet = False
+        show(planned, console)
+    return captured.get()
+
+
+def refusal(*overrides: str, **wish: Any) -> str:
+    with pytest.raises(FlowmapError) as caught:
+        plan_recipe(FAR_14B, [*SHORT, *overrides], **wish)
+    assert caught.value.code == 2
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def planned() -> Planned:
+    """The published recipe for eight devices."""
+    return plan_recipe(FAR_14B, [*SHORT, "compute.micro_batch=1"], devices=8)
+
+
+@pytest.fixture(scope="module")
+def eight(planned: Planned) -> dict[str, Any]:
+    """The same as JSON, by stage."""
+    return {stage["stage"]: stage for stage in json.loads(as_json(planned))["stages"]}
+
+
+def test_the_parts_of_the_memory_are_a_role_s_by_hand(eight: dict[str, Any]) -> None:
+    """AnyFlow at 14B: one base of 14.32B, three adapters; float32 beside a base in bfloat16."""
+    stage = eight["on_policy"]
+    parameters, memory = stage["parameters"], stage["memory_per_device"]
+    own = {name: part["count"] for name, part in parameters["own"].items()}
+    assert parameters["all"] == parameters["base"]["count"] + sum(own.values()) == pytest.approx(16.75e9, rel=1e-3)
+    assert parameters["trained"] == own["student"] + own["critic"]
+    assert memory["weights"] == pytest.approx((parameters["base"]["bytes"] + 4 * sum(own.values())) / 8, abs=1)
+    assert memory["gradients"] == pytest.approx(4 * (own["student"] + own["critic"]) / 8, abs=1)
+    assert memory["optimiser"] == pytest.approx(8 * (own["student"] + own["critic"]) / 8, abs=1)
+    assert memory["ema"] == pytest.approx(4 * own["student"] / 8, abs=1)
+    parts = ("weights", "gradients", "optimiser", "ema", "gathered")
+    assert memory["least"] == sum(memory[part] for part in parts)
+    assert memory["total"] == memory["least"] + memory["activations"]
+    # Two blocks with three adapters each, and what is outside of blocks.
+    block = [parameters["base"]["unit"], *(part["unit"] for part in parameters["own"].values())]
+    assert memory["gathered"] == 2 * sum(block) + parameters["base"]["root"] + sum(
+        part["root"] for part in parameters["own"].values()
+    )
+    # A block: q, k, v, out of both attentions, two feed-forward layers, in bfloat16, but for little.
+    assert parameters["base"]["unit"] == pytest.approx(2 * (8 * 5120**2 + 2 * 5120 * 13824), rel=0.01)
+
+
+def test_devices_divide_what_is_sharded_and_nothing_else(eight: dict[str, Any]) -> None:
+    four = plan_recipe(FAR_14B, [*SHORT, "compute.micro_batch=1"], devices=4)
+    for stage in four.stages:
+        made, other = stage.estimate, eight[stage.plan.stage.name]["memory_per_device"]
+        assert made is not None
+        for part in ("weights", "gradients", "optimiser", "ema"):
+            assert getattr(made.memory, part) == pytest.approx(2 * other[part], abs=2)
+        assert made.memory.gathered == other["gathered"]
+        # The first process of four and of eight do not see the same samples, but calls of the same size.
+        assert made.memory.activations == pytest.approx(other["activations"], rel=0.02)
+        compute = eight[stage.plan.stage.name]["compute"]
+        assert made.flops == pytest.approx(compute["flops_per_step"], rel=0.1)
+        assert made.gpu_hours == pytest.approx(compute["gpu_hours"], rel=0.1)
+
+
+def test_the_table_says_all_of_it(planned: Planned, eight: dict[str, Any]) -> None:
+    text = printed(planned)
+    assert all(len(line) <= 100 for line in text.splitlines())
+    rows = [line.split() for line in text.splitlines()]
+    memory = eight["on_policy"]["memory_per_device"]
+    parts = ("weights", "gradients", "optimiser", "ema", "activations", "gathered", "total")
+    assert ["on_policy", "16.75B", "1.63B", *(f"{memory[part] / GB:.1f}" for part in parts)] in rows
+    assert "Memory of each of 8 devices, in GB" in text
+    assert "at 400 TFLOP/s" in text
+    hours = sum(stage["compute"]["gpu_hours"] for stage in eight.values())
+    total = next(row for row in rows if row[:1] == ["all"])
+    assert float(total[-1]) == pytest.approx(hours, rel=0.01)
+
+
+def test_time_follows_from_the_throughput(eight: dict[str, Any]) -> None:
+    compute = eight["teacher"]["compute"]
+    assert compute["seconds_per_step"] == pytest.approx(compute["flops_per_step"] / (8 * 400e12))
+    assert compute["gpu_hours"] == pytest.approx(compute["seconds_per_step"] * 6 * 8 / 3600)
+
+
+def test_the_arithmetic_of_a_small_network_by_hand(here: Path) -> None:
+    (here / "r.toml").write_text(HEAD + TEACHER)
+    stage = plan_recipe(Path("r.toml"), tflops=2.0).stages[0]
+    weights = 2 * 8 + 64 * 8 + 8 * 8 + (8 * 24 + 8 * 16 + 16 * 8) + 8 * 2
+    assert stage.estimate is not None
+    assert stage.estimate.flops == 8 * 3 * 2 * weights
+    assert stage.estimate.seconds == pytest.approx(stage.estimate.flops / 2e12)
+    assert stage.estimate.memory.gathered == 0
+    both = 4 * stage.estimate.parameters
+    assert stage.estimate.memory.least == both * (1 + 1 + 2 + 1)
+
+
+# --- what was measured
+
+
+def test_a_run_s_measurements_stand_beside_the_estimate(here: Path) -> None:
+    (here / "r.toml").write_text(HEAD + TEACHER + "\n[compute]\ndevice = 'cpu'\n")
+    assert "Measured" not in printed(plan_recipe(Path("r.toml")))
+    run_recipe(Path("r.toml"), (), (), False, Path("runs"), Console(quiet=True))
+    planned = plan_recipe(Path("r.toml"))
+    text = printed(planned)
+    seen = planned.stages[0].measured
+    assert seen is not None
+    lines = [json.loads(line) for line in Path("runs/small/teacher/steps.jsonl").read_text().splitlines()]
+    assert seen.peak_bytes == max(line["peak_bytes"] for line in lines)
+    assert re.search(r"• teacher: measured \d\.\d GB on cpu, of the whole process, estimate \S+: -\d+ %; ", text)
+    # Another configuration's numbers would say nothing.
+    assert plan_recipe(Path("r.toml"), ["stages.teacher.batch=4"]).stages[0].measured is None
+    assert "to compare: --devices 1" in printed(plan_recipe(Path("r.toml"), devices=2))
+
+
+# --- activations
+
+
+class Tokens(Footprint):
+    """A call holds 100 bytes a frame and sample and needs 10 (30 with gradient) more; a frame is remembered in 1000."""
+
+    def base(self) -> Weights:
+        return Weights(0, 0, 0, 0)
+
+    def own(self, kind: NetworkKind) -> Weights:
+        return Weights(7, 28, 4, 8)
+
+    def flops(self, kind: NetworkKind, shape: CallShape) -> Flops:
+        return Flops(shape.frames + shape.start, 2 * (shape.frames + shape.start))
+
+    def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
+        return 100 * shape.frames * samples
+
+    def workspace(self, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> int:
+        return (30 if gradient else 10) * shape.frames * samples
+
+    def memory(self, frames: int) -> int:
+        return 1000 * frames
+
+    def prompt(self) -> int:
+        return self.text
+
+    def __init__(self, text: int = 0) -> None:
+        self.text = text
+
+
+def call(view: Any, frames: int, start: int = 0, samples: int = 1, gradient: bool = True) -> Call:
+    return Call("student", CallShape(view, frames, start), samples, gradient)
+
+
+def peak(*script: Call | int, text: int = 0) -> int:
+    specs = {"student": RoleSpec("flow_map", True, "")}
+    script = (*script, call("whole", 0), len(script)) if not any(isinstance(e, int) for e in script) else script
+    return estimate._activations(StageCost(1, {}, {}, {script: 1}), specs, Tokens(text))
+
+
+def test_one_graph_is_held_until_its_backward() -> None:
+    assert peak(call("whole", 2), 0) == 200 + 60
+    assert peak(call("whole", 2, samples=5), 0) == 5 * (200 + 60)
+    assert peak(call("whole", 2, gradient=False)) == 20
+
+
+def test_conditions_are_remembered_all_the_time() -> None:
+    """That of every sample, and its null."""
+    assert peak(call("whole", 2, samples=3), 0, text=7) == 3 * (200 + 60) + 3 * 2 * 7
+
+
+def test_graphs_that_are_alive_together_add_up() -> None:
+    one, two = call("whole", 2), call("whole", 3)
+    assert peak(one, two, 1, 0) == 500 + 90
+    assert peak(one, 0, two, 2) == 300 + 90
+    # Without gradient: what is held already, and its own.
+    assert peak(one, call("whole", 9, gradient=False), 0) == 200 + 90
+
+
+def test_memories_are_counted_once_and_as_long_as_a_graph_needs_them() -> None:
+    first, again, later = call("following", 1, 4), call("following", 1, 4), call("following", 1, 4 + 1)
+    # Two steps of one chunk share their memory; the graphs of two chunks need both.
+    assert peak(first, again, 1, 0) == 4000 + 200 + 30
+    replayed = peak(first, 0, call("reading", 1, 4, gradient=False), later, 3)
+    # The largest of all calls of a view stands for the others.
+    assert replayed == 5000 + 130
+    assert peak(first, call("reading", 1, 4, gradient=False), later, 2, 0) == 2 * 5000 + 200 + 30
+
+
+# --- what cannot be
+
+
+def test_too_little_memory_is_refused_with_the_numbers() -> None:
+    text = refusal("compute.micro_batch=1", devices=2, memory=16.0)
+    assert text == (
+        "stage 'teacher' does not fit: on each of 2 devices it takes at least 24.7 GB without activations "
+        "(weights 16.0, gradients 1.6, optimiser 3.2, moving average 1.6, gathered 2.2), and there are 16.0 GB. "
+        "What helps: more devices, backbone.base_precision = 'bfloat16', a smaller backbone.lora.rank"
+    )
+    # The numbers are of the stage that asks for most if only that one does not fit.
+    assert refusal("compute.micro_batch=1", devices=8, memory=8.5).startswith("stage 'on_policy' does not fit: ")
+
+
+def test_the_command_takes_devices_memory_and_throughput(here: Path) -> None:
+    (here / "r.toml").write_text(HEAD + TEACHER)
+    done = CliRunner().invoke(cli.app, ["plan", "r.toml", "--devices", "2", "--tflops", "3", "--json"])
+    found = json.loads(done.stdout)
+    assert (found["devices"], found["tflops"]) == (2, 3.0)
+    assert "At 3 TFLOP/s".lower() in CliRunner().invoke(cli.app, ["plan", "r.toml", "--tflops", "3"]).output.lower()
+    refused = CliRunner().invoke(cli.app, ["plan", "r.toml", "--devices", "3"])
+    assert isinstance(refused.exception, FlowmapError)
+
+
+def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
+    (here / "r.toml").write_text(HEAD + TEACHER)
+    planned = plan_recipe(Path("r.toml"))
+    assert planned.stages[0].estimate is not None
+    total = planned.stages[0].estimate.memory.total / GB
+    (warning,) = plan_recipe(Path("r.toml"), memory=total / 0.95).warnings
+    assert "95 % of its" in warning
+    assert "compute.micro_batch = 1" in warning
+    assert "more than its" in plan_recipe(Path("r.toml"), memory=total / 1.05).warnings[0]
+    assert plan_recipe(Path("r.toml"), memory=total / 0.85).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("devices", "micro", "message"),
+    [
+        (6, 0, "cannot be shared evenly by 6 devices; use a batch of 12 or 18, or 4 or 8 devices"),
+        (
+            8,
+            4,
+            "cannot be shared evenly by 8 devices x compute.micro_batch = 4; use a batch of 32, or 2 or 4 devices",
+        ),
+        (1, 5, "cannot be shared evenly by 1 device x compute.micro_batch = 5; use a batch of 15 or 20"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(devices: int, micro: int, message: str) -> None:
+    text = refusal(f"compute.micro_batch={micro}", devices=devices)
+    assert text == f"stage 'teacher': a batch of 16 {message}"
+
+
+def test_adapters_on_layers_that_do_not_exist_are_refused() -> None:
+    text = refusal('backbone.lora.layers=["attn1.to_q", "attn1.to_w"]')
+    assert "backbone.lora.layers" in text
+    assert "unknown layer 'attn1.to_w'; allowed: attn1.to_q, " in text
+    assert "Did you mean 'attn1.to_" in text
+    assert "name at least one layer; there are attn1.to_q" in refusal("backbone.lora.layers=[]")
+    assert "'ffn.net.2' is listed twice" in refusal('backbone.lora.layers=["ffn.net.2", "ffn.net.2"]')
+
+
+def test_adapters_of_a_rank_that_gains_nothing_are_warned_of(tmp_path: Path) -> None:
+    twin = make_twin(tmp_path / "twin")
+    findings = list(far(twin, lora={"rank": 25}).findings(SampleSpec((81, 3, 32, 32))))
+    assert [f.message for f in findings if f.level == "warning"] == [
+        "25 is more than the smallest side of an adapted layer, 24, and gains nothing"
+    ]
+    assert not list(far(twin, lora={"rank": 24}).findings(SampleSpec((81, 3, 32, 32))))
+
+
+def test_a_checkpoint_with_odd_heads_is_refused(tmp_path: Path) -> None:
+    twin = make_twin(tmp_path / "twin")
+    file = twin / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_head_dim": 13}))
+    errors = [f.message for f in far(twin).findings(SampleSpec((81, 3, 32, 32))) if f.level == "error"]
+    assert errors == ["its heads have 13 dimensions; rotary positions turn pairs of them"]
+
+
+def far(weights: Path, **fields: Any) -> FarWan21Config:
+    return FarWan21Config.model_validate({"weights": str(weights), **fields})
+
+
+# --- what a plan counts
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_the_plan_counts_what_the_ledger_counts_of_a_causal_model(here: Path, micro: int, replay: bool) -> None:
+    (here / "r.toml").write_text(DIGITS + STAGES + ON_POLICY.replace("REPLAY", str(replay).lower()))
+    recipe, _ = read(Path("r.toml"), [f"compute.micro_batch={micro}"])
+    for plan in make_plan(recipe, here / "runs").stages:
+        alone = plan if plan.stage.name != "on_policy" else unsourced(plan)
+        cost = count(plan)
+        calls: dict[str, Counter[str]] = {}
+        backwards = 0
+        for record in run_stage(open_stage(alone, Processes(ComputeConfig(device="cpu"))), 0):
+            backwards += record.backwards
+            for role, counted in record.calls.items():
+                calls.setdefault(role, Counter()).update(counted)
+        assert {role: Counter(vars(counted)) for role, counted in cost.calls.items()} == calls
+        assert sum(cost.backwards.values()) == backwards
+        told = Counter[tuple[str, bool]]()
+        for script, times in cost.scripts.items():
+            told.update({(e.role, e.gradient): 0 for e in script if isinstance(e, Call)})
+            for event in script:
+                if isinstance(event, Call):
+                    told[event.role, event.gradient] += times * event.samples
+            graphs = [place for place, e in enumerate(script) if isinstance(e, Call) and e.gradient]
+            assert sorted(e for e in script if isinstance(e, int)) == graphs, "a graph is given up once"
+        assert {key: n for key, n in told.items() if n} == {
+            (role, gradient): counted[name]
+            for role, counted in calls.items()
+            for gradient, name in ((True, "grad_samples"), (False, "no_grad_samples"))
+            if counted[name]
+        }
+
+
+def unsourced(plan: Any) -> Any:
+    """The same with every role from the base: nothing need be trained before."""
+    stage = plan.stage.model_copy(update={"roles": {}})
+    return dataclasses.replace(plan, stage=stage, sources={})
+
+
+class StrangeConfig(MlpConfig):
+    """A network that does not say what it takes."""
+
+    type: Literal["strange"] = "strange"  # type: ignore[assignment]
+    random_base: ClassVar[bool] = True
+
+    def footprint(self, spec: SampleSpec, precision: Any) -> None:
+        return BackboneConfig.footprint(self, spec, precision)
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        return []
+
+
+def test_what_a_stranger_s_backbone_takes_is_not_known(here: Path, install: Callable[..., None]) -> None:
+    install(StrangeConfig)
+    (here / "r.toml").write_text(HEAD.replace('"mlp"', '"strange"') + TEACHER)
+    planned = plan_recipe(Path("r.toml"), memory=0.001)
+    assert "backbone 'strange' does not say what it takes" in printed(planned)
+    stage: Mapping[str, Any] = json.loads(as_json(planned))["stages"][0]
+    assert "memory_per_device" not in stage
+    assert stage["roles"][0]["calls_with_gradient"] == 1
