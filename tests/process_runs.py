@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.small_runs import NO_REPORT, Process, start, tensors
 
-PATIENCE = 240
+PATIENCE = 500
 """Seconds after which a run is said to hang."""
 
 

@@ -417,3 +417,34 @@ def test_a_killed_process_ends_the_run_and_another_goes_on(small: Path, tmp_path
     said = run(tmp_path, SMALL, 1)
     assert "teacher: going on after step 2" in said
     assert_equal(small, tmp_path, ["teacher"])
+
+
+# --- all of it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["anyflow_wan_1.3b", "anyflow_far_14b"])
+def test_the_rehearsal_of_two_processes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    recipe = Path(__file__).parents[1] / "recipes" / f"{name}.toml"
+    with torchrun(tmp_path, "run", str(recipe), "--rehearse") as launched:
+        assert launched.wait() == 0, launched.text
+        said = launched.text
+    tame(said)
+    home = f"runs/{name}-rehearsal"
+    for once in (
+        "✓ stopped by SIGINT after step 2 of stage 'teacher'; saved in",
+        "teacher: going on after step 2",
+        "✓ teacher: 3 steps in",
+        "✓ forward: 3 steps in",
+        "✓ on_policy: 3 steps in",
+        f"report: {home}/run/report.html",
+        f"sample to {home}/sample.mp4",
+        "The real run needs",
+        "✓ rehearsed in",
+    ):
+        assert said.count(once) == 1, f"{once}\n{said}"
+    folder = tmp_path / home
+    assert json.loads((folder / "run/about.json").read_text())["processes"] == 2
+    assert "on_policy" in (folder / "exported" / "README.md").read_text()
+    assert [line["step"] for line in lines(folder / "run/on_policy")] == [1, 2, 3]

@@ -89,7 +89,7 @@ class WanBackbone(Backbone):
             module, adapter = self._base, name
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                own = add_adapter(module.transformer, name, lora.rank, lora.alpha, kind == "flow_map")
+                own = add_adapter(module.transformer, name, lora.rank, lora.alpha, kind == "flow_map", lora.layers)
             module.switch.refresh()
             _fill(name, own, weights, may_lack=("condition_embedder.",))
         network = _WanFlowMap(module, adapter) if kind == "flow_map" else _WanVelocity(module, adapter)

@@ -77,7 +77,7 @@ class WanModule(nn.Module):
         `text` `[B, M, text_dim]`; `memo` is what is known of it, for calls with an adapter. Everything sees
         everything unless `causal`. `slots` receive the keys and values of every layer.
         """
-        # Without adapters a frozen network may be one whose weights come and go.
+        # Only beside adapters is the rest frozen for good.
         prompt = Text(text, None if adapter is None else memo)
         with self.switch.to(adapter):
             return self._forward(pieces, prompt, adapter, past, causal, slots)
