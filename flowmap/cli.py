@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _GRACE_SECONDS = 10
+_TABLE_WIDTH = 110
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
 _out = Console()
 _err = Console(stderr=True)
@@ -196,7 +197,8 @@ def plan(
     if as_json:
         print(planning.as_json(planned))
     else:
-        planning.show(planned, _out)
+        # Elsewhere than on a terminal lines may be as long as the table needs.
+        planning.show(planned, _out if _out.is_terminal else Console(width=_TABLE_WIDTH))
 
 
 @app.command()

@@ -285,7 +285,9 @@ def _help(footprint: Footprint, activations: bool) -> str:
     if activations:
         ways += ["compute.micro_batch = 1", "backbone.gradient_checkpointing = true"]
     elif footprint.base().count:
-        ways.append("backbone.base_precision = 'bfloat16', a smaller backbone.lora.rank")
+        if footprint.base().bytes > 3 * footprint.base().count:
+            ways.append("backbone.base_precision = 'bfloat16'")
+        ways.append("a smaller backbone.lora.rank")
     return ", ".join(ways)
 
 

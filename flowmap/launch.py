@@ -20,6 +20,7 @@ from rich.markup import escape
 from flowmap.commands import command_line, going_on
 from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
+from flowmap.estimate import refuse_impossible
 from flowmap.evaluate import METRICS, evaluate
 from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
 from flowmap.loop import StepRecord
@@ -75,6 +76,7 @@ def run_recipe(
     chosen = [s for s in plan.stages if not only or s.stage.name in only]
     processes = Processes(recipe.compute)
     console = console if processes.first else Console(quiet=True)
+    refuse_impossible(recipe, plan, processes.number, processes.memory())
     command = command_line(path, overrides, only, runs)
     with locked(plan.folder) if processes.first else nullcontext():
         refuse_changes(s for s in plan.stages if not fresh or s not in chosen)

@@ -40,6 +40,10 @@ class Processes:
         """Whether this process writes the files and talks to the user."""
         return self.index == 0
 
+    def memory(self) -> int | None:
+        """Bytes of this process's accelerator; None on a CPU."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory) if self.device.type == "cuda" else None
+
     def mesh(self) -> DeviceMesh:
         """All devices, one a process."""
         return _mesh(self.device.type, self.number)

@@ -23,7 +23,7 @@ from flowmap.configs import ArchiveConfig, DataConfig
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
-from flowmap.estimate import needs
+from flowmap.estimate import needs, refuse_impossible
 from flowmap.export import export_run
 from flowmap.folder import locked, write_whole
 from flowmap.launch import run_recipe
@@ -52,12 +52,14 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     console = console if processes.first else Console(quiet=True)
     for warning in warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    # Not for want of memory: a rehearsal is for any machine.
+    refuse_impossible(recipe, make_plan(recipe, runs), processes.number, None)
     folder = runs / f"{recipe.name}-rehearsal"
     with locked(folder) if processes.first else nullcontext():
         if processes.first:
             # What an earlier rehearsal left would be found finished.
             shutil.rmtree(folder, ignore_errors=True)
-            _prepare(recipe, folder, console)
+            _prepare(recipe, processes.number, folder, console)
         processes.wait()
         plan = _run_twice(folder / _TWIN, folder, console)
         files = _finish(plan, console) if processes.first else []
@@ -70,9 +72,9 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     return folder
 
 
-def _prepare(recipe: Recipe, folder: Path, console: Console) -> None:
-    """Make the twin of `recipe` and its data, encoded where the recipe's can be."""
-    twin = _twin(recipe, folder)
+def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:
+    """Make the twin of `recipe` for so many `processes`, and its data, encoded where the recipe's can be."""
+    twin = _twin(recipe, processes, folder)
     written = folder / _TWIN
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
     raw = twin.data
@@ -94,8 +96,9 @@ def _write(recipe: Recipe, file: Path) -> None:
     write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
 
 
-def _twin(recipe: Recipe, folder: Path) -> Recipe:
+def _twin(recipe: Recipe, processes: int, folder: Path) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
+    batch = processes * -(-_BATCH // processes)
     parts = folder / "parts"
     parts.mkdir(parents=True)
     data: DataConfig = recipe.data.rehearsed(parts)
@@ -108,13 +111,14 @@ def _twin(recipe: Recipe, folder: Path) -> Recipe:
             stage.model_copy(
                 update={
                     "steps": _STEPS,
-                    "batch": min(stage.batch, _BATCH),
+                    "batch": min(stage.batch, batch),
                     "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
                     "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
                 }
             )
             for stage in recipe.stages
         ),
+        "compute": recipe.compute.model_copy(update={"micro_batch": min(recipe.compute.micro_batch, 1)}),
         "checkpoints": recipe.checkpoints.model_copy(update={"every": _STOP_AFTER}),
     }
     if recipe.evaluation is not None:

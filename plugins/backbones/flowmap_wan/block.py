@@ -42,7 +42,7 @@ def _forward(
     shift, scale, gate = 0, 1, 2
     x = six.each(lambda m, x: (block.norm1(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
     y = block.attn1(x, rotary_emb=rotation, attention_mask=sight, kv_cache=slot)
-    hidden = six.each(lambda m, x, y: (x.float() + y * m[gate]).type_as(x), hidden, y)
+    hidden = (hidden.float() + six.each(lambda m, y: y * m[gate], y)).type_as(hidden)
 
     x = block.norm2(hidden.float()).type_as(hidden)
     hidden = hidden + block.attn2(x, encoder_hidden_states=text)
@@ -50,7 +50,8 @@ def _forward(
     shift, scale, gate = 3, 4, 5
     x = six.each(lambda m, x: (block.norm3(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
     y = block.ffn(x)
-    return six.each(lambda m, x, y: (x.float() + y.float() * m[gate]).type_as(x), hidden, y)
+    # A sum, not a view of one: what shards the block hooks into what it returns.
+    return (hidden.float() + six.each(lambda m, y: y.float() * m[gate], y)).type_as(hidden)
 
 
 @final
@@ -62,11 +63,9 @@ class _Six:
         # [B, groups, 1, D] each, to go with [B, groups, tokens, D].
         self._pieces = [(table + numbers.float()).unsqueeze(3).unbind(2) for numbers, _ in modulations]
 
-    def each(self, function: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-        """`function` of the six and of `xs` `[B, L, D]`, piece by piece."""
-        pieces = zip(*(x.split(self._lengths, dim=1) for x in xs), strict=True)
+    def each(self, function: Callable[[tuple[Tensor, ...], Tensor], Tensor], x: Tensor) -> Tensor:
+        """`function` of the six and of `x` `[B, L, D]`, piece by piece."""
         done = []
-        for six, piece in zip(self._pieces, pieces, strict=True):
-            groups = six[0].shape[1]
-            done.append(function(six, *(x.unflatten(1, (groups, -1)) for x in piece)).flatten(1, 2))
+        for six, piece in zip(self._pieces, x.split(self._lengths, dim=1), strict=True):
+            done.append(function(six, piece.unflatten(1, (six[0].shape[1], -1))).flatten(1, 2))
         return done[0] if len(done) == 1 else torch.cat(done, dim=1)
