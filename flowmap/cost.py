@@ -55,8 +55,8 @@ class StageCost:
     scripts: Mapping[tuple[Event, ...], int]
 
 
-def count(plan: StagePlan, devices: int = 1) -> StageCost:
-    """The cost of the first steps of `plan` (of all, if they are few), counted by running them on stand-ins.
+def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCost:
+    """The cost of the first `most` steps of `plan` (of all, if they are fewer), counted by running them on stand-ins.
 
     The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
     """
@@ -69,7 +69,7 @@ def count(plan: StagePlan, devices: int = 1) -> StageCost:
     turns = plan.stage.objective.build().turns()
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
     chunking, frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
-    steps = min(plan.stage.steps, _MOST_STEPS)
+    steps = min(plan.stage.steps, most)
     micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
     backwards = dict.fromkeys((turn.role for turn in turns), 0)
     scripts: Counter[tuple[Event, ...]] = Counter()

@@ -135,7 +135,8 @@ class Parts:
         return len(self._draws)
 
     def __iter__(self) -> Iterator[Scene]:
-        backbone, data, world = self._stage.backbone, self._stage.data, World()
+        backbone, data = self._stage.backbone, self._stage.data
+        world = World(self._stage.processes.number)
         for draw in self._draws:
             batch = backbone.encode(data.batch(draw.child("data")))
             yield Scene(self._roles, batch, draw, backbone.chunking(), world)

@@ -35,6 +35,7 @@ from flowmap.sampling import Wish, sample_run
 
 _TWIN = "twin.toml"
 _STEPS = 3
+_COUNTED = 32
 _STOP_AFTER = 2
 _BATCH = 4
 _CALLS = (1, 4)
@@ -64,7 +65,8 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
         plan = _run_twice(folder / _TWIN, folder, console)
         files = _finish(plan, console) if processes.first else []
         processes.wait()
-    _needs(recipe, command_line(path, overrides, (), runs), console)
+    if processes.first:
+        _needs(recipe, command_line(path, overrides, (), runs), console)
     console.print(
         f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
         soft_wrap=True,
@@ -186,15 +188,17 @@ def _needs(recipe: Recipe, command: str, console: Console) -> None:
     footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
     # A model that starts from nothing is a toy.
     lines += [] if footprint is None or recipe.backbone.random_base else list(needs(footprint))
-    plan = make_plan(recipe, Path("runs"))
+    # How a batch is cut changes neither: whole batches are counted faster.
+    whole = recipe.compute.model_copy(update={"micro_batch": 0})
+    plan = make_plan(recipe.model_copy(update={"compute": whole}), Path("runs"))
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:
             continue
-        cost = count(stage)
+        cost = count(stage, most=_COUNTED)
         samples = sum(c.grad_samples + c.no_grad_samples for c in cost.calls.values()) / cost.steps
         graded = sum(c.grad_samples for c in cost.calls.values()) / cost.steps
         lines.append(
-            f"stage {stage.stage.name}: {stage.stage.steps} steps of batch {stage.stage.batch}; a step sends "
+            f"stage {stage.stage.name}: {stage.stage.steps} steps of batch {stage.stage.batch}; a step sends about "
             f"{samples:.0f} samples or chunks through a network, {graded:.0f} of them with gradient"
         )
     for line in lines:

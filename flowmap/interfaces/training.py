@@ -33,9 +33,10 @@ class Loss:
 
 @final
 class World:
-    """All samples of a turn's global batch, as an objective sees them that is shown a part."""
+    """All samples of a turn's global batch, shared by `processes`, as an objective sees them that is shown a part."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
         self._so_far: dict[str, Tensor] = {}
 
     def total(self, name: str, value: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class World:
         Every process must ask in every micro-batch, by the same `name`.
         """
         value = value.detach().clone()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if self._processes > 1:
             torch.distributed.all_reduce(value)
         if name in self._so_far:
             value += self._so_far[name]

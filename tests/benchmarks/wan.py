@@ -8,6 +8,7 @@ that the losses are the same and only the cost differs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -309,9 +310,8 @@ class Published(Trainer):
         assert isinstance(self.segments, BackwardSimulation)
         x = draw.normal("start noise", self.batch.x0.shape[1:])
         times = self.segments._times(draw).to(x.device)
-        for t, r in zip(times[:-1], times[1:], strict=True):
-            t, r = t.expand(len(x)), r.expand(len(x))
-            x = x - like(t - r, x) * self.call("student", x, t, r, self.batch.cond)
+        for t, r in itertools.pairwise(times):
+            x = x - (t - r) * self.call("student", x, t.expand(len(x)), r.expand(len(x)), self.batch.cond)
         return x
 
     def _student(self, draw: Draw) -> Iterator[tuple[str, Tensor]]:
