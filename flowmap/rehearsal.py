@@ -76,7 +76,7 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
 
 def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:
     """Make the twin of `recipe` for so many `processes`, and its data, encoded where the recipe's can be."""
-    twin = _twin(recipe, processes, folder)
+    twin = _twin(recipe, folder, processes)
     written = folder / _TWIN
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
     raw = twin.data
@@ -98,7 +98,7 @@ def _write(recipe: Recipe, file: Path) -> None:
     write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
 
 
-def _twin(recipe: Recipe, processes: int, folder: Path) -> Recipe:
+def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
     batch = processes * -(-_BATCH // processes)
     parts = folder / "parts"

@@ -246,7 +246,7 @@ def test_too_little_memory_is_refused_with_the_numbers() -> None:
     assert text == (
         "stage 'teacher' does not fit: on each of 2 devices it takes at least 24.7 GB without activations "
         "(weights 16.0, gradients 1.6, optimiser 3.2, moving average 1.6, gathered 2.2), and there are 16.0 GB. "
-        "What helps: more devices, backbone.base_precision = 'bfloat16', a smaller backbone.lora.rank"
+        "What helps: more devices, a smaller backbone.lora.rank"
     )
     # The numbers are of the stage that asks for most if only that one does not fit.
     assert refusal("compute.micro_batch=1", devices=8, memory=8.5).startswith("stage 'on_policy' does not fit: ")

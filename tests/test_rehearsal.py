@@ -91,7 +91,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [*NAMES, "quickstart", "moving_digits_far"])
 def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
     recipe, _ = read(Path(toml(name)))
-    twin = rehearsal._twin(recipe, parts / name)
+    twin = rehearsal._twin(recipe, parts / name, 1)
     file = parts / f"{name}.toml"
     rehearsal._write(twin, file)
     again, _ = read(file, absent="error")
@@ -107,6 +107,9 @@ def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
         assert small.optimizer.warmup <= 1
         assert small.ema.start <= 1
     assert twin.compute == recipe.compute
+    for processes, batch in ((3, 6), (8, 8)):
+        for stage in rehearsal._twin(recipe, parts / f"{name}-{processes}", processes).stages:
+            assert stage.batch == min(batch, recipe.stage(stage.name).batch)
     assert twin.evaluation is not None
     assert recipe.evaluation is not None
     assert twin.evaluation.contests == recipe.evaluation.contests
@@ -118,7 +121,7 @@ def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
 def test_the_twin_s_model_and_data_are_of_the_real_kind(name: str, parts: Path) -> None:
     recipe: Recipe = read(Path(toml(name)))[0]
     home = parts / "kinds" / name
-    twin = rehearsal._twin(recipe, home)
+    twin = rehearsal._twin(recipe, home, 1)
     real: Any = recipe.backbone
     small: Any = twin.backbone
     assert small.lora.rank == 4
@@ -191,7 +194,7 @@ def test_a_small_rehearsal_and_another(here: Path) -> None:
         command = " ".join(("Then: flowmap run r.toml", *settings))
         assert command in text.splitlines()
         assert (here / home / "sample.safetensors").exists()
-    assert "stage teacher: 6 steps of batch 2; a step sends 2 samples" in text
+    assert "stage teacher: 6 steps of batch 2; a step sends about 2 samples" in text
 
 
 # Whole, as it is typed

@@ -125,6 +125,18 @@ class Trainer:
                 self.optimizers[name] = torch.optim.AdamW(parameters, lr=2e-6, betas=(0.0, 0.999), fused=True)
         self.average = [parameter.detach().clone() for parameter in self.own["student"]]
 
+    def modules(self) -> list[nn.Module]:
+        """All networks."""
+        raise NotImplementedError
+
+    def step(self, number: int) -> dict[str, float]:
+        """One step of training; its losses."""
+        raise NotImplementedError
+
+    def parameter_bytes(self) -> int:
+        """Of all networks."""
+        return sum(p.numel() * p.element_size() for module in self.modules() for p in module.parameters())
+
     def draw(self, step: int, turn: str) -> Draw:
         x0 = self.batch.x0
         return Draw.whole(0, self.stage, step, turn, len(x0), x0.device)
@@ -188,6 +200,7 @@ class Ours(Trainer):
         replay: bool = True,
     ) -> None:
         device = device or torch.device("cpu")
+        self.shape, self.precision = shape, precision
         self.backbone, self.module = our_backbone(shape, causal, device, precision, recompute)
         self.roles: dict[str, Role] = {}
         for seed, (name, kind) in enumerate(KINDS[stage].items()):
@@ -219,8 +232,8 @@ class Ours(Trainer):
             self.apply(turn.role)
         return losses
 
-    def parameter_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.module.parameters())
+    def modules(self) -> list[nn.Module]:
+        return [self.module]
 
 
 def _anew(cond: Any) -> VideoCond:
@@ -235,15 +248,8 @@ class Published(Trainer):
         own: dict[str, list[nn.Parameter]] = {}
         plain = _plain_state(ours.module)
         for name, role in ours.roles.items():
-            source = ours.module.transformer
-            device = ours.batch.x0.device
-            # On the meta device first: the weights come from ours.
-            model = AnyFlowTransformer3DModel.from_config(source.config).to(device)
-            model.load_state_dict(plain, strict=True, assign=True)
-            # A copy of its own, of every weight.
-            for parameter in model.parameters():
-                parameter.data = parameter.data.clone()
-            model.condition_embedder.delta_emb_gate = torch.tensor([0.25], device=device)
+            model = transformer(ours.shape, False, ours.batch.x0.device, ours.precision)
+            model.load_state_dict(plain, strict=True)
             model.requires_grad_(False)
             targets = sorted({key.split(".lora_")[0] for key in role.own})
             rank = next(value.shape[0] for key, value in role.own.items() if "lora_A" in key)
@@ -254,14 +260,13 @@ class Published(Trainer):
                 for key, parameter in mine.items():
                     parameter.data = role.own[key].detach().clone()
                     parameter.requires_grad_(name != "teacher")
-            if ours.module._checkpointing:
-                model.enable_gradient_checkpointing()
+            model.enable_gradient_checkpointing()
             self.models[name], own[name] = model.train(), list(mine.values())
         self.segments = ON_POLICY.build()
         super().__init__(ours.stage, ours.batch, own)
 
-    def parameter_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for model in self.models.values() for p in model.parameters())
+    def modules(self) -> list[nn.Module]:
+        return list(self.models.values())
 
     def call(self, role: str, x: Tensor, t: Tensor, r: Tensor, cond: Any) -> Tensor:
         model = self.models[role]

@@ -120,8 +120,9 @@ def test_adapted_layers_are_not_remembered(layers: tuple[str, ...]) -> None:
     rolled(made["student"], backbone, text(2))
     for name, number in calls.items():
         assert number == (1 if name == "text_embedder" else 11), name
-    # Those of a frozen adapter neither: it is one of several.
-    made["teacher"].freeze()
+    # Those of frozen adapters neither: there are several.
+    for role in made.values():
+        role.freeze()
     cond = text(2)
     outs = []
     for name in ("teacher", "student", "teacher"):
@@ -210,7 +211,7 @@ def test_adapters_that_come_later_are_seen() -> None:
     assert not torch.equal(before, after)
 
 
-def test_a_memo_calls_once() -> None:
+def test_a_memo_calls_once_for_each_layer_and_precision() -> None:
     memo, layer, made = TextMemo(), torch.nn.Linear(2, 2), []
     x = torch.ones(1, 2)
     for _ in range(2):
@@ -219,3 +220,7 @@ def test_a_memo_calls_once() -> None:
     memo.recall(layer, x.double(), lambda: made.append(1))
     memo.recall(torch.nn.Linear(2, 2), x, lambda: made.append(1))
     assert made == [1] * 3
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            memo.recall(layer, x, lambda: made.append(1))
+    assert made == [1] * 4
