@@ -132,13 +132,15 @@ class SampleSpec:
 
     `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
     be a condition; 0 means that there are none. `labelled` says whether reference samples have class labels,
-    `text` whether samples come with a caption. `fps` are the frames per second of videos.
+    `text` whether samples come with a caption, `text_dim` how many dimensions its embedding has where the data bring
+    one (0 if not). `fps` are the frames per second of videos.
     """
 
     shape: tuple[int, ...]
     classes: int = 0
     labelled: bool = False
     text: bool = False
+    text_dim: int = 0
     fps: float | None = None
 
     @property

@@ -11,6 +11,7 @@ from flowmap_wan import FarWan21Config, Wan21Config
 
 from flowmap.configs import SampleSpec
 from flowmap.cost import count
+from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
 from flowmap.plan import StagePlan, make_plan
 from flowmap.recipe import read
@@ -65,6 +66,13 @@ OBJECTIVES = {
     "on policy, whole": '{ type = "backward_simulation", score = "whole", forward = "discrete_flow_map" }',
     "co-trained": '{ type = "backward_simulation", forward = { type = "flow_map", bidirectional = 0.5 } }',
 }
+
+
+def test_embeddings_of_another_size_are_refused(here: Path) -> None:
+    text = RECIPE.format(kind="wan21", more="", objective='"flow_matching"').replace("text_dim = 16", "text_dim = 10")
+    (here / "r.toml").write_text(text)
+    with pytest.raises(FlowmapError, match=r"architecture.text_dim: .* of 16 dimensions; set it to that"):
+        read(Path("r.toml"))
 
 
 def plan_of(here: Path, kind: str, objective: str) -> StagePlan:

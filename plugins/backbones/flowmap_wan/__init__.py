@@ -225,6 +225,9 @@ class _WanConfig(BackboneConfig):
             if channels != self.architecture.channels:
                 why = f"the data have {channels} channels; set it to that"
                 yield Finding("error", ("architecture", "channels"), why)
+            if spec.text_dim not in (0, self.architecture.text_dim):
+                why = f"the data bring text embeddings of {spec.text_dim} dimensions; set it to that"
+                yield Finding("error", ("architecture", "text_dim"), why)
             if height % patch[1] or width % patch[2]:
                 why = f"frames of {height} x {width} are not whole patches of {patch[1]} x {patch[2]}"
                 yield Finding("error", ("architecture", "patch"), why)
