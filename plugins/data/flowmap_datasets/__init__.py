@@ -42,7 +42,9 @@ class MovingDigitsConfig(DataConfig):
 
     def spec(self) -> SampleSpec:
         """Frames of one channel, with a caption (the class) and a label."""
-        return SampleSpec((self.frames, 1, self.size, self.size), labelled=True, text=True, text_dim=self.text_dim, fps=8.0)
+        return SampleSpec(
+            (self.frames, 1, self.size, self.size), labelled=True, text=True, text_dim=self.text_dim, fps=8.0
+        )
 
     def build(self) -> Data:
         """Load the digits."""
