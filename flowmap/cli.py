@@ -189,7 +189,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Say what each stage will cost: network calls, memory of each device, FLOPs, GPU-hours. Needs no weights."""
-    from flowmap import planning
+    from flowmap import plan_tables, planning
 
     planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)
     for warning in planned.warnings:
@@ -198,7 +198,7 @@ def plan(
         print(planning.as_json(planned))
     else:
         # Elsewhere than on a terminal lines may be as long as the table needs.
-        planning.show(planned, _out if _out.is_terminal else Console(width=_TABLE_WIDTH))
+        plan_tables.show(planned, _out if _out.is_terminal else Console(width=_TABLE_WIDTH))
 
 
 @app.command()

@@ -20,9 +20,9 @@ from rich.markup import escape
 from flowmap.commands import command_line, going_on
 from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.estimate import refuse_impossible
 from flowmap.evaluate import METRICS, evaluate
 from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
+from flowmap.limits import refuse_impossible
 from flowmap.loop import StepRecord
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.processes import Processes

@@ -23,10 +23,10 @@ from flowmap.configs import ArchiveConfig, DataConfig
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
-from flowmap.estimate import needs, refuse_impossible
 from flowmap.export import export_run
 from flowmap.folder import locked, write_whole
 from flowmap.launch import run_recipe
+from flowmap.limits import needs, refuse_impossible
 from flowmap.loop import StepRecord
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.processes import Processes

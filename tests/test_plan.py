@@ -25,7 +25,8 @@ from flowmap.footprint import CallShape, Flops, Footprint, Weights
 from flowmap.launch import run_recipe
 from flowmap.loop import run_stage
 from flowmap.plan import make_plan
-from flowmap.planning import Planned, as_json, plan_recipe, show
+from flowmap.plan_tables import show
+from flowmap.planning import Planned, as_json, plan_recipe
 from flowmap.processes import Processes
 from flowmap.recipe import read
 from flowmap.stage import open_stage

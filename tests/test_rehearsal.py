@@ -15,8 +15,8 @@ from rich.console import Console
 
 from flowmap import rehearsal
 from flowmap.errors import FlowmapError
-from flowmap.estimate import needs
 from flowmap.folder import locked
+from flowmap.limits import needs
 from flowmap.recipe import Recipe, read
 
 from .small_runs import FORWARD, HEAD, TEACHER, flowmap
