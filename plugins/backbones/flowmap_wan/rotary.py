@@ -1,7 +1,9 @@
-"""Rotary position embedding of Wan2.1, in real float32 arithmetic.
+"""Rotary position embedding of Wan2.1, in complex64.
 
-diffusers rotates in complex128, which a GPU does slowly. Positions are (frame, row, column); of each head's
-dimensions, the first part turns with the frame and two sixths each with the row and the column (as in Wan2.1).
+diffusers rotates in complex128, which a GPU does slowly. The same in real float32 takes six passes where a complex
+product takes one: on a CPU 3 to 8 times as long, for the same result to the bit. Positions are (frame, row, column);
+of each head's dimensions, the first part turns with the frame and two sixths each with the row and the column (as in
+Wan2.1).
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from torch import Tensor
 Positions = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 """Frames, rows and columns of a box of tokens."""
 
-Turn = tuple[Tensor, Tensor]
-"""Cosine and sine `[L, head_dim / 2]` of each token's angles."""
+Turn = Tensor
+"""What each token's pairs are multiplied by, exp(i angle): complex64 `[L, head_dim / 2]`."""
 
 
 def box(first: int, frames: int, rows: int, columns: int, coarse: tuple[int, int] = (1, 1)) -> Positions:
@@ -44,18 +46,15 @@ def turn(positions: Positions, head_dim: int, device: torch.device, theta: float
         view[axis] = len(places)
         parts.append(angles.reshape(*view, -1).expand(*shape, -1))
     whole = torch.cat(parts, dim=-1).flatten(0, 2)
-    return whole.cos().float().to(device), whole.sin().float().to(device)
+    return torch.polar(torch.ones_like(whole), whole).to(device=device, dtype=torch.complex64)
 
 
 def joined(turns: list[Turn]) -> Turn:
     """The rotations of boxes of tokens that stand one after the other."""
-    if len(turns) == 1:
-        return turns[0]
-    return torch.cat([cos for cos, _ in turns]), torch.cat([sin for _, sin in turns])
+    return turns[0] if len(turns) == 1 else torch.cat(turns)
 
 
 def rotated(x: Tensor, by: Turn) -> Tensor:
     """`x` `[B, heads, L, head_dim]`, each pair of neighbouring dimensions turned; float32."""
-    cos, sin = by
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * by).flatten(-2)
