@@ -12,15 +12,18 @@ from typing import Any, Protocol
 
 import accelerate.tracking
 import tomli_w
+from pydantic import ValidationError
 
 from flowmap import __version__
 from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, verify
+from flowmap.configs import AnyBackbone, AnyData, Config
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
+from flowmap.tables import StageConfig
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
@@ -160,7 +163,8 @@ def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, i
 
 def refuse_changes(plans: Iterable[StagePlan]) -> None:
     """Raise FlowmapError if a stage of `plans` was begun with another configuration, naming what differs."""
-    changed = [(plan, _differences(read_lock(plan.folder / LOCK), plan.lock)) for plan in plans if _begun(plan)]
+    locks = [(plan, _of_today(read_lock(plan.folder / LOCK))) for plan in plans if _begun(plan)]
+    changed = [(plan, _differences(lock, plan.lock)) for plan, lock in locks]
     changed = [(plan, differences) for plan, differences in changed if differences]
     if not changed:
         return
@@ -202,6 +206,24 @@ def read_lock(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise FlowmapError(f"{path} cannot be read: {error}; move the stage's folder away", code=1) from None
+
+
+class _StageLock(Config):
+    """What StagePlan.lock holds, as this version of flowmap and of the plugins would write it."""
+
+    seed: int
+    data: AnyData
+    backbone: AnyBackbone
+    precision: str
+    stages: tuple[StageConfig, ...]
+
+
+def _of_today(lock: dict[str, Any]) -> dict[str, Any]:
+    """An older version's `lock` with the fields that have come since, at their defaults; as it is, if it is too old."""
+    try:
+        return _StageLock.model_validate(lock).model_dump(mode="json", by_alias=True, exclude_none=True)
+    except ValidationError:
+        return lock
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -392,6 +392,20 @@ def test_a_changed_recipe_is_refused_with_what_differs_and_nothing_is_written(fi
     assert flowmap(finished, "run", "recipe.toml", *change)[0] == 0
 
 
+def test_a_field_that_an_older_version_did_not_have_is_no_change_at_its_default(finished: Path) -> None:
+    for stage in ("teacher", "forward"):
+        lock = finished / f"runs/small/{stage}/recipe.lock.toml"
+        text = lock.read_text()
+        assert text.count("weight_decay = 0.0\n") > 0
+        lock.write_text(text.replace("weight_decay = 0.0\n", ""))
+    code, text = flowmap(finished, "run", "recipe.toml")
+    assert code == 0
+    assert "teacher: finished before" in text
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "stages.teacher.optimizer.weight_decay=0.5")
+    assert code == 2
+    assert "stages.teacher.optimizer.weight_decay: was 0.0, is now 0.5" in text
+
+
 def test_the_seed_the_data_the_backbone_and_the_precision_are_part_of_a_stage(finished: Path) -> None:
     for change, shown in (
         ("seeds=[1]", "seed: was 0, is now 1"),
