@@ -110,7 +110,7 @@ def run(
 
             leave()
     except RuntimeError as error:
-        if process()[1] == 1 or "peer" not in str(error):
+        if process()[1] == 1 or "by peer" not in str(error):
             raise
         raise FlowmapError("another process has stopped; its own message says why", 1) from error
     except KeyboardInterrupt:

@@ -49,11 +49,16 @@ class Processes:
         return _mesh(self.device.type, self.number)
 
     def wait(self) -> None:
-        """Go on when all processes have come here; signals are heard meanwhile."""
+        """Go on when all processes have come here; signals are heard meanwhile.
+
+        Raises RuntimeError if another process has ended.
+        """
         if self.number > 1:
             work = distributed.barrier(_group(), async_op=True)
             while not work.is_completed():
                 time.sleep(_POLL_SECONDS)
+            # It is completed too if another process has died: this raises then.
+            work.wait()
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """The sums of `numbers` over all processes."""

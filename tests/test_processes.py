@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -456,3 +458,27 @@ def test_the_rehearsal_of_two_processes(name: str, tmp_path: Path, monkeypatch: 
     assert json.loads((folder / "run/about.json").read_text())["processes"] == 2
     assert "on_policy" in (folder / "exported" / "README.md").read_text()
     assert [line["step"] for line in lines(folder / "run/on_policy")] == [1, 2, 3]
+
+
+ABANDONED = """
+import os
+from flowmap.processes import Processes
+from flowmap.tables import ComputeConfig
+processes = Processes(ComputeConfig(device="cpu"))
+processes.wait()
+if processes.first:
+    os._exit(0)
+try:
+    processes.wait()
+except RuntimeError as error:
+    print("stopped" if "by peer" in str(error) else error, flush=True)
+os._exit(0)
+"""
+
+
+def test_who_waits_for_a_process_that_has_died_does_not_go_on(tmp_path: Path) -> None:
+    script = tmp_path / "abandoned.py"
+    script.write_text(ABANDONED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "stopped", done.stderr
