@@ -348,23 +348,3 @@ AnyData = Annotated[DataConfig, FromCatalogue(DataConfig)]
 AnyObjective = Annotated[ObjectiveConfig, FromCatalogue(ObjectiveConfig)]
 AnySampler = Annotated[SamplerConfig, FromCatalogue(SamplerConfig)]
 AnyMetric = Annotated[MetricConfig, FromCatalogue(MetricConfig)]
-
-
-class TimesConfig(Config):
-    """How training times are drawn: a distribution on [0, 1] (1 = noise), then shifted."""
-
-    distribution: Literal["uniform", "logit_normal"] = Field("logit_normal", description="before the shift")
-    mean: float = Field(0.0, description="of the logit, for logit_normal")
-    std: float = Field(1.0, gt=0, description="of the logit, for logit_normal")
-    shift: float = Field(1.0, gt=0, description="s in s a / (1 + (s - 1) a); 1 changes nothing, Wan uses 5")
-
-
-class TangentConfig(Config):
-    """How du/dt along the trajectory is computed (always without gradient)."""
-
-    method: Literal["central", "jvp"] = Field(
-        "central",
-        description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative",
-    )
-    step: float = Field(0.005, gt=0, le=0.1, description="half width of the difference, in units of t")
-    batched: bool = Field(True, description="evaluate both sides in one call of twice the batch (central only)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowmap.configs import TimesConfig
+from flowmap.blocks import TimesConfig
 from flowmap.draw import Draw
 
 

@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Cond, FlowMap
 from flowmap.path import like
 
@@ -46,22 +46,31 @@ def ask(network: FlowMap, questions: Sequence[Question], together: bool) -> list
 
 
 @torch.no_grad()
-def tangent(network: FlowMap, x: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Cond, config: TangentConfig) -> Tensor:
+def tangent(
+    network: FlowMap,
+    x: Tensor,
+    t: Tensor,
+    r: Tensor,
+    v: Tensor,
+    cond: Cond,
+    config: TangentConfig,
+    end: float = 1.0,
+) -> Tensor:
     """du/dt at `x` `[K, F, ...]` moving with velocity `v`, at times `t >= r` `[K]` or `[K, F]`.
 
-    Returns the shape of `x`, without gradient. The difference is one-sided where a step would leave [0, 1].
+    Returns the shape of `x`, without gradient. The difference is one-sided where a step would leave [0, `end`].
     """
-    return tangent_and(network, Question(x, t, r, cond), v, config)[0]
+    return tangent_and(network, Question(x, t, r, cond), v, config, end=end)[0]
 
 
 @torch.no_grad()
 def tangent_and(
-    network: FlowMap, at: Question, v: Tensor, config: TangentConfig, *others: Question
+    network: FlowMap, at: Question, v: Tensor, config: TangentConfig, *others: Question, end: float = 1.0
 ) -> tuple[Tensor, ...]:
     """As `tangent`, and then the answers to `others`, which go with the differences if these go in one call."""
     if config.method == "jvp":
         return _forward_mode(network, at, v), *ask(network, others, together=False)
-    late = (at.t + config.step).clamp(max=1.0)
+    late = (at.t + config.step).clamp(max=end)
     early = (at.t - config.step).clamp(min=0.0)
     sides = [Question(at.x + like(time - at.t, at.x) * v, time, at.r, at.cond) for time in (late, early)]
     u_late, u_early, *answers = ask(network, [*sides, *others], together=config.batched)

@@ -9,7 +9,8 @@ import torch
 from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpBackbone
 
-from flowmap.configs import SampleSpec, TangentConfig
+from flowmap.blocks import TangentConfig
+from flowmap.configs import SampleSpec
 from flowmap.interfaces import NoCond, as_flow_map
 from flowmap.stage import base_draw
 from flowmap.tangent import tangent

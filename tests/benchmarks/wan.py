@@ -18,9 +18,8 @@ from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation, dmd_gradient
-from flowmap_flow import BranchesConfig, FlowMapConfig
+from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import loss_weight
-from flowmap_flow.pairs import draw_pairs
 from flowmap_wan import FarWan21Config, LoraConfig, Wan21Config
 from flowmap_wan.adapters import parameters_of
 from flowmap_wan.backbone import WanBackbone
@@ -29,9 +28,11 @@ from flowmap_wan.views import VideoCond
 from peft import LoraConfig as PeftConfig
 from torch import Tensor, nn
 
-from flowmap.configs import NetworkKind, SampleSpec, TimesConfig
+from flowmap.blocks import BranchesConfig, TimesConfig, uniform_times
+from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Role, Scene, World
+from flowmap.pairs import draw_pairs
 from flowmap.path import draw_times, like, noised, shifted
 
 StageName = Literal["forward", "on_policy"]
@@ -292,7 +293,7 @@ class Published(Trainer):
 
     def _forward(self, draw: Draw) -> Iterator[tuple[str, Tensor]]:
         batch, w = self.batch, FUSED
-        pairs = draw_pairs(draw, BranchesConfig(), SHIFT)
+        pairs = draw_pairs(draw, BranchesConfig(), uniform_times(SHIFT))
         t, r = pairs.t, pairs.r
         noise = draw.normal("noise", batch.x0.shape[1:])
         x_t, v = noised(batch.x0, noise, t), noise - batch.x0

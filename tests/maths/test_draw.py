@@ -9,16 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flowmap_flow import BranchesConfig, FlowMapConfig
+from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_flow.pairs import BRANCHES, Pairs, draw_pairs, per_branch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, kstest
 from torch import Tensor
 
+from flowmap.blocks import BranchesConfig, uniform_times
 from flowmap.draw import Draw
 from flowmap.interfaces import Batch, OneChunk, Scene, World
+from flowmap.pairs import BRANCHES, Pairs, draw_pairs, per_branch
 from flowmap.path import shifted
 
 from .support import Rows, analytic_role, whole
@@ -34,6 +35,7 @@ FROZEN = {
     ],
     "shared": [531, 564, 494, 489],
 }
+UNIFORM = uniform_times()
 SHARES = BranchesConfig(diffusion=0.5, consistency=0.25)
 
 
@@ -154,7 +156,7 @@ def test_shared_numbers_are_the_same_in_every_process() -> None:
 @pytest.mark.parametrize("total", [4, 8, 32])
 def test_whole_shares_come_out_exactly(total: int) -> None:
     for step in range(50):
-        counts = torch.bincount(draw_pairs(whole(total, step), SHARES, 1.0).branch, minlength=3)
+        counts = torch.bincount(draw_pairs(whole(total, step), SHARES, UNIFORM).branch, minlength=3)
         assert counts.tolist() == [total // 2, total // 4, total // 4]
 
 
@@ -167,7 +169,7 @@ def test_whole_shares_come_out_exactly(total: int) -> None:
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_every_share_comes_out_within_one_sample(total: int, diffusion: float, rest: float, step: int) -> None:
     config = BranchesConfig(diffusion=diffusion, consistency=rest * (1 - diffusion))
-    counts = torch.bincount(draw_pairs(whole(total, step), config, 1.0).branch, minlength=3).tolist()
+    counts = torch.bincount(draw_pairs(whole(total, step), config, UNIFORM).branch, minlength=3).tolist()
     shares = (config.diffusion, config.consistency, 1 - config.diffusion - config.consistency)
     for count, share in zip(counts, shares, strict=True):
         assert abs(count - share * total) < 1 + 1e-6
@@ -177,26 +179,26 @@ def test_every_share_comes_out_within_one_sample(total: int, diffusion: float, r
 def test_a_share_of_one_takes_every_sample(diffusion: float, consistency: float, only: int) -> None:
     config = BranchesConfig(diffusion=diffusion, consistency=consistency)
     for step in range(50):
-        assert (draw_pairs(whole(5, step), config, 1.0).branch == only).all()
+        assert (draw_pairs(whole(5, step), config, UNIFORM).branch == only).all()
 
 
 @pytest.mark.parametrize("total", [1, 3])
 def test_in_a_small_batch_branches_come_up_with_their_probabilities(total: int) -> None:
     steps = 3000
-    seen = Counter(int(draw_pairs(whole(total, step), SHARES, 1.0).branch[0]) for step in range(steps))
+    seen = Counter(int(draw_pairs(whole(total, step), SHARES, UNIFORM).branch[0]) for step in range(steps))
     assert chisquare([seen[i] for i in range(3)], [steps * share for share in (0.5, 0.25, 0.25)]).pvalue > 1e-3
 
 
 def test_no_branch_is_tied_to_a_position() -> None:
     steps = 1000
-    branch = torch.stack([draw_pairs(whole(8, step), SHARES, 1.0).branch for step in range(steps)])
+    branch = torch.stack([draw_pairs(whole(8, step), SHARES, UNIFORM).branch for step in range(steps)])
     for position in branch.T:
         counts = torch.bincount(position, minlength=3).numpy()
         assert chisquare(counts, [steps / 2, steps / 4, steps / 4]).pvalue > 1e-4
 
 
 def test_branches_are_not_tied_to_the_times() -> None:
-    pairs = draw_pairs(whole(COUNT), SHARES, 1.0)
+    pairs = draw_pairs(whole(COUNT), SHARES, UNIFORM)
     means = [float(pairs.t[pairs.branch == i].mean()) for i in range(3)]
     assert means == pytest.approx([2 / 3] * 3, abs=5 * math.sqrt(1 / 18 / (COUNT / 4)))
 
@@ -205,15 +207,15 @@ def test_branches_are_not_tied_to_the_times() -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_pairs_do_not_depend_on_how_processes_share_the_batch(counts: list[int], step: int) -> None:
     draw = whole(sum(counts), step)
-    parts = [draw_pairs(window, SHARES, 5.0) for window in windows(draw, counts)]
-    all_at_once = draw_pairs(draw, SHARES, 5.0)
+    parts = [draw_pairs(window, SHARES, uniform_times(5.0)) for window in windows(draw, counts)]
+    all_at_once = draw_pairs(draw, SHARES, uniform_times(5.0))
     for name in ("t", "r", "branch"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(all_at_once, name))
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0])
 def test_each_branch_has_its_times(shift: float) -> None:
-    pairs: Pairs = draw_pairs(whole(1000), SHARES, shift)
+    pairs: Pairs = draw_pairs(whole(1000), SHARES, uniform_times(shift))
     diffusion, consistency, free = (pairs.branch == i for i in range(3))
     assert torch.equal(pairs.r[diffusion], pairs.t[diffusion])
     assert (pairs.r[consistency] == 0).all()
@@ -226,7 +228,7 @@ def test_each_branch_has_its_times(shift: float) -> None:
 @pytest.mark.parametrize("shift", [1.0, 5.0])
 def test_times_are_the_larger_and_the_smaller_of_two_uniforms_then_shifted(shift: float) -> None:
     """P(max < a) = a^2 and P(min < a) = 1 - (1 - a)^2, once the shift is undone."""
-    pairs = draw_pairs(whole(COUNT), BranchesConfig(diffusion=0, consistency=0), shift)
+    pairs = draw_pairs(whole(COUNT), BranchesConfig(diffusion=0, consistency=0), uniform_times(shift))
     t, r = (shifted(times.double(), 1 / shift).numpy() for times in (pairs.t, pairs.r))
     assert kstest(t, lambda a: a**2).pvalue > 1e-3
     assert kstest(r, lambda a: 1 - (1 - a) ** 2).pvalue > 1e-3
@@ -234,7 +236,7 @@ def test_times_are_the_larger_and_the_smaller_of_two_uniforms_then_shifted(shift
 
 
 def test_the_shift_is_applied_after_the_branches() -> None:
-    plain, moved = (draw_pairs(whole(100), SHARES, shift) for shift in (1.0, 5.0))
+    plain, moved = (draw_pairs(whole(100), SHARES, uniform_times(shift)) for shift in (1.0, 5.0))
     assert torch.equal(plain.branch, moved.branch)
     torch.testing.assert_close(moved.t, 5 * plain.t / (1 + 4 * plain.t))
     torch.testing.assert_close(moved.r, 5 * plain.r / (1 + 4 * plain.r))
@@ -285,7 +287,7 @@ def test_a_part_has_the_numbers_of_its_samples(total: int, processes: int, micro
         for kind in ("uniform", "normal"):
             assert torch.equal(getattr(part, kind)("x", (3,)), getattr(draw, kind)("x", (3,))[rows])
             assert torch.equal(getattr(part.child("a"), kind)("x"), getattr(draw.child("a"), kind)("x")[rows])
-        ours, all_at_once = draw_pairs(part, SHARES, 5.0), draw_pairs(draw, SHARES, 5.0)
+        ours, all_at_once = draw_pairs(part, SHARES, uniform_times(5.0)), draw_pairs(draw, SHARES, uniform_times(5.0))
         for name in ("t", "r", "branch"):
             assert torch.equal(getattr(ours, name), getattr(all_at_once, name)[rows])
         assert part.shared("x").random() == draw.shared("x").random()
@@ -304,7 +306,7 @@ def test_samples_with_r_equal_to_t_come_first(total: int, processes: int, micro:
     for step in range(20):
         seen = 0
         for of_all in split(whole(total, step), processes, micro):
-            branch = torch.cat([draw_pairs(replace(part, turn=turn), SHARES, 1.0).branch for part in of_all])
+            branch = torch.cat([draw_pairs(replace(part, turn=turn), SHARES, UNIFORM).branch for part in of_all])
             assert branch.min() >= seen
             seen = int(branch.max())
 
@@ -314,7 +316,7 @@ def test_every_process_has_its_share_of_every_branch(total: int, processes: int,
     """To within one sample, in each micro-batch."""
     for step in range(20):
         for of_all in split(whole(total, step), processes, micro):
-            counts = torch.stack([torch.bincount(draw_pairs(p, SHARES, 1.0).branch, minlength=3) for p in of_all])
+            counts = torch.stack([torch.bincount(draw_pairs(p, SHARES, UNIFORM).branch, minlength=3) for p in of_all])
             assert (counts.amax(0) - counts.amin(0)).max() <= 1
 
 
@@ -324,7 +326,7 @@ def test_no_branch_is_tied_to_a_process(total: int, micro: int) -> None:
     more = torch.zeros(3, 2, dtype=torch.int64)
     for step in range(500):
         draw = whole(total, step)
-        branch = draw_pairs(draw, SHARES, 1.0).branch
+        branch = draw_pairs(draw, SHARES, UNIFORM).branch
         rows = ([row for part in draw.split(2, process, micro) for row in part.rows] for process in range(2))
         first, second = (torch.bincount(branch[mine], minlength=3) for mine in rows)
         more += torch.stack([first > second, second > first], 1)
@@ -342,7 +344,7 @@ def test_all_processes_agree_whether_there_is_a_derivative_to_take(
     company = 0
     for step in range(20):
         for of_all in split(whole(total, step), processes, micro):
-            pairs = [draw_pairs(part, BranchesConfig(diffusion=diffusion, consistency=0), 1.0) for part in of_all]
+            pairs = [draw_pairs(part, BranchesConfig(diffusion=diffusion, consistency=0), UNIFORM) for part in of_all]
             own = [(p.r < p.t).nonzero().flatten() for p in pairs]
             anywhere = any(len(rows) for rows in own)
             for p, rows in zip(pairs, own, strict=True):
@@ -369,7 +371,7 @@ def test_rebalanced_parts_add_up_to_the_rebalanced_batch(micro: int) -> None:
         for part in parts:
             x0, cond = part.normal("x0", (2, 2, 1, 1)), Rows(torch.zeros(size, 1))
             scene = Scene({"student": student}, Batch(x0, cond, cond), part, OneChunk(), world)
-            loss = objective.loss(scene, part.normal("noise", (2, 2, 1, 1)), draw_pairs(part, SHARES, 1.0))
+            loss = objective.loss(scene, part.normal("noise", (2, 2, 1, 1)), draw_pairs(part, SHARES, UNIFORM))
             (loss.value / len(parts)).backward()
             total += loss.value.detach() / len(parts)
         assert student.own["W"].grad is not None

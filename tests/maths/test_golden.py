@@ -9,15 +9,15 @@ import pytest
 import torch
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation, dmd_gradient, segments
-from flowmap_flow import BranchesConfig, FlowMapConfig
+from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_flow.pairs import Pairs
 from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
 from safetensors import safe_open
 from torch import Tensor
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import BranchesConfig, TangentConfig
 from flowmap.interfaces import Loss, Role, Scene
+from flowmap.pairs import Pairs
 from flowmap.path import like, noised, shifted
 from flowmap.rollout import rollout
 from flowmap.tangent import tangent

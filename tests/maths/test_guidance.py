@@ -6,12 +6,12 @@ import pytest
 import torch
 from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_flow.pairs import Pairs
 from torch import Tensor
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import TangentConfig
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Scene
+from flowmap.pairs import Pairs
 from flowmap.path import like, noised
 
 from .support import Diary, Rows, analytic_role, make_scene, noted, whole

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from flowmap.configs import TimesConfig
+from flowmap.blocks import TimesConfig
 from flowmap.path import draw_times, grid, like, noised, shifted
 
 from .support import whole

@@ -12,16 +12,17 @@ import torch
 from flowmap_consistency import ConsistencyConfig
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation, segments
-from flowmap_flow import BranchesConfig, DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
+from flowmap_flow import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_flow.pairs import Pairs
 from flowmap_gaussian import MixtureConfig
 from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
 from torch import Tensor
 
-from flowmap.configs import ObjectiveConfig, TangentConfig, TimesConfig
+from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
+from flowmap.configs import ObjectiveConfig
 from flowmap.draw import Draw
 from flowmap.interfaces import NoCond, Role, Scene
+from flowmap.pairs import Pairs
 from flowmap.path import grid
 from flowmap.tangent import tangent
 

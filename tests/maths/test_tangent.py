@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Cond, FlowMap, NoCond
 from flowmap.path import like
 from flowmap.tangent import tangent

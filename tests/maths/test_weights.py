@@ -6,10 +6,10 @@ import pytest
 import torch
 from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap, loss_weight
-from flowmap_flow.pairs import Pairs
 from torch import Tensor
 
 from flowmap.interfaces import Loss
+from flowmap.pairs import Pairs
 
 from .support import Rows, analytic_role, make_scene, whole
 

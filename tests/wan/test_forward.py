@@ -16,7 +16,7 @@ from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.rotary import box, joined, rotated, turn
 from torch import Tensor
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Batch, Window
 from flowmap.path import noised
 from flowmap.tangent import tangent

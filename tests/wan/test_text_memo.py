@@ -16,7 +16,7 @@ from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.views import VideoCond
 from torch import Tensor, nn
 
-from flowmap.configs import TangentConfig
+from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Batch, Role, Scene, World, as_flow_map
 from flowmap.rollout import rollout
 from flowmap.tangent import tangent

@@ -14,6 +14,7 @@ import torch
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import grid, like, noised
+from flowmap.solver import mean_velocity
 from flowmap_consistency import ConsistencyConfig
 
 
@@ -38,10 +39,13 @@ class DiscreteConsistency(Objective):
         zero = torch.zeros_like(t)
         x_t = noised(batch.x0, draw.normal("noise", batch.x0.shape[1:]), t)
         with torch.no_grad():
-            v = guided_velocity(teacher, x_t, t, batch.cond, batch.null, config.cfg_scale)
-            if config.solver == "heun":
-                x_euler = x_t - like(t - s, x_t) * v
-                v = 0.5 * (v + guided_velocity(teacher, x_euler, s, batch.cond, batch.null, config.cfg_scale))
+            v = mean_velocity(
+                lambda x, t: guided_velocity(teacher, x, t, batch.cond, batch.null, config.cfg_scale),
+                x_t,
+                t,
+                s,
+                config.solver,
+            )
             x_s = x_t - like(t - s, x_t) * v
             with scene.roles["student"].averaged():
                 end = student.jump(x_s, s, zero, batch.cond)

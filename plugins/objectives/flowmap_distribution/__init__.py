@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from flowmap.configs import (
-    AnyObjective,
-    AnySampler,
-    ComponentConfig,
-    Finding,
-    ObjectiveConfig,
-    RoleSpec,
-    StageFacts,
-    TimesConfig,
-)
+from flowmap.blocks import TimesConfig
+from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from flowmap.configs import (
-    ComponentConfig,
-    Config,
-    Finding,
-    ObjectiveConfig,
-    RoleSpec,
-    StageFacts,
-    TangentConfig,
-    TimesConfig,
-)
+from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
+from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -44,19 +36,6 @@ class FlowMatchingConfig(ObjectiveConfig):
         from flowmap_flow.matching import FlowMatching
 
         return FlowMatching(self)
-
-
-class BranchesConfig(Config):
-    """Shares of the global batch with r = t (`diffusion`) and r = 0 (`consistency`); the rest has free r < t."""
-
-    diffusion: float = Field(0.5, ge=0, le=1, description="share with r = t")
-    consistency: float = Field(0.25, ge=0, le=1, description="share with r = 0")
-
-    @model_validator(mode="after")
-    def _at_most_everything(self) -> Self:
-        if self.diffusion + self.consistency > 1:
-            raise ValueError(f"diffusion + consistency is {self.diffusion + self.consistency:g}; it must not exceed 1")
-        return self
 
 
 class FlowMapConfig(ObjectiveConfig):

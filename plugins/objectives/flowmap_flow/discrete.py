@@ -12,11 +12,14 @@ from typing import final
 
 import torch
 
+from flowmap.blocks import uniform_times
+from flowmap.distances import squared
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.pairs import draw_pairs, per_branch
 from flowmap.path import like, noised
+from flowmap.solver import mean_velocity
 from flowmap_flow import DiscreteFlowMapConfig
-from flowmap_flow.pairs import draw_pairs, per_branch
 
 
 @final
@@ -34,7 +37,7 @@ class DiscreteFlowMap(Objective):
         config, draw = self._config, scene.draw
         batch = scene.forced()
         student, teacher = scene.flow_map("student"), scene.velocity("teacher")
-        pairs = draw_pairs(draw, config.branches, config.shift)
+        pairs = draw_pairs(draw, config.branches, uniform_times(config.shift))
         t, r = pairs.t, pairs.r
         x_t = noised(batch.x0, draw.normal("noise", batch.x0.shape[1:]), t)
         with torch.no_grad():
@@ -44,14 +47,19 @@ class DiscreteFlowMap(Objective):
                 x, times, ends, v = x_t[moving], t[moving], r[moving], target[moving]
                 cond, null = batch.cond.take(moving), batch.null.take(moving)
                 middle = torch.maximum(times - config.step, ends)
-                if config.solver == "heun":
-                    x_euler = x - like(times - middle, x) * v
-                    v = 0.5 * (v + guided_velocity(teacher, x_euler, middle, cond, null, config.cfg_scale))
+                v = mean_velocity(
+                    lambda x, t: guided_velocity(teacher, x, t, cond, null, config.cfg_scale),
+                    x,
+                    times,
+                    middle,
+                    config.solver,
+                    first=v,
+                )
                 x_s = x - like(times - middle, x) * v
                 with scene.roles["student"].averaged():
                     rest = student.mean_velocity(x_s, middle, ends, cond)
                 # Where r = t (a row for company) the target is v.
                 w = like(torch.where(ends < times, (times - middle) / (times - ends), 1.0), x)
                 target[moving] = w * v + (1 - w) * rest
-        raw = (student.mean_velocity(x_t, t, r, batch.cond) - target).square().flatten(1).mean(1)
+        raw = squared(student.mean_velocity(x_t, t, r, batch.cond), target)
         yield Loss("discrete_flow_map", raw.mean(), per_branch(raw, pairs.branch))

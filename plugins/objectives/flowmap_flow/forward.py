@@ -13,13 +13,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.configs import TimesConfig
+from flowmap.blocks import TimesConfig, uniform_times
+from flowmap.distances import squared
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.pairs import Pairs, draw_pairs, per_branch
 from flowmap.path import draw_times, like, noised, shifted
 from flowmap.tangent import Question, tangent_and
 from flowmap_flow import FlowMapConfig
-from flowmap_flow.pairs import Pairs, draw_pairs, per_branch
 
 _REBALANCE_FLOOR = 1e-5
 
@@ -60,7 +61,7 @@ class ForwardFlowMap(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         draw, config = scene.draw, self._config
-        pairs = draw_pairs(draw, config.branches, config.shift)
+        pairs = draw_pairs(draw, config.branches, uniform_times(config.shift))
         batch = scene.forced()
         yield self.loss(replace(scene, batch=batch), draw.normal("noise", batch.x0.shape[1:]), pairs)
         if config.bidirectional and draw.shared("bidirectional").random() < config.bidirectional:
@@ -97,7 +98,7 @@ class ForwardFlowMap(Objective):
         u = student.mean_velocity(x_t, t, r, batch.cond)
         if null:
             u = (u - (1 - w) * null[0]) / w
-        raw = (u - target).square().flatten(1).mean(1)
+        raw = squared(u, target)
         weight = loss_weight(config.weight, t, config.shift)
         losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)
         if config.rebalance:

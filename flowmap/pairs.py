@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowmap.blocks import BranchesConfig, TimesConfig
 from flowmap.draw import Draw
 from flowmap.path import shifted
-from flowmap_flow import BranchesConfig
 
 BRANCHES = ("diffusion", "consistency", "free")
 
@@ -39,15 +39,19 @@ class Pairs:
         return rows if len(rows) or not self.elsewhere else rows.new_zeros(1)
 
 
-def draw_pairs(draw: Draw, config: BranchesConfig, shift: float) -> Pairs:
-    """t = max, r = min of two uniforms; then r = t or r = 0 on the branches' shares; then both shifted.
+def draw_pairs(draw: Draw, config: BranchesConfig, times: TimesConfig) -> Pairs:
+    """t = max, r = min of two draws of `times`; then r = t or r = 0 on the shares of the branches; then both shifted.
 
     The shares are stratified over the global batch: sample i stands at (order(i) + U) / B on the line of
     branches, with one random order and one U for all processes. So each branch has its share to within one
     sample, and in a batch too small for all, branches come up at random with these probabilities. Micro-batches
     follow that order too (Draw.split): those with r = t come first.
     """
-    r, t = torch.aminmax(draw.uniform("pair", (2,)), dim=1)
+    if times.distribution == "uniform":
+        two = draw.uniform("pair", (2,))
+    else:
+        two = torch.sigmoid(times.mean + times.std * draw.normal("pair", (2,)))
+    r, t = torch.aminmax(two, dim=1)
     offset, order = draw.shared("branches").random(), draw.order()
     edges = torch.tensor([config.diffusion, config.diffusion + config.consistency], dtype=torch.float64)
 
@@ -58,7 +62,7 @@ def draw_pairs(draw: Draw, config: BranchesConfig, shift: float) -> Pairs:
     branch = branches(draw.rows).to(t.device)
     elsewhere = len(draw.peers) > draw.count and bool(branches(draw.peers).any())
     r = torch.where(branch == 0, t, torch.where(branch == 1, torch.zeros_like(r), r))
-    return Pairs(shifted(t, shift), shifted(r, shift), branch, elsewhere)
+    return Pairs(shifted(t, times.shift), shifted(r, times.shift), branch, elsewhere)
 
 
 def per_branch(losses: Tensor, branch: Tensor) -> dict[str, Tensor]:

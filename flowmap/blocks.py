@@ -1,0 +1,47 @@
+"""Configurations of the parts that objectives share: times, branches, tangents, distances. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from flowmap.configs import Config
+
+
+class TimesConfig(Config):
+    """How training times are drawn: a distribution on [0, 1] (1 = noise), then shifted."""
+
+    distribution: Literal["uniform", "logit_normal"] = Field("logit_normal", description="before the shift")
+    mean: float = Field(0.0, description="of the logit, for logit_normal")
+    std: float = Field(1.0, gt=0, description="of the logit, for logit_normal")
+    shift: float = Field(1.0, gt=0, description="s in s a / (1 + (s - 1) a); 1 changes nothing, Wan uses 5")
+
+
+def uniform_times(shift: float = 1.0) -> TimesConfig:
+    """Uniform times, shifted."""
+    return TimesConfig(distribution="uniform", shift=shift)
+
+
+class TangentConfig(Config):
+    """How du/dt along the trajectory is computed (always without gradient)."""
+
+    method: Literal["central", "jvp"] = Field(
+        "central",
+        description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative",
+    )
+    step: float = Field(0.005, gt=0, le=0.1, description="half width of the difference, in units of t")
+    batched: bool = Field(True, description="evaluate both sides in one call of twice the batch (central only)")
+
+
+class BranchesConfig(Config):
+    """Shares of the global batch with r = t (`diffusion`) and r = 0 (`consistency`); the rest has free r < t."""
+
+    diffusion: float = Field(0.5, ge=0, le=1, description="share with r = t")
+    consistency: float = Field(0.25, ge=0, le=1, description="share with r = 0")
+
+    @model_validator(mode="after")
+    def _at_most_everything(self) -> Self:
+        if self.diffusion + self.consistency > 1:
+            raise ValueError(f"diffusion + consistency is {self.diffusion + self.consistency:g}; it must not exceed 1")
+        return self
