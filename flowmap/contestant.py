@@ -41,6 +41,10 @@ class Contestant:
         """Noise of its own: no other stage, weights, seed, purpose or repeat sees it."""
         return Draw.whole(self.seed, f"evaluate/{self.stage}/{self.weights}", repeat, purpose, count, self.device)
 
+    def common_draw(self, repeat: int, count: int) -> Draw:
+        """The noise that whoever is measured sees at this seed and repeat."""
+        return Draw.whole(self.seed, "evaluate", repeat, "common", count, self.device)
+
 
 def open_contestant(
     plan: StagePlan, weights: Weights, device: torch.device, backbone: Backbone | None = None
@@ -57,7 +61,7 @@ def open_contestant(
     role.freeze()
     role.module.to(device).eval()
     contexts = plan.recipe.backbone.contexts(plan.recipe.data.spec())
-    data = plan.recipe.data.build()
+    data = plan.recipe.measured_data().build()
     return Contestant(stage.name, plan.seed, weights, role.network, backbone, contexts, data, device)
 
 

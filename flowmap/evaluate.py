@@ -32,7 +32,7 @@ _SHEET = 64
 class Score:
     """One line of `metrics.jsonl`; lower is better.
 
-    `value` is the mean over `repeats` scores, each of `samples` samples from fresh noise, `spread` their
+    `value` is the mean over `repeats` scores (`values`), each of `samples` samples from fresh noise, `spread` their
     standard deviation, `floor` what a perfect model would score; `nfe` counts network calls per sample; `seed`
     is the training seed. `checkpoint` and `evaluation` identify the weights and the settings that were
     measured, so that a line is never mistaken for that of other ones.
@@ -51,6 +51,7 @@ class Score:
     repeats: int
     checkpoint: str
     evaluation: str
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def _score(
                 repeats=config.repeats,
                 checkpoint=entry.checkpoint,
                 evaluation=entry.evaluation,
+                values=tuple(values[m]),
             )
 
 
@@ -233,6 +235,8 @@ def _evidence(
     entry: _Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
 ) -> Evidence:
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
+    if config.noise == "common":
+        draw = contestant.common_draw(repeat, config.samples)
     if entry.sampler is None:
         batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
         return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)

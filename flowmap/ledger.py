@@ -8,27 +8,31 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from flowmap.interfaces import Cond, FlowMap, Role, Velocity, as_flow_map
 
 
 @dataclass
 class Calls:
-    """Calls of one role's network; a call of a batch of B counts B samples."""
+    """Calls of one role's network; a call of a batch of B counts B samples.
+
+    A forward-mode derivative (jvp) carries a second pass along with the first: it counts as two calls.
+    """
 
     grad: int = 0
     no_grad: int = 0
     grad_samples: int = 0
     no_grad_samples: int = 0
 
-    def add(self, samples: int, with_gradient: bool) -> None:
-        """Count one call."""
+    def add(self, samples: int, with_gradient: bool, passes: int = 1) -> None:
+        """Count a call of so many passes."""
         if with_gradient:
-            self.grad += 1
-            self.grad_samples += samples
+            self.grad += passes
+            self.grad_samples += passes * samples
         else:
-            self.no_grad += 1
-            self.no_grad_samples += samples
+            self.no_grad += passes
+            self.no_grad_samples += passes * samples
 
 
 @final
@@ -67,13 +71,18 @@ def _with_gradient(x: Tensor, trained: bool) -> bool:
     return torch.is_grad_enabled() and (trained or x.requires_grad)
 
 
+def _passes(*inputs: Tensor) -> int:
+    """2 where an input carries a tangent."""
+    return 2 if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs) else 1
+
+
 @final
 class _CountedVelocity(Velocity):
     def __init__(self, network: Velocity, calls: Calls, trained: bool) -> None:
         self._network, self._calls, self._trained = network, calls, trained
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        self._calls.add(len(x), _with_gradient(x, self._trained))
+        self._calls.add(len(x), _with_gradient(x, self._trained), _passes(x, t))
         return self._network.velocity(x, t, cond)
 
 
@@ -83,5 +92,5 @@ class _CountedFlowMap(FlowMap):
         self._network, self._calls, self._trained = as_flow_map(network), calls, trained
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        self._calls.add(len(x), _with_gradient(x, self._trained))
+        self._calls.add(len(x), _with_gradient(x, self._trained), _passes(x, t, r))
         return self._network.mean_velocity(x, t, r, cond)

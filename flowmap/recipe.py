@@ -17,6 +17,7 @@ from flowmap.configs import (
     AnyData,
     ComponentConfig,
     Config,
+    DataConfig,
     Finding,
     NetworkKind,
     SamplerConfig,
@@ -26,6 +27,7 @@ from flowmap.configs import (
 )
 from flowmap.errors import FlowmapError
 from flowmap.explain import Source, explain, explain_syntax, explain_validation
+from flowmap.locate import Path as Place
 from flowmap.overrides import override
 from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
 
@@ -46,11 +48,18 @@ class Recipe(Config):
         """The stage called `name`; raises KeyError if there is none."""
         return next((s for s in self.stages if s.name == name), None) or _missing(name)
 
+    def measured_data(self) -> DataConfig:
+        """The data that samples are compared with."""
+        return (self.evaluation and self.evaluation.data) or self.data
+
     def findings(self) -> Iterator[Finding]:
         """Everything about the recipe as a whole that is wrong (errors) or doubtful (warnings)."""
         spec = self.data.spec()
         for finding in self.backbone.findings(spec):
             yield Finding(finding.level, ("backbone", *finding.field), finding.message)
+        for place, data in self._other_data():
+            if data.spec() != spec:
+                yield Finding("error", place, f"samples of '{data.type}' are not of the same kind as the recipe's data")
         if len(set(self.seeds)) < len(self.seeds):
             yield Finding("error", ("seeds",), "a seed is listed twice; every seed is one training run")
         earlier: list[StageConfig] = []
@@ -67,10 +76,18 @@ class Recipe(Config):
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
-        parts: tuple[tuple[str, ComponentConfig], ...] = (("backbone", self.backbone), ("data", self.data))
-        for name, component in parts:
+        parts: list[tuple[Place, ComponentConfig]] = [(("backbone",), self.backbone), (("data",), self.data)]
+        for place, component in [*parts, *self._other_data()]:
             for finding in component.missing():
-                yield Finding(finding.level, (name, *finding.field), finding.message)
+                yield Finding(finding.level, (*place, *finding.field), finding.message)
+
+    def _other_data(self) -> Iterator[tuple[Place, DataConfig]]:
+        """The data that a stage or the evaluation has of its own, and where they are named."""
+        for index, stage in enumerate(self.stages):
+            if stage.data is not None:
+                yield ("stages", index, "data"), stage.data
+        if self.evaluation is not None and self.evaluation.data is not None:
+            yield ("evaluation", "data"), self.evaluation.data
 
     def _stage_findings(
         self, stage: StageConfig, earlier: Sequence[StageConfig], facts: StageFacts

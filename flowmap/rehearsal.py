@@ -115,6 +115,7 @@ def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
                     "steps": _STEPS,
                     "batch": min(stage.batch, batch),
                     "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
+                    "data": None,  # the twin's data serve every stage
                     "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
                 }
             )
@@ -126,7 +127,7 @@ def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     if recipe.evaluation is not None:
         per_step = recipe.evaluation.teacher_sampler.calls_per_step
         calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
-        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4}
+        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
         everything["evaluation"] = recipe.evaluation.model_copy(update=small)
     return recipe.model_copy(update=everything)
 

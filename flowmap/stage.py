@@ -88,7 +88,7 @@ def open_stage(plan: StagePlan, processes: Processes) -> Stage:
     return Stage(
         plan,
         backbone,
-        plan.recipe.data.build(),
+        (plan.stage.data or plan.recipe.data).build(),
         plan.stage.objective.build(),
         roles,
         optimizers,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowmap.configs import NAME, AnyMetric, AnyObjective, AnySampler, Config, Weights
+from flowmap.configs import NAME, AnyData, AnyMetric, AnyObjective, AnySampler, Config, Weights
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -47,6 +47,7 @@ class StageConfig(Config):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="of every trained role")
     ema: EmaConfig = Field(default_factory=EmaConfig, description="moving average of the student")
     roles: dict[str, RoleConfig] = Field(default_factory=dict, description="roles not named here start from 'base'")
+    data: AnyData | None = Field(None, description="what this stage is trained on, if not the recipe's data")
     clip: float = Field(1.0, ge=0, description="gradient norm above which the gradient is scaled down; 0 = never")
 
 
@@ -72,6 +73,10 @@ class EvaluationConfig(Config):
     )
     samples: int = Field(2000, ge=2, description="samples per score")
     repeats: int = Field(3, ge=2, description="times each score is taken with fresh noise")
+    noise: Literal["own", "common"] = Field(
+        "own", description="whether every row draws its own noise, or all the same, for paired differences"
+    )
+    data: AnyData | None = Field(None, description="the real samples to compare with, if not the recipe's data")
     real: int = Field(20_000, ge=2, description="real samples of a split that are compared with, at most")
     shift: float = Field(1.0, gt=0, description="shift of the sampling grid")
     metrics: tuple[AnyMetric, ...] = Field(min_length=1, description="what is measured; lower is better")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from flowmap_datasets import DigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_gaussian import GaussianConfig, MixtureConfig
 from flowmap_gaussian.data import GaussianData
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def digits() -> Digits:
-    return Digits(conditional=False)
+    return Digits(DigitsConfig())
 
 
 def evidence(samples: torch.Tensor, role: Role | None = None, batch: Batch | None = None) -> Evidence:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmap_datasets import MovingDigitsConfig
+from flowmap_datasets import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_metrics.classifier import train_classifier
@@ -84,7 +84,7 @@ def test_shapes_and_range(videos: MovingDigits) -> None:
 
 def test_a_resting_digit_is_the_image_itself() -> None:
     still = MovingDigits(MovingDigitsConfig(frames=3, size=8, speed=0.0)).batch(draw(8)).x
-    train = Digits(conditional=False).reference("train", 10**6).x
+    train = Digits(DigitsConfig()).reference("train", 10**6).x
     assert all(bool((train.flatten(1) == image).all(1).any()) for image in still[:, 0].flatten(1))
     assert torch.equal(still[:, 0], still[:, 2])
 
@@ -163,7 +163,7 @@ def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_one
 
 
 def test_images_have_the_features_that_they_had() -> None:
-    digits = Digits(conditional=False)
+    digits = Digits(DigitsConfig())
     train, new = digits.reference("train", 1198), digits.reference("held_out", 100)
     classifier = train_classifier(train)
     features = classifier.features(new.x)

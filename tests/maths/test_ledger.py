@@ -67,9 +67,9 @@ BY_HAND: dict[str, tuple[dict[str, Any], dict[str, dict[str, int]]]] = {
         {**FLOW_MAP, "tangent": {"batched": False}},
         {"student": one_grad(2, 2 * MOVING)},
     ),
-    "flow_map: one forward-mode call": (
+    "flow_map: one forward-mode call, which makes two passes": (
         {**FLOW_MAP, "tangent": {"method": "jvp"}},
-        {"student": one_grad(1, MOVING)},
+        {"student": one_grad(2, 2 * MOVING)},
     ),
     "flow_map: nothing moves": (
         {**FLOW_MAP, "branches": {"diffusion": 1.0, "consistency": 0.0}},
@@ -89,7 +89,7 @@ BY_HAND: dict[str, tuple[dict[str, Any], dict[str, dict[str, int]]]] = {
     ),
     "flow_map: guided, a forward-mode call and one for the null": (
         {**FLOW_MAP, "cfg_scale": 3.0, "tangent": {"method": "jvp"}},
-        {"student": one_grad(2, MOVING + B)},
+        {"student": one_grad(3, 2 * MOVING + B)},
     ),
     "flow_map: guided, nothing moves": (
         {**FLOW_MAP, "cfg_scale": 3.0, "branches": {"diffusion": 1.0, "consistency": 0.0}},

@@ -19,6 +19,7 @@ class DigitsConfig(DataConfig):
 
     type: Literal["digits"] = "digits"
     conditional: bool = Field(False, description="condition on the digit's class")
+    quarter_turns: int = Field(0, ge=0, le=3, description="turn every image to the left, so many times by 90 degrees")
 
     def spec(self) -> SampleSpec:
         """One frame of one channel of 8 x 8."""
@@ -28,7 +29,7 @@ class DigitsConfig(DataConfig):
         """Load the images."""
         from flowmap_datasets.digits import Digits
 
-        return Digits(self.conditional)
+        return Digits(self)
 
 
 class MovingDigitsConfig(DataConfig):

@@ -14,22 +14,24 @@ from torch import Tensor
 from flowmap.draw import Draw
 from flowmap.interfaces import Data, Samples
 from flowmap.pictures import tiles
+from flowmap_datasets import DigitsConfig
 
 
 @final
 class Digits(Data):
     """Two thirds of the images for training, one third held out, each class in proportion."""
 
-    def __init__(self, conditional: bool) -> None:
+    def __init__(self, config: DigitsConfig) -> None:
         images, labels = load_digits(return_X_y=True)
         pixels = torch.from_numpy(images).float().reshape(-1, 1, 1, 8, 8) / 8 - 1
+        pixels = pixels.rot90(config.quarter_turns, dims=(3, 4))
         rows = np.arange(len(pixels))
         train, held_out = train_test_split(rows, test_size=1 / 3, random_state=0, stratify=labels)
         self._splits = {
             name: (pixels[index], torch.from_numpy(labels[index]).long())
             for name, index in (("train", train), ("held_out", held_out))
         }
-        self._conditional = conditional
+        self._conditional = config.conditional
 
     def batch(self, draw: Draw) -> Samples:
         """`draw.count` training images `[B, 1, 1, 8, 8]`, drawn with replacement."""

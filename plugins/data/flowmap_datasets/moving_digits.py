@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from flowmap.draw import Draw
 from flowmap.interfaces import Data, EncodedText, Samples
 from flowmap.pictures import tiles
-from flowmap_datasets import MovingDigitsConfig
+from flowmap_datasets import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 
 _SIDE = 8
@@ -28,7 +28,7 @@ class MovingDigits(Data):
 
     def __init__(self, config: MovingDigitsConfig) -> None:
         self._config = config
-        digits = Digits(conditional=False)
+        digits = Digits(DigitsConfig())
         self._splits = {split: digits.reference(split, 10**6) for split in ("train", "held_out")}
 
     def batch(self, draw: Draw) -> Samples:
