@@ -121,10 +121,39 @@ def run(
 
 
 @app.command()
+def compare(
+    specification: Annotated[
+        list[Path], typer.Argument(metavar="SPEC", help="A specification, or several recipes to compare as they are.")
+    ],
+    overrides: Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at the same time; as the specification says if not given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
+    ] = False,
+    redo: Annotated[list[str] | None, typer.Option(help="Start over with this contestant only. Repeatable.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+) -> None:
+    """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
+    from flowmap.compare import compare as run_comparison
+
+    run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], _out)
+
+
+@app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Say at once what is wrong with a recipe. Computes nothing."""
+    """Say at once what is wrong with a recipe or a comparison. Computes nothing."""
+    from flowmap.comparing import is_comparison, read_comparison
     from flowmap.recipe import read
 
+    if is_comparison(recipe):
+        comparison, warnings = read_comparison([recipe], overrides or [])
+        for warning in warnings:
+            _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+        names = ", ".join(entrant.name for entrant in comparison.entrants)
+        _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(names)}", soft_wrap=True)
+        return
     checked, warnings = read(recipe, overrides or [], absent="warning")
     for warning in warnings:
         _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
@@ -275,10 +304,13 @@ def export(
 
 @app.command()
 def report(run: RunFolder) -> None:
-    """Write report.html anew from a run's files."""
+    """Write report.html (of a comparison: comparison.html) anew from a run's files."""
+    from flowmap.comparison_page import write_page
     from flowmap.report import write_report
+    from flowmap.standings import is_comparison_folder
 
-    _out.print(str(write_report(run)), soft_wrap=True)
+    written = write_page(run) if is_comparison_folder(run) else write_report(run)
+    _out.print(str(written), soft_wrap=True)
 
 
 def main() -> None:

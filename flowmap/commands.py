@@ -24,6 +24,16 @@ def command_line(path: Path, overrides: Sequence[str], only: Sequence[str], runs
     )
 
 
+def compare_line(paths: Sequence[Path], overrides: Sequence[str], runs: Path, processes: int | None) -> str:
+    """What to type to go on with a comparison: the command itself, but neither --fresh nor --redo again."""
+    return shlex.join(
+        [*_program(), "compare", *map(str, paths)]
+        + [word for text in overrides for word in ("--set", text)]
+        + (["--runs", str(runs)] if runs != Path("runs") else [])
+        + (["--processes", str(processes)] if processes else [])
+    )
+
+
 def process() -> tuple[int, int]:
     """The index of this process and how many there are, as whoever started them tells each."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

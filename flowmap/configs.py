@@ -202,6 +202,10 @@ class BackboneConfig(ComponentConfig):
         """Whether the backbone can be asked for anything in words."""
         return False
 
+    def recomputes(self) -> bool:
+        """Whether backward computes the forward once more instead of keeping what it needs."""
+        return False
+
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """What its networks take (parameters, arithmetic, memory) on samples of `spec`; None if that is not known."""
         return None

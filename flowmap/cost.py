@@ -60,32 +60,48 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
 
     The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
     """
-    needed = plan.stage.objective.roles()
-    trained = {name for name, spec in needed.items() if spec.trained}
-    script = _Script()
-    roles = [_stand_in(name, spec.kind, script, spec.trained) for name, spec in needed.items()]
-    ledger = Ledger()
-    watched = ledger.watch(roles, trained)
-    turns = plan.stage.objective.build().turns()
-    backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
-    chunking, frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
+    tally = Tally(plan, devices)
     steps = min(plan.stage.steps, most)
-    micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
-    backwards = dict.fromkeys((turn.role for turn in turns), 0)
-    scripts: Counter[tuple[Event, ...]] = Counter()
-    for step in range(steps):
-        for index, turn in enumerate(turns):
-            if step % turn.every:
+    for _ in range(steps):
+        tally.step()
+    return StageCost(steps, tally.calls, tally.backwards, tally.scripts)
+
+
+@final
+class Tally:
+    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes."""
+
+    def __init__(self, plan: StagePlan, devices: int = 1) -> None:
+        needed = plan.stage.objective.roles()
+        trained = {name for name, spec in needed.items() if spec.trained}
+        self._script = _Script()
+        roles = [_stand_in(name, spec.kind, self._script, spec.trained) for name, spec in needed.items()]
+        ledger = Ledger()
+        self._roles = ledger.watch(roles, trained)
+        self._turns = plan.stage.objective.build().turns()
+        backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
+        self._chunking, self._frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
+        self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
+        self._plan, self._devices, self._next = plan, devices, 0
+        self.calls: Mapping[str, Calls] = ledger.calls
+        self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
+        self.scripts: Counter[tuple[Event, ...]] = Counter()
+
+    def step(self) -> None:
+        """Count the next step."""
+        plan = self._plan
+        for index, turn in enumerate(self._turns):
+            if self._next % turn.every:
                 continue
-            whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+            whole = Draw.whole(plan.seed, plan.stage.name, self._next, f"{index}-{turn.role}", plan.stage.batch)
             world = World()
-            for draw in whole.split(devices, 0, micro):
-                batch = Batch(torch.zeros(draw.count, frames, 1), _StandInCond(), _StandInCond())
-                for loss in turn.losses(Scene(watched, batch, draw, chunking, world)):
+            for draw in whole.split(self._devices, 0, self._micro):
+                batch = Batch(torch.zeros(draw.count, self._frames, 1), _StandInCond(), _StandInCond())
+                for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
                     loss.value.backward()
-                    backwards[turn.role] += 1
-                scripts[script.take()] += 1
-    return StageCost(steps, ledger.calls, backwards, scripts)
+                    self.backwards[turn.role] += 1
+                self.scripts[self._script.take()] += 1
+        self._next += 1
 
 
 @final

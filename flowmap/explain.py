@@ -62,6 +62,11 @@ def explain(findings: Iterable[Finding], source: Source) -> list[str]:
 
 def explain_validation(error: ValidationError, source: Source) -> list[str]:
     """One line for each problem that pydantic found, in the order of the file."""
+    return explain(validation_findings(error), source)
+
+
+def validation_findings(error: ValidationError) -> list[Finding]:
+    """Each problem that pydantic found, in words."""
     problems = error.errors()
     messages: dict[Path, str] = {}
     for details in problems:
@@ -71,7 +76,7 @@ def explain_validation(error: ValidationError, source: Source) -> list[str]:
             messages[path[:-1]] = f"must have {_elements(path[-1] + 1)}, not {len(details['input'])}"
         elif not (details["type"] == "too_short" and _has_problems_inside(path, problems)):
             messages[path] = _message(details)
-    return explain([Finding("error", path, message) for path, message in messages.items()], source)
+    return [Finding("error", path, message) for path, message in messages.items()]
 
 
 def explain_syntax(error: tomllib.TOMLDecodeError, name: str, text: str) -> str:

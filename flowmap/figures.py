@@ -86,14 +86,19 @@ def curve_panel(
     limits: tuple[float, float],
     per: str = "sample",
     labelled: bool = False,
+    behind: Sequence[Curve] = (),
 ) -> Markup:
     """Score against network calls per sample (or what `per` says), both axes logarithmic, the floor dashed.
 
-    `limits` is the range of the score (see `score_limits`). `labelled` names each line at its right end.
+    `limits` is the range of the score (see `score_limits`). `labelled` names each line at its right end. The curves
+    `behind` are drawn thin and grey, to compare with.
     """
 
     def draw(axes: Axes) -> None:
         low, high = limits
+        for curve in behind:
+            value = np.where(np.isfinite(curve.y), np.maximum(curve.y, low), np.nan)
+            axes.plot(np.log2(curve.calls), value, color=_RULE, lw=1)
         for curve in curves:
             x = np.log2(curve.calls)
             value, spread = np.array(curve.y), np.nan_to_num(np.array(curve.spread))
@@ -109,7 +114,7 @@ def curve_panel(
         if floor >= low > 0:
             axes.axhline(floor, color=_MUTED, lw=1, linestyle=(0, (3, 2.4)), zorder=1)
             names.append((floor, "floor", _MUTED))
-        _call_axis(axes, sorted({n for c in curves for n in c.calls}), per)
+        _call_axis(axes, sorted({n for c in (*curves, *behind) for n in c.calls}), per)
         _score_axis(axes, low, high)
         _end_labels(axes, names, low, high)
 

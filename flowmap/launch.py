@@ -58,11 +58,13 @@ def run_recipe(
     console: Console,
     watch: Watcher | None = None,
     quiet: bool = False,
+    page: bool = True,
 ) -> Plan:
     """Train every stage that is not finished, then evaluate and report; returns what was run.
 
     `only` names the stages to train (all if empty); with it, evaluation waits until all are finished. `watch`
-    is told of every step; `quiet` leaves out warnings about the recipe and claims about the results.
+    is told of every step; `quiet` leaves out warnings about the recipe and claims about the results, and without
+    `page` there is no report.
     Raises FlowmapError for everything that the user can act on, first of all for what the recipe needs and this
     machine does not have.
     """
@@ -99,14 +101,14 @@ def run_recipe(
             if only:
                 console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
                 return plan
-            page = plan.folder
+            written = plan.folder
             if processes.first:
                 _evaluate(plan, processes.device, console)
-                page = write_report(plan.folder)
+                written = write_report(plan.folder) if page else written
             processes.wait()
     if recipe.evaluation and not quiet:
         _print_claims(plan.folder, recipe.evaluation.teacher, console)
-    console.print(f"report: [bold]{escape(str(page))}[/]", soft_wrap=True)
+    console.print(f"report: [bold]{escape(str(written))}[/]", soft_wrap=True)
     return plan
 
 

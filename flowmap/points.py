@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from flowmap.blocks import TangentConfig
+from flowmap.draw import Draw
 from flowmap.guidance import guided_velocity
-from flowmap.interfaces import Cond, Scene
+from flowmap.interfaces import Batch, Cond, FlowMap, Scene
 from flowmap.pairs import Pairs
-from flowmap.path import noised
+from flowmap.path import like, noised
+from flowmap.tangent import tangent
 
 Source = Literal["data", "teacher", "self"]
 """Where the velocity at a point comes from: the sample (e - x0), a teacher, or the student itself at r = t."""
@@ -22,7 +25,8 @@ Source = Literal["data", "teacher", "self"]
 class Points:
     """Points `x` `[B, F, ...]` at times `t`, what velocity `v` they move with, and the times `r <= t` to map to.
 
-    `v` has no gradient. `cond` and `null` are the conditions of the samples, `pairs` says which branch each is of.
+    `v` has no gradient. `cond` and `null` are the conditions of the samples, `pairs` says which branch each is of, and
+    `dropped` `[B]` of which samples the condition has become null.
     """
 
     x: Tensor
@@ -30,6 +34,7 @@ class Points:
     pairs: Pairs
     cond: Cond
     null: Cond
+    dropped: Tensor
 
     @property
     def t(self) -> Tensor:
@@ -44,30 +49,97 @@ class Points:
     def take(self, rows: Tensor) -> Points:
         """The points `rows` `[K]` (int64)."""
         pairs = Pairs(self.pairs.t[rows], self.pairs.r[rows], self.pairs.branch[rows])
-        return Points(self.x[rows], self.v[rows], pairs, self.cond.take(rows), self.null.take(rows))
+        conds = self.cond.take(rows), self.null.take(rows)
+        return Points(self.x[rows], self.v[rows], pairs, *conds, self.dropped[rows])
+
+    def replaced(self, rows: Tensor, values: Tensor) -> Tensor:
+        """`v` with `values` `[K, F, ...]` in the place of those of `rows` that move.
+
+        A row for company, which has r = t (Pairs.moving), keeps its velocity.
+        """
+        moves = (self.r < self.t)[rows]
+        v = self.v.clone()
+        v[rows[moves]] = values[moves].to(v)
+        return v
 
 
-def on_path(scene: Scene, pairs: Pairs, source: Source, cfg_scale: float = 1.0) -> Points:
-    """The scene's samples, noised to the times of `pairs`, with the velocity that `source` gives each.
+def drop_condition(draw: Draw, batch: Batch, probability: float) -> tuple[Batch, Tensor]:
+    """The batch with each sample's condition replaced by its null with `probability`, and of which it was, `[B]`."""
+    rows = torch.arange(draw.count, device=batch.x0.device)
+    if not probability:
+        return batch, torch.zeros_like(rows, dtype=torch.bool)
+    dropped = draw.uniform("drop") < probability
+    # Row i of the joined conditions is sample i's own, row count + i its null.
+    return replace(batch, cond=batch.cond.join(batch.null).take(rows + draw.count * dropped)), dropped
 
-    Guidance `cfg_scale` w means null + w (cond - null). With `data`, whose velocity knows no null, it is
-    w (e - x0) + (1 - w) u(x, t, t, null) (MeanFlow, arXiv 2505.13447, section 4.2). With `self` the velocity of points
-    with r = t is that of the data, since those rows are what teaches the student its velocity; no guidance.
+
+def on_path(
+    scene: Scene,
+    pairs: Pairs,
+    source: Source,
+    cfg_scale: float = 1.0,
+    drop: float = 0.0,
+    rows: Tensor | None = None,
+) -> Points:
+    """The scene's samples, noised to the times of `pairs`, with the velocity that `source` gives each (velocity_at).
+
+    Conditions become null with probability `drop`. Only the velocity of `rows` `[K]` is asked for, if they are given;
+    the others keep that of the data.
     """
-    batch = scene.forced()
+    batch, dropped = drop_condition(scene.draw, scene.forced(), drop)
     noise = scene.draw.normal("noise", batch.x0.shape[1:])
     x = noised(batch.x0, noise, pairs.t)
-    with torch.no_grad():
-        v = noise - batch.x0
-        if source == "teacher":
-            v = guided_velocity(scene.velocity("teacher"), x, pairs.t, batch.cond, batch.null, cfg_scale)
-        elif source == "data" and cfg_scale != 1:
-            v = cfg_scale * v + (1 - cfg_scale) * scene.flow_map("student").velocity(x, pairs.t, batch.null)
-        elif source == "self":
-            rows = pairs.moving()
-            if len(rows):
-                own = scene.flow_map("student").velocity(x[rows], pairs.t[rows], batch.cond.take(rows))
-                # A row for company may have r = t: it keeps the velocity of the data.
-                moves = (pairs.r < pairs.t)[rows]
-                v[rows[moves]] = own[moves].to(v)
-    return Points(x, v, pairs, batch.cond, batch.null)
+    at = Points(x, noise - batch.x0, pairs, batch.cond, batch.null, dropped)
+    return replace(at, v=velocity_at(scene, at, x, pairs.t, source, cfg_scale, rows))
+
+
+@torch.no_grad()
+def velocity_at(
+    scene: Scene,
+    at: Points,
+    x: Tensor,
+    t: Tensor,
+    source: Source,
+    cfg_scale: float = 1.0,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """What `source` says is the velocity at `x` `[B, F, ...]` and `t` `[B]` for the samples of `at`; no gradient.
+
+    `at.v` is the velocity of the data, which rows that are not among `rows` keep. Guidance `cfg_scale` w means
+    null + w (cond - null). With `data`, whose velocity knows no null, it is w (e - x0) + (1 - w) u(x, t, t, null), and
+    none where the condition is dropped (MeanFlow, arXiv 2505.13447, section 4.2). With `self` the velocity of points
+    with r = t is that of the data, since those rows are what teaches the student its velocity; no guidance.
+    """
+    if source == "self":
+        rows = at.pairs.moving()
+        if not len(rows):
+            return at.v
+        own = scene.flow_map("student").velocity(x[rows], t[rows], at.cond.take(rows))
+        return at.replaced(rows, own)
+    if source == "data" and cfg_scale == 1:
+        return at.v
+    part = at if rows is None else at.take(rows)
+    x, t = (x, t) if rows is None else (x[rows], t[rows])
+    if source == "teacher":
+        v = guided_velocity(scene.velocity("teacher"), x, t, part.cond, part.null, cfg_scale)
+    else:
+        guided = cfg_scale * part.v + (1 - cfg_scale) * scene.flow_map("student").velocity(x, t, part.null)
+        v = torch.where(like(part.dropped, x), part.v, guided)
+    return v if rows is None else at.v.index_copy(0, rows, v.to(at.v))
+
+
+def resting(pairs: Pairs) -> Tensor:
+    """The rows `[K]` with r = t, or one for company if there are none: all processes make the same network calls."""
+    rows = (pairs.r == pairs.t).nonzero().flatten()
+    return rows if len(rows) else rows.new_zeros(1)
+
+
+def along_path(student: FlowMap, at: Points, config: TangentConfig) -> Tensor:
+    """(t - r) du/dt along the path `[B, F, ...]`, without gradient: by how much v exceeds the average velocity.
+
+    At r = t it is zero, and nothing is computed.
+    """
+    rows = at.pairs.moving()
+    part = at.take(rows)
+    du_dt = tangent(student, part.x, part.t, part.r, part.v, part.cond, config)
+    return torch.zeros_like(at.x).index_copy(0, rows, (like(part.t - part.r, at.x) * du_dt).to(at.x))

@@ -201,7 +201,7 @@ def read(
     `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
     problem: file, line, field, what is allowed, the nearest word.
     """
-    text = _text(path)
+    text = text_of(path)
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -225,7 +225,8 @@ def read(
     return recipe, explain(findings, source)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of the recipe at `path`; raises FlowmapError, with the recipes that are near, if there is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

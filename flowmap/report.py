@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from flowmap import figures, verdict
-from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style, Trace
 from flowmap.folder import write_whole
+from flowmap.pages import described, rendered, shown
 from flowmap.runfiles import Run, command_of, costs_of, read_run
 from flowmap.verdict import Cell, Claim, Place, Series
 
@@ -30,14 +29,12 @@ def write_report(folder: Path) -> Path:
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
     """
     run = read_run(folder)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
-        page = pages.get_template("report.html.j2").render(_view(run))
-    except (KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        view = _view(run)
+    except (KeyError, TypeError, ValueError) as error:
         raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
     path = folder / "report.html"
-    write_whole(path, page)
+    write_whole(path, rendered("report.html.j2", view, folder))
     return path
 
 
@@ -69,12 +66,12 @@ def _view(run: Run) -> dict[str, Any]:
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),
         "tally": Counter(claim.verdict for claim in told if claim.metric in headlines),
-        "shown": lambda metric, value: _shown(value, digits[metric]),
+        "shown": lambda metric, value: shown(value, digits[metric]),
         "few_seeds": any(len(cell.seeds) < len(run.recipe["seeds"]) for cell in table.values()),
         "scaling": list(_scaling(table, metrics, styles, per)),
         "contrasts": list(_contrasts(table, styles, per)),
         "tables": [_table(table, metric, list(styles)) for metric in metrics],
-        "descriptions": {metric: _description(metric) for metric in metrics},
+        "descriptions": {metric: described(metric) for metric in metrics},
         "pictures": _pictures(run.folder / "pictures", list(styles)),
         "losses": list(_losses(run)),
     }
@@ -175,14 +172,6 @@ def _digits(table: Mapping[Place, Cell], metric: str) -> int:
     return min(6, max(0, -math.floor(math.log10(spreads[len(spreads) // 4] / 3)))) if spreads else 3
 
 
-def _shown(value: float, digits: int) -> str:
-    """A score as the page prints it; what would read as 0 and is not says so."""
-    if not math.isfinite(value):
-        return "not finite"
-    least = 10.0**-digits
-    return f"<{least:.{digits}f}" if 0 < value < least / 2 else f"{value:.{digits}f}"
-
-
 def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:
     """The sheets as data URIs: `real` and `teacher` alone, the others by series and calls."""
     sheets: dict[tuple[Series, int], str] = {}
@@ -217,11 +206,3 @@ def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
         for logarithmic, found in traces.items():
             if found:
                 yield stage, found, figures.loss_panel(f"losses of {stage}", found, logarithmic)
-
-
-def _description(metric: str) -> str:
-    """What the metric's plugin says it is; nothing if the plugin is not installed any more."""
-    try:
-        return (catalogue().find("metric", metric).__doc__ or "").strip().split("\n")[0]
-    except LookupError:
-        return ""

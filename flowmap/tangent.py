@@ -1,12 +1,16 @@
-"""du/dt: the derivative of the average velocity along a trajectory, with r held fixed.
+"""Derivatives of the average velocity u(x, t, r) in time.
 
-d/dt u(x_t, t, r) = (v . grad_x) u + du/dt, where v = dx/dt. It enters the MeanFlow identity
-u = v - (t - r) du/dt (arXiv 2505.13447; by central difference: AnyFlow, arXiv 2605.13724, and TiM, 2509.04394).
+Along a trajectory, with r held fixed: d/dt u(x_t, t, r) = (v . grad_x) u + du/dt, where v = dx/dt. It enters the
+MeanFlow identity u = v - (t - r) du/dt (arXiv 2505.13447; by central difference: AnyFlow, arXiv 2605.13724, and TiM,
+2509.04394) and is taken without gradient.
+
+In r, with x and t held fixed: d/dr X_{t->r}(x) = u - (t - r) du/dr, the speed with which the point that x is mapped to
+moves (arXiv 2406.07507). A loss on it needs its gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import final
@@ -69,7 +73,7 @@ def tangent_and(
 ) -> tuple[Tensor, ...]:
     """As `tangent`, and then the answers to `others`, which go with the differences if these go in one call."""
     if config.method == "jvp":
-        return _forward_mode(network, at, v), *ask(network, others, together=False)
+        return _along(network, at, v), *ask(network, others, together=False)
     late = (at.t + config.step).clamp(max=end)
     early = (at.t - config.step).clamp(min=0.0)
     sides = [Question(at.x + like(time - at.t, at.x) * v, time, at.r, at.cond) for time in (late, early)]
@@ -77,14 +81,41 @@ def tangent_and(
     return (u_late - u_early) / like(late - early, at.x), *answers
 
 
-def _forward_mode(network: FlowMap, at: Question, v: Tensor) -> Tensor:
+def value_and_slope(network: FlowMap, at: Question, rows: Tensor, config: TangentConfig) -> tuple[Tensor, Tensor]:
+    """u(x, t, r) `[B, F, ...]` and, of `rows` `[K]`, the derivative du/dr `[K, F, ...]`; both with gradient.
+
+    The difference is one-sided where a step would leave [0, t]; it needs t > 0. By forward mode both come from one call
+    of all rows; by difference u is asked for as it is, and both sides of `rows` beside it. In bf16 a difference is
+    noise, as in `tangent`; but unlike there the noise has a gradient.
+    """
+    if config.method == "jvp" and len(rows):
+        u, slope = _forward_mode(
+            lambda r: network.mean_velocity(at.x, at.t, r, at.cond), (at.r,), (torch.ones_like(at.r),)
+        )
+        return u, slope[rows]
+    x, t, r, cond = at.x[rows], at.t[rows], at.r[rows], at.cond.take(rows)
+    late = torch.minimum(r + config.step, t)
+    early = (r - config.step).clamp(min=0.0)
+    sides = [Question(x, t, time, cond) for time in (late, early)]
+    u, u_late, u_early = ask(network, [at, *sides], together=config.batched)
+    return u, (u_late - u_early) / like(late - early, x)
+
+
+def _along(network: FlowMap, at: Question, v: Tensor) -> Tensor:
     if not len(at.x):
         return torch.empty_like(at.x)
 
-    def along(x: Tensor, t: Tensor) -> Tensor:
+    def u(x: Tensor, t: Tensor) -> Tensor:
         return network.mean_velocity(x, t, at.r, at.cond)
 
+    return _forward_mode(u, (at.x, at.t), (v, torch.ones_like(at.t)))[1]
+
+
+def _forward_mode(
+    function: Callable[..., Tensor], at: tuple[Tensor, ...], direction: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The function's value, and its derivative in `direction`."""
     # Fused attention has no forward derivative; the plain one has.
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        derivative: Tensor = torch.func.jvp(along, (at.x, at.t), (v, torch.ones_like(at.t)))[1]
-    return derivative
+        both = torch.func.jvp(function, at, direction)
+    return both[0], both[1]

@@ -140,6 +140,10 @@ class _WanConfig(BackboneConfig):
             return super().origin()
         return Origin(hub_id(self.weights), Checkpoint(folder).licence())
 
+    def recomputes(self) -> bool:
+        """As `gradient_checkpointing` says."""
+        return self.gradient_checkpointing
+
     def reads_text(self) -> bool:
         """With a checkpoint comes a text encoder."""
         return not self.random_base

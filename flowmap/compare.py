@@ -1,0 +1,308 @@
+"""Run a comparison: what contestants share once, then each contestant and seed by itself, several at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, final
+
+import tomli_w
+from rich.console import Console
+from rich.markup import escape
+
+from flowmap.budget import steps_within, with_steps
+from flowmap.commands import compare_line
+from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
+from flowmap.comparison_page import write_page
+from flowmap.configs import unknown_word
+from flowmap.errors import FlowmapError
+from flowmap.folder import locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
+from flowmap.plan import Plan, make_plan
+from flowmap.recipe import Recipe
+from flowmap.run import refuse_changes
+from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
+
+BUDGETS = "budget.jsonl"
+
+
+@final
+@dataclass(eq=False)
+class _Task:
+    """One training: some stages of a recipe, or all of them and then the evaluation."""
+
+    name: str
+    seed: int
+    file: Path
+    only: tuple[str, ...] = ()
+    after: list[_Task] = field(default_factory=list)
+    began: float = 0.0
+    failure: str | None = None
+    done: bool = False
+
+
+def compare(
+    paths: Sequence[Path],
+    overrides: Sequence[str],
+    runs: Path,
+    processes: int | None,
+    fresh: bool,
+    redo: Sequence[str],
+    console: Console,
+) -> None:
+    """Bring the comparison of `paths` to its end from wherever it stands, and write its page.
+
+    A contestant that fails takes no other down. Raises FlowmapError for what the user can act on; at the end, if a
+    contestant failed; and on a signal, when all trainings have saved.
+    """
+    comparison, warnings = read_comparison(paths, overrides)
+    for warning in warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    names = [entrant.name for entrant in comparison.entrants]
+    for name in redo:
+        if name not in names:
+            raise FlowmapError(f"--redo {name}: {unknown_word('contestant', name, names)}")
+    root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
+    with locked(root):
+        for folder in [root] if fresh else [root / name for name in redo]:
+            if aside := set_aside(folder):
+                console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
+        comparison = _with_budgets(comparison, root, console)
+        tasks = _tasks(comparison, root)
+        write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
+        try:
+            _work_off(tasks, processes or comparison.processes, console)
+        except KeyboardInterrupt:
+            raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", 130) from None
+        failures = [Failure(task.name, task.seed, task.failure) for task in tasks if task.failure is not None]
+        rewrite_lines(root / FAILURES, [vars(failure) for failure in failures])
+        page = write_page(root)
+    for sentence in sentences(load(root)):
+        console.print(f"• {escape(sentence)}", highlight=False, soft_wrap=True)
+    console.print(f"comparison: [bold]{escape(str(page))}[/]", soft_wrap=True)
+    if failures:
+        listed = "\n".join(f"  {name}, {seeds}: {message}" for name, seeds, message in together(failures))
+        raise FlowmapError(f"{len(failures)} of {len(tasks)} trainings failed:\n{listed}\nTo go on: {command}", 1)
+
+
+def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Comparison:
+    """The comparison with the steps that its budget buys, as they were found when it was begun."""
+    budget = comparison.budget
+    if budget is None:
+        return comparison
+    known = {line["key"]: line for line in read_lines(root / BUDGETS)}
+    lines: list[dict[str, Any]] = []
+    entrants: list[Entrant] = []
+    for entrant in comparison.entrants:
+        steps: dict[str, int] = {}
+        for stage, share in entrant.own.items():
+            wanted = {"recipe": _dumped(entrant.recipe), "stage": stage, "share": share, "budget": budget.model_dump()}
+            key = hashlib.blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=8).hexdigest()
+            if key not in known:
+                with console.status(f"how many steps the budget buys: {entrant.name}"):
+                    found = steps_within(entrant.recipe, stage, budget, share)
+                known[key] = {"key": key, "contestant": entrant.name, "stage": stage, "steps": found}
+            steps[stage] = known[key]["steps"]
+            lines.append(known[key])
+        entrants.append(replace(entrant, recipe=with_steps(entrant.recipe, steps)))
+    rewrite_lines(root / BUDGETS, {line["key"]: line for line in lines}.values())
+    return replace(comparison, entrants=tuple(entrants))
+
+
+def _dumped(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
+    """Everything to be done, in order; folders and links made, recipes written.
+
+    Raises FlowmapError if a contestant's folder holds another configuration's stage.
+    """
+    tasks: list[_Task] = []
+    for seed in comparison.seeds:
+        plans = {entrant.name: _plan(entrant, seed, root) for entrant in comparison.entrants}
+        first = _first_tasks(plans, seed, root)
+        tasks += first.values()
+        for name, plan in plans.items():
+            stages = {stage.stage.name for stage in plan.stages}
+            after = [task for (owner, stage), task in first.items() if stage in stages and _shares(plan, owner, stage)]
+            tasks.append(_Task(name, seed, _file(plan), after=after))
+        for name, plan in plans.items():
+            try:
+                refuse_changes(plan.stages)
+            except FlowmapError as error:
+                told = str(error).rsplit("\n", 1)[0]
+                raise FlowmapError(
+                    f"{told}\nUndo the change, give the contestant another name, or start over with --redo {name}, "
+                    "which sets its old folder aside (--fresh: all)."
+                ) from None
+            write_whole(_file(plan), tomli_w.dumps(_dumped(plan.recipe)))
+    return tasks
+
+
+def _plan(entrant: Entrant, seed: int, root: Path) -> Plan:
+    """The training of one seed as a run of its own, `<contestant>/seed-<n>`."""
+    recipe = entrant.recipe.model_copy(update={"name": f"seed-{seed}", "seeds": (seed,)})
+    return make_plan(recipe, root / entrant.name)
+
+
+def _file(plan: Plan) -> Path:
+    return plan.folder.with_suffix(".toml")
+
+
+def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple[Path, str], _Task]:
+    """Trainings of what several contestants build on, by the folder they go to and the stage.
+
+    Stages with equal locks are one: they are trained in the folder of the first contestant that has it, where, as
+    in those of the others, a link leads to the shared folder.
+    """
+    users: dict[tuple[Path, str], list[Plan]] = {}
+    for plan in plans.values():
+        for each in plan.stages:
+            name = each.stage.name
+            key = hashlib.blake2b(json.dumps(each.lock, sort_keys=True).encode(), digest_size=6).hexdigest()
+            users.setdefault((root / SHARED / f"seed-{seed}" / f"{name}-{key}", name), []).append(plan)
+    tasks: dict[tuple[Path, str], _Task] = {}
+    for (place, stage), sharing in users.items():
+        if len(sharing) == 1:
+            continue
+        for plan in sharing:
+            _link(plan.folder / stage, place)
+        first = sharing[0]
+        earlier = [task for (_, name), task in tasks.items() if name in _before(first, stage)]
+        tasks[place, stage] = _Task(f"{SHARED}: {stage}", seed, _file(first), (stage,), earlier)
+    return tasks
+
+
+def _before(plan: Plan, stage: str) -> list[str]:
+    names = [s.stage.name for s in plan.stages]
+    return names[: names.index(stage)]
+
+
+def _shares(plan: Plan, place: Path, stage: str) -> bool:
+    link = plan.folder / stage
+    return link.is_symlink() and link.resolve() == place.resolve()
+
+
+def _link(link: Path, place: Path) -> None:
+    """Make `link` lead to the folder `place`; what was trained at `link` before there was another user goes there."""
+    make_folder(place.parent)
+    make_folder(link.parent)
+    if link.is_symlink():
+        link.unlink()
+    elif link.is_dir() and not place.exists():
+        link.rename(place)
+    elif link.is_dir():
+        return  # its own training of the same configuration
+    place.mkdir(exist_ok=True)
+    link.symlink_to(os.path.relpath(place, link.parent), target_is_directory=True)
+
+
+def _work_off(tasks: Sequence[_Task], processes: int, console: Console) -> None:
+    """Run all tasks, so many at a time, each when those before it are done."""
+    context = multiprocessing.get_context("forkserver")
+    # torch is imported once, and each training is a copy of the process that has done so.
+    context.set_forkserver_preload(["flowmap.launch"])
+    running: list[tuple[_Task, ForkServerProcess, Connection]] = []
+    waiting = list(tasks)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with console.status("") as status, _stopping(running):
+        while waiting or running:
+            for task in [t for t in waiting if all(b.done or b.failure for b in t.after)][: processes - len(running)]:
+                waiting.remove(task)
+                broken = next((before for before in task.after if before.failure is not None), None)
+                if broken is not None:
+                    task.failure = f"'{broken.name}' failed, on which it builds"
+                    continue
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(task.file, task.only, threads, theirs))
+                task.began = time.monotonic()
+                process.start()
+                theirs.close()
+                running.append((task, process, ours))
+            status.update(_status(tasks, [task for task, _, _ in running]))
+            wait([process.sentinel for _, process, _ in running])
+            for task, process, pipe in [entry for entry in running if not entry[1].is_alive()]:
+                running.remove((task, process, pipe))
+                process.join()
+                _finish(task, process.exitcode or 0, pipe, console, tasks)
+
+
+@final
+class _stopping:  # noqa: N801
+    """On the way out, whatever is running is asked to save and stop, and waited for."""
+
+    def __init__(self, running: Sequence[tuple[_Task, ForkServerProcess, Connection]]) -> None:
+        self._running = running
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGTERM, _interrupt)
+
+    def __exit__(self, *error: object) -> None:
+        for _, process, _ in self._running:
+            process.terminate()
+        for _, process, _ in self._running:
+            process.join()
+        signal.signal(signal.SIGTERM, self._before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _finish(task: _Task, code: int, pipe: Connection, console: Console, tasks: Sequence[_Task]) -> None:
+    told: str | None = None
+    try:
+        told = pipe.recv() if pipe.poll() else None
+    except EOFError:
+        told = None
+    pipe.close()
+    log = task.file.with_suffix(".log")
+    if code < 0:
+        told = f"was ended by {signal.Signals(-code).name}; see {log}"
+    elif code and told is None:
+        told = f"stopped with code {code}; see {log}"
+    task.failure, task.done = told, told is None
+    mark = "[red]✗[/]" if told else "[green]✓[/]"
+    seconds = time.monotonic() - task.began
+    place = f"[dim]{sum(t.done or t.failure is not None for t in tasks)} of {len(tasks)}[/]"
+    console.print(f"{mark} {escape(task.name)}, seed {task.seed}: {seconds:.0f} s {place}", highlight=False)
+    if told:
+        console.print(f"  [red]{escape(told)}[/]", soft_wrap=True, highlight=False)
+
+
+def _status(tasks: Sequence[_Task], running: Sequence[_Task]) -> str:
+    names = ", ".join(f"{escape(task.name)} (seed {task.seed})" for task in running)
+    return f"{sum(task.done for task in tasks)} of {len(tasks)} done; training {names}"
+
+
+def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> None:
+    """In a process of its own: run the recipe at `file`; what goes wrong is told in a sentence."""
+    import torch
+
+    from flowmap.launch import run_recipe
+
+    torch.set_num_threads(threads)
+    with file.with_suffix(".log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        console = Console(file=log, width=shutil.get_terminal_size().columns)
+        try:
+            run_recipe(file, (), only, False, file.parent, console, quiet=True, page=False)
+        except FlowmapError as error:
+            print(f"error: {error}", file=log)
+            tell.send(str(error))
+            os._exit(error.code or 1)
+        except KeyboardInterrupt:
+            tell.send("interrupted")
+            os._exit(130)

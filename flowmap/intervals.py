@@ -1,0 +1,199 @@
+"""Paired differences with confidence intervals, and what they allow to be said. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+from scipy.stats import t as student_t
+
+Verdict = Literal["better", "worse", "same"]
+
+RULE = (
+    "All contestants see the same training draws and, when they are measured, the same noise, so differences are taken "
+    "pair by pair: one number per training seed (the mean over its draws of noise), and Student's t interval of their "
+    "mean. Two contestants differ where that interval excludes zero, and not both are at the floor, the score of a "
+    "perfect model. With a single training seed the interval is over draws of noise alone, and says nothing about what "
+    "another training would give."
+)
+
+
+class Row(NamedTuple):
+    """One line of a figure: a contestant's weights under a sampler."""
+
+    contestant: str
+    sampler: str
+
+
+@final
+@dataclass(frozen=True)
+class Spot:
+    """The scores of a row at a number of calls by a metric: `values` per training seed, one for each draw of noise.
+
+    `floors` are what a perfect model scores, per seed. Lower is better.
+    """
+
+    values: Mapping[int, tuple[float, ...]]
+    floors: Mapping[int, float]
+
+    @property
+    def means(self) -> dict[int, float]:
+        """The mean score of each seed."""
+        return {seed: statistics.fmean(values) for seed, values in self.values.items()}
+
+    @property
+    def mean(self) -> float:
+        """Over seeds and draws."""
+        return statistics.fmean(self.means.values())
+
+    @property
+    def floor(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.floors.values())
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether a perfect model would score no better."""
+        return self.mean <= self.floor
+
+    @property
+    def over_seeds(self) -> float:
+        """Standard deviation of the seeds' means; NaN for one seed."""
+        return _deviation(list(self.means.values()))
+
+    @property
+    def over_noise(self) -> float:
+        """Standard deviation over draws of noise, within a seed."""
+        within = [_deviation(values) ** 2 for values in self.values.values()]
+        return math.sqrt(statistics.fmean(within)) if within else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a single score of a new training: over seeds and over noise together.
+
+        The seeds' means have 1/K of the noise in them already, K draws each.
+        """
+        if math.isnan(self.over_seeds):
+            return self.over_noise
+        draws = min(len(values) for values in self.values.values())
+        return math.sqrt(self.over_seeds**2 + self.over_noise**2 * (1 - 1 / draws))
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """How much higher (worse) `a` scores than `b`, with the ends of its interval.
+
+    `over` says what the interval is over: training seeds, or draws of noise where there is one seed only.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    over: Literal["seeds", "noise"]
+    both_at_floor: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of `a`, against `b`."""
+        if self.both_at_floor or not (self.low > 0 or self.high < 0):
+            return "same"
+        return "worse" if self.low > 0 else "better"
+
+
+def difference(a: Spot, b: Spot, confidence: float = 0.95) -> Difference:
+    """The paired difference a - b over the training seeds that both have.
+
+    Raises ValueError if they have none in common, or if nothing gives a spread: one seed with one draw.
+    """
+    seeds = sorted(a.values.keys() & b.values.keys())
+    if not seeds:
+        raise ValueError("the two have no training seed in common")
+    mine, theirs = a.means, b.means
+    over: Literal["seeds", "noise"] = "seeds"
+    pairs = [mine[seed] - theirs[seed] for seed in seeds]
+    if len(seeds) == 1:
+        over = "noise"
+        pairs = [x - y for x, y in zip(a.values[seeds[0]], b.values[seeds[0]], strict=True)]
+    floors = a.at_floor and b.at_floor
+    if not all(map(math.isfinite, pairs)):
+        return _of_not_finite(list(mine.values()), list(theirs.values()), len(pairs), over)
+    low, high = interval(pairs, confidence)
+    return Difference(statistics.fmean(pairs), low, high, len(pairs), over, floors)
+
+
+def _of_not_finite(
+    mine: Sequence[float], theirs: Sequence[float], count: int, over: Literal["seeds", "noise"]
+) -> Difference:
+    """A score that is no number is the worst there is; two of them cannot be told apart."""
+    bad = [not all(map(math.isfinite, values)) for values in (mine, theirs)]
+    if all(bad):
+        return Difference(math.nan, -math.inf, math.inf, count, over)
+    worst = math.inf if bad[0] else -math.inf
+    return Difference(worst, worst, worst, count, over)
+
+
+def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Student's t interval of the mean of at least two independent `values`; raises ValueError for fewer."""
+    if len(values) < 2:
+        raise ValueError("an interval needs two values")
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = float(student_t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return mean - half, mean + half
+
+
+def ranks(spots: Mapping[Row, Spot], confidence: float) -> dict[Row, int]:
+    """1 + the number of rows that are better beyond doubt: rows that cannot be told apart may share a rank."""
+    return {
+        row: 1
+        + sum(difference(other, spot, confidence).verdict == "better" for name, other in spots.items() if name != row)
+        for row, spot in spots.items()
+    }
+
+
+def leaders(spots: Mapping[Row, Spot], confidence: float) -> tuple[Row, list[Row]]:
+    """The row with the lowest mean, and the others, best first, whose difference to it may be nothing."""
+    order = sorted(spots, key=lambda row: _sortable(spots[row].mean))
+    best = order[0]
+    ties = [row for row in order[1:] if difference(spots[row], spots[best], confidence).verdict == "same"]
+    return best, ties
+
+
+def phrase(verdicts: Mapping[int, Verdict]) -> str:
+    """Verdicts by number of calls as words: "does not differ at 1 call; worse from 16 on"."""
+    groups: list[tuple[Verdict, list[int]]] = []
+    for calls in sorted(verdicts):
+        if groups and groups[-1][0] == verdicts[calls]:
+            groups[-1][1].append(calls)
+        else:
+            groups.append((verdicts[calls], [calls]))
+    words = {"better": "better", "worse": "worse", "same": "does not differ"}
+    if len(groups) == 1:
+        return f"{words[groups[0][0]]} at any number of calls"
+    last = len(groups) - 1
+    return "; ".join(
+        f"{words[verdict]} {_span(calls, number == last)}" for number, (verdict, calls) in enumerate(groups)
+    )
+
+
+def _span(calls: Sequence[int], to_the_end: bool) -> str:
+    if len(calls) == 1:
+        return f"at {calls[0]} call{'' if calls[0] == 1 else 's'}"
+    if to_the_end:
+        return f"from {calls[0]} on"
+    return f"at {calls[0]} and {calls[1]} calls" if len(calls) == 2 else f"from {calls[0]} to {calls[-1]} calls"
+
+
+def _sortable(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _deviation(values: Iterable[float]) -> float:
+    values = list(values)
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.stdev(values)

@@ -1,0 +1,351 @@
+"""What a comparison has found so far, read from its folder: scores by row, costs, failures, findings. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, final
+
+from flowmap.comparing import Comparison
+from flowmap.equivalents import equivalents
+from flowmap.errors import FlowmapError
+from flowmap.folder import read_lines, rewrite_lines
+from flowmap.intervals import Row, Spot, Verdict, difference, leaders, phrase, ranks
+from flowmap.runfiles import Cost
+
+RECORD = "comparison.json"
+LINES = "comparison.jsonl"
+FAILURES = "failures.jsonl"
+_MOST_PAIRS = 6
+
+
+@final
+@dataclass(frozen=True)
+class Failure:
+    """A training that failed, and why; of what several share, `contestant` names the stage."""
+
+    contestant: str
+    seed: int
+    message: str
+
+
+@final
+@dataclass(frozen=True)
+class Spent:
+    """What the own stages of a contestant cost, summed over them, for each training seed.
+
+    `calls` are network-call equivalents in samples (see `equivalents`); `steps` are those of each stage.
+    """
+
+    contestant: str
+    steps: Mapping[str, int]
+    calls: Mapping[int, int]
+    seconds: Mapping[int, float]
+    peak_bytes: int
+
+
+@final
+@dataclass(frozen=True)
+class Contestant:
+    """Who is compared: its recipe as it was run, and its own stages (none: it is measured as it is)."""
+
+    name: str
+    recipe: dict[str, Any]
+    own: tuple[str, ...]
+    recomputes: bool
+
+    @property
+    def trained(self) -> list[dict[str, Any]]:
+        """The tables of its own stages."""
+        return [stage for stage in self.recipe["stages"] if stage["name"] in self.own]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The table of the stage that is measured (the first, if there are several)."""
+        name = self.recipe["evaluation"]["contests"][0]["stage"]
+        return next(stage for stage in self.recipe["stages"] if stage["name"] == name)
+
+
+@final
+@dataclass(frozen=True)
+class Standings:
+    """Everything that the page shows. `spots` has the scores by metric and number of calls."""
+
+    folder: Path
+    name: str
+    about: str
+    seeds: tuple[int, ...]
+    metric: str
+    against: str | None
+    confidence: float
+    budget: dict[str, Any] | None
+    command: str
+    text: str
+    contestants: tuple[Contestant, ...]
+    failures: tuple[Failure, ...]
+    spots: Mapping[tuple[str, int], Mapping[Row, Spot]] = field(default_factory=dict)
+    spent: tuple[Spent, ...] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics, the decisive one first."""
+        names = dict.fromkeys(metric for metric, _ in self.spots)
+        return [m for m in names if m == self.metric] + [m for m in names if m != self.metric]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every row that was scored, in the order of the contestants."""
+        return list(
+            dict.fromkeys(row for metric in self.metrics for n in self.calls(metric) for row in self.at(metric, n))
+        )
+
+    def calls(self, metric: str) -> list[int]:
+        """The numbers of calls at which anything was scored by `metric`."""
+        return sorted(n for m, n in self.spots if m == metric)
+
+    def at(self, metric: str, calls: int) -> Mapping[Row, Spot]:
+        """The scores by `metric` at `calls`."""
+        return self.spots.get((metric, calls), {})
+
+    def label(self, row: Row) -> str:
+        """The contestant, and its sampler where it has several."""
+        several = len({other.sampler for other in self.rows if other.contestant == row.contestant}) > 1
+        return f"{row.contestant} · {row.sampler}" if several else row.contestant
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Contestants and seeds that have no scores yet."""
+        found = {
+            (row.contestant.split("/")[0], seed)
+            for at in self.spots.values()
+            for row, s in at.items()
+            for seed in s.values
+        }
+        return [(c.name, seed) for c in self.contestants for seed in self.seeds if (c.name, seed) not in found]
+
+
+def record(comparison: Comparison, command: str) -> dict[str, Any]:
+    """What a comparison is, as its folder keeps it."""
+    return {
+        "name": comparison.name,
+        "about": comparison.about,
+        "seeds": list(comparison.seeds),
+        "metric": comparison.metric,
+        "against": comparison.against,
+        "confidence": comparison.confidence,
+        "budget": comparison.budget.model_dump() if comparison.budget else None,
+        "command": command,
+        "text": comparison.text,
+        "contestants": [
+            {
+                "name": entrant.name,
+                "recipe": entrant.recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+                "own": list(entrant.own),
+                "recomputes": entrant.recipe.backbone.recomputes(),
+            }
+            for entrant in comparison.entrants
+        ],
+    }
+
+
+def is_comparison_folder(folder: Path) -> bool:
+    """Whether `folder` is that of a comparison."""
+    return (folder / RECORD).is_file()
+
+
+def load(folder: Path) -> Standings:
+    """What the comparison in `folder` has got so far. Raises FlowmapError if a file of it is damaged."""
+    try:
+        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        contestants = tuple(
+            Contestant(c["name"], c["recipe"], tuple(c["own"]), c["recomputes"]) for c in known.pop("contestants")
+        )
+        known["seeds"] = tuple(known["seeds"])
+        failures = tuple(Failure(**line) for line in read_lines(folder / FAILURES))
+        return Standings(
+            folder,
+            **known,
+            contestants=contestants,
+            failures=failures,
+            spots=_spots(folder, contestants, known["seeds"]),
+            spent=tuple(_spent(folder, contestant, known["seeds"]) for contestant in contestants),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlowmapError(f"{folder}: a file of this comparison is damaged: {error!r}", code=1) from error
+
+
+def _spots(
+    folder: Path, contestants: Sequence[Contestant], seeds: Sequence[int]
+) -> dict[tuple[str, int], dict[Row, Spot]]:
+    values: dict[tuple[str, int], dict[Row, dict[int, tuple[float, ...]]]] = {}
+    floors: dict[tuple[str, int], dict[Row, dict[int, float]]] = {}
+    for contestant in contestants:
+        contests = contestant.recipe["evaluation"]["contests"]
+        several = len({(contest["stage"], contest.get("weights")) for contest in contests}) > 1
+        for seed in seeds:
+            for line in read_lines(folder / contestant.name / f"seed-{seed}" / "metrics.jsonl"):
+                name = f"{contestant.name}/{line['stage']}" if several else contestant.name
+                key, row = (str(line["metric"]), int(line["nfe"])), Row(name, str(line["sampler"]))
+                values.setdefault(key, {}).setdefault(row, {})[seed] = tuple(line["values"])
+                floors.setdefault(key, {}).setdefault(row, {})[seed] = float(line["floor"])
+    return {
+        key: {row: Spot(by_seed, floors[key][row]) for row, by_seed in rows.items()} for key, rows in values.items()
+    }
+
+
+def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:
+    steps: dict[str, int] = {}
+    calls: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    peak = 0
+    for seed in seeds:
+        for stage in contestant.own:
+            cost = Cost(stage)
+            for line in read_lines(folder / contestant.name / f"seed-{seed}" / stage / "steps.jsonl"):
+                cost.add(line)
+            steps[stage] = max(steps.get(stage, 0), cost.steps)
+            calls[seed] = calls.get(seed, 0) + equivalents(cost.calls, contestant.recomputes)
+            seconds[seed] = seconds.get(seed, 0.0) + cost.seconds
+            peak = max(peak, cost.peak_bytes)
+    return Spent(contestant.name, steps, calls, seconds, peak)
+
+
+def sentences(standings: Standings) -> list[str]:
+    """The findings in plain words, by the decisive metric."""
+    metric = standings.metric
+    found = [sentence for n in standings.calls(metric) for sentence in _choice(standings, metric, n)]
+    return found + list(contrasts(standings, metric))
+
+
+def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
+    """Which rows to use at so many calls."""
+    spots = standings.at(metric, calls)
+    if len(spots) < 2:
+        return
+    best, ties = leaders(spots, standings.confidence)
+    budget = f"At {calls} call{'' if calls == 1 else 's'}"
+    if not math.isfinite(spots[best].mean):
+        yield f"{budget} no contestant has a finite score."
+        return
+    told = f"{budget} {standings.label(best)} is best by {metric} ({spots[best].mean:.3g})"
+    if not ties:
+        yield f"{told}, beyond chance."
+    elif len(ties) == len(spots) - 1:
+        yield f"{told}, but no other differs from it beyond chance."
+    else:
+        words = [standings.label(row) for row in ties]
+        verb = "does" if len(words) == 1 else "do"
+        yield f"{told}; {listed(words)} {verb} not differ from it."
+
+
+def contrasts(standings: Standings, metric: str) -> Iterator[str]:
+    """Pairs of rows over all numbers of calls: each against the reference, or all pairs if there are few."""
+    for one, other in pairs(standings, metric):
+        verdicts: dict[int, Verdict] = {}
+        for calls in standings.calls(metric):
+            spots = standings.at(metric, calls)
+            if one in spots and other in spots:
+                verdicts[calls] = difference(spots[one], spots[other], standings.confidence).verdict
+        if verdicts:
+            yield f"{standings.label(one)} against {standings.label(other)}: {phrase(verdicts)}."
+
+
+def pairs(standings: Standings, metric: str) -> list[tuple[Row, Row]]:
+    """The pairs that sentences are made of."""
+    rows = [row for row in standings.rows if any(row in standings.at(metric, n) for n in standings.calls(metric))]
+    if standings.against is not None:
+        reference = next((row for row in rows if row.contestant == standings.against), None)
+        return [(row, reference) for row in rows if row != reference] if reference else []
+    every = [(b, a) for a, b in combinations(rows, 2)]
+    return every if len(every) <= _MOST_PAIRS else []
+
+
+def by_chance(standings: Standings) -> tuple[int, float]:
+    """How many intervals the decisive metric has, and how many would exclude zero if nothing differed."""
+    metric = standings.metric
+    count = sum(math.comb(len(standings.at(metric, n)), 2) for n in standings.calls(metric))
+    return count, count * (1 - standings.confidence)
+
+
+def together(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:
+    """Contestant, seeds and message of each failure; those that differ in the seed only, and in paths, are one."""
+    found: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        found.setdefault((failure.contestant, failure.message.replace(f"seed-{failure.seed}", "")), []).append(failure)
+    return [
+        (
+            same[0].contestant,
+            f"seed{'s' if len(same) > 1 else ''} {listed([str(f.seed) for f in same])}",
+            same[0].message,
+        )
+        for same in found.values()
+    ]
+
+
+def listed(words: Sequence[str]) -> str:
+    """`words` as a sentence lists them."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def write_lines(standings: Standings) -> Path:
+    """Write `comparison.jsonl`: a line per score, paired difference, cost, failure and finding."""
+    path = standings.folder / LINES
+    rewrite_lines(path, [*_score_lines(standings), *_difference_lines(standings), *_other_lines(standings)])
+    return path
+
+
+def _score_lines(standings: Standings) -> Iterator[dict[str, Any]]:
+    for (metric, calls), spots in standings.spots.items():
+        placed = ranks(spots, standings.confidence)
+        for row, spot in spots.items():
+            yield {
+                "kind": "score",
+                **row._asdict(),
+                "metric": metric,
+                "calls": calls,
+                "mean": spot.mean,
+                "over_seeds": _json(spot.over_seeds),
+                "over_noise": _json(spot.over_noise),
+                "spread": _json(spot.spread),
+                "floor": spot.floor,
+                "rank": placed[row],
+                "values": {str(seed): list(values) for seed, values in spot.values.items()},
+            }
+
+
+def _difference_lines(standings: Standings) -> Iterator[dict[str, Any]]:
+    for (metric, calls), spots in standings.spots.items():
+        for a, b in combinations(spots, 2):
+            found = difference(spots[a], spots[b], standings.confidence)
+            yield {
+                "kind": "difference",
+                "a": a._asdict(),
+                "b": b._asdict(),
+                "metric": metric,
+                "calls": calls,
+                "mean": _json(found.mean),
+                "low": _json(found.low),
+                "high": _json(found.high),
+                "over": found.over,
+                "count": found.count,
+                "both_at_floor": found.both_at_floor,
+                "verdict": found.verdict,
+            }
+
+
+def _other_lines(standings: Standings) -> Iterator[dict[str, Any]]:
+    for spent in standings.spent:
+        yield {"kind": "cost", **vars(spent)}
+    for failure in standings.failures:
+        yield {"kind": "failure", **vars(failure)}
+    for text in sentences(standings):
+        yield {"kind": "finding", "metric": standings.metric, "text": text}
+
+
+def _json(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
