@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flowmap.catalogue import KINDS, catalogue
+from flowmap.comparing import CompareSpec
 from flowmap.configs import Config, FromCatalogue
 from flowmap.recipe import Recipe
 
@@ -29,6 +30,7 @@ A field that names a component takes a table with a `type`, or just the name: `o
 def page() -> str:
     """The whole page."""
     parts = [HEADER, *_tables(Recipe, "The recipe", "", set())]
+    parts += _tables(CompareSpec, "A comparison", "", set())
     for kind in KINDS:
         parts.append(f"## Components: {kind}\n")
         for component in catalogue().components:
@@ -76,6 +78,8 @@ def _type(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_type(args[0])}" if args[-1] is Ellipsis else f"{len(args)} x {_type(args[0])}"
     if origin is dict:
+        if args[1] is Any:
+            return "table"
         return f"table of {_type(args[1])} by name"
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return "table"

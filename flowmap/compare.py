@@ -26,23 +26,29 @@ from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.folder import locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
+from flowmap.evaluate import METRICS
+from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
 BUDGETS = "budget.jsonl"
+FINISHED = "finished.jsonl"
 
 
 @final
 @dataclass(eq=False)
 class _Task:
-    """One training: some stages of a recipe, or all of them and then the evaluation."""
+    """One training: some stages of a recipe, or all of them and then the evaluation.
+
+    `result` is there when it has been done.
+    """
 
     name: str
     seed: int
     file: Path
+    result: Path
     only: tuple[str, ...] = ()
     after: list[_Task] = field(default_factory=list)
     began: float = 0.0
@@ -79,8 +85,11 @@ def compare(
         comparison = _with_budgets(comparison, root, console)
         tasks = _tasks(comparison, root)
         write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
+        known = {line["key"] for line in read_lines(root / FINISHED)}
+        for task in tasks:
+            task.done = task.result.exists() and _key(task) in known
         try:
-            _work_off(tasks, processes or comparison.processes, console)
+            _work_off(tasks, processes or comparison.processes, console, root)
         except KeyboardInterrupt:
             raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", 130) from None
         failures = [Failure(task.name, task.seed, task.failure) for task in tasks if task.failure is not None]
@@ -135,7 +144,7 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
         for name, plan in plans.items():
             stages = {stage.stage.name for stage in plan.stages}
             after = [task for (owner, stage), task in first.items() if stage in stages and _shares(plan, owner, stage)]
-            tasks.append(_Task(name, seed, _file(plan), after=after))
+            tasks.append(_Task(name, seed, _file(plan), plan.folder / METRICS, after=after))
         for name, plan in plans.items():
             try:
                 refuse_changes(plan.stages)
@@ -179,7 +188,7 @@ def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple
             _link(plan.folder / stage, place)
         first = sharing[0]
         earlier = [task for (_, name), task in tasks.items() if name in _before(first, stage)]
-        tasks[place, stage] = _Task(f"{SHARED}: {stage}", seed, _file(first), (stage,), earlier)
+        tasks[place, stage] = _Task(f"{SHARED}: {stage}", seed, _file(first), place / "checkpoints", (stage,), earlier)
     return tasks
 
 
@@ -207,13 +216,19 @@ def _link(link: Path, place: Path) -> None:
     link.symlink_to(os.path.relpath(place, link.parent), target_is_directory=True)
 
 
-def _work_off(tasks: Sequence[_Task], processes: int, console: Console) -> None:
-    """Run all tasks, so many at a time, each when those before it are done."""
+def _key(task: _Task) -> str:
+    """Names a training and all that it depends on."""
+    text = f"{task.file.read_text()}\n{task.only}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Path) -> None:
+    """Run all tasks that are not done, so many at a time, each when those before it are done."""
     context = multiprocessing.get_context("forkserver")
     # torch is imported once, and each training is a copy of the process that has done so.
     context.set_forkserver_preload(["flowmap.launch"])
     running: list[tuple[_Task, ForkServerProcess, Connection]] = []
-    waiting = list(tasks)
+    waiting = [task for task in tasks if not task.done]
     threads = max(1, (os.cpu_count() or 1) // processes)
     with console.status("") as status, _stopping(running):
         while waiting or running:
@@ -230,11 +245,15 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console) -> None:
                 theirs.close()
                 running.append((task, process, ours))
             status.update(_status(tasks, [task for task, _, _ in running]))
+            if not running:
+                continue
             wait([process.sentinel for _, process, _ in running])
             for task, process, pipe in [entry for entry in running if not entry[1].is_alive()]:
                 running.remove((task, process, pipe))
                 process.join()
                 _finish(task, process.exitcode or 0, pipe, console, tasks)
+                if task.done:
+                    append_line(root / FINISHED, {"key": _key(task), "contestant": task.name, "seed": task.seed})
 
 
 @final

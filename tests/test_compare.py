@@ -1,0 +1,323 @@
+"""Comparisons from end to end: shared stages, equal budgets, failures, resumption, the page and its lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flowmap.budget import equivalents, seconds_per_step, steps_within
+from flowmap.compare import compare
+from flowmap.comparing import BudgetConfig, read_comparison
+from flowmap.comparison_page import write_page
+from flowmap.errors import FlowmapError
+from flowmap.folder import read_lines
+from flowmap.standings import Standings, load, sentences
+
+BUDGET = 2000
+
+SPEC = f"""
+name = "small"
+about = "What it can show."
+seeds = [0, 1]
+processes = 2
+against = "map"
+budget = {{ by = "calls", amount = {BUDGET} }}
+
+[recipe]
+data = "checkerboard"
+backbone = {{ type = "mlp", width = 8, depth = 1 }}
+compute = {{ threads = 1 }}
+
+[[recipe.stages]]
+name = "teacher"
+steps = 6
+batch = 8
+objective = "flow_matching"
+
+[recipe.evaluation]
+teacher = "teacher"
+teacher_calls = 2
+metrics = ["sliced_wasserstein", "frechet_pixels"]
+calls = [1, 2]
+samples = 16
+repeats = 2
+
+[stage]
+batch = 8
+roles.student = {{ from = "teacher" }}
+roles.teacher = {{ from = "teacher" }}
+
+[[contestants]]
+name = "teacher"
+stage = "teacher"
+samplers = ["euler", "heun"]
+
+[[contestants]]
+name = "map"
+samplers = ["flow_map"]
+stages = [{{ objective = "flow_map" }}]
+
+[[contestants]]
+name = "twin"
+samplers = ["flow_map"]
+stages = [{{ objective = "flow_map" }}]
+
+[[contestants]]
+name = "two"
+samplers = ["consistency"]
+stages = [
+  {{ name = "first", objective = "discrete_flow_map", share = 1 }},
+  {{ objective = "consistency", roles.student = {{ from = "first" }}, share = 3 }},
+]
+"""
+
+BROKEN = """
+[[contestants]]
+name = "broken"
+samplers = ["flow_map"]
+stages = [{ objective = "flow_map", optimizer.lr = 1e30, clip = 0 }]
+"""
+
+
+def run(
+    folder: Path, text: str = SPEC, redo: Sequence[str] = (), fresh: bool = False, overrides: Sequence[str] = ()
+) -> str:
+    """Run the comparison under `folder`; what it printed."""
+    (folder / "spec.toml").write_text(text)
+    console = Console(record=True, width=200, file=io.StringIO())
+    compare([folder / "spec.toml"], [], folder / "runs", None, False, redo, console)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished comparison's folder (under `runs`), and what was printed."""
+    folder = tmp_path_factory.mktemp("comparison")
+    return folder, run(folder)
+
+
+@pytest.fixture
+def again(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of it, to go on from."""
+    shutil.copytree(finished[0], tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def standings(folder: Path) -> Standings:
+    return load(folder / "runs" / "small")
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in read_lines(folder / "runs" / "small" / "comparison.jsonl") if line["kind"] == kind]
+
+
+def test_what_several_build_on_is_trained_once(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    root = folder / "runs" / "small"
+    for seed in ("seed-0", "seed-1"):
+        teachers = {(root / name / seed / "teacher").resolve() for name in ("teacher", "map", "twin", "two")}
+        assert len(teachers) == 1
+        assert (root / "map" / seed / "student").resolve() == (root / "twin" / seed / "student").resolve()
+        assert not (root / "two" / seed / "student").is_symlink()
+    # One teacher and one map per seed.
+    assert len(list((root / "shared").glob("*/*/steps.jsonl"))) == 4
+    assert len(re.findall("shared: teacher", printed)) == 2
+
+
+def test_budgets_are_equal_in_the_ledger(finished: tuple[Path, str]) -> None:
+    """To half a step: the ledger of what was run against the budget."""
+    found = standings(finished[0])
+    for spent in found.spent:
+        if spent.contestant == "teacher":
+            assert not spent.calls
+            continue
+        for seed in found.seeds:
+            steps = sum(spent.steps.values())
+            # Of two stages each is rounded to its own nearest step.
+            assert abs(spent.calls[seed] - BUDGET) <= len(spent.steps) * 0.75 * BUDGET / steps
+    first, second = (next(s for s in found.spent if s.contestant == "two").steps[name] for name in ("first", "student"))
+    assert second > 2 * first
+
+
+def test_contestants_see_the_same_training_and_the_same_noise(finished: tuple[Path, str]) -> None:
+    """Twins are the same to the last digit, so that what differs between others is what the specification names."""
+    found = standings(finished[0])
+    for metric in found.metrics:
+        for calls in found.calls(metric):
+            spots = {row.contestant: spot for row, spot in found.at(metric, calls).items() if row.sampler == "flow_map"}
+            assert spots["map"].values == spots["twin"].values
+    twins = [
+        d for d in lines(finished[0], "difference") if {d["a"]["contestant"], d["b"]["contestant"]} == {"map", "twin"}
+    ]
+    assert len(twins) == 4
+    assert all((d["mean"], d["verdict"], d["count"], d["over"]) == (0, "same", 2, "seeds") for d in twins)
+
+
+def test_the_lines_hold_everything(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    # Heun needs two calls: five rows at two calls, four at one, by two metrics.
+    assert len(lines(folder, "score")) == 2 * (4 + 5)
+    assert len(lines(folder, "difference")) == 2 * (6 + 10)
+    score = lines(folder, "score")[0]
+    assert {len(values) for values in score["values"].values()} == {2}
+    assert [line["contestant"] for line in lines(folder, "cost")] == ["teacher", "map", "twin", "two"]
+    assert [line["text"] for line in lines(folder, "finding")] == sentences(standings(folder))
+    assert lines(folder, "failure") == []
+
+
+def test_the_page_says_it_in_words_and_needs_nothing_else(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    page = (folder / "runs" / "small" / "comparison.html").read_text()
+    assert "What it can show." in page
+    for sentence in sentences(standings(folder)):
+        assert sentence in re.sub(r"\s+", " ", printed)
+    assert "twin against map: does not differ at any number of calls." in page
+    assert not re.search(r"(src|href)=\"(?!#|data:)", page)
+    assert page.count("<img") == 2 + 2 * 4 + 1  # real, teacher; four rows at two calls, and Heun
+
+
+def test_a_finished_comparison_is_not_run_again(again: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")}
+    run(again)
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")} == before
+
+
+def test_a_contestant_that_comes_later_shares_what_is_there(again: Path) -> None:
+    teachers = {path: path.stat().st_mtime_ns for path in again.rglob("shared/**/steps.jsonl")}
+    late = '[[contestants]]\nname = "late"\nsamplers = ["flow_map"]\nstages = [{ objective = "discrete_flow_map" }]\n'
+    run(again, SPEC + late)
+    assert {path: path.stat().st_mtime_ns for path in teachers} == teachers
+    assert "late" in {row.contestant for row in standings(again).rows}
+
+
+def test_a_failure_takes_no_other_down_and_is_said(again: Path) -> None:
+    with pytest.raises(
+        FlowmapError, match=r"2 of \d+ trainings failed:\n  broken, seeds 0 and 1: stage 'student'"
+    ) as error:
+        run(again, SPEC + BROKEN)
+    assert "To go on: " in str(error.value)
+    assert error.value.code == 1
+    found = standings(again)
+    assert {f.contestant for f in found.failures} == {"broken"}
+    assert {row.contestant for row in found.rows} == {"teacher", "map", "twin", "two"}
+    page = (again / "runs" / "small" / "comparison.html").read_text()
+    assert "Some trainings failed" in page
+    # Mended, it goes on.
+    run(again, SPEC + BROKEN.replace("optimizer.lr = 1e30, clip = 0", "optimizer.lr = 1e-3, clip = 0"))
+    assert standings(again).failures == ()
+
+
+def test_what_fails_before_all_others_is_the_reason_of_theirs(tmp_path: Path) -> None:
+    text = SPEC.replace('objective = "flow_matching"\n', 'objective = "flow_matching"\noptimizer.lr = 1e30\nclip = 0\n')
+    with pytest.raises(FlowmapError, match="shared: teacher, seeds 0 and 1: stage 'teacher'") as error:
+        run(tmp_path, text)
+    assert "two, seeds 0 and 1: 'shared: teacher' failed, on which it builds" in str(error.value)
+
+
+def test_another_configuration_is_refused_until_the_contestant_starts_over(again: Path) -> None:
+    changed = SPEC.replace('objective = "consistency", roles', 'objective = "consistency", clip = 0.5, roles')
+    with pytest.raises(FlowmapError, match=r"clip: was 1.0, is now 0.5\n.*--redo two") as error:
+        run(again, changed)
+    assert "--stage" not in str(error.value)
+    run(again, changed, redo=["two"])
+    assert (again / "runs" / "small" / "two.old-1").is_dir()
+    with pytest.raises(FlowmapError, match=r"--redo too: unknown contestant 'too'.*Did you mean 'two'"):
+        run(again, changed, redo=["too"])
+
+
+def test_a_page_is_written_anew_from_the_folder_alone(again: Path) -> None:
+    root = again / "runs" / "small"
+    before = (root / "comparison.html").read_text()
+    (root / "comparison.html").unlink()
+    assert write_page(root).read_text() == before
+
+
+def test_several_recipes_are_compared_as_they_are(finished: tuple[Path, str], tmp_path: Path) -> None:
+    comparison = read_comparison([finished[0] / "spec.toml"])[0]
+    paths = []
+    for entrant in comparison.entrants[1:]:
+        recipe = entrant.recipe.model_copy(
+            update={"stages": tuple(s.model_copy(update={"steps": 3}) for s in entrant.recipe.stages)}
+        )
+        import tomli_w
+
+        paths.append(tmp_path / f"{entrant.name}.toml")
+        paths[-1].write_text(tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
+    console = Console(record=True, width=200, file=io.StringIO())
+    compare([paths[0], paths[2]], [], tmp_path / "runs", 1, False, [], console)
+    found = load(tmp_path / "runs" / "map-vs-two")
+    assert {row.contestant for row in found.rows} == {"map", "two"}
+    assert len(list((tmp_path / "runs" / "map-vs-two" / "shared").glob("*/teacher-*"))) == 2
+    paths[2].write_text(re.sub(r"\bcalls = \[[^\]]*\]", "calls = [1, 4]", paths[2].read_text()))
+    with pytest.raises(FlowmapError, match=r"evaluation\.calls differs"):
+        read_comparison([paths[0], paths[2]])
+
+
+# -- budgets
+
+
+def test_equivalents_by_hand() -> None:
+    calls = {
+        "student": {"grad": 1, "no_grad": 2, "grad_samples": 10, "no_grad_samples": 7},
+        "teacher": {"grad": 0, "no_grad": 1, "grad_samples": 0, "no_grad_samples": 100},
+    }
+    assert equivalents(calls, recomputes=False) == 3 * 10 + 7 + 100
+    assert equivalents(calls, recomputes=True) == 4 * 10 + 7 + 100
+
+
+@pytest.mark.parametrize("amount", [100, 333, 4000])
+def test_a_budget_buys_the_steps_that_come_nearest(finished: tuple[Path, str], amount: int) -> None:
+    """Against counting: a flow-map step at batch 8 is 8 with gradient and 2 x 4 without."""
+    recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
+    per_step = 3 * 8 + 2 * 4
+    assert steps_within(recipe, "student", BudgetConfig(by="calls", amount=float(amount)), 1.0) == round(
+        amount / per_step
+    )
+    assert steps_within(recipe, "student", BudgetConfig(by="calls", amount=2.0 * amount), 0.5) == round(
+        amount / per_step
+    )
+    assert steps_within(recipe, "student", BudgetConfig(by="steps", amount=float(amount)), 0.5) == round(amount / 2)
+
+
+def test_a_budget_in_seconds_buys_what_the_measured_pace_does(
+    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
+    assert seconds_per_step(recipe, "student") > 0
+    monkeypatch.setattr("flowmap.budget.seconds_per_step", lambda recipe, stage: 0.02)
+    assert steps_within(recipe, "student", BudgetConfig(by="seconds", amount=3.0), 0.5) == 75
+
+
+def test_a_budget_that_pays_for_nothing_is_refused(finished: tuple[Path, str]) -> None:
+    recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
+    with pytest.raises(FlowmapError, match="contestant 'map': 3 calls do not pay for one step of stage 'student'"):
+        steps_within(recipe, "student", BudgetConfig(by="calls", amount=3.0), 1.0)
+
+
+def test_a_measured_budget_is_not_measured_again(again: Path) -> None:
+    """What a pace bought when the comparison was begun is what is trained, however fast the machine is later."""
+    root = again / "runs" / "small"
+    known = read_lines(root / "budget.jsonl")
+    assert {line["contestant"] for line in known} == {"map", "twin", "two"}
+    changed = [line | {"steps": line["steps"] + 1} if line["stage"] == "first" else line for line in known]
+    (root / "budget.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+    with pytest.raises(FlowmapError, match=r"stages\.first.steps: was"):
+        run(again)
+
+
+def test_asdict_of_the_ledger_is_what_equivalents_take() -> None:
+    from flowmap.ledger import Calls
+
+    calls = Calls()
+    calls.add(5, with_gradient=True)
+    calls.add(5, with_gradient=False, passes=2)
+    assert equivalents({"student": asdict(calls)}, recomputes=False) == 25

@@ -1,0 +1,224 @@
+"""Specifications of comparisons: what they unfold into, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowmap.comparing import Comparison, read_comparison
+from flowmap.errors import FlowmapError
+
+SPEC = """name = "small"
+against = "map"
+seeds = [3, 4]
+
+[budget]
+by = "steps"
+amount = 30
+
+[recipe]
+data = "checkerboard"
+backbone = { type = "mlp", width = 8, depth = 1 }
+
+[[recipe.stages]]
+name = "teacher"
+steps = 6
+batch = 8
+objective = "flow_matching"
+
+[recipe.evaluation]
+teacher = "teacher"
+metrics = ["sliced_wasserstein", "frechet_pixels"]
+calls = [1, 2]
+samples = 16
+repeats = 2
+
+[stage]
+batch = 8
+optimizer = { lr = 1e-2, decay = 0.3 }
+roles.student = { from = "teacher" }
+roles.teacher = { from = "teacher" }
+
+[[contestants]]
+name = "teacher"
+stage = "teacher"
+samplers = ["euler"]
+
+[[contestants]]
+name = "map"
+samplers = ["flow_map"]
+stages = [{ objective = "flow_map", optimizer = { lr = 2e-2 } }]
+
+[[contestants]]
+name = "two"
+samplers = ["flow_map", "consistency"]
+recipe.backbone.width = 16
+stages = [
+  { name = "first", objective = { type = "discrete_flow_map", step = 0.125 }, share = 1 },
+  { objective = "consistency", roles.student = { from = "first" }, share = 2.0 },
+]
+"""
+
+
+def read_text(text: str, here: Path, *overrides: str) -> Comparison:
+    (here / "spec.toml").write_text(text)
+    return read_comparison([Path("spec.toml")], overrides)[0]
+
+
+def test_contestants_are_whole_recipes_that_differ_in_what_is_named(here: Path) -> None:
+    comparison = read_text(SPEC, here)
+    assert comparison.metric == "sliced_wasserstein"
+    teacher, one, two = (entrant.recipe for entrant in comparison.entrants)
+    assert [r.seeds for r in (teacher, one, two)] == [(3, 4)] * 3
+    assert [[s.name for s in r.stages] for r in (teacher, one, two)] == [
+        ["teacher"],
+        ["teacher", "student"],
+        ["teacher", "first", "student"],
+    ]
+    assert teacher.stages[0] == one.stages[0] == two.stages[0]
+    student = one.stages[1]
+    # Fields of the template stay beside those that a contestant changes; a role that an objective lacks is left out.
+    assert (student.batch, student.optimizer.lr, student.optimizer.decay) == (8, 2e-2, 0.3)
+    assert set(student.roles) == {"student"}
+    assert set(two.stages[1].roles) == {"student", "teacher"}
+    assert two.stages[2].roles["student"].from_ == "first"
+    assert (teacher.backbone.model_dump()["width"], two.backbone.model_dump()["width"]) == (8, 16)
+    assert [entrant.own for entrant in comparison.entrants] == [
+        {},
+        {"student": 1.0},
+        {"first": 1 / 3, "student": 2 / 3},
+    ]
+
+
+def test_all_are_measured_alike_and_on_the_same_noise(here: Path) -> None:
+    evaluations = []
+    for entrant in read_text(SPEC, here).entrants:
+        evaluation = entrant.recipe.evaluation
+        assert evaluation is not None
+        assert evaluation.noise == "common"
+        evaluations.append(evaluation.model_copy(update={"contests": ()}))
+    assert evaluations[0] == evaluations[1] == evaluations[2]
+
+
+def test_fields_of_a_specification_can_be_set(here: Path) -> None:
+    comparison = read_text(SPEC, here, "contestants.map.stages.0.optimizer.lr=0.5", "budget.amount=7", "seeds=[9]")
+    assert comparison.entrants[1].recipe.stages[1].optimizer.lr == 0.5
+    assert comparison.budget is not None
+    assert (comparison.budget.amount, comparison.seeds) == (7, (9,))
+
+
+def test_every_field_of_the_specification_has_a_description() -> None:
+    from flowmap.comparing import BudgetConfig, CompareSpec, ContestantConfig
+
+    for config in (BudgetConfig, CompareSpec, ContestantConfig):
+        assert [name for name, field in config.model_fields.items() if not field.description] == []
+
+
+PROBLEMS = {
+    "unknown field": ('against = "map"', 'agianst = "map"', "spec.toml:2: agianst: unknown field 'agianst'"),
+    "field of a contestant": (
+        'stage = "teacher"\nsamplers',
+        'stge = "teacher"\nsamplers',
+        "spec.toml:34: contestants.teacher.stge: unknown field 'stge'",
+    ),
+    "field of a contestant's objective": (
+        "step = 0.125",
+        "stp = 0.125",
+        "spec.toml:47: contestants.two.stages.first.objective.stp: unknown field 'stp'",
+    ),
+    "field of the template": ("decay = 0.3", "decy = 0.3", "spec.toml:28: stage.optimizer.decy: unknown field 'decy'"),
+    "field of the recipe": ("width = 8", "widht = 8", "spec.toml:11: recipe.backbone.widht: unknown field 'widht'"),
+    "field of a contestant's recipe": (
+        "recipe.backbone.width = 16",
+        "recipe.backbone.width = -1",
+        "spec.toml:45: contestants.two.recipe.backbone.width: must be",
+    ),
+    "unknown objective": (
+        'objective = "consistency"',
+        'objective = "consistancy"',
+        "spec.toml:48: contestants.two.stages.1.objective: unknown objective 'consistancy'",
+    ),
+    "unknown stage to start from": (
+        'from = "first"',
+        'from = "fist"',
+        "spec.toml:48: contestants.two.stages.1.roles.student.from: unknown stage 'fist'",
+    ),
+    "unknown sampler": (
+        '["flow_map", "consistency"]',
+        '["flow_map", "consistent"]',
+        "spec.toml:44: contestants.two.samplers.1: unknown sampler 'consistent'",
+    ),
+    "a sampler that the student cannot have": (
+        'samplers = ["euler"]',
+        'samplers = ["flow_map"]',
+        "spec.toml:35: contestants.teacher.samplers.0: sampler 'flow_map' needs a flow map",
+    ),
+    "role of no use in the objective": (
+        'objective = "flow_map", ',
+        'objective = "flow_map", roles.critic = { from = "teacher" }, ',
+        "spec.toml:40: contestants.map.stages.0.roles.critic: unknown role 'critic'",
+    ),
+    "nobody to compare with": ('against = "map"', 'against = "mep"', "Did you mean 'map'?"),
+    "unknown metric": ('against = "map"', 'metric = "frechet_pixel"', "spec.toml:2: metric: unknown metric"),
+    "two of one name": ('name = "two"', 'name = "map"', "spec.toml:43: contestants.map.name: two contestants are"),
+    "reserved name": ('name = "two"', 'name = "shared"', "'shared' has a meaning of its own"),
+    "steps": (
+        "share = 2.0",
+        "steps = 4, share = 2.0",
+        "spec.toml:48: contestants.two.stages.1.steps: the budget gives",
+    ),
+    "shares of some": (", share = 1 }", " }", "spec.toml:47: contestants.two.stages.first: one stage has a share"),
+    "no share": ("share = 1 }", "share = 0 }", "spec.toml:47: contestants.two.stages.first.share: must be a number"),
+    "stage without a name": ('name = "first", ', "", "each stage but the last needs a name"),
+    "name of the last stage": (
+        '{ objective = "consistency"',
+        '{ name = "x", objective = "consistency"',
+        "spec.toml:48: contestants.two.stages.x.name: the last stage is always called 'student'",
+    ),
+    "neither": ('stage = "teacher"\nsamplers', "samplers", "give either stages (what it trains) or stage"),
+    "no budget": ('[budget]\nby = "steps"\namount = 30\n', "", "nothing says how long to train; add [budget]"),
+    "seeds in the recipe": (
+        "[recipe]\n",
+        "[recipe]\nseeds = [0]\n",
+        "spec.toml:10: recipe.seeds: belongs to the comparison",
+    ),
+    "contests in the recipe": (
+        "repeats = 2",
+        "repeats = 2\ncontests = []",
+        "spec.toml:25: recipe.evaluation.contests: are the contestants",
+    ),
+    "a seed twice": ("seeds = [3, 4]", "seeds = [3, 3]", "spec.toml:3: seeds: a seed is listed twice"),
+    "timed side by side": (
+        'by = "steps"',
+        'by = "seconds"',
+        "spec.toml:4: processes: trainings that share the machine cannot be timed against each other",
+    ),
+    "no evaluation": ("[recipe.evaluation]", "[recipe.unevaluation]", "recipe.unevaluation: unknown field"),
+    "no TOML": ("[budget]", "[budget", "spec.toml:5: invalid TOML"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_error(name: str, here: Path) -> None:
+    old, new, expected = PROBLEMS[name]
+    assert old in SPEC
+    text = SPEC.replace(old, new, 1)
+    if name == "timed side by side":
+        text = text.replace("seeds = [3, 4]", "seeds = [3, 4]\nprocesses = 2")
+    with pytest.raises(FlowmapError) as caught:
+        read_text(text, here)
+    assert expected in str(caught.value)
+    assert len(set(str(caught.value).splitlines())) == len(str(caught.value).splitlines())
+
+
+def test_what_all_contestants_share_is_refused_once(here: Path) -> None:
+    with pytest.raises(FlowmapError) as caught:
+        read_text(SPEC.replace("steps = 6", "steps = 0"), here)
+    assert str(caught.value) == "spec.toml:15: recipe.stages.teacher.steps: must be above 0, not 0"
+
+
+def test_a_recipe_alone_is_no_comparison(here: Path) -> None:
+    (here / "r.toml").write_text('name = "r"\n[[stages]]\nname = "teacher"\n')
+    with pytest.raises(FlowmapError, match="is a recipe; give a specification with contestants, or several recipes"):
+        read_comparison([Path("r.toml")])
