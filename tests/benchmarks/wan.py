@@ -17,7 +17,8 @@ import torch
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 from flowmap_distribution import BackwardSimulationConfig
-from flowmap_distribution.backward_simulation import BackwardSimulation, dmd_gradient
+from flowmap_distribution.backward_simulation import BackwardSimulation
+from flowmap_distribution.matching import dmd_gradient
 from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import loss_weight
 from flowmap_wan import FarWan21Config, LoraConfig, Wan21Config

@@ -6,7 +6,15 @@ import math
 
 import pytest
 import torch
-from flowmap_samplers import ConsistencyConfig, EulerConfig, FlowMapConfig, HeunConfig
+from flowmap_samplers import (
+    ConsistencyConfig,
+    DpmSolverConfig,
+    EulerConfig,
+    FlowMapConfig,
+    GammaConfig,
+    HeunConfig,
+    UniPCConfig,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
@@ -22,7 +30,15 @@ from .test_oracle import cdf
 ODE = pytest.mark.parametrize("config", [EulerConfig(), HeunConfig()], ids=["euler", "heun"])
 EVERY = pytest.mark.parametrize(
     "config",
-    [EulerConfig(), HeunConfig(), FlowMapConfig(), ConsistencyConfig()],
+    [
+        EulerConfig(),
+        HeunConfig(),
+        UniPCConfig(),
+        DpmSolverConfig(),
+        FlowMapConfig(),
+        ConsistencyConfig(),
+        GammaConfig(gamma=0.5),
+    ],
     ids=lambda config: config.type,
 )
 
@@ -72,9 +88,10 @@ def test_euler_takes_the_velocity_at_the_start_of_the_step() -> None:
     torch.testing.assert_close(run(EulerConfig(), x, times), x - 0.4 * mixture().velocity(x, t))
 
 
-def test_flow_map_and_consistency_samplers_declare_no_order() -> None:
+def test_samplers_that_follow_the_map_declare_no_order() -> None:
     assert FlowMapConfig().build().order() is None
     assert ConsistencyConfig().build().order() is None
+    assert GammaConfig().build().order() is None
 
 
 @given(
@@ -157,13 +174,18 @@ def test_a_sampler_calls_the_network_at_the_times_of_the_grid(config: SamplerCon
     expected = {
         "euler": [(0.9, 0.9), (0.6, 0.6)],
         "heun": [(0.9, 0.9), (0.6, 0.6), (0.6, 0.6), (0.2, 0.2)],
+        "unipc": [(0.9, 0.9), (0.6, 0.6)],
+        "dpm_solver": [(0.9, 0.9), (0.6, 0.6)],
         "flow_map": [(0.9, 0.6), (0.6, 0.2)],
         "consistency": [(0.9, 0.0), (0.6, 0.0)],
+        "gamma": [(0.9, 0.3), (0.6, 0.1)],
     }
     torch.testing.assert_close(seen, torch.tensor(expected[config.type]).double())
 
 
-@pytest.mark.parametrize("config", [FlowMapConfig(), ConsistencyConfig()], ids=["flow_map", "consistency"])
+@pytest.mark.parametrize(
+    "config", [FlowMapConfig(), ConsistencyConfig(), GammaConfig()], ids=lambda config: config.type
+)
 def test_a_flow_map_sampler_refuses_a_network_with_one_time(config: SamplerConfig) -> None:
     with pytest.raises(TypeError, match="one time only"):
         config.build().sample(ExactVelocity(), line(), grid(2), NoCond(), whole(33))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig, backward_simulation
+from flowmap_distribution import BackwardSimulationConfig, rollouts
 from flowmap_samplers.samplers import FlowMapEuler
 from flowmap_wan import LoraConfig
 from flowmap_wan.adapters import add_adapter, merged_state, parameters_of, remove_adapter
@@ -176,7 +176,7 @@ def test_chunks_that_are_only_context_need_no_gradient(
     step = long_step(backbone)
     window = chunking(backbone).window(FRAMES, draw(2, step=step).child("context"))
     found, seen = [], []
-    real = backward_simulation.rollout
+    real = rollouts.rollout
 
     def spied(*args: Any, still: int = 0, **kwargs: Any) -> Tensor:
         network: Velocity = args[1]
@@ -190,7 +190,7 @@ def test_chunks_that_are_only_context_need_no_gradient(
         assert still == window.start
         return real(args[0], Noted(), *args[2:], still=0 if found else still, **kwargs)
 
-    monkeypatch.setattr(backward_simulation, "rollout", spied)
+    monkeypatch.setattr(rollouts, "rollout", spied)
     for _ in range(2):
         seen.clear()
         loss = dmd(scene_of(backbone, made, step))

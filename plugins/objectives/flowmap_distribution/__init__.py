@@ -1,4 +1,4 @@
-"""Objective `backward_simulation`: on-policy distribution matching through the student's own flow map."""
+"""Objectives `backward_simulation`, `dmd2`, `self_forcing`, `causvid`, `rcm` (match distributions), `trajectory`."""
 
 from __future__ import annotations
 
@@ -10,43 +10,34 @@ from pydantic import Field
 from flowmap.blocks import TimesConfig
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
+from flowmap_distribution.parts import (
+    SCORE,
+    ConsistencyRolloutConfig,
+    Dmd2FamilyConfig,
+    OnPolicyConfig,
+    Score,
+    guidance_findings,
+)
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
 
 
-class BackwardSimulationConfig(ObjectiveConfig):
+class BackwardSimulationConfig(OnPolicyConfig):
     """Flow Map Backward Simulation with DMD (AnyFlow's stage 3, arXiv 2605.13724; DMD2, 2405.14867)."""
 
     type: Literal["backward_simulation"] = "backward_simulation"
     rollout_steps: tuple[int, ...] = Field(
         (1, 2, 4, 8, 16), min_length=1, description="grids to simulate, in steps; one is drawn per iteration"
     )
-    sampler: AnySampler = Field(default="flow_map", description="what the student rolls out with")
+    unroll: Literal["segments", "full"] = Field(
+        "segments",
+        description="'segments': one step of the grid and the jumps before and after it, at most three calls with "
+        "gradient; 'full': every step of the grid, each with gradient (the paper's ablation)",
+    )
     shift: float = Field(1.0, gt=0, description="of the rollout's grid and of the score times; Wan uses 5")
     cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); AnyFlow uses 4")
-    score: Literal["forced", "whole"] = Field(
-        "forced",
-        description="how a causal model scores a rollout: 'forced' scores the last chunks given the clean ones before "
-        "(as in its training), 'whole' all frames as one chunk (as a bidirectional teacher would)",
-    )
-    replay: bool = Field(
-        True,
-        description="causal models: roll out without gradient and make each chunk that needs one again in backward, so "
-        "that one chunk's graph is held at a time, not all; costs another call for each with gradient",
-    )
     critic_times: TimesConfig = Field(default_factory=TimesConfig, description="times the critic is trained at")
-    forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
-    forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """Student, teacher and critic, and what the co-trained objective needs."""
-        own = {
-            "student": RoleSpec("flow_map", True, "generates, and learns from its own samples"),
-            "teacher": RoleSpec("velocity", False, "the real score"),
-            "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student"),
-        }
-        return {**(self.forward.roles() if self.forward else {}), **own}
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with rollouts and with co-training."""
@@ -55,20 +46,7 @@ class BackwardSimulationConfig(ObjectiveConfig):
         elif 1 not in self.rollout_steps:
             why = "without 1 the jump from noise to data is never trained on-policy; expect poor one-step samples"
             yield Finding("warning", ("rollout_steps",), why)
-        if self.sampler.network != "flow_map":
-            yield Finding("error", ("sampler",), f"the student is a flow map; '{self.sampler.type}' samples a velocity")
-        if self.cfg_scale != 1 and not facts.conditional:
-            yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
-        if self.forward is None:
-            why = "without a forward objective, distribution matching is known to ruin sampling in many steps"
-            yield Finding("warning", ("forward",), why)
-            return
-        roles = self.forward.roles()
-        if [name for name, role in roles.items() if role.trained] != ["student"] or roles["student"].kind != "flow_map":
-            why = f"'{self.forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
-            yield Finding("error", ("forward",), why)
-        for finding in self.forward.findings(facts):
-            yield Finding(finding.level, ("forward", *finding.field), finding.message)
+        yield from super().findings(facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -77,7 +55,103 @@ class BackwardSimulationConfig(ObjectiveConfig):
         return BackwardSimulation(self)
 
 
+class Dmd2Config(ConsistencyRolloutConfig):
+    """DMD2 without its GAN term, on consistency rollouts with one step that has a gradient (arXiv 2405.14867)."""
+
+    type: Literal["dmd2"] = "dmd2"
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.dmd2 import Dmd2
+
+        return Dmd2(self)
+
+
+class SelfForcingConfig(ConsistencyRolloutConfig):
+    """Self-Forcing (arXiv 2506.08009): DMD2 on a causal model's own rollouts, scored as whole videos."""
+
+    type: Literal["self_forcing"] = "self_forcing"
+    score: Score = Field("whole", description=SCORE)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.self_forcing import SelfForcing
+
+        return SelfForcing(self)
+
+
+class CausVidConfig(Dmd2FamilyConfig):
+    """CausVid (arXiv 2412.07772): DMD2 on noised real data, each chunk at a time of its own."""
+
+    type: Literal["causvid"] = "causvid"
+    steps: int = Field(4, ge=1, description="steps of the grid whose times the data are noised to")
+    score: Score = Field("whole", description=SCORE)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.causvid import CausVid
+
+        return CausVid(self)
+
+
+class TrajectoryConfig(ObjectiveConfig):
+    """Regression on the ends of the teacher's trajectories (CausVid's initialisation, arXiv 2412.07772)."""
+
+    type: Literal["trajectory"] = "trajectory"
+    sampler: AnySampler = Field(default="euler", description="what the teacher samples with")
+    trajectory_steps: int = Field(48, ge=1, description="steps of the teacher from noise to data; a multiple of steps")
+    steps: int = Field(4, ge=1, description="steps of the grid from whose times the student jumps to the end")
+    shift: float = Field(1.0, gt=0, description="of both grids; Wan uses 5")
+    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student and a teacher."""
+        return {
+            "student": RoleSpec("flow_map", True, "learns the map to r = 0, from the times of the grid"),
+            "teacher": RoleSpec("velocity", False, "samples the trajectories"),
+        }
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Grids that do not fit, and a sampler for another kind of network."""
+        if self.trajectory_steps % self.steps:
+            near = max(1, round(self.trajectory_steps / self.steps)) * self.steps
+            why = f"{self.trajectory_steps} is not a multiple of steps = {self.steps}; use {near}"
+            yield Finding("error", ("trajectory_steps",), why)
+        if self.sampler.network != "velocity":
+            why = f"the teacher is a velocity; '{self.sampler.type}' samples a flow map"
+            yield Finding("error", ("sampler",), why)
+        yield from guidance_findings(self.cfg_scale, facts)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.trajectory import Trajectory
+
+        return Trajectory(self)
+
+
+class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
+    """rCM (arXiv 2510.08431): a consistency objective, regularised by DMD on short consistency rollouts."""
+
+    type: Literal["rcm"] = "rcm"
+    forward: AnyObjective = Field(
+        default="scm", description="the consistency objective of the student; sCM in the paper"
+    )
+    forward_weight: float = Field(100.0, gt=0, description="weight of the consistency loss; that of DMD is 1")
+    sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
+    most_steps: int = Field(4, ge=1, description="rollouts take from 1 to so many steps; drawn per iteration")
+    start: int = Field(
+        0, ge=0, description="first step of the stage with DMD; after the consistency objective's warm-up, as published"
+    )
+    critic_steps: int = Field(5, ge=1, description="updates of the critic for one of the student; 5 at 1.3B, 10 at 14B")
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.rcm import Rcm
+
+        return Rcm(self)
+
+
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [BackwardSimulationConfig]
+    return [BackwardSimulationConfig, Dmd2Config, SelfForcingConfig, CausVidConfig, TrajectoryConfig, RcmConfig]

@@ -1,9 +1,11 @@
-"""Samplers `euler`, `heun`, `flow_map` and `consistency`."""
+"""Samplers `euler`, `heun`, `unipc`, `dpm_solver` (velocities), `flow_map`, `consistency` and `gamma` (flow maps)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from flowmap.configs import ComponentConfig, NetworkKind, SamplerConfig
 from flowmap.hookspecs import hookimpl
@@ -68,7 +70,63 @@ class ConsistencyConfig(SamplerConfig):
         return ConsistencyMultistep()
 
 
+class GammaConfig(SamplerConfig):
+    """Overshoot each jump of the flow map, then add fresh noise back (gamma-sampling, arXiv 2506.14603)."""
+
+    type: Literal["gamma"] = "gamma"
+    gamma: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="how far a jump to r overshoots, to (1 - gamma) r: 0 is the sampler flow_map, 1 consistency",
+    )
+    network: ClassVar[NetworkKind] = "flow_map"
+    calls_per_step: ClassVar[int] = 1
+
+    def build(self) -> Sampler:
+        """Make the sampler."""
+        from flowmap_samplers.stochastic import Gamma
+
+        return Gamma(self.gamma)
+
+
+class UniPCConfig(SamplerConfig):
+    """UniPC, second order with one call a step, by diffusers' scheduler (arXiv 2302.04867)."""
+
+    type: Literal["unipc"] = "unipc"
+    network: ClassVar[NetworkKind] = "velocity"
+    calls_per_step: ClassVar[int] = 1
+
+    def build(self) -> Sampler:
+        """Make the sampler."""
+        from flowmap_samplers.multistep import unipc
+
+        return unipc()
+
+
+class DpmSolverConfig(SamplerConfig):
+    """DPM-Solver++(2M), second order with one call a step, by diffusers' scheduler (arXiv 2211.01095)."""
+
+    type: Literal["dpm_solver"] = "dpm_solver"
+    network: ClassVar[NetworkKind] = "velocity"
+    calls_per_step: ClassVar[int] = 1
+
+    def build(self) -> Sampler:
+        """Make the sampler."""
+        from flowmap_samplers.multistep import dpm_solver
+
+        return dpm_solver()
+
+
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [EulerConfig, HeunConfig, FlowMapConfig, ConsistencyConfig]
+    return [
+        EulerConfig,
+        HeunConfig,
+        UniPCConfig,
+        DpmSolverConfig,
+        FlowMapConfig,
+        ConsistencyConfig,
+        GammaConfig,
+    ]

@@ -1,0 +1,105 @@
+"""What the configurations of this package share: fields, roles, and what is known to go wrong. Torch-free."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from flowmap.configs import AnyObjective, AnySampler, Config, Finding, ObjectiveConfig, RoleSpec, StageFacts
+
+Score = Literal["forced", "whole"]
+"""How a causal model scores samples: the last chunks given the clean ones before, or all frames as one chunk."""
+
+SCORE = (
+    "how a causal model scores a sample: 'forced' scores the last chunks given the clean ones before (as in its "
+    "training), 'whole' all frames as one chunk (as a bidirectional teacher would)"
+)
+
+
+class ScoreTimesConfig(Config):
+    """Times of the scores: uniform between `low` and `high`, then shifted; the range of DMD2, the shift of video."""
+
+    low: float = Field(0.02, ge=0, lt=1, description="the earliest time, before the shift")
+    high: float = Field(0.98, gt=0, le=1, description="the latest time, before the shift")
+    shift: float = Field(5.0, gt=0, description="s in s a / (1 + (s - 1) a); published 5, for video; 1 changes nothing")
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be below high")
+        return self
+
+
+class DistributionConfig(ObjectiveConfig, ABC):
+    """What every objective has that matches distributions: student, teacher, critic, and a co-trained objective."""
+
+    shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
+    cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); 1 is none")
+    score: Score = Field("forced", description=SCORE)
+    forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
+    forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """Student, teacher and critic, and what the co-trained objective needs."""
+        own = {
+            "student": RoleSpec("flow_map", True, "generates, and learns from its own samples"),
+            "teacher": RoleSpec("velocity", False, "the real score"),
+            "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student"),
+        }
+        return {**(self.forward.roles() if self.forward else {}), **own}
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """What is known to go wrong with guidance and with co-training."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        if self.forward is None:
+            why = "without a forward objective, distribution matching is known to ruin sampling in many steps"
+            yield Finding("warning", ("forward",), why)
+            return
+        roles = self.forward.roles()
+        if [name for name, role in roles.items() if role.trained] != ["student"] or roles["student"].kind != "flow_map":
+            why = f"'{self.forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
+            yield Finding("error", ("forward",), why)
+        for finding in self.forward.findings(facts):
+            yield Finding(finding.level, ("forward", *finding.field), finding.message)
+
+
+class OnPolicyConfig(DistributionConfig, ABC):
+    """What the objectives have whose student rolls out from noise, as it will be sampled."""
+
+    sampler: AnySampler = Field(default="flow_map", description="what the student rolls out with")
+    replay: bool = Field(
+        True,
+        description="causal models: roll out without gradient and make each chunk that needs one again in backward, so "
+        "that one chunk's graph is held at a time, not all; costs another call for each with gradient",
+    )
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """And with rollouts."""
+        if self.sampler.network != "flow_map":
+            yield Finding("error", ("sampler",), f"the student is a flow map; '{self.sampler.type}' samples a velocity")
+        yield from super().findings(facts)
+
+
+class Dmd2FamilyConfig(DistributionConfig, ABC):
+    """What DMD2 and its successors have: the times of their scores, and a critic that is ahead of the student."""
+
+    score_times: ScoreTimesConfig = Field(
+        default_factory=ScoreTimesConfig, description="times of the scores, and those the critic is trained at"
+    )
+    critic_steps: int = Field(5, ge=1, description="updates of the critic for one of the student")
+
+
+class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
+    """What DMD2 and Self-Forcing have: rollouts by consistency steps, of which one has a gradient."""
+
+    sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
+    steps: int = Field(4, ge=1, description="steps of the grid; the student is trained on its times and no others")
+
+
+def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
+    """Guidance needs a condition."""
+    if cfg_scale != 1 and not facts.conditional:
+        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")

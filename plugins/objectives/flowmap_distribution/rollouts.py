@@ -1,0 +1,133 @@
+"""How the student makes the samples that are scored: from noise, as it will be sampled, or from noised data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowmap.draw import Draw
+from flowmap.interfaces import Batch, Chunking, Cond, Sampler, Scene, Velocity, Window
+from flowmap.path import grid, noised
+from flowmap.rollout import rollout
+from flowmap_distribution.parts import Score
+
+
+@final
+@dataclass(frozen=True)
+class Rollout:
+    """Samples of the student from fresh noise along `times`, chunk by chunk, with what `score` looks at.
+
+    Times and window are the same in all processes. Frames that the scores see as clean context only are made without
+    gradient: none would reach them.
+    """
+
+    sampler: Sampler
+    times: Callable[[Draw], Tensor]
+    score: Score
+    replay: bool
+
+    def __call__(self, scene: Scene) -> Batch:
+        """The samples, as their scores see them."""
+        draw, batch, chunking = scene.draw, scene.batch, scene.chunking
+        times = self.times(draw).to(draw.device)
+        start = draw.normal("start noise", batch.x0.shape[1:])
+        window = Window(0, start.shape[1])
+        if self.score == "forced":
+            window = chunking.window(window.stop, draw.child("context"))
+        x = rollout(
+            self.sampler,
+            scene.flow_map("student"),
+            start,
+            times,
+            batch.cond,
+            chunking,
+            draw.child("rollout"),
+            stop=window.stop,
+            still=window.start,
+            replay=self.replay,
+        )
+        made = replace(batch, x0=x)
+        return chunking.whole(made) if self.score == "whole" else chunking.forced(made, window)
+
+
+@final
+class LastStep(Sampler):
+    """The steps of `inner`, of which only the last has a gradient."""
+
+    def __init__(self, inner: Sampler) -> None:
+        self._inner = inner
+
+    def order(self) -> int | None:
+        """That of `inner`."""
+        return self._inner.order()
+
+    def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+        """See Sampler.sample."""
+        if len(times) > 2:
+            with torch.no_grad():
+                x = self._inner.sample(network, x, times[:-1], cond, draw)
+        return self._inner.sample(network, x, times[-2:], cond, draw.child("last"))
+
+
+def exit_times(draw: Draw, steps: int, shift: float) -> Tensor:
+    """The times 1, ... t_k, 0 of a rollout on the grid of `steps` that exits at step k, evenly drawn and shared."""
+    return truncated(grid(steps, shift), int(draw.shared("exit").integers(steps)))
+
+
+def counted_times(draw: Draw, most: int, shift: float) -> Tensor:
+    """The grid of N steps, N evenly drawn from 1 to `most` and shared."""
+    return grid(int(draw.shared("exit").integers(1, most + 1)), shift)
+
+
+def truncated(times: Tensor, last: int) -> Tensor:
+    """The `times` `[N + 1]` up to and with number `last`, then their end."""
+    return torch.cat([times[: last + 1], times[-1:]])
+
+
+@final
+@dataclass(frozen=True)
+class Denoised:
+    """Data, noised to times of the grid of `steps`, and carried to 0 by one jump of the student.
+
+    Each chunk has a time of its own (CausVid, arXiv 2412.07772). With `score` "whole" the scores see the whole video,
+    in which the chunks of this turn's window are the student's.
+    """
+
+    steps: int
+    shift: float
+    score: Score
+
+    def __call__(self, scene: Scene) -> Batch:
+        """The samples, as their scores see them."""
+        draw, batch, chunking = scene.draw, scene.batch, scene.chunking
+        window = chunking.window(batch.x0.shape[1], draw.child("context"))
+        view = chunking.forced(batch, window)
+        times = grid(self.steps, self.shift, draw.device)
+        t = times[chunk_indices(draw, chunking, window, batch.x0.shape[1], self.steps)]
+        x_t = noised(view.x0, draw.normal("start noise", view.x0.shape[1:]), t)
+        x0 = scene.flow_map("student").jump(x_t, t, torch.zeros_like(t), view.cond)
+        before, after = batch.x0[:, : window.start], batch.x0[:, window.stop :]
+        if self.score == "whole":
+            return chunking.whole(replace(batch, x0=torch.cat([before, x0, after], dim=1)))
+        return chunking.forced(replace(batch, x0=torch.cat([before, x0], dim=1)), window)
+
+
+def chunk_indices(draw: Draw, chunking: Chunking, window: Window, frames: int, count: int) -> Tensor:
+    """For each sample and chunk in `window` one of the numbers 0 ... `count` - 1.
+
+    `[B, F]` over the window's frames, the same within a chunk, or `[B]` if it has one chunk only.
+    """
+    sizes, left = [], window.stop - window.start
+    for size in chunking.sizes(frames, window.start):
+        if left <= 0:
+            break
+        sizes.append(size)
+        left -= size
+    if len(sizes) == 1:
+        return (draw.uniform("chunk time") * count).long()
+    index = (draw.uniform("chunk time", (len(sizes),)) * count).long()
+    return index.repeat_interleave(torch.tensor(sizes, device=index.device), dim=1)
