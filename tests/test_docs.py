@@ -59,8 +59,8 @@ def test_the_plugin_page_s_sampler_keeps_every_promise(tmp_path: Path, monkeypat
     (package / "sampler.py").write_text(sampler)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("my_samplers")
-    check_sampler(module.StochasticConfig())
-    check_sampler(module.StochasticConfig(gamma=0.0))
+    check_sampler(module.OvershootConfig())
+    check_sampler(module.OvershootConfig(share=0.0))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from torch import Tensor
 from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Cond, FlowMap, NoCond
 from flowmap.path import like
-from flowmap.tangent import tangent
+from flowmap.tangent import Question, tangent, value_and_slope
 
-from .support import Diary, NotedFlowMap, Rows, analytic_role, exact_role, whole
+from .support import GAUSSIAN, MIXTURE, Diary, NotedFlowMap, Rows, analytic_role, exact_role, whole
 from .test_samplers import slope
 
 
@@ -163,3 +163,117 @@ def test_in_float32_the_published_step_agrees_with_forward_mode() -> None:
     x, t, r, v = (value.float() for value in point())
     ours, truth = (central(network, x, t, r, v, method=method) for method in ("central", "jvp"))
     assert (ours - truth).norm() < 0.01 * truth.norm()
+
+
+# -- in r, with gradient
+
+
+class Curved(FlowMap):
+    """u = x sin(3 r) t + w r^3, with a parameter w; the derivative in r is written out below."""
+
+    def __init__(self) -> None:
+        self.w = torch.tensor(0.7).double().requires_grad_()
+
+    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+        t, r = like(t, x), like(r, x)
+        return x * (3 * r).sin() * t + self.w * r**3
+
+    def derivative(self, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        t, r = like(t, x), like(r, x)
+        return 3 * x * (3 * r).cos() * t + 3 * self.w * r**2
+
+
+ALL = torch.arange(4)
+
+
+def in_r(
+    network: FlowMap, x: Tensor, t: Tensor, r: Tensor, rows: Tensor = ALL, **fields: object
+) -> tuple[Tensor, Tensor]:
+    return value_and_slope(network, Question(x, t, r, NoCond()), rows, TangentConfig.model_validate(fields))
+
+
+METHODS = pytest.mark.parametrize(
+    "fields",
+    [{"method": "jvp"}, {"step": 1e-5}, {"step": 1e-5, "batched": False}],
+    ids=["jvp", "central", "one by one"],
+)
+
+
+@FRAMES
+@METHODS
+def test_the_slope_in_r_and_its_gradient_are_the_written_out_ones(fields: dict[str, object], frames: bool) -> None:
+    x, t, r, _ = point(frames)
+    network, rows = Curved(), torch.tensor([2, 0])
+    u, slope_r = in_r(network, x, t, r, rows, **fields)
+    torch.testing.assert_close(u, network.mean_velocity(x, t, r, NoCond()), rtol=1e-12, atol=1e-12)
+    expected = network.derivative(x, t, r)[rows]
+    torch.testing.assert_close(slope_r, expected, rtol=1e-7, atol=1e-7)
+    graded = (u.sum(), slope_r.square().sum(), expected.square().sum())
+    of_u, ours, truth = (torch.autograd.grad(value, network.w, retain_graph=True)[0] for value in graded)
+    torch.testing.assert_close(of_u, like(r, x).expand_as(x).pow(3).sum())
+    torch.testing.assert_close(ours, truth, rtol=1e-7, atol=1e-7)
+
+
+@METHODS
+def test_the_exact_map_moves_with_the_velocity_of_where_it_arrives(fields: dict[str, object]) -> None:
+    """d/dr X_{t->r}(x) = u - (t - r) du/dr = v(X, r), for the closed forms of one Gaussian and of a mixture."""
+    x, t, r, _ = point()
+    for config in (GAUSSIAN, MIXTURE):
+        network = exact_role("student", config=config).network
+        u, slope_r = in_r(network, x, t, r, **fields)
+        gap = like(t - r, x)
+        v = network.velocity(x - gap * u, r, NoCond())
+        torch.testing.assert_close(u - gap * slope_r, v, rtol=1e-6, atol=1e-6)
+
+
+def test_of_one_gaussian_the_slope_in_r_is_the_derivative_of_the_closed_form() -> None:
+    """X = m (1 - r) + s(r) / s(t) (x - m (1 - t)), s(t)^2 = (1 - t)^2 s0^2 + t^2; u = (x - X) / (t - r)."""
+    x, t, r, _ = point()
+    mean, std = GAUSSIAN.means[0], GAUSSIAN.stds[0]
+    at, to = like(t, x), like(r, x)
+    wide, narrow = (((1 - s) ** 2 * std**2 + s**2).sqrt() for s in (at, to))
+    end = mean * (1 - to) + narrow / wide * (x - mean * (1 - at))
+    end_in_r = -mean + (to - (1 - to) * std**2) / narrow / wide * (x - mean * (1 - at))
+    expected = -end_in_r / (at - to) + (x - end) / (at - to) ** 2
+    _, slope_r = in_r(exact_role("student", config=GAUSSIAN).network, x, t, r, method="jvp")
+    torch.testing.assert_close(slope_r, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("r", "order"), [(0.3, 2), (0.0, 1), (0.8, 1)])
+def test_the_difference_in_r_is_one_sided_at_zero_and_at_t(r: float, order: int) -> None:
+    x, _, _, _ = point()
+    t, r_ = torch.full((4,), 0.8).double(), torch.full((4,), r).double()
+    truth = Curved().derivative(x, t, r_)
+    steps = (0.04, 0.02, 0.01, 0.005)
+    errors = [float((in_r(Curved(), x, t, r_, step=step)[1] - truth).detach().norm()) for step in steps]
+    found = slope([math.log(s) for s in steps], [math.log(e) for e in errors])
+    assert found == pytest.approx(order, abs=0.1) if order == 2 else found > 0.9
+
+
+@FRAMES
+@pytest.mark.parametrize("batched", [True, False])
+def test_in_r_the_network_is_never_asked_beyond_t_or_below_zero(batched: bool, frames: bool) -> None:
+    t = torch.tensor([0.003, 0.5, 0.5, 0.5, 1.0])
+    r = torch.tensor([0.001, 0.0, 0.498, 0.3, 1.0])
+    t, r = (value[:, None].expand(5, 3).clone() if frames else value for value in (t, r))
+    diary, x = Diary(), torch.ones(5, 3, 2)
+    _, slope_r = in_r(NotedFlowMap(Curved(), diary), x, t, r, torch.arange(5), step=0.005, batched=batched)
+    assert diary.calls == (1 if batched else 3)
+    assert slope_r.isfinite().all()
+    asked_t, asked_r = torch.cat(diary.t), torch.cat(diary.r)
+    assert torch.equal(asked_t, torch.cat([t, t, t]))
+    torch.testing.assert_close(asked_r, torch.cat([r, torch.minimum(r + 0.005, t), (r - 0.005).clamp(min=0)]))
+    assert all(torch.equal(asked, x[:1].expand_as(asked)) for asked in diary.x)
+
+
+@METHODS
+def test_in_r_no_more_is_asked_than_needed(fields: dict[str, object]) -> None:
+    x, t, r, _ = point()
+    diary, none = Diary(), ALL[:0]
+    _, slope_r = in_r(NotedFlowMap(Curved(), diary), x, t, r, none, **fields)
+    assert slope_r.shape == (0, 3, 2)
+    assert (diary.calls, len(diary.x[0])) == (1, 4)
+    assert diary.grad == [True]
+    asked = Diary()
+    in_r(NotedFlowMap(Curved(), asked), x, t, r, ALL[:1], **fields)
+    assert sum(len(value) for value in asked.x) == (4 if fields.get("method") == "jvp" else 6)

@@ -1,133 +1,46 @@
-"""Objectives `flow_matching`, `flow_map` (AnyFlow's forward stage) and `discrete_flow_map`."""
+"""Objectives that learn a velocity or a flow map from points on the path: see each configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
 
-from pydantic import Field
-
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
-from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import ComponentConfig
 from flowmap.hookspecs import hookimpl
+from flowmap_flow.family_configs import (
+    EulerianConfig,
+    LagrangianConfig,
+    MeanFlowConfig,
+    SemigroupConfig,
+    ShortcutConfig,
+    TransitionConfig,
+)
+from flowmap_flow.forward_configs import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
 
-if TYPE_CHECKING:
-    from flowmap.interfaces import Objective
-
-
-class FlowMatchingConfig(ObjectiveConfig):
-    """Flow matching: the velocity of data, one time (arXiv 2210.02747)."""
-
-    type: Literal["flow_matching"] = "flow_matching"
-    times: TimesConfig = Field(default_factory=TimesConfig, description="how training times are drawn")
-    drop_condition: float = Field(0.0, ge=0, le=1, description="probability that a sample's condition becomes null")
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student only."""
-        return {"student": RoleSpec("velocity", True, "learns the velocity of the data")}
-
-    def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """A condition that is dropped must exist."""
-        if self.drop_condition and not facts.conditional:
-            yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_flow.matching import FlowMatching
-
-        return FlowMatching(self)
-
-
-class FlowMapConfig(ObjectiveConfig):
-    """Forward flow-map training (AnyFlow's stage 2, arXiv 2605.13724): the MeanFlow identity by a derivative."""
-
-    type: Literal["flow_map"] = "flow_map"
-    velocity: Literal["data", "teacher"] = Field(
-        "data", description="v in the target: the sample velocity e - x0, or a teacher's velocity at x_t"
-    )
-    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")
-    weight: Literal["uniform", "beta08", "gaussian"] = Field("uniform", description="loss weight as a function of t")
-    cfg_scale: float = Field(
-        1.0, ge=1, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
-    )
-    rebalance: bool = Field(True, description="scale every r < t loss to the size of the r = t losses")
-    bidirectional: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of steps that add flow matching over all frames as one chunk; AnyFlow's causal models 0.1",
-    )
-    tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
-        if self.velocity == "teacher":
-            roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
-        return roles
-
-    def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """Combinations that deadlock or divide by nothing."""
-        if self.rebalance and self.velocity == "teacher":
-            why = (
-                "rebalance with velocity = 'teacher' deadlocks: the student starts equal to the teacher at r = t, so "
-                "the r = t loss is 0, every other loss is scaled to it, and nothing moves; set rebalance = false"
-            )
-            yield Finding("error", ("rebalance",), why)
-        if self.rebalance and facts.batch * self.branches.diffusion < 1:
-            why = (
-                f"a global batch of {facts.batch} with a diffusion share of {self.branches.diffusion:g} can have no "
-                "r = t sample, and rebalancing needs one; raise the stage's batch or the share, "
-                "or set rebalance = false"
-            )
-            yield Finding("error", ("branches", "diffusion"), why)
-        yield from _guidance_findings(self.cfg_scale, facts)
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_flow.forward import ForwardFlowMap
-
-        return ForwardFlowMap(self)
-
-
-class DiscreteFlowMapConfig(ObjectiveConfig):
-    """The flow map without a derivative: one teacher step, then the averaged student (CTM, arXiv 2310.02279)."""
-
-    type: Literal["discrete_flow_map"] = "discrete_flow_map"
-    branches: BranchesConfig = Field(
-        default_factory=lambda: BranchesConfig(diffusion=0.25, consistency=0.25),
-        description="shares of the global batch; a quarter each if left out",
-    )
-    step: float = Field(1 / 32, gt=0, le=1, description="length of the teacher's step, in units of t")
-    solver: Literal["euler", "heun"] = Field("heun", description="how the teacher takes its step")
-    shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")
-    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student and a teacher."""
-        return {
-            "student": RoleSpec("flow_map", True, "learns the flow map"),
-            "teacher": RoleSpec("velocity", False, "takes one step along its velocity"),
-        }
-
-    def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """Guidance needs a condition."""
-        yield from _guidance_findings(self.cfg_scale, facts)
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_flow.discrete import DiscreteFlowMap
-
-        return DiscreteFlowMap(self)
-
-
-def _guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
-    if cfg_scale != 1 and not facts.conditional:
-        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
+__all__ = [
+    "DiscreteFlowMapConfig",
+    "EulerianConfig",
+    "FlowMapConfig",
+    "FlowMatchingConfig",
+    "LagrangianConfig",
+    "MeanFlowConfig",
+    "SemigroupConfig",
+    "ShortcutConfig",
+    "TransitionConfig",
+    "flowmap_components",
+]
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [FlowMatchingConfig, FlowMapConfig, DiscreteFlowMapConfig]
+    return [
+        FlowMatchingConfig,
+        FlowMapConfig,
+        DiscreteFlowMapConfig,
+        MeanFlowConfig,
+        EulerianConfig,
+        LagrangianConfig,
+        SemigroupConfig,
+        ShortcutConfig,
+        TransitionConfig,
+    ]

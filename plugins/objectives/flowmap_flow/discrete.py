@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from typing import final
 
 import torch
+from torch import Tensor
 
 from flowmap.blocks import uniform_times
 from flowmap.distances import squared
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.pairs import draw_pairs, per_branch
-from flowmap.path import like, noised
+from flowmap.path import like
+from flowmap.points import Points, on_path
 from flowmap.solver import mean_velocity
-from flowmap_flow import DiscreteFlowMapConfig
+from flowmap_flow.forward_configs import DiscreteFlowMapConfig
 
 
 @final
@@ -34,32 +36,29 @@ class DiscreteFlowMap(Objective):
         return (Turn("student", self._losses),)
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, draw = self._config, scene.draw
-        batch = scene.forced()
-        student, teacher = scene.flow_map("student"), scene.velocity("teacher")
-        pairs = draw_pairs(draw, config.branches, uniform_times(config.shift))
-        t, r = pairs.t, pairs.r
-        x_t = noised(batch.x0, draw.normal("noise", batch.x0.shape[1:]), t)
-        with torch.no_grad():
-            target = guided_velocity(teacher, x_t, t, batch.cond, batch.null, config.cfg_scale)
-            moving = pairs.moving()
-            if len(moving):
-                x, times, ends, v = x_t[moving], t[moving], r[moving], target[moving]
-                cond, null = batch.cond.take(moving), batch.null.take(moving)
-                middle = torch.maximum(times - config.step, ends)
-                v = mean_velocity(
-                    lambda x, t: guided_velocity(teacher, x, t, cond, null, config.cfg_scale),
-                    x,
-                    times,
-                    middle,
-                    config.solver,
-                    first=v,
-                )
-                x_s = x - like(times - middle, x) * v
-                with scene.roles["student"].averaged():
-                    rest = student.mean_velocity(x_s, middle, ends, cond)
-                # Where r = t (a row for company) the target is v.
-                w = like(torch.where(ends < times, (times - middle) / (times - ends), 1.0), x)
-                target[moving] = w * v + (1 - w) * rest
-        raw = squared(student.mean_velocity(x_t, t, r, batch.cond), target)
+        config, student = self._config, scene.flow_map("student")
+        pairs = draw_pairs(scene.draw, config.branches, uniform_times(config.shift))
+        at = on_path(scene, pairs, "teacher", config.cfg_scale)
+        target, rows = at.v, pairs.moving()
+        if len(rows):
+            target = at.replaced(rows, self._by_the_teacher(scene, at.take(rows)))
+        raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
         yield Loss("discrete_flow_map", raw.mean(), per_branch(raw, pairs.branch))
+
+    @torch.no_grad()
+    def _by_the_teacher(self, scene: Scene, at: Points) -> Tensor:
+        """The average velocity of one step of the teacher, then one jump of the averaged student; r < t."""
+        config, teacher = self._config, scene.velocity("teacher")
+        s = torch.maximum(at.t - config.step, at.r)
+        v = mean_velocity(
+            lambda x, t: guided_velocity(teacher, x, t, at.cond, at.null, config.cfg_scale),
+            at.x,
+            at.t,
+            s,
+            config.solver,
+            first=at.v,
+        )
+        with scene.roles["student"].averaged():
+            rest = scene.flow_map("student").mean_velocity(at.x - like(at.t - s, at.x) * v, s, at.r, at.cond)
+        w = like((at.t - s) / (at.t - at.r), at.x)
+        return w * v + (1 - w) * rest

@@ -20,7 +20,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.pairs import Pairs, draw_pairs, per_branch
 from flowmap.path import draw_times, like, noised, shifted
 from flowmap.tangent import Question, tangent_and
-from flowmap_flow import FlowMapConfig
+from flowmap_flow.forward_configs import FlowMapConfig
 
 _REBALANCE_FLOOR = 1e-5
 

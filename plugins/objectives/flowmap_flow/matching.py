@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import final
 
-import torch
-
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import draw_times, noised
-from flowmap_flow import FlowMatchingConfig
+from flowmap.points import drop_condition
+from flowmap_flow.forward_configs import FlowMatchingConfig
 
 
 @final
@@ -28,11 +27,6 @@ class FlowMatching(Objective):
         batch = scene.forced()
         noise = draw.normal("noise", batch.x0.shape[1:])
         t = draw_times(draw, self._config.times)
-        cond = batch.cond
-        if self._config.drop_condition:
-            rows = torch.arange(draw.count, device=batch.x0.device)
-            dropped = draw.uniform("drop") < self._config.drop_condition
-            # Row i of the joined conditions is sample i's own, row count + i its null.
-            cond = cond.join(batch.null).take(rows + draw.count * dropped)
-        predicted = scene.velocity("student").velocity(noised(batch.x0, noise, t), t, cond)
+        batch, _ = drop_condition(draw, batch, self._config.drop_condition)
+        predicted = scene.velocity("student").velocity(noised(batch.x0, noise, t), t, batch.cond)
         yield Loss("flow_matching", (predicted - (noise - batch.x0)).square().mean())

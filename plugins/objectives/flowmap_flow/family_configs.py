@@ -1,0 +1,247 @@
+"""Configurations of the flow-map family: one identity of the flow map each. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
+from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap_flow.forward_configs import guidance_findings
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Objective
+
+
+class MeanFlowConfig(ObjectiveConfig):
+    """MeanFlow (arXiv 2505.13447): the identity u = v - (t - r) du/dt, with adaptive weights."""
+
+    type: Literal["mean_flow"] = "mean_flow"
+    velocity: Literal["data", "teacher"] = Field(
+        "data", description="v in the target: the sample velocity e - x0 (as published), or a teacher's at x_t"
+    )
+    times: TimesConfig = Field(
+        default_factory=lambda: TimesConfig(mean=-0.4, std=1.0),
+        description="both times, of which t is the later one; logit-normal(-0.4, 1) if left out",
+    )
+    branches: BranchesConfig = Field(
+        default_factory=lambda: BranchesConfig(diffusion=0.75, consistency=0.0),
+        description="shares of the global batch; r < t in a quarter of it if left out",
+    )
+    cfg_scale: float = Field(1.0, ge=1, description="w in null + w (cond - null), learnt by the student; 1 is none")
+    drop_condition: float = Field(
+        0.1, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
+    )
+    power: float = Field(1.0, ge=0, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
+    constant: float = Field(1e-3, gt=0, description="c in the weight 1 / (|delta|^2 + c)^p")
+    tangent: TangentConfig = Field(
+        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
+    )
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student, and a teacher if the velocity is the teacher's."""
+        return _roles(self.velocity == "teacher")
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Guidance needs a condition, and a null that somebody teaches."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _null_findings(self.velocity, self.cfg_scale, self.drop_condition)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.mean_flow import MeanFlow
+
+        return MeanFlow(self)
+
+
+class EulerianConfig(ObjectiveConfig):
+    """Eulerian distillation (arXiv 2406.07507, 2505.18825, AYF's EMD 2506.14603): d/dt X_{t->r}(x_t) = 0."""
+
+    type: Literal["eulerian"] = "eulerian"
+    velocity: Literal["teacher", "self"] = Field(
+        "teacher", description="v: a teacher's, or the student's own u(x, t, t), which the data teach at r = t"
+    )
+    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
+    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
+    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    normalize: bool = Field(False, description="divide each sample's residual g by |g| + constant, as AYF does")
+    constant: float = Field(0.1, gt=0, description="of normalize")
+    warmup: int = Field(0, ge=0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
+    tangent: TangentConfig = Field(
+        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
+    )
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student, and a teacher if the velocity is the teacher's."""
+        return _roles(self.velocity == "teacher")
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """What a student that teaches itself cannot do."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
+        if self.normalize and self.velocity == "self":
+            why = (
+                "with velocity = 'self' the r = t residual holds the noise of the data; normalising it moves its "
+                "minimum away from the mean where samples have few elements; use velocity = 'teacher'"
+            )
+            yield Finding("warning", ("normalize",), why)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.eulerian import Eulerian
+
+        return Eulerian(self)
+
+
+class LagrangianConfig(ObjectiveConfig):
+    """Lagrangian distillation (arXiv 2406.07507, 2505.18825): d/dr X_{t->r}(x_t) is the velocity where it arrives."""
+
+    type: Literal["lagrangian"] = "lagrangian"
+    velocity: Literal["teacher", "self"] = Field(
+        "teacher", description="v: a teacher's, or the student's own u(x, r, r), which the data teach at r = t"
+    )
+    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
+    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
+    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    tangent: TangentConfig = Field(
+        default_factory=lambda: TangentConfig(method="jvp"),
+        description="how du/dr is computed, here with gradient; by jvp if left out",
+    )
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student, and a teacher if the velocity is the teacher's."""
+        return _roles(self.velocity == "teacher")
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """What a student that teaches itself cannot do."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.lagrangian import Lagrangian
+
+        return Lagrangian(self)
+
+
+class SemigroupConfig(ObjectiveConfig):
+    """Progressive distillation by the semigroup (arXiv 2505.18825): X_{t->r} = X_{s->r}(X_{t->s})."""
+
+    type: Literal["semigroup"] = "semigroup"
+    velocity: Literal["teacher", "data"] = Field(
+        "teacher", description="what the r = t samples learn: a teacher's velocity, or the sample velocity e - x0"
+    )
+    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
+    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
+    middle: Literal["uniform", "midpoint"] = Field("uniform", description="s: anywhere between r and t, or halfway")
+    cfg_scale: float = Field(
+        1.0, ge=1, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
+    )
+    drop_condition: float = Field(
+        0.0, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
+    )
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student, and a teacher if the velocity is the teacher's."""
+        return _roles(self.velocity == "teacher")
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Without r = t, nothing says what velocity the jumps belong to."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _null_findings(self.velocity, self.cfg_scale, self.drop_condition)
+        yield from _diagonal_findings(self.branches)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.semigroup import Semigroup
+
+        return Semigroup(self)
+
+
+class ShortcutConfig(ObjectiveConfig):
+    """Shortcut models (arXiv 2410.12557): jumps of dyadic lengths, each learnt from two of half its length."""
+
+    type: Literal["shortcut"] = "shortcut"
+    levels: int = Field(7, ge=1, le=20, description="lengths of jumps: 1, 1/2, ...; 2^levels finest steps (128)")
+    bootstrap: float = Field(0.25, gt=0, lt=1, description="share of the global batch that learns jumps (r < t)")
+    cfg_scale: float = Field(
+        1.0, ge=1, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
+    )
+    drop_condition: float = Field(0.1, ge=0, le=1, description="probability that a sample's condition becomes null")
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student only."""
+        return _roles(False)
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Guidance needs a condition, and a null that somebody teaches."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _null_findings("data", self.cfg_scale, self.drop_condition)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.shortcut import Shortcut
+
+        return Shortcut(self)
+
+
+class TransitionConfig(ObjectiveConfig):
+    """Transition models (TiM, arXiv 2509.04394): MeanFlow's identity by differences, weighted by the interval."""
+
+    type: Literal["transition"] = "transition"
+    times: TimesConfig = Field(default_factory=TimesConfig, description="both times, of which t is the later one")
+    branches: BranchesConfig = Field(
+        default_factory=lambda: BranchesConfig(diffusion=0.5, consistency=0.1),
+        description="shares of the global batch; 0.5 with r = t and 0.1 with r = 0 if left out",
+    )
+    sigma_d: float = Field(1.0, gt=0, description="in the weight (sigma_d + tan t - tan r)^(-1/2)")
+    cfg_scale: float = Field(1.0, ge=1, description="w in null + w (cond - null), learnt by the student; 1 is none")
+    drop_condition: float = Field(0.1, ge=0, le=1, description="probability that a sample's condition becomes null")
+    tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student only."""
+        return _roles(False)
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Guidance needs a condition, and a null that somebody teaches."""
+        yield from guidance_findings(self.cfg_scale, facts)
+        yield from _null_findings("data", self.cfg_scale, self.drop_condition)
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_flow.transition import Transition
+
+        return Transition(self)
+
+
+def _roles(teacher: bool) -> Mapping[str, RoleSpec]:
+    roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
+    if teacher:
+        roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
+    return roles
+
+
+def _null_findings(velocity: str, cfg_scale: float, drop_condition: float) -> Iterable[Finding]:
+    if velocity == "data" and cfg_scale != 1 and not drop_condition:
+        why = (
+            "guidance of the data's velocity leads away from the student's own null, which nothing teaches if no "
+            "condition is ever dropped; set drop_condition, to 0.1 say"
+        )
+        yield Finding("error", ("drop_condition",), why)
+
+
+def _self_findings(velocity: str, cfg_scale: float, branches: BranchesConfig) -> Iterable[Finding]:
+    if velocity != "self":
+        return
+    yield from _diagonal_findings(branches)
+    if cfg_scale != 1:
+        yield Finding("error", ("cfg_scale",), "guidance here is the teacher's; use 1, or velocity = 'teacher'")
+
+
+def _diagonal_findings(branches: BranchesConfig) -> Iterable[Finding]:
+    if not branches.diffusion:
+        why = "only samples with r = t bring in a velocity; without them u = 0 is as good as any; raise the share"
+        yield Finding("error", ("branches", "diffusion"), why)

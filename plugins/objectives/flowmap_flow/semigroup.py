@@ -1,0 +1,71 @@
+"""The semigroup property of flow maps, self-distilled (arXiv 2505.18825, progressive self-distillation).
+
+X_{t->r} = X_{s->r}(X_{t->s}) for t > s > r reads, for average velocities,
+u(x_t, t, r) = lambda u(x_t, t, s) + (1 - lambda) u(X_{t->s}(x_t), s, r), with lambda = (t - s) / (t - r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowmap.distances import squared
+from flowmap.interfaces import FlowMap, Loss, Objective, Scene, Turn
+from flowmap.pairs import draw_pairs, per_branch
+from flowmap.path import like
+from flowmap.points import Points, on_path, resting
+from flowmap_flow.family_configs import SemigroupConfig
+
+
+def by_way_of(network: FlowMap, at: Points, s: Tensor) -> Tensor:
+    """The average velocity of going from t to r in two jumps, by way of `s` `[B]` in [r, t]: two network calls.
+
+    It means nothing where r = t.
+    """
+    first = network.mean_velocity(at.x, at.t, s, at.cond)
+    second = network.mean_velocity(at.x - like(at.t - s, at.x) * first, s, at.r, at.cond)
+    share = like((at.t - s) / (at.t - at.r), at.x)
+    return share * first + (1 - share) * second
+
+
+def semigroup_loss(scene: Scene, at: Points, s: Tensor, name: str) -> Loss:
+    """|u - sg[...]|^2: two jumps of the averaged student by way of `s` `[B]` where r < t, and `at.v` where r = t."""
+    student, target, rows = scene.flow_map("student"), at.v, at.pairs.moving()
+    if len(rows):
+        with torch.no_grad(), scene.roles["student"].averaged():
+            target = at.replaced(rows, by_way_of(student, at.take(rows), s[rows]))
+    raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
+    return Loss(name, raw.mean(), per_branch(raw, at.pairs.branch))
+
+
+@final
+class Semigroup(Objective):
+    """|u(x_t, t, r) - sg[lambda u_ema(x_t, t, s) + (1 - lambda) u_ema(X_{t->s}, s, r)]|^2, s uniform or halfway.
+
+    At r = t the target is the teacher's velocity (distillation) or e - x0 (self-distillation): no derivative, two
+    calls of the student's moving average a jump.
+
+    Pitfalls. The flow of any velocity satisfies this: all that is known comes in at r = t, so those rows
+    need their share, and what is wrong there is copied to all jumps. Errors of short jumps add up in long ones; the
+    moving average (0.99 to 0.9999) keeps the student from chasing its own tail. Guidance belongs at r = t alone:
+    applied again to the two jumps it would compound.
+    """
+
+    def __init__(self, config: SemigroupConfig) -> None:
+        self._config = config
+
+    def turns(self) -> tuple[Turn, ...]:
+        """One update of the student."""
+        return (Turn("student", self._losses),)
+
+    def _losses(self, scene: Scene) -> Iterator[Loss]:
+        config = self._config
+        pairs = draw_pairs(scene.draw, config.branches, config.times)
+        drop = config.drop_condition if config.velocity == "data" else 0.0
+        at = on_path(scene, pairs, config.velocity, config.cfg_scale, drop, rows=resting(pairs))
+        share = scene.draw.uniform("middle") if config.middle == "uniform" else 0.5
+        s = torch.clamp(at.r + share * (at.t - at.r), min=at.r, max=at.t)
+        yield semigroup_loss(scene, at, s, "semigroup")
