@@ -24,7 +24,7 @@ def uniform_times(shift: float = 1.0) -> TimesConfig:
 
 
 class TangentConfig(Config):
-    """How du/dt along the trajectory is computed (always without gradient)."""
+    """How a derivative in time is computed: du/dt along the trajectory or, for Lagrangian distillation, du/dr."""
 
     method: Literal["central", "jvp"] = Field(
         "central",

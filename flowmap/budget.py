@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from flowmap.recipe import Recipe
 from flowmap.stage import open_stage
 
 _COUNTED = 4096  # steps that are counted one by one; of more, the mean of these
+_RHYTHM = 120  # steps after which a rhythm is believed
 _WARM, _TIMED = 5, 40
 
 
@@ -48,14 +49,32 @@ def steps_within(recipe: Recipe, stage: str, budget: BudgetConfig, share: float)
 
 
 def _steps_of_calls(plan: StagePlan, amount: float) -> int:
+    """Count steps until the amount is spent.
+
+    Most objectives cost the same at every step, or in a rhythm; then a few tell all. Where lengths of rollouts are
+    drawn, all are counted.
+    """
     tally, recomputes = Tally(plan), plan.recipe.backbone.recomputes()
-    before = spent = 0
-    for step in range(1, _COUNTED + 1):
+    spent = [0]
+    for _ in range(_COUNTED):
         tally.step()
-        before, spent = spent, equivalents({name: asdict(calls) for name, calls in tally.calls.items()}, recomputes)
-        if spent >= amount:
-            return step if spent - amount <= amount - before else step - 1
-    return round(amount * _COUNTED / spent)
+        spent.append(equivalents({name: asdict(calls) for name, calls in tally.calls.items()}, recomputes))
+        if spent[-1] >= amount or (len(spent) - 1 == _RHYTHM and _rhythm(spent, tally.rhythm)):
+            break
+    each = [after - before for before, after in pairwise(spent)]
+    period = tally.rhythm if spent[-1] < amount and len(each) == _RHYTHM else len(each)
+    step = 0
+    total = 0
+    while total < amount:
+        total += each[step % period]
+        step += 1
+    return step if total - amount <= amount - (total - each[(step - 1) % period]) else step - 1
+
+
+def _rhythm(spent: Sequence[int], period: int) -> bool:
+    """Whether what was `spent` after each step has grown in the same way in every `period`."""
+    each = [after - before for before, after in pairwise(spent)]
+    return all(cost == each[step % period] for step, cost in enumerate(each))
 
 
 def seconds_per_step(recipe: Recipe, stage: str) -> float:

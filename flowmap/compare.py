@@ -119,6 +119,7 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
             if key not in known:
                 with console.status(f"how many steps the budget buys: {entrant.name}"):
                     found = steps_within(entrant.recipe, stage, budget, share)
+                console.print(f"{entrant.name}: the budget buys {found:,} steps of {stage}", highlight=False)
                 known[key] = {"key": key, "contestant": entrant.name, "stage": stage, "steps": found}
             steps[stage] = known[key]["steps"]
             lines.append(known[key])

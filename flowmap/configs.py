@@ -153,11 +153,13 @@ class SampleSpec:
 class StageFacts:
     """What an objective may know about its stage when it is asked whether the combination makes sense.
 
-    `batch` is the global batch in samples; `conditional` says whether the data carry a condition.
+    `batch` is the global batch in samples; `conditional` says whether the data carry a condition, `recomputes`
+    whether the backbone recomputes its forward in backward (gradient checkpointing).
     """
 
     batch: int
     conditional: bool
+    recomputes: bool = False
 
 
 class ComponentConfig(Config, ABC):

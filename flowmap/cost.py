@@ -6,6 +6,7 @@ be, and the counts are those of the ledger.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -69,7 +70,10 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
 
 @final
 class Tally:
-    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes."""
+    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes.
+
+    Turns are taken in a `rhythm` of so many steps.
+    """
 
     def __init__(self, plan: StagePlan, devices: int = 1) -> None:
         needed = plan.stage.objective.roles()
@@ -83,6 +87,7 @@ class Tally:
         self._chunking, self._frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
         self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
         self._plan, self._devices, self._next = plan, devices, 0
+        self.rhythm = math.lcm(*(turn.every for turn in self._turns))
         self.calls: Mapping[str, Calls] = ledger.calls
         self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
         self.scripts: Counter[tuple[Event, ...]] = Counter()

@@ -64,7 +64,8 @@ class Recipe(Config):
             yield Finding("error", ("seeds",), "a seed is listed twice; every seed is one training run")
         earlier: list[StageConfig] = []
         for index, stage in enumerate(self.stages):
-            for finding in self._stage_findings(stage, earlier, StageFacts(stage.batch, spec.conditional)):
+            facts = StageFacts(stage.batch, spec.conditional, self.backbone.recomputes())
+            for finding in self._stage_findings(stage, earlier, facts):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
         if self.evaluation is not None:

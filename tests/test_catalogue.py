@@ -76,6 +76,29 @@ contests = [
 
 EntryPoints = Callable[[str, str], EntryPoint]
 
+OBJECTIVES = [
+    "backward_simulation",
+    "causvid",
+    "consistency",
+    "consistency_training",
+    "discrete_flow_map",
+    "dmd2",
+    "eulerian",
+    "flow_map",
+    "flow_matching",
+    "lagrangian",
+    "mean_flow",
+    "rcm",
+    "scm",
+    "self_forcing",
+    "semigroup",
+    "shortcut",
+    "tcm",
+    "trajectory",
+    "transition",
+]
+SAMPLERS = ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
+
 
 def test_the_first_party_plugins_are_found() -> None:
     found = catalogue()
@@ -83,8 +106,8 @@ def test_the_first_party_plugins_are_found() -> None:
     assert {kind: found.names(kind) for kind in KINDS} == {
         "backbone": ["far_wan21", "gaussian", "mlp", "wan21"],
         "data": ["checkerboard", "digits", "gaussian", "moving_digits", "video_shards"],
-        "objective": ["backward_simulation", "consistency", "discrete_flow_map", "flow_map", "flow_matching"],
-        "sampler": ["consistency", "euler", "flow_map", "heun"],
+        "objective": OBJECTIVES,
+        "sampler": SAMPLERS,
         "metric": [
             "frechet_features",
             "frechet_pixels",
@@ -181,8 +204,8 @@ def test_an_unknown_name_mentions_the_plugins_that_could_not_be_loaded(
     install(catalogue=Catalogue(catalogue().components, [broken]))
     text = edited(('["flow_map"]', '["flow_map", "zigzag"]'))
     assert problem(text) == (
-        "r.toml:28: evaluation.contests.0.samplers.1: unknown sampler 'zigzag'; allowed: consistency, euler, "
-        "flow_map, heun (plugins that could not be loaded and may provide it: lost from lost-plugin 0.3: ImportError: "
+        f"r.toml:28: evaluation.contests.0.samplers.1: unknown sampler 'zigzag'; allowed: {', '.join(SAMPLERS)} "
+        "(plugins that could not be loaded and may provide it: lost from lost-plugin 0.3: ImportError: "
         "no luck)"
     )
     Path("r.toml").write_text(TINY)

@@ -141,7 +141,7 @@ def test_plugins_marks_what_is_broken_or_claimed_twice(call: Call, install: Call
     done = call("plugins")
     lines = done.out.splitlines()
     assert lines[0].split() == ["kind", "name", "from", "what", "it", "is"]
-    assert [line.split()[:4] for line in lines if " euler" in line] == [["sampler", "euler", "(claimed", "twice)"]] * 2
+    assert [line.split()[:4] for line in lines if " euler " in line] == [["sampler", "euler", "(claimed", "twice)"]] * 2
     assert lines[-1].split("  ")[0] == "broken"
     assert "lost-plugin 0.3" in lines[-1]
     assert lines[-1].rstrip().endswith("ImportError: [/no] luck")
@@ -249,5 +249,5 @@ def test_the_shell_can_complete(name: str, here: Path, call: Call, monkeypatch: 
 
 
 def test_completion_offers_the_installed_samplers() -> None:
-    assert cli._samplers("") == ["consistency", "euler", "flow_map", "heun"]
+    assert cli._samplers("") == ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
     assert cli._samplers("fl") == ["flow_map"]

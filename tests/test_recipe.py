@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from flowmap.comparing import is_comparison, read_comparison
 from flowmap.configs import Config, SamplerConfig
 from flowmap.errors import FlowmapError
 from flowmap.locate import line_of
@@ -25,6 +26,15 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 KNOWN_WARNINGS = {
     # These show what goes wrong without a forward objective.
     "digits_full.toml": ["stages.on_policy_alone.objective.forward", "stages.consistency_dmd.objective.forward"],
+    "ablation_on_policy.toml": ["contestants.on_policy_alone.stages.0.objective.forward"],
+    "compare_digits.toml": [
+        "contestants.dmd2.stages.1.objective.forward",
+        "contestants.causvid.stages.1.objective.forward",
+    ],
+    # Their question is about long rollouts.
+    "ablation_unrolling.toml": [
+        f"contestants.{name}.stages.0.objective.rollout_steps" for name in ("segments", "full")
+    ],
     # As published.
     **{
         f"anyflow_{kind}_{size}.toml": ["stages.on_policy.objective.rollout_steps"]
@@ -85,9 +95,14 @@ def stages(here: Path, *overrides: str, seeds: str = "[0]") -> dict[tuple[str, i
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_shipped_recipes_are_right(path: Path) -> None:
-    checked, warnings = read(path)
+    checked, warnings = read_comparison([path]) if is_comparison(path) else read(path)
     assert [warning.split(": ")[1] for warning in warnings] == KNOWN_WARNINGS.get(path.name, [])
     assert checked.name == path.stem
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if is_comparison(path)], ids=lambda path: path.name)
+def test_shipped_comparisons_say_what_they_cannot_show(path: Path) -> None:
+    assert "It cannot show" in read_comparison([path])[0].about
 
 
 def test_defaults(here: Path) -> None:

@@ -115,9 +115,12 @@ class LagrangianConfig(ObjectiveConfig):
         return _roles(self.velocity == "teacher")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """What a student that teaches itself cannot do."""
+        """What a student that teaches itself cannot do, and a derivative that torch cannot recompute."""
         yield from guidance_findings(self.cfg_scale, facts)
         yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
+        if facts.recomputes and self.tangent.method == "jvp":
+            why = "torch cannot recompute a forward-mode derivative, and this backbone has gradient checkpointing on"
+            yield Finding("error", ("tangent",), f"{why}; set tangent = {{ method = 'central' }}")
 
     def build(self) -> Objective:
         """Make the objective."""
