@@ -273,6 +273,48 @@ def test_no_two_scores_share_their_noise(plan: Plan, measured: Measured) -> None
     assert sizes == [24, 48]
 
 
+def test_with_common_noise_all_rows_begin_alike_and_repeats_do_not(plan: Plan, measured: Measured) -> None:
+    root = plan.folder.parents[1]
+    measured.run(planned(RECIPE, root, "seeds=[0, 1]", "evaluation.noise=common"))
+    rows = [draw for draw in measured.draws if draw.turn == "common"]
+    # Per seed 3 repeats of 3 teacher and 4 forward rows; the teacher's references keep noise of their own.
+    assert len(rows) == 2 * 3 * (3 + 4)
+    assert len(measured.draws) == len(rows) + 2 * 2
+    noise = {(d.seed, d.step): tuple(d.normal("start noise", (1, 2)).flatten().tolist()) for d in rows}
+    for draw in rows:
+        assert tuple(draw.normal("start noise", (1, 2)).flatten().tolist()) == noise[draw.seed, draw.step]
+    assert len(set(noise.values())) == len(noise) == 2 * 3
+
+
+def test_every_single_score_is_kept(plan: Plan) -> None:
+    for line in lines(plan):
+        assert len(line["values"]) == line["repeats"]
+        assert statistics.fmean(line["values"]) == pytest.approx(line["value"])
+        assert statistics.stdev(line["values"]) == pytest.approx(line["spread"])
+
+
+def test_the_evaluation_s_own_data_are_what_samples_are_held_against(tmp_path: Path) -> None:
+    """A teacher of one Gaussian, held against its own data and against ones that lie elsewhere."""
+    gaussian = "data = { type = 'gaussian', mixture = { means = [%s], stds = [0.5], weights = [1.0] } }"
+    head = HEAD.replace('data = "checkerboard"', gaussian % "0.5").replace(
+        'backbone = { type = "mlp", width = 8, depth = 1 }', 'backbone = "gaussian"'
+    )
+    scores = []
+    for number, mean in enumerate(("0.5", "3.5")):
+        text = head + TEACHER + EVALUATION.replace("teacher_calls = 4", "teacher_calls = 4\n" + gaussian % mean)
+        text = text.replace('    { stage = "forward", samplers = ["flow_map", "consistency"] },\n', "")
+        (tmp_path / str(number)).mkdir()
+        plan = planned(text.replace("samples = 24", "samples = 400"), tmp_path / str(number), "evaluation.calls=[8]")
+        train_all(plan)
+        evaluate.evaluate(plan, CPU, lambda text: None)
+        found = {(line["metric"], line["sampler"]): line["value"] for line in lines(plan)}
+        scores.append([found["frechet_pixels", "heun"], found["frechet_teacher", "heun"]])
+    (own, own_teacher), (other, other_teacher) = scores
+    # Two coordinates, three apart: a squared distance of 18.
+    assert other - own == pytest.approx(18, rel=0.1)
+    assert own_teacher == pytest.approx(other_teacher, abs=1e-6)
+
+
 def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:
     def who(stage: str, seed: int, weights: Any) -> contestant.Contestant:
         return evaluate.open_contestant(plan.find(stage, seed), weights, CPU)

@@ -39,6 +39,20 @@ from tests.small_runs import (
     train_all,
 )
 
+TURNED = HEAD.replace('"checkerboard"', '"digits"') + TEACHER
+
+
+def test_a_stage_with_data_of_its_own_is_trained_on_them(tmp_path: Path) -> None:
+    """Digits on their side are the upright ones of the same draw, turned to the left."""
+    own = "stages.teacher.data.type=digits", "stages.teacher.data.quarter_turns=1"
+    stages = [open_stage(planned(TURNED, tmp_path, *sets).stages[0], Processes(ComputeConfig())) for sets in ((), own)]
+    upright, turned = (next(iter(Parts(stage, stage.roles, 0, "0-student"))).batch.x0 for stage in stages)
+    assert torch.equal(turned, upright.rot90(1, dims=(3, 4)))
+    assert not torch.equal(turned, upright)
+    # To the left: what was the rightmost column is the top row.
+    assert torch.equal(turned[..., 0, :], upright[..., :, -1])
+
+
 TRAINED = RoleSpec("velocity", True, "")
 
 

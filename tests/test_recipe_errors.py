@@ -271,6 +271,14 @@ WRONG_VALUES = {
 }
 
 CONTRADICTIONS = {
+    "data of another kind, of a stage": (
+        after('objective = "flow_matching"', 'data = "checkerboard"'),
+        "r.toml:14: stages.teacher.data: samples of 'checkerboard' are not of the same kind as the recipe's data",
+    ),
+    "data of another kind, of the evaluation": (
+        after('teacher = "teacher"', 'data = { type = "digits", conditional = true }'),
+        "r.toml:24: evaluation.data: samples of 'digits' are not of the same kind as the recipe's data",
+    ),
     "seed twice": (
         after(NAME, "seeds = [1, 1]"),
         "r.toml:2: seeds: a seed is listed twice; every seed is one training run",
