@@ -138,7 +138,11 @@ def compare(
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
     from flowmap.compare import compare as run_comparison
 
-    run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], _out)
+    try:
+        run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], _out)
+    except KeyboardInterrupt:
+        # While trainings run it saves and explains; here nothing was being trained.
+        raise FlowmapError("interrupted; run the same command again to go on", 130) from None
 
 
 @app.command()
@@ -148,7 +152,7 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     from flowmap.recipe import read
 
     if is_comparison(recipe):
-        comparison, warnings = read_comparison([recipe], overrides or [])
+        comparison, warnings = read_comparison([recipe], overrides or [], absent="warning")
         for warning in warnings:
             _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
         names = ", ".join(entrant.name for entrant in comparison.entrants)

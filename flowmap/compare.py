@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flowmap.budget import steps_within, with_steps
-from flowmap.commands import compare_line
+from flowmap.commands import compare_line, going_on
 from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
@@ -70,7 +70,7 @@ def compare(
     A contestant that fails takes no other down. Raises FlowmapError for what the user can act on; at the end, if a
     contestant failed; and on a signal, when all trainings have saved.
     """
-    comparison, warnings = read_comparison(paths, overrides)
+    comparison, warnings = read_comparison(paths, overrides, absent="error")
     for warning in warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     names = [entrant.name for entrant in comparison.entrants]
@@ -78,7 +78,7 @@ def compare(
         if name not in names:
             raise FlowmapError(f"--redo {name}: {unknown_word('contestant', name, names)}")
     root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
-    with locked(root):
+    with going_on(command), locked(root):
         for folder in [root] if fresh else [root / name for name in redo]:
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)

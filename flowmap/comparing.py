@@ -15,7 +15,7 @@ from flowmap.errors import FlowmapError
 from flowmap.explain import Source, explain, explain_syntax, validation_findings
 from flowmap.locate import Path as Place
 from flowmap.overrides import override
-from flowmap.recipe import Recipe, read, text_of
+from flowmap.recipe import Absent, Recipe, read, text_of
 from flowmap.tables import EvaluationConfig
 
 SHARED = "shared"
@@ -105,13 +105,16 @@ class Comparison:
     text: str
 
 
-def read_comparison(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
+def read_comparison(
+    paths: Sequence[Path], overrides: Sequence[str] = (), absent: Absent = "ignore"
+) -> tuple[Comparison, list[str]]:
     """Read one specification, or several recipes to compare as they are; return it and its warnings.
 
-    Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest word.
+    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
+    problem: file, line, field, what is allowed, the nearest word.
     """
     if len(paths) > 1:
-        return _of_recipes(paths, overrides)
+        return _of_recipes(paths, overrides, absent)
     text = text_of(paths[0])
     try:
         raw = tomllib.loads(text)
@@ -127,7 +130,7 @@ def read_comparison(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tup
     except ValidationError as error:
         _refuse(validation_findings(error), source)
     _refuse(list(_spec_findings(spec)), source)
-    return _unfold(spec, source)
+    return _unfold(spec, source, absent)
 
 
 def is_comparison(path: Path) -> bool:
@@ -198,7 +201,7 @@ def _stage_findings(stage: Table, last: bool, some_share: bool) -> Iterator[Find
         yield Finding("error", ("name",), f"the last stage is always called '{STUDENT}'; leave it out")
 
 
-def _unfold(spec: CompareSpec, source: Source) -> tuple[Comparison, list[str]]:
+def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparison, list[str]]:
     entrants: list[Entrant] = []
     findings: list[Finding] = []
     for index, contestant in enumerate(spec.contestants):
@@ -213,7 +216,8 @@ def _unfold(spec: CompareSpec, source: Source) -> tuple[Comparison, list[str]]:
         except ValidationError as error:
             findings += map(located, validation_findings(error))
             continue
-        findings += map(located, [*recipe.findings(), *recipe.missing()])
+        lacking = [] if absent == "ignore" else [replace(finding, level=absent) for finding in recipe.missing()]
+        findings += map(located, [*recipe.findings(), *lacking])
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}
         entrants.append(Entrant(contestant.name, recipe, own))
@@ -340,12 +344,12 @@ def _there(raw: Any, path: Place) -> bool:
     return True
 
 
-def _of_recipes(paths: Sequence[Path], overrides: Sequence[str]) -> tuple[Comparison, list[str]]:
+def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent) -> tuple[Comparison, list[str]]:
     """Several recipes as they are, each a contestant with all of its contests."""
     warnings: list[str] = []
     entrants: list[Entrant] = []
     for path in paths:
-        recipe, said = read(path, [*overrides, "evaluation.noise=common"], absent="error")
+        recipe, said = read(path, [*overrides, "evaluation.noise=common"], absent)
         warnings += said
         if recipe.name in [entrant.name for entrant in entrants]:
             raise FlowmapError(f"{path}: two of the recipes are called '{recipe.name}'; give each a name of its own")

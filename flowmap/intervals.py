@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple, final
 
 from scipy.stats import t as student_t
@@ -142,8 +143,13 @@ def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
     if len(values) < 2:
         raise ValueError("an interval needs two values")
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = float(student_t.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    half = _quantile(0.5 + confidence / 2, len(values) - 1) * error
     return mean - half, mean + half
+
+
+@cache
+def _quantile(probability: float, freedom: int) -> float:
+    return float(student_t.ppf(probability, freedom))
 
 
 def ranks(spots: Mapping[Row, Spot], confidence: float) -> dict[Row, int]:

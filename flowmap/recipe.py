@@ -31,6 +31,9 @@ from flowmap.locate import Path as Place
 from flowmap.overrides import override
 from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
 
+Absent = Literal["ignore", "warning", "error"]
+"""What it means if weights or data are not on this machine."""
+
 
 class Recipe(Config):
     """A whole run."""
@@ -194,9 +197,7 @@ def _missing(name: str) -> StageConfig:
     raise KeyError(name)
 
 
-def read(
-    path: Path, overrides: Sequence[str] = (), absent: Literal["ignore", "warning", "error"] = "ignore"
-) -> tuple[Recipe, list[str]]:
+def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -> tuple[Recipe, list[str]]:
     """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
 
     `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per

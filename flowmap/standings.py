@@ -99,9 +99,9 @@ class Standings:
     @property
     def rows(self) -> list[Row]:
         """Every row that was scored, in the order of the contestants."""
-        return list(
-            dict.fromkeys(row for metric in self.metrics for n in self.calls(metric) for row in self.at(metric, n))
-        )
+        order = [contestant.name for contestant in self.contestants]
+        found = dict.fromkeys(row for spots in self.spots.values() for row in spots)
+        return sorted(found, key=lambda row: order.index(row.contestant.split("/")[0]))
 
     def calls(self, metric: str) -> list[int]:
         """The numbers of calls at which anything was scored by `metric`."""

@@ -11,7 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tomli_w
+import torch
 from rich.console import Console
 
 from flowmap.budget import equivalents, seconds_per_step, steps_within
@@ -19,8 +22,11 @@ from flowmap.compare import compare
 from flowmap.comparing import BudgetConfig, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.errors import FlowmapError
+from flowmap.evaluate import evaluate
 from flowmap.folder import read_lines
+from flowmap.intervals import Spot, difference
 from flowmap.standings import Standings, load, sentences
+from tests.small_runs import planned, train_all
 
 BUDGET = 2000
 
@@ -248,8 +254,6 @@ def test_several_recipes_are_compared_as_they_are(finished: tuple[Path, str], tm
         recipe = entrant.recipe.model_copy(
             update={"stages": tuple(s.model_copy(update={"steps": 3}) for s in entrant.recipe.stages)}
         )
-        import tomli_w
-
         paths.append(tmp_path / f"{entrant.name}.toml")
         paths[-1].write_text(tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
     console = Console(record=True, width=200, file=io.StringIO())
@@ -321,3 +325,53 @@ def test_asdict_of_the_ledger_is_what_equivalents_take() -> None:
     calls.add(5, with_gradient=True)
     calls.add(5, with_gradient=False, passes=2)
     assert equivalents({"student": asdict(calls)}, recomputes=False) == 25
+
+
+# -- a contestant against itself
+
+
+@pytest.mark.slow
+def test_a_contestant_against_itself_differs_as_often_as_the_interval_says(tmp_path: Path) -> None:
+    """Forty trainings of one student, dealt 4000 times into two sides of three seeds each."""
+    text = f"""
+name = "self"
+seeds = [{", ".join(map(str, range(40)))}]
+data = "checkerboard"
+backbone = {{ type = "mlp", width = 8, depth = 1 }}
+compute = {{ threads = 1 }}
+
+[[stages]]
+name = "teacher"
+steps = 30
+batch = 32
+objective = "flow_matching"
+optimizer = {{ lr = 1e-2 }}
+
+[[stages]]
+name = "student"
+steps = 30
+batch = 32
+objective = "flow_map"
+roles.student = {{ from = "teacher" }}
+
+[evaluation]
+teacher = "teacher"
+teacher_calls = 4
+metrics = ["sliced_wasserstein"]
+calls = [2]
+samples = 200
+repeats = 2
+contests = [{{ stage = "student", samplers = ["flow_map"] }}]
+"""
+    plan = planned(text, tmp_path)
+    train_all(plan)
+    evaluate(plan, torch.device("cpu"), lambda text: None)
+    values = {line["seed"]: tuple(line["values"]) for line in read_lines(plan.folder / "metrics.jsonl")}
+    assert len(values) == 40
+    rng, trials, wrong = np.random.default_rng(0), 4000, 0
+    for _ in range(trials):
+        one, other = rng.permutation(40)[:6].reshape(2, 3)
+        dealt = ({i: values[s] for i, s in enumerate(side)} for side in (one, other))
+        sides = [Spot(side, dict.fromkeys(side, 0.0)) for side in dealt]
+        wrong += difference(*sides).verdict != "same"
+    assert 0.03 < wrong / trials < 0.075
