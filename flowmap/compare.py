@@ -226,8 +226,8 @@ def _key(task: _Task) -> str:
 def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Path) -> None:
     """Run all tasks that are not done, so many at a time, each when those before it are done."""
     context = multiprocessing.get_context("forkserver")
-    # torch is imported once, and each training is a copy of the process that has done so.
-    context.set_forkserver_preload(["flowmap.launch"])
+    # Everything is imported once, and each training is a copy of the process that has done so.
+    context.set_forkserver_preload(["flowmap.compare", "flowmap.launch"])
     running: list[tuple[_Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
     threads = max(1, (os.cpu_count() or 1) // processes)
