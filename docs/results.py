@@ -1,11 +1,17 @@
-"""Print the tables of docs/results.md from a run's scores: `python docs/results.py runs/digits_full`."""
+"""Print the tables of docs/results.md and docs/comparisons.md: `python docs/results.py runs/digits_full`.
+
+The folder is a run's or a comparison's.
+"""
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
 from flowmap.folder import read_lines
+from flowmap.intervals import ranks
+from flowmap.standings import is_comparison_folder, load, sentences
 from flowmap.verdict import HEADLINES, Cell, Place, cells
 
 
@@ -30,9 +36,37 @@ def tables(folder: Path) -> str:
     return "\n".join(parts)
 
 
+def comparison(folder: Path) -> str:
+    """One table by the decisive metric, its findings, and what each contestant cost.
+
+    A cell is the mean over seeds, ± the standard deviation of a single score of one more training, and in brackets the
+    rank: 1 + the number of rows that are better beyond chance.
+    """
+    found = load(folder)
+    metric, calls = found.metric, found.calls(found.metric)
+    placed = {n: ranks(found.at(metric, n), found.confidence) for n in calls}
+    floor = next(iter(found.at(metric, calls[-1]).values())).floor
+    parts = [f"`{metric}`, floor {floor:.2f}:", ""]
+    parts += [f"| | {' | '.join(map(str, calls))} |", f"| --- | {' | '.join('---' for _ in calls)} |"]
+    for row in found.rows:
+        spots = [(found.at(metric, n).get(row), placed[n].get(row)) for n in calls]
+        told = [f"{spot.mean:.2f} ± {spot.spread:.2f} ({rank})" if spot else "" for spot, rank in spots]
+        parts.append(f"| {found.label(row)} | {' | '.join(told)} |")
+    parts += ["", *(f"- {sentence}" for sentence in sentences(found)), ""]
+    parts += ["| | steps | call equivalents | seconds | peak MiB |", "| --- | --- | --- | --- | --- |"]
+    for spent in found.spent:
+        if spent.steps:
+            steps = " + ".join(f"{n:,}" for n in spent.steps.values())
+            numbers = (statistics.fmean(spent.calls.values()), statistics.fmean(spent.seconds.values()))
+            memory = spent.peak_bytes / 2**20
+            parts.append(f"| {spent.contestant} | {steps} | {numbers[0]:,.0f} | {numbers[1]:.0f} | {memory:.0f} |")
+    return "\n".join(parts)
+
+
 def _shown(cell: Cell | None) -> str:
     return f"{cell.value:.2f} ± {cell.noise:.2f}" if cell else ""
 
 
 if __name__ == "__main__":
-    print(tables(Path(sys.argv[1])))
+    given = Path(sys.argv[1])
+    print(comparison(given) if is_comparison_folder(given) else tables(given))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from flowmap.catalogue import catalogue
 from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.cost import count
 from flowmap.loop import run_stage
@@ -57,7 +58,30 @@ OBJECTIVES = {
     "backward_simulation, discrete": '{ type = "backward_simulation", forward = "discrete_flow_map" }',
     "backward_simulation, consistency": '{ type = "backward_simulation", sampler = "consistency" }',
     "backward_simulation, co-trained": '{ type = "backward_simulation", forward = "consistency" }',
+    "backward_simulation, full": '{ type = "backward_simulation", unroll = "full" }',
+    "mean_flow": '"mean_flow"',
+    "mean_flow, guided": '{ type = "mean_flow", cfg_scale = 2.0 }',
+    "eulerian": '"eulerian"',
+    "eulerian, self": '{ type = "eulerian", velocity = "self" }',
+    "lagrangian": '"lagrangian"',
+    "lagrangian, difference": '{ type = "lagrangian", tangent = { method = "central" } }',
+    "semigroup": '"semigroup"',
+    "shortcut": '"shortcut"',
+    "transition": '"transition"',
+    "consistency_training": '"consistency_training"',
+    "scm": '"scm"',
+    "scm, data": '{ type = "scm", velocity = "data", tangent = { method = "central" } }',
+    "tcm": '"tcm"',
+    "dmd2": '"dmd2"',
+    "self_forcing": '"self_forcing"',
+    "causvid": '"causvid"',
+    "trajectory": '{ type = "trajectory", trajectory_steps = 8 }',
+    "rcm": '"rcm"',
 }
+
+
+def test_no_objective_is_left_out() -> None:
+    assert set(catalogue().names("objective")) <= {name.split(",")[0] for name in OBJECTIVES}
 
 
 def plan_of(here: Path, objective: str, steps: int = STEPS, conditional: bool = False) -> StagePlan:
@@ -79,7 +103,7 @@ def trained(plan: StagePlan) -> tuple[dict[str, Counter[str]], int]:
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_the_cost_is_what_the_ledger_counts(objective: str, here: Path) -> None:
-    conditional = "cfg_scale" in objective or "drop" in objective
+    conditional = "cfg_scale" in objective or "drop" in objective or "shortcut" in objective
     plan = plan_of(here, objective, conditional=conditional)
     cost = count(plan)
     calls, backwards = trained(plan)
