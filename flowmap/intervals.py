@@ -14,12 +14,16 @@ from scipy.stats import t as student_t
 Verdict = Literal["better", "worse", "same"]
 
 RULE = (
-    "All contestants see the same training draws and, when they are measured, the same noise, so differences are taken "
-    "pair by pair: one number per training seed (the mean over its draws of noise), and Student's t interval of their "
-    "mean. Two contestants differ where that interval excludes zero, and not both are at the floor, the score of a "
+    "All contestants see the same training draws and, when they are measured, the same noise, so they are compared in "
+    "pairs: one number per training seed (the mean over its draws of noise), the difference of the logarithms of both "
+    "(the spread of a distance grows with it), and Student's t interval of the mean difference, shown as a ratio. Two "
+    "contestants differ where the interval excludes zero (a ratio of 1), and not both are at the floor, the score of a "
     "perfect model. With a single training seed the interval is over draws of noise alone, and says nothing about what "
     "another training would give."
 )
+
+_LEAST = 1e-3
+"""Scores are raised to this share of the floor: none is 0 or below, and nothing so small means anything."""
 
 
 class Row(NamedTuple):
@@ -86,12 +90,14 @@ class Spot:
 @final
 @dataclass(frozen=True)
 class Difference:
-    """How much higher (worse) `a` scores than `b`, with the ends of its interval.
+    """How many times as high `a` scores as `b` (above 1: worse), with the ends of its interval.
 
-    `over` says what the interval is over: training seeds, or draws of noise where there is one seed only.
+    `mean` is the mean difference in the metric's own unit; `over` says what the interval is over: training seeds, or
+    draws of noise where there is one seed only, `count` of them.
     """
 
     mean: float
+    ratio: float
     low: float
     high: float
     count: int
@@ -101,41 +107,52 @@ class Difference:
     @property
     def verdict(self) -> Verdict:
         """Of `a`, against `b`."""
-        if self.both_at_floor or not (self.low > 0 or self.high < 0):
+        if self.both_at_floor or not (self.low > 1 or self.high < 1):
             return "same"
-        return "worse" if self.low > 0 else "better"
+        return "worse" if self.low > 1 else "better"
 
 
 def difference(a: Spot, b: Spot, confidence: float = 0.95) -> Difference:
-    """The paired difference a - b over the training seeds that both have.
+    """The paired difference of `a` and `b` over the training seeds that both have.
 
     Raises ValueError if they have none in common, or if nothing gives a spread: one seed with one draw.
     """
     seeds = sorted(a.values.keys() & b.values.keys())
     if not seeds:
         raise ValueError("the two have no training seed in common")
-    mine, theirs = a.means, b.means
     over: Literal["seeds", "noise"] = "seeds"
-    pairs = [mine[seed] - theirs[seed] for seed in seeds]
+    mine, theirs = ([spot.means[seed] for seed in seeds] for spot in (a, b))
     if len(seeds) == 1:
         over = "noise"
-        pairs = [x - y for x, y in zip(a.values[seeds[0]], b.values[seeds[0]], strict=True)]
-    floors = a.at_floor and b.at_floor
-    if not all(map(math.isfinite, pairs)):
-        return _of_not_finite(list(mine.values()), list(theirs.values()), len(pairs), over)
+        mine, theirs = list(a.values[seeds[0]]), list(b.values[seeds[0]])
+    if not all(map(math.isfinite, [*mine, *theirs])):
+        return _of_not_finite(mine, theirs, over)
+    least = max(_LEAST * min(a.floor, b.floor), 1e-12)
+    pairs = [math.log(max(x, least)) - math.log(max(y, least)) for x, y in zip(mine, theirs, strict=True)]
     low, high = interval(pairs, confidence)
-    return Difference(statistics.fmean(pairs), low, high, len(pairs), over, floors)
+    return Difference(
+        mean=statistics.fmean(mine) - statistics.fmean(theirs),
+        ratio=_exp(statistics.fmean(pairs)),
+        low=_exp(low),
+        high=_exp(high),
+        count=len(pairs),
+        over=over,
+        both_at_floor=a.at_floor and b.at_floor,
+    )
 
 
-def _of_not_finite(
-    mine: Sequence[float], theirs: Sequence[float], count: int, over: Literal["seeds", "noise"]
-) -> Difference:
+def _of_not_finite(mine: Sequence[float], theirs: Sequence[float], over: Literal["seeds", "noise"]) -> Difference:
     """A score that is no number is the worst there is; two of them cannot be told apart."""
     bad = [not all(map(math.isfinite, values)) for values in (mine, theirs)]
     if all(bad):
-        return Difference(math.nan, -math.inf, math.inf, count, over)
-    worst = math.inf if bad[0] else -math.inf
-    return Difference(worst, worst, worst, count, over)
+        return Difference(math.nan, math.nan, 0.0, math.inf, len(mine), over)
+    mean, ratio = (math.inf, math.inf) if bad[0] else (-math.inf, 0.0)
+    return Difference(mean, ratio, ratio, ratio, len(mine), over)
+
+
+def _exp(value: float) -> float:
+    """exp, which Python refuses for what has no finite one."""
+    return math.exp(min(value, 700.0))
 
 
 def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -328,6 +328,7 @@ def _difference_lines(standings: Standings) -> Iterator[dict[str, Any]]:
                 "metric": metric,
                 "calls": calls,
                 "mean": _json(found.mean),
+                "ratio": _json(found.ratio),
                 "low": _json(found.low),
                 "high": _json(found.high),
                 "over": found.over,

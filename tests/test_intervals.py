@@ -21,13 +21,22 @@ def spot(values: Sequence[Sequence[float]] | Sequence[float], floor: float = FLO
     return Spot(by_seed, dict.fromkeys(by_seed, floor))
 
 
-def test_the_interval_is_that_of_a_paired_t_test() -> None:
+def test_the_interval_is_that_of_a_paired_t_test_of_logarithms() -> None:
     a, b = [1.0, 1.4, 0.9, 1.3], [0.8, 1.0, 0.95, 1.0]
     found = difference(spot(a), spot(b), 0.9)
-    expected = stats.ttest_rel(a, b).confidence_interval(0.9)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_rel(np.log(a), np.log(b)).confidence_interval(0.9)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((expected.low, expected.high))
     assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
+    assert found.ratio == pytest.approx(stats.gmean(a) / stats.gmean(b))
     assert (found.count, found.over) == (4, "seeds")
+
+
+def test_a_ratio_that_all_seeds_agree_on_is_seen_however_the_scores_spread() -> None:
+    """Three times as far at every seed, though the scores themselves vary tenfold."""
+    b = np.array([0.1, 0.3, 1.0])
+    found = difference(spot(3.1 * b * [1.0, 1.1, 0.9]), spot(b))
+    assert found.verdict == "worse"
+    assert found.low > 2
 
 
 def test_draws_of_one_training_are_not_counted_as_trainings() -> None:
@@ -45,7 +54,7 @@ def test_the_false_positive_rate_is_what_the_interval_says(seeds: int) -> None:
     rng, wrong, trials = np.random.default_rng(seeds), 0, 4000
     for _ in range(trials):
         shared = rng.normal(0, 1.0, (seeds, 1)) + rng.normal(0, 0.3, (seeds, 3))
-        a, b = (1.0 + shared + rng.normal(0, 0.5, (seeds, 1)) + rng.normal(0, 0.2, (seeds, 3)) for _ in range(2))
+        a, b = (np.exp(shared + rng.normal(0, 0.5, (seeds, 1)) + rng.normal(0, 0.1, (seeds, 3))) for _ in range(2))
         wrong += difference(spot(a, -99), spot(b, -99)).verdict != "same"
     # Three standard deviations of a binomial.
     assert wrong / trials == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / trials))
@@ -54,7 +63,7 @@ def test_the_false_positive_rate_is_what_the_interval_says(seeds: int) -> None:
 def test_what_the_pairs_share_does_not_hide_a_difference() -> None:
     rng = np.random.default_rng(0)
     shared = rng.normal(0, 5.0, 4)
-    a, b = shared + rng.normal(0.5, 0.02, 4), shared + rng.normal(0, 0.02, 4)
+    a, b = np.exp(shared + rng.normal(0.5, 0.02, 4)), np.exp(shared + rng.normal(0, 0.02, 4))
     assert difference(spot(a, -99), spot(b, -99)).verdict == "worse"
     assert difference(spot(b, -99), spot(a, -99)).verdict == "better"
 
@@ -62,8 +71,8 @@ def test_what_the_pairs_share_does_not_hide_a_difference() -> None:
 def test_one_training_seed_has_an_interval_over_noise_and_says_so() -> None:
     a, b = [[1.0, 1.2, 1.1]], [[0.8, 1.1, 0.9]]
     found = difference(spot(a), spot(b))
-    expected = stats.ttest_rel(a[0], b[0]).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_rel(np.log(a[0]), np.log(b[0])).confidence_interval()
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((expected.low, expected.high))
     assert (found.count, found.over) == (3, "noise")
 
 
@@ -79,7 +88,7 @@ def test_only_the_seeds_that_both_have_are_paired() -> None:
 
 def test_a_contestant_against_itself_is_no_difference() -> None:
     found = difference(spot([1.0, 2.0, 3.0]), spot([1.0, 2.0, 3.0]))
-    assert (found.mean, found.low, found.high, found.verdict) == (0, 0, 0, "same")
+    assert (found.mean, found.low, found.high, found.verdict) == (0, 1, 1, "same")
 
 
 def test_below_the_floor_nothing_differs() -> None:
@@ -96,6 +105,12 @@ def test_a_score_that_is_no_number_is_the_worst() -> None:
     assert difference(broken, broken).verdict == "same"
     best, ties = leaders({Row("broken", "s"): broken, Row("good", "s"): good}, 0.95)
     assert (best.contestant, ties) == ("good", [])
+
+
+def test_a_score_of_nothing_has_a_logarithm() -> None:
+    zero, small = spot([0.0, -1e-9, 0.0], floor=0.5), spot([1.0, 1.1, 0.9], floor=0.5)
+    assert difference(zero, small).verdict == "better"
+    assert difference(zero, zero).verdict == "same"
 
 
 def test_an_interval_needs_two_values() -> None:
