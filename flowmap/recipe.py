@@ -208,6 +208,8 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FlowmapError(explain_syntax(error, str(path), text)) from None
+    if "contestants" in raw and "stages" not in raw:
+        raise FlowmapError(f"{path}: is a comparison, not a recipe; flowmap compare {path}")
     source = Source(str(path), text, raw)
     for setting in overrides:
         override(source, setting)

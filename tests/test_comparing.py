@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flowmap import cli
 from flowmap.comparing import Comparison, read_comparison
 from flowmap.errors import FlowmapError
+from flowmap.recipe import read
 
 SPEC = """name = "small"
 against = "map"
@@ -222,3 +224,25 @@ def test_a_recipe_alone_is_no_comparison(here: Path) -> None:
     (here / "r.toml").write_text('name = "r"\n[[stages]]\nname = "teacher"\n')
     with pytest.raises(FlowmapError, match="is a recipe; give a specification with contestants, or several recipes"):
         read_comparison([Path("r.toml")])
+
+
+def test_a_comparison_alone_is_no_recipe(here: Path) -> None:
+    (here / "spec.toml").write_text(SPEC)
+    with pytest.raises(FlowmapError, match=r"spec.toml: is a comparison, not a recipe; flowmap compare spec.toml"):
+        read(Path("spec.toml"))
+
+
+def test_data_that_are_not_here_are_a_warning_or_an_error(here: Path) -> None:
+    text = SPEC.replace('data = "checkerboard"', 'data = { type = "video_shards", path = "nowhere", frames = 5 }')
+    (here / "spec.toml").write_text(text)
+    with pytest.raises(FlowmapError, match=r"spec.toml:\d+: recipe.data.path: ") as caught:
+        read_comparison([Path("spec.toml")], absent="error")
+    assert "warning" not in str(caught.value)
+
+
+def test_check_knows_a_comparison(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "spec.toml").write_text(SPEC)
+    with pytest.raises(SystemExit) as done:
+        cli.app(["check", "spec.toml"])
+    assert done.value.code == 0
+    assert "spec.toml: teacher, map, two" in capsys.readouterr().out
