@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -28,6 +31,7 @@ from flowmap.tables import StageConfig
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
 _SHOWN = 8
+_AGAIN_SECONDS = 0.05
 
 
 class Watcher(Protocol):
@@ -56,17 +60,20 @@ class Interruption:
     def __init__(self) -> None:
         self.noted: signal.Signals | None = None
         self._patient = False
+        self._hook = sys.unraisablehook
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within this context a signal ends the work with a StoppedError."""
         before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         try:
             yield
         except _SignalledError as error:
             name = error.signal.name
             raise StoppedError(f"stopped by {name}; what was finished is saved.", 128 + error.signal) from None
         finally:
+            sys.unraisablehook = self._hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -83,6 +90,13 @@ class Interruption:
             self._patient = False
         if self.noted is not None:
             raise _SignalledError(self.noted)
+
+    def _swallowed(self, lost: sys.UnraisableHookArgs) -> None:
+        """Send a signal again that came while Python was in a finaliser, where every exception is printed and lost."""
+        if isinstance(lost.exc_value, _SignalledError):
+            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.signal)).start()
+        else:
+            self._hook(lost)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._patient and self.noted != number:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -627,3 +628,22 @@ def test_the_command_that_goes_on_is_the_one_that_was_typed(tmp_path: Path, monk
     assert commands.command_line(*words) == f"flowmap {typed}"
     monkeypatch.setattr(commands.sys, "argv", ["/x/flowmap/__main__.py", "run"])
     assert commands.command_line(*words) == f"{commands.sys.executable} -m flowmap {typed}"
+
+
+def test_a_signal_that_comes_within_a_finaliser_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    """Python prints what a finaliser raises and goes on: the work would too, and the user would see a traceback."""
+
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        dying = Dying()
+        del dying
+        time.sleep(5)
+
+    interruption = Interruption()
+    with pytest.raises(StoppedError, match="stopped by SIGTERM") as caught, interruption.listening():
+        work()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err
