@@ -237,7 +237,8 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
     elif len(ties) == len(spots) - 1:
         yield f"{told}, but no other differs from it beyond chance."
     else:
-        words = [standings.label(row) for row in ties]
+        # With their scores: a row that varies wildly between seeds does not differ from anything.
+        words = [f"{standings.label(row)} ({spots[row].mean:.2g})" for row in ties]
         verb = "does" if len(words) == 1 else "do"
         yield f"{told}; {listed(words)} {verb} not differ from it."
 
