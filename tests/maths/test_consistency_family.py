@@ -690,6 +690,7 @@ LEARNERS: dict[str, tuple[ObjectiveConfig, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LEARNERS))
 def test_a_small_network_learns_the_jump_from_noise_to_data(name: str) -> None:
     """Measured with seeds 0 and 1: 0.095 0.093, 0.23 0.22, 0.16 0.09 and 0.14 0.18, in the order of the list."""
@@ -699,6 +700,7 @@ def test_a_small_network_learns_the_jump_from_noise_to_data(name: str) -> None:
     assert error_of(role) < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "most"),
     [

@@ -115,6 +115,7 @@ def test_a_step_against_the_gradient_brings_the_map_closer(name: str) -> None:
         assert map_error(theta - 0.02 * gradient / gradient.norm()) < map_error(theta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean_flow unweighted", "eulerian", "lagrangian", "semigroup"])
 def test_gradient_descent_ends_at_the_exact_map_and_nowhere_else(name: str) -> None:
     """In the five directions of error, from anywhere; the average follows the student."""
@@ -315,6 +316,7 @@ LEARNERS: dict[str, tuple[ObjectiveConfig, float, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LEARNERS))
 def test_a_small_network_learns_the_exact_map(name: str) -> None:
     objective, whole_jump, random_jump = LEARNERS[name]
