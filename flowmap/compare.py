@@ -35,6 +35,7 @@ from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences
 
 BUDGETS = "budget.jsonl"
 FINISHED = "finished.jsonl"
+_CTRL_C = 130
 
 
 @final
@@ -252,6 +253,9 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
             for task, process, pipe in [entry for entry in running if not entry[1].is_alive()]:
                 running.remove((task, process, pipe))
                 process.join()
+                if process.exitcode == _CTRL_C:
+                    # It is meant for all, even where it has not reached this process.
+                    raise KeyboardInterrupt
                 _finish(task, process.exitcode or 0, pipe, console, tasks)
                 if task.done:
                     append_line(root / FINISHED, {"key": _key(task), "contestant": task.name, "seed": task.seed})
@@ -313,7 +317,7 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
     from flowmap.launch import run_recipe
 
     torch.set_num_threads(threads)
-    with file.with_suffix(".log").open("a") as log:
+    with file.with_suffix(".log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         console = Console(file=log, width=shutil.get_terminal_size().columns)
@@ -321,8 +325,9 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
             run_recipe(file, (), only, False, file.parent, console, quiet=True, page=False)
         except FlowmapError as error:
             print(f"error: {error}", file=log)
-            tell.send(str(error))
+            # The comparison says how to go on with it.
+            tell.send(str(error).split("\nTo go on: ")[0])
             os._exit(error.code or 1)
         except KeyboardInterrupt:
             tell.send("interrupted")
-            os._exit(130)
+            os._exit(_CTRL_C)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -375,3 +380,35 @@ contests = [{{ stage = "student", samplers = ["flow_map"] }}]
         sides = [Spot(side, dict.fromkeys(side, 0.0)) for side in dealt]
         wrong += difference(*sides).verdict != "same"
     assert 0.03 < wrong / trials < 0.075
+
+
+# -- stopping
+
+
+def process_that_logs_to(log: Path) -> int:
+    """The process whose standard output is `log`."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/1") == str(log):
+                return int(pid)
+    raise AssertionError(f"nothing writes to {log}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks for a process in /proc")
+def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """The signal comes to one training only: the others are stopped too, and nothing that was finished is lost."""
+    text = SPEC.replace("steps = 6", "steps = 20000")
+    (tmp_path / "spec.toml").write_text(text)
+    console = Console(record=True, width=200, file=io.StringIO())
+    steps = tmp_path / "runs" / "small" / "teacher" / "seed-1" / "teacher" / "steps.jsonl"
+
+    def interrupt() -> None:
+        while not steps.exists():
+            time.sleep(0.05)
+        os.kill(process_that_logs_to(tmp_path / "runs" / "small" / "teacher" / "seed-1.log"), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(FlowmapError, match=r"stopped; what was finished is saved.\nTo go on: .*compare") as caught:
+        compare([tmp_path / "spec.toml"], [], tmp_path / "runs", None, False, [], console)
+    assert caught.value.code == 130
+    assert len(list(steps.parent.glob("checkpoints/step-*"))) == 1
