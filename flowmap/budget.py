@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -97,12 +96,3 @@ def seconds_per_step(recipe: Recipe, stage: str) -> float:
             return (time.perf_counter() - began) / taken
     finally:
         torch.set_num_threads(before)
-
-
-def with_steps(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
-    """`recipe` with the `steps` of the stages that are named."""
-    stages: Any = tuple(
-        stage.model_copy(update={"steps": steps[stage.name]}) if stage.name in steps else stage
-        for stage in recipe.stages
-    )
-    return recipe.model_copy(update={"stages": stages})

@@ -20,7 +20,7 @@ import tomli_w
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.budget import steps_within, with_steps
+from flowmap.budget import steps_within
 from flowmap.commands import compare_line, going_on
 from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
@@ -110,23 +110,30 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
     if budget is None:
         return comparison
     known = {line["key"]: line for line in read_lines(root / BUDGETS)}
-    lines: list[dict[str, Any]] = []
     entrants: list[Entrant] = []
     for entrant in comparison.entrants:
-        steps: dict[str, int] = {}
-        for stage, share in entrant.own.items():
-            wanted = {"recipe": _dumped(entrant.recipe), "stage": stage, "share": share, "budget": budget.model_dump()}
-            key = hashlib.blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=8).hexdigest()
-            if key not in known:
-                with console.status(f"how many steps the budget buys: {entrant.name}"):
-                    found = steps_within(entrant.recipe, stage, budget, share)
-                console.print(f"{entrant.name}: the budget buys {found:,} steps of {stage}", highlight=False)
-                known[key] = {"key": key, "contestant": entrant.name, "stage": stage, "steps": found}
-            steps[stage] = known[key]["steps"]
-            lines.append(known[key])
-        entrants.append(replace(entrant, recipe=with_steps(entrant.recipe, steps)))
-    rewrite_lines(root / BUDGETS, {line["key"]: line for line in lines}.values())
+        steps: dict[int, dict[str, int]] = {}
+        for seed in comparison.seeds:
+            # Calls are those of the seed's own draws; a pace is measured once.
+            counted = entrant.of_seed(seed if budget.by == "calls" else comparison.seeds[0])
+            for stage, share in entrant.own.items():
+                wanted = {"recipe": _dumped(counted), "stage": stage, "share": share, "budget": budget.model_dump()}
+                key = f"{entrant.name}/{_digest(wanted)}"
+                if key not in known:
+                    found = steps_within(counted, stage, budget, share)
+                    of_seed = f" (seed {seed})" if seed != comparison.seeds[0] else ""
+                    console.print(
+                        f"{entrant.name}: the budget buys {found:,} steps of {stage}{of_seed}", highlight=False
+                    )
+                    known[key] = {"key": key, "stage": stage, "steps": found}
+                steps.setdefault(seed, {})[stage] = known[key]["steps"]
+        entrants.append(replace(entrant, steps=steps))
+    rewrite_lines(root / BUDGETS, known.values())
     return replace(comparison, entrants=tuple(entrants))
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def _dumped(recipe: Recipe) -> dict[str, Any]:
@@ -162,8 +169,7 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
 
 def _plan(entrant: Entrant, seed: int, root: Path) -> Plan:
     """The training of one seed as a run of its own, `<contestant>/seed-<n>`."""
-    recipe = entrant.recipe.model_copy(update={"name": f"seed-{seed}", "seeds": (seed,)})
-    return make_plan(recipe, root / entrant.name)
+    return make_plan(entrant.of_seed(seed), root / entrant.name)
 
 
 def _file(plan: Plan) -> Path:
@@ -180,8 +186,8 @@ def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple
     for plan in plans.values():
         for each in plan.stages:
             name = each.stage.name
-            key = hashlib.blake2b(json.dumps(each.lock, sort_keys=True).encode(), digest_size=6).hexdigest()
-            users.setdefault((root / SHARED / f"seed-{seed}" / f"{name}-{key}", name), []).append(plan)
+            place = root / SHARED / f"seed-{seed}" / f"{name}-{_digest(each.lock)}"
+            users.setdefault((place, name), []).append(plan)
     tasks: dict[tuple[Path, str], _Task] = {}
     for (place, stage), sharing in users.items():
         if len(sharing) == 1:

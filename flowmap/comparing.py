@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -79,13 +79,20 @@ class CompareSpec(Config):
 class Entrant:
     """One contestant, as a complete recipe; its folder's name.
 
-    `own` maps the stages that the budget pays for to their shares of it. Where the budget gives the steps they are
-    not known yet: `steps` of those stages is a placeholder.
+    `own` maps the stages that the budget pays for to their shares of it. Their steps in the recipe are a placeholder;
+    `steps` has what the budget buys, by training seed, once that is known.
     """
 
     name: str
     recipe: Recipe
     own: Mapping[str, float]
+    steps: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+    def of_seed(self, seed: int) -> Recipe:
+        """The recipe of one training seed, a run called `seed-<n>`, with the steps that are known."""
+        known = self.steps.get(seed, {})
+        stages = tuple(s.model_copy(update={"steps": known.get(s.name, s.steps)}) for s in self.recipe.stages)
+        return self.recipe.model_copy(update={"name": f"seed-{seed}", "seeds": (seed,), "stages": stages})
 
 
 @final
@@ -356,9 +363,9 @@ def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent)
         entrants.append(Entrant(recipe.name, recipe, {}))
     first = entrants[0].recipe
     for path, entrant in zip(paths[1:], entrants[1:], strict=True):
-        for field, ours, theirs in _must_agree(first, entrant.recipe):
+        for name, ours, theirs in _must_agree(first, entrant.recipe):
             if ours != theirs:
-                raise FlowmapError(f"{path}: {field} differs from that of {paths[0]}; scores could not be compared")
+                raise FlowmapError(f"{path}: {name} differs from that of {paths[0]}; scores could not be compared")
     comparison = Comparison(
         name="-vs-".join(entrant.name for entrant in entrants),
         about="",
@@ -377,7 +384,7 @@ def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent)
 def _must_agree(one: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
     yield "seeds", one.seeds, other.seeds
     yield "data", one.measured_data(), other.measured_data()
-    for field in EvaluationConfig.model_fields:
-        if field not in ("contests", "teacher", "data"):
-            values = (getattr(recipe.evaluation, field) for recipe in (one, other))
-            yield f"evaluation.{field}", *values
+    for name in EvaluationConfig.model_fields:
+        if name not in ("contests", "teacher", "data"):
+            values = (getattr(recipe.evaluation, name) for recipe in (one, other))
+            yield f"evaluation.{name}", *values

@@ -143,11 +143,14 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
         "contestants": [
             {
                 "name": entrant.name,
-                "recipe": entrant.recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+                "recipe": entrant.of_seed(comparison.seeds[0]).model_dump(
+                    mode="json", by_alias=True, exclude_none=True
+                ),
                 "own": list(entrant.own),
                 "recomputes": entrant.recipe.backbone.recomputes(),
             }
             for entrant in comparison.entrants
+            for first in (entrant.of_seed(comparison.seeds[0]),)
         ],
     }
 

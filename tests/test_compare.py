@@ -23,13 +23,15 @@ import torch
 from rich.console import Console
 
 from flowmap.budget import equivalents, seconds_per_step, steps_within
-from flowmap.compare import compare
+from flowmap.compare import _with_budgets, compare
 from flowmap.comparing import BudgetConfig, read_comparison
 from flowmap.comparison_page import write_page
+from flowmap.cost import Tally
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import evaluate
 from flowmap.folder import read_lines
 from flowmap.intervals import Spot, difference
+from flowmap.plan import make_plan
 from flowmap.standings import Standings, load, sentences
 from tests.small_runs import planned, train_all
 
@@ -316,11 +318,32 @@ def test_a_measured_budget_is_not_measured_again(again: Path) -> None:
     """What a pace bought when the comparison was begun is what is trained, however fast the machine is later."""
     root = again / "runs" / "small"
     known = read_lines(root / "budget.jsonl")
-    assert {line["contestant"] for line in known} == {"map", "twin", "two"}
+    assert {line["key"].split("/")[0] for line in known} == {"map", "twin", "two"}
     changed = [line | {"steps": line["steps"] + 1} if line["stage"] == "first" else line for line in known]
     (root / "budget.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
     with pytest.raises(FlowmapError, match=r"stages\.first.steps: was"):
         run(again)
+
+
+def test_every_seed_s_own_draws_are_counted(tmp_path: Path) -> None:
+    """Rollouts of random length cost each seed something else; each gets the steps that its own budget buys."""
+    rolls = (
+        '[[contestants]]\nname = "rolls"\nsamplers = ["flow_map"]\nstages = [{ objective = "backward_simulation" }]\n'
+    )
+    (tmp_path / "spec.toml").write_text(
+        SPEC.split("[[contestants]]", maxsplit=1)[0].replace('against = "map"\n', "") + rolls
+    )
+    comparison = read_comparison([tmp_path / "spec.toml"], ["budget.amount=9000", "seeds=[0, 1, 2, 3]"])[0]
+    (entrant,) = _with_budgets(comparison, tmp_path / "runs", Console(file=io.StringIO())).entrants
+    assert len({entrant.steps[seed]["student"] for seed in range(4)}) > 1
+    for seed in range(4):
+        steps, spent = entrant.steps[seed]["student"], [0]
+        tally = Tally(make_plan(entrant.of_seed(seed), tmp_path).find("student", seed))
+        for _ in range(steps + 1):
+            tally.step()
+            spent.append(equivalents({name: asdict(calls) for name, calls in tally.calls.items()}, False))
+        off = [abs(spent[n] - 9000) for n in (steps - 1, steps, steps + 1)]
+        assert off[1] == min(off)
 
 
 def test_asdict_of_the_ledger_is_what_equivalents_take() -> None:
