@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -43,13 +44,14 @@ _CTRL_C = 130
 class _Task:
     """One training: some stages of a recipe, or all of them and then the evaluation.
 
-    `result` is there when it has been done.
+    `result` is there when it has been done; `threads` are those that its recipe asks for, 0 for none.
     """
 
     name: str
     seed: int
     file: Path
     result: Path
+    threads: int
     only: tuple[str, ...] = ()
     after: list[_Task] = field(default_factory=list)
     began: float = 0.0
@@ -153,7 +155,9 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
         for name, plan in plans.items():
             stages = {stage.stage.name for stage in plan.stages}
             after = [task for (owner, stage), task in first.items() if stage in stages and _shares(plan, owner, stage)]
-            tasks.append(_Task(name, seed, _file(plan), plan.folder / METRICS, after=after))
+            tasks.append(
+                _Task(name, seed, _file(plan), plan.folder / METRICS, plan.recipe.compute.threads, after=after)
+            )
         for name, plan in plans.items():
             try:
                 refuse_changes(plan.stages)
@@ -196,7 +200,15 @@ def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple
             _link(plan.folder / stage, place)
         first = sharing[0]
         earlier = [task for (_, name), task in tasks.items() if name in _before(first, stage)]
-        tasks[place, stage] = _Task(f"{SHARED}: {stage}", seed, _file(first), place / "checkpoints", (stage,), earlier)
+        tasks[place, stage] = _Task(
+            f"{SHARED}: {stage}",
+            seed,
+            _file(first),
+            place / "checkpoints",
+            first.recipe.compute.threads,
+            (stage,),
+            earlier,
+        )
     return tasks
 
 
@@ -247,7 +259,7 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
                     task.failure = f"'{broken.name}' failed, on which it builds"
                     continue
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(task.file, task.only, threads, theirs))
+                process = context.Process(target=_work, args=(task.file, task.only, task.threads or threads, theirs))
                 task.began = time.monotonic()
                 process.start()
                 theirs.close()
@@ -332,8 +344,10 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
         except FlowmapError as error:
             print(f"error: {error}", file=log)
             # The comparison says how to go on with it.
-            tell.send(str(error).split("\nTo go on: ")[0])
+            with suppress(OSError):  # nobody listens any more
+                tell.send(str(error).split("\nTo go on: ")[0])
             os._exit(error.code or 1)
         except KeyboardInterrupt:
-            tell.send("interrupted")
+            with suppress(OSError):
+                tell.send("interrupted")
             os._exit(_CTRL_C)
