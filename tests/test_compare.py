@@ -236,6 +236,7 @@ def test_what_fails_before_all_others_is_the_reason_of_theirs(tmp_path: Path) ->
     assert "two, seeds 0 and 1: 'shared: teacher' failed, on which it builds" in str(error.value)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_until_the_contestant_starts_over(again: Path) -> None:
     changed = SPEC.replace('objective = "consistency", roles', 'objective = "consistency", clip = 0.5, roles')
     with pytest.raises(FlowmapError, match=r"clip: was 1.0, is now 0.5\n.*--redo two") as error:
@@ -254,6 +255,7 @@ def test_a_page_is_written_anew_from_the_folder_alone(again: Path) -> None:
     assert write_page(root).read_text() == before
 
 
+@pytest.mark.slow
 def test_several_recipes_are_compared_as_they_are(finished: tuple[Path, str], tmp_path: Path) -> None:
     comparison = read_comparison([finished[0] / "spec.toml"])[0]
     paths = []
