@@ -9,8 +9,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -118,6 +118,7 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
         for seed in comparison.seeds:
             # Calls are those of the seed's own draws; a pace is measured once.
             counted = entrant.of_seed(seed if budget.by == "calls" else comparison.seeds[0])
+            counted = counted.model_copy(update={"name": entrant.name})  # what messages call it
             for stage, share in entrant.own.items():
                 wanted = {"recipe": _dumped(counted), "stage": stage, "share": share, "budget": budget.model_dump()}
                 key = f"{entrant.name}/{_digest(wanted)}"
@@ -279,23 +280,18 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
                     append_line(root / FINISHED, {"key": _key(task), "contestant": task.name, "seed": task.seed})
 
 
-@final
-class _stopping:  # noqa: N801
+@contextmanager
+def _stopping(running: Sequence[tuple[_Task, ForkServerProcess, Connection]]) -> Iterator[None]:
     """On the way out, whatever is running is asked to save and stop, and waited for."""
-
-    def __init__(self, running: Sequence[tuple[_Task, ForkServerProcess, Connection]]) -> None:
-        self._running = running
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, _interrupt)
-
-    def __exit__(self, *error: object) -> None:
-        for _, process, _ in self._running:
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        for _, process, _ in running:
             process.terminate()
-        for _, process, _ in self._running:
+        for _, process, _ in running:
             process.join()
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: object) -> None:

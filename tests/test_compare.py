@@ -314,6 +314,9 @@ def test_a_budget_that_pays_for_nothing_is_refused(finished: tuple[Path, str]) -
     recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
     with pytest.raises(FlowmapError, match="contestant 'map': 3 calls do not pay for one step of stage 'student'"):
         steps_within(recipe, "student", BudgetConfig(by="calls", amount=3.0), 1.0)
+    comparison = read_comparison([finished[0] / "spec.toml"], ["budget.amount=3"])[0]
+    with pytest.raises(FlowmapError, match="contestant 'map': 3 calls do not pay"):
+        _with_budgets(comparison, finished[0] / "nowhere", Console(file=io.StringIO()))
 
 
 def test_a_measured_budget_is_not_measured_again(again: Path) -> None:

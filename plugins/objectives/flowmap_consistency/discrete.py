@@ -17,8 +17,9 @@ import torch
 
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised
+from flowmap.points import drop_condition
 from flowmap_consistency import DiscreteConfig
-from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights, with_dropped
+from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 
 
 @final
@@ -39,7 +40,7 @@ class DiscreteConsistency(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         config, draw = self._config, scene.draw
-        batch = with_dropped(scene.forced(), draw, self._drop)
+        batch, _ = drop_condition(draw, scene.forced(), self._drop)
         role, student = scene.roles["student"], scene.flow_map("student")
         t = draw_start(draw, config)
         s = step_back(t, config, draw.step)

@@ -8,7 +8,7 @@ it is v itself: D there is the identity, whatever the network says.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -100,16 +100,6 @@ class TeacherStep(Step):
         return mean_velocity(
             lambda x, t: guided_velocity(teacher, x, t, batch.cond, batch.null, scale), x, t, s, self.solver
         )
-
-
-def with_dropped(batch: Batch, draw: Draw, probability: float) -> Batch:
-    """The batch with the condition of some samples null, for whoever sees this sample in this step."""
-    if not probability:
-        return batch
-    rows = torch.arange(draw.count, device=batch.x0.device)
-    dropped = draw.uniform("drop") < probability
-    # Row i of the joined conditions is sample i's own, row count + i its null.
-    return replace(batch, cond=batch.cond.join(batch.null).take(rows + draw.count * dropped))
 
 
 def to_data(network: FlowMap, batch: Batch, x: Tensor, t: Tensor) -> Tensor:

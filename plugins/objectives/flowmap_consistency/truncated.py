@@ -24,8 +24,9 @@ from torch import Tensor
 from flowmap.draw import Draw
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.path import like, noised
+from flowmap.points import drop_condition
 from flowmap_consistency import TcmConfig
-from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights, with_dropped
+from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 
 
 def at_boundary(draw: Draw, share: float) -> Tensor:
@@ -51,7 +52,7 @@ class TruncatedConsistency(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         config, draw = self._config, scene.draw
-        batch = with_dropped(scene.forced(), draw, config.drop_condition)
+        batch, _ = drop_condition(draw, scene.forced(), config.drop_condition)
         role, student, first = scene.roles["student"], scene.flow_map("student"), scene.flow_map("first")
         edge = at_boundary(draw, config.boundary_share)
         t = torch.where(edge, config.boundary, draw_start(draw, config, config.boundary))
