@@ -31,6 +31,11 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Precision = Literal["no", "bf16"]
 """Mixed precision of the network calls: none, or bfloat16 where autocast takes it."""
 
+FrameView = Literal["forced", "whole"]
+"""How a causal model is shown the frames of a video: `forced` is chunk by chunk, each given the clean ones before it
+(teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.
+To a model of all frames at once both are the same."""
+
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""
 
@@ -119,11 +124,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """A role that an objective needs: what kind of network, and whether the stage trains it."""
+    """A role that an objective needs: what kind of network, and whether the stage trains it.
+
+    `view` is how the objective shows frames to a causal network in this role. A student that is trained on whole videos
+    is sampled so too.
+    """
 
     kind: NetworkKind
     trained: bool
     summary: str
+    view: FrameView = "forced"
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,10 @@ class BackboneConfig(ComponentConfig):
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
         """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
         return {}
+
+    def causal(self) -> bool:
+        """Whether samples are generated in several chunks, one after the other."""
+        return False
 
     def reads_text(self) -> bool:
         """Whether the backbone can be asked for anything in words."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowmap.configs import SamplerConfig, Weights, context_refusal
+from flowmap.configs import FrameView, SamplerConfig, Weights, context_refusal
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
@@ -26,12 +26,13 @@ _HELD_OUT = 64
 
 @dataclass(frozen=True)
 class Contestant:
-    """A finished stage's student, ready to sample."""
+    """A finished stage's student, ready to sample: in chunks, or all frames together where its `view` is whole."""
 
     stage: str
     seed: int
     weights: Weights
     network: Velocity
+    view: FrameView
     backbone: Backbone
     contexts: Mapping[int, int]
     data: Data
@@ -57,12 +58,13 @@ def open_contestant(
     stage = plan.stage
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(plan.recipe.data.spec())
-    role = backbone.role("student", stage.objective.roles()["student"].kind, own, base_draw(plan.seed))
+    student = stage.objective.roles()["student"]
+    role = backbone.role("student", student.kind, own, base_draw(plan.seed))
     role.freeze()
     role.module.to(device).eval()
     contexts = plan.recipe.backbone.contexts(plan.recipe.data.spec())
     data = plan.recipe.measured_data().build()
-    return Contestant(stage.name, plan.seed, weights, role.network, backbone, contexts, data, device)
+    return Contestant(stage.name, plan.seed, weights, role.network, student.view, backbone, contexts, data, device)
 
 
 def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
@@ -120,6 +122,9 @@ def generate(
     backbone, times = contestant.backbone, grid(steps, shift, contestant.device)
     shape = backbone.latent_shape()
     network, chunking = contestant.network, backbone.chunking()
+    if contestant.view == "whole":
+        # As it was trained: a causal model of this kind was never asked for a chunk after another.
+        chunking = chunking.unchunked()
     if cfg_scale != 1:
         network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
     parts: list[Tensor] = []

@@ -179,6 +179,9 @@ class _CountedChunks(Chunking):
     def whole(self, batch: Batch) -> Batch:
         return batch
 
+    def unchunked(self) -> _CountedChunks:
+        return _CountedChunks(self._real.unchunked())
+
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         return self._read(network, 0, frames)
 

@@ -25,6 +25,14 @@ def guided_velocity(network: Velocity, x: Tensor, t: Tensor, cond: Cond, null: C
     return without + cfg_scale * (with_cond - without)
 
 
+def unguided(guided: Tensor, null: Tensor, cfg_scale: float) -> Tensor:
+    """The conditional velocity of which `guided` is the guided one: (guided - (1 - w) null) / w, `[B, F, ...]`.
+
+    With it a student learns guided velocities from data, which know no guidance (AnyFlow, arXiv 2605.13724).
+    """
+    return (guided - (1 - cfg_scale) * null) / cfg_scale
+
+
 @final
 @dataclass(frozen=True)
 class GuidedCond(Cond):
@@ -77,6 +85,10 @@ class GuidedChunks(Chunking):
     def whole(self, batch: Batch) -> Batch:
         """See Chunking.whole."""
         return self._chunking.whole(batch)
+
+    def unchunked(self) -> GuidedChunks:
+        """See Chunking.unchunked."""
+        return GuidedChunks(self._chunking.unchunked())
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """See Chunking.given."""

@@ -19,6 +19,7 @@ from flowmap.configs import (
     Config,
     DataConfig,
     Finding,
+    FrameView,
     NetworkKind,
     SamplerConfig,
     StageFacts,
@@ -110,25 +111,30 @@ class Recipe(Config):
             if role not in needed:
                 yield Finding("error", ("roles", role), unknown_word("role", role, needed))
                 continue
-            source = config.from_
-            if source not in ("base", *names) and source in [s.name for s in self.stages]:
-                why = f"stage '{source}' does not come before '{stage.name}'; move it up, or start from"
-                yield Finding("error", ("roles", role, "from"), f"{why} {' or '.join(['base', *names])}")
-            elif source not in ("base", *names):
-                yield Finding("error", ("roles", role, "from"), unknown_word("stage", source, ["base", *names]))
-            elif source != "base":
-                given = next(s for s in earlier if s.name == source).objective.roles().get("student")
-                if needed[role].kind == "velocity" and given is not None and given.kind == "flow_map":
-                    yield Finding(
-                        "error",
-                        ("roles", role, "from"),
-                        f"role '{role}' is a single-time velocity, but stage '{source}' trains a two-time flow map",
-                    )
-            if config.optimizer is not None and not needed[role].trained:
-                yield Finding("error", ("roles", role, "optimizer"), f"role '{role}' is frozen; it takes no optimizer")
+            for finding in self._role_findings(role, config, stage, earlier):
+                yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
         for finding in stage.objective.findings(facts):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
+
+    def _role_findings(
+        self, role: str, config: RoleConfig, stage: StageConfig, earlier: Sequence[StageConfig]
+    ) -> Iterator[Finding]:
+        needed, names, source = stage.objective.roles()[role], [s.name for s in earlier], config.from_
+        if source not in ("base", *names) and source in [s.name for s in self.stages]:
+            why = f"stage '{source}' does not come before '{stage.name}'; move it up, or start from"
+            yield Finding("error", ("from",), f"{why} {' or '.join(['base', *names])}")
+        elif source not in ("base", *names):
+            yield Finding("error", ("from",), unknown_word("stage", source, ["base", *names]))
+        elif source != "base":
+            given = next(s for s in earlier if s.name == source).objective.roles().get("student")
+            if needed.kind == "velocity" and given is not None and given.kind == "flow_map":
+                why = f"role '{role}' is a single-time velocity, but stage '{source}' trains a two-time flow map"
+                yield Finding("error", ("from",), why)
+            elif given is not None and role != "student" and self.backbone.causal():
+                yield from _view_findings(role, needed.view, source, given.view)
+        if config.optimizer is not None and not needed.trained:
+            yield Finding("error", ("optimizer",), f"role '{role}' is frozen; it takes no optimizer")
 
     def _random_roles(self, stage: StageConfig) -> Iterator[Finding]:
         for role, spec in stage.objective.roles().items():
@@ -191,6 +197,17 @@ def _sampler_findings(
             "use a velocity sampler such as euler or heun"
         )
         yield Finding("error", place, message)
+
+
+def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView) -> Iterator[Finding]:
+    """A causal network answers well in the view that it was trained in."""
+    words = {"whole": "all frames as one chunk", "forced": "chunks after clean ones"}
+    if asked != trained:
+        why = (
+            f"role '{role}' is shown {words[asked]}, and stage '{source}' trained it on {words[trained]} only; "
+            f"train it with view = '{asked}' (flow_matching), or change how this objective shows frames to it"
+        )
+        yield Finding("warning", ("from",), why)
 
 
 def _missing(name: str) -> StageConfig:

@@ -44,14 +44,14 @@ objective = {{ type = "flow_matching", drop_condition = 0.3 }}
 name = "forward"
 steps = 3
 batch = 8
-objective = {{ type = "flow_map", cfg_scale = 2.0 }}
+objective = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5 }}
 roles.student.from = "teacher"
 {OPTIMIZER}
 [[stages]]
 name = "few"
 steps = 3
 batch = 2
-objective = {{ type = "flow_map", cfg_scale = 2.0, branches = {{ diffusion = 0.5, consistency = 0.25 }} }}
+objective = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5, branches = {{ diffusion = 0.5, consistency = 0.25 }} }}
 roles.student.from = "teacher"
 {OPTIMIZER}
 [[stages]]
@@ -75,7 +75,7 @@ batch = 8
 objective.type = "backward_simulation"
 objective.cfg_scale = 2.0
 objective.rollout_steps = [1, 2, 4]
-objective.forward = {{ type = "flow_map", cfg_scale = 2.0 }}
+objective.forward = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5 }}
 roles.student.from = "forward"
 roles.teacher.from = "teacher"
 {OPTIMIZER}
@@ -110,7 +110,7 @@ batch = 4
 objective.type = "backward_simulation"
 objective.cfg_scale = 2.0
 objective.rollout_steps = [2]
-objective.forward = {{ type = "flow_map", cfg_scale = 2.0 }}
+objective.forward = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5 }}
 roles.student.from = "forward"
 {OPTIMIZER}
 """

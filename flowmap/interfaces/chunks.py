@@ -52,6 +52,10 @@ class Chunking(ABC):
         """The view of `batch` as one chunk, in which every frame sees every other."""
 
     @abstractmethod
+    def unchunked(self) -> Chunking:
+        """The same model as one of a single chunk, which generates all frames together (the view of `whole`)."""
+
+    @abstractmethod
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """The condition of what follows the clean `frames` `[B, f, ...]`, the first of a video.
 
@@ -84,6 +88,10 @@ class OneChunk(Chunking):
     def whole(self, batch: Batch) -> Batch:
         """The batch itself."""
         return batch
+
+    def unchunked(self) -> Chunking:
+        """The same."""
+        return self
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """Raises FlowmapError: no frames can be given."""

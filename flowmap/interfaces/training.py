@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from flowmap.configs import FrameView
 from flowmap.draw import Draw
 from flowmap.interfaces.chunks import Chunking
 from flowmap.interfaces.networks import FlowMap, Role, Velocity, as_flow_map
@@ -72,6 +73,10 @@ class Scene:
         """The teacher-forced view of the batch, through this turn's window."""
         window = self.chunking.window(self.batch.x0.shape[1], self.draw.child("context"))
         return self.chunking.forced(self.batch, window)
+
+    def seen(self, view: FrameView) -> Batch:
+        """The batch as `view` shows it to a causal model: teacher-forced, or all frames as one chunk."""
+        return self.forced() if view == "forced" else self.chunking.whole(self.batch)
 
     def velocity(self, role: str) -> Velocity:
         """The network of `role`."""

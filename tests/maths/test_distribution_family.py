@@ -24,7 +24,7 @@ from flowmap_distribution import (
     TrajectoryConfig,
 )
 from flowmap_distribution.backward_simulation import BackwardSimulation
-from flowmap_distribution.parts import DistributionConfig, Score, ScoreTimesConfig
+from flowmap_distribution.parts import DistributionConfig, ScoreTimesConfig
 from flowmap_distribution.rollouts import LastStep, counted_times, exit_times
 from flowmap_distribution.trajectory import Trajectory
 from flowmap_flow import DiscreteFlowMapConfig, FlowMatchingConfig
@@ -35,7 +35,7 @@ from flowmap_wan.views import Forced
 from pydantic import ValidationError
 from torch import Tensor
 
-from flowmap.configs import NetworkKind, ObjectiveConfig, StageFacts
+from flowmap.configs import FrameView, NetworkKind, ObjectiveConfig, StageFacts
 from flowmap.cost import count
 from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Cond, Loss, NoCond, Role, Scene, Velocity, Window, World
@@ -669,7 +669,7 @@ def test_a_causal_model_takes_every_turn(objective: ObjectiveConfig) -> None:
 
 
 @pytest.mark.parametrize("score", ["forced", "whole"])
-def test_one_exit_step_carries_the_gradient_of_every_chunk(score: Score) -> None:
+def test_one_exit_step_carries_the_gradient_of_every_chunk(score: FrameView) -> None:
     objective = SelfForcingConfig(steps=4, score=score, replay=False)
     # The scores see neither the first nor the last chunk in full.
     inner = [s for s, window in enumerate(far_windows()) if window.start > 0 and window.stop < sum(CHUNKS)]
@@ -713,7 +713,7 @@ def test_every_chunk_has_a_time_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("score", ["whole", "forced"])
-def test_what_is_scored_is_the_video_with_the_windows_frames_made_anew(score: Score) -> None:
+def test_what_is_scored_is_the_video_with_the_windows_frames_made_anew(score: FrameView) -> None:
     step = step_with(lambda window: window.start > 0 and window.stop < sum(CHUNKS))
     scene, teacher = with_diary(far_scene(step), "teacher")
     scene, student = with_diary(scene)

@@ -61,7 +61,7 @@ FAR = "chunks = [1, 2, 1, 1, 1]\nfull_chunks = 2\ncompressed_patch_size = [1, 16
 
 OBJECTIVES = {
     "flow_matching": '"flow_matching"',
-    "flow_map": '{ type = "flow_map", bidirectional = 0.5, cfg_scale = 3.0 }',
+    "flow_map": '{ type = "flow_map", bidirectional = 0.5, cfg_scale = 3.0, drop_condition = 0.5 }',
     "on policy": '{ type = "backward_simulation", rollout_steps = [1, 4], cfg_scale = 4.0 }',
     "on policy, whole": '{ type = "backward_simulation", score = "whole", forward = "discrete_flow_map" }',
     "co-trained": '{ type = "backward_simulation", forward = { type = "flow_map", bidirectional = 0.5 } }',

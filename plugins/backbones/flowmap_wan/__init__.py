@@ -308,6 +308,10 @@ class FarWan21Config(_WanConfig):
             why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
             yield Finding("error", ("compressed_patch_size",), why)
 
+    def causal(self) -> bool:
+        """In more than one chunk."""
+        return len(self.chunks) > 1
+
     def _starts(self, frames: int) -> Iterable[int]:
         return itertools.accumulate(self.chunks[:-1])
 

@@ -45,6 +45,10 @@ class Bidirectional(Chunking):
         """The batch itself."""
         return batch
 
+    def unchunked(self) -> Bidirectional:
+        """The same."""
+        return self
+
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """See Chunking.given; no network call."""
         return _seen(cond, Whole(frames))
@@ -102,6 +106,10 @@ class Causal(Chunking):
     def whole(self, batch: Batch) -> Batch:
         """The batch itself: a condition without a view means one chunk."""
         return batch
+
+    def unchunked(self) -> Bidirectional:
+        """The bidirectional model that the same layers are without a mask and without compressed frames."""
+        return Bidirectional(first_frame=0.0)
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """See Chunking.given; one network call, however many the chunks."""

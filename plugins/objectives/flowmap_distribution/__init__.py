@@ -11,11 +11,9 @@ from flowmap.blocks import TimesConfig
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
-    SCORE,
     ConsistencyRolloutConfig,
     Dmd2FamilyConfig,
     OnPolicyConfig,
-    Score,
     guidance_findings,
 )
 
@@ -71,7 +69,6 @@ class SelfForcingConfig(ConsistencyRolloutConfig):
     """Self-Forcing (arXiv 2506.08009): DMD2 on a causal model's own rollouts, scored as whole videos."""
 
     type: Literal["self_forcing"] = "self_forcing"
-    score: Score = Field("whole", description=SCORE)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -85,7 +82,6 @@ class CausVidConfig(Dmd2FamilyConfig):
 
     type: Literal["causvid"] = "causvid"
     steps: int = Field(4, ge=1, description="steps of the grid whose times the data are noised to")
-    score: Score = Field("whole", description=SCORE)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -108,7 +104,7 @@ class TrajectoryConfig(ObjectiveConfig):
         """A student and a teacher."""
         return {
             "student": RoleSpec("flow_map", True, "learns the map to r = 0, from the times of the grid"),
-            "teacher": RoleSpec("velocity", False, "samples the trajectories"),
+            "teacher": RoleSpec("velocity", False, "samples the trajectories", "whole"),
         }
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:

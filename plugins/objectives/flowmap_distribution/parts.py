@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from flowmap.configs import AnyObjective, AnySampler, Config, Finding, ObjectiveConfig, RoleSpec, StageFacts
-
-Score = Literal["forced", "whole"]
-"""How a causal model scores samples: the last chunks given the clean ones before, or all frames as one chunk."""
-
-SCORE = (
-    "how a causal model scores a sample: 'forced' scores the last chunks given the clean ones before (as in its "
-    "training), 'whole' all frames as one chunk (as a bidirectional teacher would)"
+from flowmap.configs import (
+    AnyObjective,
+    AnySampler,
+    Config,
+    Finding,
+    FrameView,
+    ObjectiveConfig,
+    RoleSpec,
+    StageFacts,
 )
 
 
@@ -38,7 +39,12 @@ class DistributionConfig(ObjectiveConfig, ABC):
 
     shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
     cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); 1 is none")
-    score: Score = Field("forced", description=SCORE)
+    score: FrameView = Field(
+        "whole",
+        description="how teacher and critic see a causal model's sample: 'whole' is all frames as one chunk (as "
+        "published; both must have been trained so, see flow_matching.view), 'forced' the last chunks given the clean "
+        "ones before",
+    )
     forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
     forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")
 
@@ -46,8 +52,8 @@ class DistributionConfig(ObjectiveConfig, ABC):
         """Student, teacher and critic, and what the co-trained objective needs."""
         own = {
             "student": RoleSpec("flow_map", True, "generates, and learns from its own samples"),
-            "teacher": RoleSpec("velocity", False, "the real score"),
-            "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student"),
+            "teacher": RoleSpec("velocity", False, "the real score", self.score),
+            "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student", self.score),
         }
         return {**(self.forward.roles() if self.forward else {}), **own}
 

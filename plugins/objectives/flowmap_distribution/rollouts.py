@@ -9,11 +9,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from flowmap.configs import FrameView
 from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Chunking, Cond, Sampler, Scene, Velocity, Window
 from flowmap.path import grid, noised
 from flowmap.rollout import rollout
-from flowmap_distribution.parts import Score
 
 
 @final
@@ -27,7 +27,7 @@ class Rollout:
 
     sampler: Sampler
     times: Callable[[Draw], Tensor]
-    score: Score
+    score: FrameView
     replay: bool
 
     def __call__(self, scene: Scene) -> Batch:
@@ -99,7 +99,7 @@ class Denoised:
 
     steps: int
     shift: float
-    score: Score
+    score: FrameView
 
     def __call__(self, scene: Scene) -> Batch:
         """The samples, as their scores see them."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
 from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
-from flowmap_flow.forward_configs import guidance_findings
+from flowmap_flow.forward_configs import guidance_findings, null_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -47,7 +47,7 @@ class MeanFlowConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
         yield from guidance_findings(self.cfg_scale, facts)
-        yield from _null_findings(self.velocity, self.cfg_scale, self.drop_condition)
+        yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -153,7 +153,7 @@ class SemigroupConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Without r = t, nothing says what velocity the jumps belong to."""
         yield from guidance_findings(self.cfg_scale, facts)
-        yield from _null_findings(self.velocity, self.cfg_scale, self.drop_condition)
+        yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
         yield from _diagonal_findings(self.branches)
 
     def build(self) -> Objective:
@@ -181,7 +181,7 @@ class ShortcutConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
         yield from guidance_findings(self.cfg_scale, facts)
-        yield from _null_findings("data", self.cfg_scale, self.drop_condition)
+        yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -211,7 +211,7 @@ class TransitionConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
         yield from guidance_findings(self.cfg_scale, facts)
-        yield from _null_findings("data", self.cfg_scale, self.drop_condition)
+        yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -225,15 +225,6 @@ def _roles(teacher: bool) -> Mapping[str, RoleSpec]:
     if teacher:
         roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
     return roles
-
-
-def _null_findings(velocity: str, cfg_scale: float, drop_condition: float) -> Iterable[Finding]:
-    if velocity == "data" and cfg_scale != 1 and not drop_condition:
-        why = (
-            "guidance of the data's velocity leads away from the student's own null, which nothing teaches if no "
-            "condition is ever dropped; set drop_condition, to 0.1 say"
-        )
-        yield Finding("error", ("drop_condition",), why)
 
 
 def _self_findings(velocity: str, cfg_scale: float, branches: BranchesConfig) -> Iterable[Finding]:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from flowmap.blocks import TimesConfig, uniform_times
 from flowmap.distances import squared
-from flowmap.guidance import guided_velocity
+from flowmap.guidance import guided_velocity, unguided
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.pairs import Pairs, draw_pairs, per_branch
 from flowmap.path import draw_times, like, noised, shifted
+from flowmap.points import drop_condition
 from flowmap.tangent import Question, tangent_and
 from flowmap_flow.forward_configs import FlowMapConfig
 
@@ -62,31 +63,47 @@ class ForwardFlowMap(Objective):
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         draw, config = scene.draw, self._config
         pairs = draw_pairs(draw, config.branches, uniform_times(config.shift))
-        batch = scene.forced()
-        yield self.loss(replace(scene, batch=batch), draw.normal("noise", batch.x0.shape[1:]), pairs)
+        batch, _ = drop_condition(draw, scene.batch, config.drop_condition)
+        scene = replace(scene, batch=batch)
+        seen = scene.forced()
+        yield self.loss(replace(scene, batch=seen), draw.normal("noise", seen.x0.shape[1:]), pairs)
         if config.bidirectional and draw.shared("bidirectional").random() < config.bidirectional:
             yield self._bidirectional(scene)
 
     def _bidirectional(self, scene: Scene) -> Loss:
-        """Flow matching over all frames as one chunk, at times as of a teacher's training."""
+        """Flow matching over all frames as one chunk, at times as of a teacher's training; guided as `loss` is."""
         draw, batch = scene.draw.child("bidirectional"), scene.chunking.whole(scene.batch)
+        student = scene.flow_map("student")
         noise = draw.normal("noise", batch.x0.shape[1:])
         t = draw_times(draw, TimesConfig(shift=self._config.shift))
-        predicted = scene.flow_map("student").velocity(noised(batch.x0, noise, t), t, batch.cond)
-        return Loss("bidirectional", (predicted - (noise - batch.x0)).square().mean())
+        x_t = noised(batch.x0, noise, t)
+        with torch.no_grad():
+            v, w = self._velocity(replace(scene, batch=batch), x_t, t, noise)
+            null = student.velocity(x_t, t, batch.null) if w != 1 else None
+        u = student.velocity(x_t, t, batch.cond)
+        if null is not None:
+            u = unguided(u, null, w)
+        return Loss("bidirectional", (u - v).square().mean())
+
+    def _velocity(self, scene: Scene, x_t: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, float]:
+        """The velocity to learn at `x_t` `[B, F, ...]`, `t` `[B]`, and the guidance that the student adds to it.
+
+        A teacher's velocity is guided already.
+        """
+        config, batch = self._config, scene.batch
+        if config.velocity == "data":
+            return noise - batch.x0, config.cfg_scale
+        teacher = scene.velocity("teacher")
+        return guided_velocity(teacher, x_t, t, batch.cond, batch.null, config.cfg_scale), 1.0
 
     def loss(self, scene: Scene, noise: Tensor, pairs: Pairs) -> Loss:
         """The loss of the scene's batch as it is, for given `noise` `[B, F, ...]` and times."""
         config, batch = self._config, scene.batch
         student = scene.flow_map("student")
-        t, r, w = pairs.t, pairs.r, config.cfg_scale
+        t, r = pairs.t, pairs.r
         x_t = noised(batch.x0, noise, t)
         with torch.no_grad():
-            if config.velocity == "data":
-                v = noise - batch.x0
-            else:
-                v = guided_velocity(scene.velocity("teacher"), x_t, t, batch.cond, batch.null, w)
-                w = 1.0  # the target is guided already
+            v, w = self._velocity(scene, x_t, t, noise)
             # (t - r) du/dt vanishes at r = t: only the other rows pay for it. As published, the null's part in the
             # derivative of the guided u is left out.
             m = pairs.moving()
@@ -97,7 +114,7 @@ class ForwardFlowMap(Objective):
             target[m] -= like(t[m] - r[m], v) * (du_dt / w)
         u = student.mean_velocity(x_t, t, r, batch.cond)
         if null:
-            u = (u - (1 - w) * null[0]) / w
+            u = unguided(u, null[0], w)
         raw = squared(u, target)
         weight = loss_weight(config.weight, t, config.shift)
         losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)

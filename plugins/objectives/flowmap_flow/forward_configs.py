@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -20,15 +20,19 @@ class FlowMatchingConfig(ObjectiveConfig):
     type: Literal["flow_matching"] = "flow_matching"
     times: TimesConfig = Field(default_factory=TimesConfig, description="how training times are drawn")
     drop_condition: float = Field(0.0, ge=0, le=1, description="probability that a sample's condition becomes null")
+    view: FrameView = Field(
+        "forced",
+        description="how a causal model sees frames: 'forced' noises the last chunks, given the clean ones before; "
+        "'whole' noises all frames as one chunk, and so is the model sampled then (AnyFlow's teacher and critic)",
+    )
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
-        return {"student": RoleSpec("velocity", True, "learns the velocity of the data")}
+        return {"student": RoleSpec("velocity", True, "learns the velocity of the data", self.view)}
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """A condition that is dropped must exist."""
-        if self.drop_condition and not facts.conditional:
-            yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
+        yield from drop_findings(self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -50,12 +54,20 @@ class FlowMapConfig(ObjectiveConfig):
     cfg_scale: float = Field(
         1.0, ge=1, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
     )
+    drop_condition: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that a sample's condition becomes null, in all parts of the loss; AnyFlow 0.1. Fused "
+        "guidance needs it: the null that it leads away from is the student's own",
+    )
     rebalance: bool = Field(True, description="scale every r < t loss to the size of the r = t losses")
     bidirectional: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of steps that add flow matching over all frames as one chunk; AnyFlow's causal models 0.1",
+        description="share of steps that add flow matching over all frames as one chunk, with the same guidance and "
+        "dropped conditions; AnyFlow's causal models 0.1",
     )
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
 
@@ -82,6 +94,8 @@ class FlowMapConfig(ObjectiveConfig):
             )
             yield Finding("error", ("branches", "diffusion"), why)
         yield from guidance_findings(self.cfg_scale, facts)
+        yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
+        yield from drop_findings(self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -125,3 +139,19 @@ def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
     """Guidance needs a condition."""
     if cfg_scale != 1 and not facts.conditional:
         yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
+
+
+def null_findings(velocity: str, cfg_scale: float, drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
+    """Guidance of the data's velocity leads away from the student's own null, which must be taught."""
+    if facts.conditional and velocity == "data" and cfg_scale != 1 and not drop_condition:
+        why = (
+            "guidance of the data's velocity leads away from the student's own null, which nothing teaches if no "
+            "condition is ever dropped; set drop_condition, to 0.1 say"
+        )
+        yield Finding("error", ("drop_condition",), why)
+
+
+def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
+    """A condition that is dropped must exist."""
+    if drop_condition and not facts.conditional:
+        yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")

@@ -24,7 +24,7 @@ class FlowMatching(Objective):
 
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         draw = scene.draw
-        batch = scene.forced()
+        batch = scene.seen(self._config.view)
         noise = draw.normal("noise", batch.x0.shape[1:])
         t = draw_times(draw, self._config.times)
         batch, _ = drop_condition(draw, batch, self._config.drop_condition)
