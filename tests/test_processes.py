@@ -51,7 +51,7 @@ roles.student.from = "teacher"
 name = "few"
 steps = 3
 batch = 2
-objective = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5, branches = {{ diffusion = 0.5, consistency = 0.25 }} }}
+objective = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5, branches.diffusion = 0.5 }}
 roles.student.from = "teacher"
 {OPTIMIZER}
 [[stages]]

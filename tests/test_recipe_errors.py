@@ -23,7 +23,9 @@ OBJECTIVES = (
 METRICS = "frechet_features, frechet_pixels, frechet_teacher, nearest_train, semigroup, sliced_wasserstein"
 RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints"
 STAGE_FIELDS = "name, steps, batch, objective, optimizer, ema, roles, data, clip"
-FLOW_MAP_FIELDS = "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
+FLOW_MAP_FIELDS = (
+    "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
+)
 BACKBONES = "far_wan21, gaussian, mlp, wan21"
 DATA_SOURCES = "checkerboard, digits, gaussian, moving_digits, video_shards"
 RULE = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
