@@ -175,7 +175,7 @@ def test_stage_2_is_the_released_one(case: str) -> None:
 
 @pytest.mark.parametrize("case", FORWARD)
 def test_the_co_trained_loss_of_stage_3_is_the_released_stage_2(case: str) -> None:
-    """In the on-policy stage the forward loss draws under a name of its own, drops text, and has no bidirectional part."""
+    """It drops text too, and has no bidirectional part."""
     golden = Golden(case)
     n, student = golden.numbers, golden.role("student", "flow_map")
     objective = golden.objective("on_policy").forward  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from flowmap.configs import (
     SampleSpec,
     unknown_word,
 )
+from flowmap.errors import FlowmapError
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ PUBLISHED_LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", 
 """Those that AnyFlow's authors adapt."""
 
 NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
-    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
-    "poorly drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, "
-    "messy background, three legs, many people in the background, walking backwards"
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
+    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
+    "杂乱的背景，三条腿，背景人很多，倒着走"
 )
-"""What Wan2.1's authors steer away from."""
+"""What Wan2.1's authors steer away from, in their own words (Wan-Video/Wan2.1, sample_neg_prompt).
+
+AnyFlow's null condition is the embedding of these words too.
+"""
 
 
 class ArchitectureConfig(Config):
@@ -111,7 +114,14 @@ class _WanConfig(BackboneConfig):
     )
     gate: float = Field(0.25, ge=0, le=1, description="share of the r-embedding, for weights that have none yet")
     text_length: int = Field(512, ge=1, description="tokens of a prompt; longer ones are cut")
-    negative_prompt: str = Field(NEGATIVE_PROMPT, description="the prompt of the null condition")
+    negative_prompt: str = Field(
+        NEGATIVE_PROMPT, description="the prompt of the null condition; Wan's own Chinese one if left out"
+    )
+    null_embedding: str | None = Field(
+        None,
+        description="a safetensors file with the embedding of the null condition, [tokens, dimensions], in place of "
+        "negative_prompt",
+    )
 
     @property
     def random_base(self) -> bool:  # type: ignore[override]
@@ -127,9 +137,27 @@ class _WanConfig(BackboneConfig):
         for problem in missing(self.weights):
             yield Finding("error", ("weights",), problem)
         folder = find(self.weights)
+        if self.null_embedding is not None and (problem := self._null_problem(self.null_embedding)):
+            yield Finding("error", ("null_embedding",), problem)
         if folder is not None and (folder / "lora").is_dir():
             why = f"{folder / 'lora'} would not be read, and the rest is the base alone; export without --keep-lora"
             yield Finding("error", ("weights",), why)
+
+    def _null_problem(self, file: str) -> str | None:
+        """What is wrong with the file of the null condition."""
+        from flowmap_wan.architecture import architecture_of
+        from flowmap_wan.null import shape_of
+
+        try:
+            tokens, width = shape_of(Path(file))
+        except FlowmapError as error:
+            return str(error)
+        sizes = architecture_of(self)
+        if sizes is not None and width != sizes["text_dim"]:
+            return f"{file} has {width} dimensions, and the text embeddings of these weights have {sizes['text_dim']}"
+        if tokens > self.text_length:
+            return f"{file} has {tokens} tokens, more than text_length = {self.text_length}; set that to {tokens}"
+        return None
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
@@ -163,11 +191,15 @@ class _WanConfig(BackboneConfig):
         """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
         if self.random_base:
             return self
-        from flowmap_wan.twin import make_twin
+        from flowmap_wan.twin import make_null, make_twin
 
-        lora = self.lora and LoraConfig(rank=4, alpha=4.0)
-        twin = make_twin(folder / "wan-twin")
-        return self.model_copy(update={"weights": str(twin), "lora": lora, "text_length": 32})
+        small = {
+            "weights": str(make_twin(folder / "wan-twin")),
+            "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
+            "text_length": 32,
+            "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
+        }
+        return self.model_copy(update=small)
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
@@ -175,6 +207,7 @@ class _WanConfig(BackboneConfig):
             yield Finding("error", ("architecture",), "random weights need sizes: give a table 'architecture'")
         if not self.random_base and self.architecture is not None:
             yield Finding("error", ("architecture",), "the checkpoint decides the sizes; leave this out")
+        yield from self._null_findings()
         if self.lora is None and self.base_precision != "float32":
             why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
             yield Finding("error", ("base_precision",), why)
@@ -184,6 +217,16 @@ class _WanConfig(BackboneConfig):
             yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
             return
         yield from self._shape_findings(spec)
+
+    def _null_findings(self) -> Iterable[Finding]:
+        if self.null_embedding is None:
+            return
+        if self.random_base:
+            why = "has no effect: with random weights the data bring the null condition; leave this out"
+            yield Finding("error", ("null_embedding",), why)
+        elif self.negative_prompt != NEGATIVE_PROMPT:
+            why = "null_embedding takes the place of negative_prompt; leave one of them out"
+            yield Finding("error", ("negative_prompt",), why)
 
     def _lora_findings(self) -> Iterable[Finding]:
         if self.lora is None:

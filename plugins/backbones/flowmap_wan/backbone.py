@@ -53,7 +53,8 @@ class WanBackbone(Backbone):
 
     @cached_property
     def _codec(self) -> Codec:
-        return Codec(self._source, self._config.text_length, self._config.negative_prompt)
+        config = self._config
+        return Codec(self._source, config.text_length, config.negative_prompt, config.null_embedding)
 
     @cached_property
     def _base(self) -> WanModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, final
 
 import ftfy
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
+from flowmap_wan import null
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.quiet import no_bars
 
@@ -20,10 +22,13 @@ from flowmap_wan.quiet import no_bars
 class Codec:
     """The encoders of a checkpoint, read when they are first needed."""
 
-    def __init__(self, checkpoint: Checkpoint, text_length: int, negative_prompt: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, text_length: int, negative_prompt: str, null_embedding: str | None
+    ) -> None:
         self._checkpoint = checkpoint
         self._length = text_length
         self._negative = negative_prompt
+        self._null_file = null_embedding
         self.device = torch.device(torch.accelerator.current_accelerator() or "cpu")
 
     @cached_property
@@ -82,8 +87,11 @@ class Codec:
 
     @cached_property
     def null(self) -> Tensor:
-        """The embedding `[L, D]` of the negative prompt: the null condition of guidance."""
-        return self.text([self._negative])[0]
+        """The embedding `[L, D]` of the null condition of guidance: the negative prompt's, unless a file has it."""
+        if self._null_file is None:
+            return self.text([self._negative])[0]
+        embedding: Tensor = null.read(Path(self._null_file), self._length)
+        return embedding
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

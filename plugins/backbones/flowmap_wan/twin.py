@@ -9,6 +9,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -35,6 +36,13 @@ def make_twin(folder: Path) -> Path:
         _write(part)
     part.rename(folder)
     return folder
+
+
+def make_null(file: Path) -> Path:
+    """Make a random null condition of that checkpoint in `file`; returns it."""
+    generator = torch.Generator().manual_seed(1)
+    save_file({"null": torch.randn(4, _TEXT_DIM, generator=generator)}, file)
+    return file
 
 
 def _write(folder: Path) -> None:
