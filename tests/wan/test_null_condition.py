@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.configs import SampleSpec
+from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
 
 PUBLISHED = (
@@ -106,7 +107,7 @@ def test_a_file_that_is_not_there_or_damaged_is_refused(twin: Path, tmp_path: Pa
 def test_numbers_that_are_not_finite_are_refused(twin: Path, tmp_path: Path) -> None:
     file = tmp_path / "null.safetensors"
     save_file({"null": torch.full((3, WIDTH), float("nan"))}, file)
-    with pytest.raises(Exception, match="not all of its numbers are finite"):
+    with pytest.raises(FlowmapError, match="not all of its numbers are finite"):
         null_of(config(twin, null_embedding=str(file)))
 
 
