@@ -99,7 +99,7 @@ def test_objectives(config: ObjectiveConfig) -> None:
     [
         {"type": "flow_matching", "drop_condition": 0.5},
         {"type": "flow_map", "velocity": "teacher", "rebalance": False, "cfg_scale": 2.0},
-        {"type": "flow_map", "cfg_scale": 3.0, "tangent": {"method": "jvp"}},
+        {"type": "flow_map", "cfg_scale": 3.0, "drop_condition": 0.1, "tangent": {"method": "jvp"}},
         {"type": "consistency", "schedule": "improved", "start_stage": 4, "cfg_scale": 2.0},
         {"type": "tcm", "velocity": "teacher", "start_stage": 4},
         {"type": "scm", "velocity": "data"},

@@ -51,9 +51,12 @@ class Chunking(ABC):
     def whole(self, batch: Batch) -> Batch:
         """The view of `batch` as one chunk, in which every frame sees every other."""
 
-    @abstractmethod
     def unchunked(self) -> Chunking:
-        """The same model as one of a single chunk, which generates all frames together (the view of `whole`)."""
+        """The same model as one of a single chunk, which generates all frames together (the view of `whole`).
+
+        Raises FlowmapError unless a subclass says how.
+        """
+        raise FlowmapError("this backbone generates chunk by chunk only; train its stages with view = 'forced'")
 
     @abstractmethod
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:

@@ -114,6 +114,11 @@ class _Check:
         seen = (_COUNT, window.stop - window.start, *latent[2:])
         require_like(chunking.forced(self.batch, window).x0, seen, f"x0 as teacher-forced by {self.name}")
         require_like(chunking.whole(self.batch).x0, latent, f"x0 as one chunk of {self.name}")
+        if self.config.causal():
+            together = chunking.unchunked().sizes(frames)
+            require(
+                together == (frames,), f"{self.name} unchunked must be one chunk of {frames} frames, not {together}"
+            )
         contexts = self.config.contexts(self.spec)
         rising = list(contexts) == sorted(contexts) and all(0 < c < self.spec.shape[0] for c in contexts)
         require(rising, f"the contexts {contexts} of {self.name} must rise and be fewer than its frames")
