@@ -36,6 +36,12 @@ FrameView = Literal["forced", "whole"]
 (teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.
 To a model of all frames at once both are the same."""
 
+FrameChoice = Literal["nearest", "rate"]
+"""Which frames of a clip are taken: those nearest in time, or those that counting by declared rates comes to."""
+
+Fit = Literal["crop", "stretch"]
+"""How a frame comes to its size: scaled to cover it, with the middle kept, or squashed."""
+
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""
 
@@ -143,7 +149,8 @@ class SampleSpec:
     `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
     be a condition; 0 means that there are none. `labelled` says whether reference samples have class labels,
     `text` whether samples come with a caption, `text_dim` how many dimensions its embedding has where the data bring
-    one (0 if not). `fps` are the frames per second of videos.
+    one (0 if not). `fps` are the frames per second of videos; `frame_choice` and `fit` say how files become such
+    samples, those that the data are made of and those that a user gives.
     """
 
     shape: tuple[int, ...]
@@ -152,6 +159,8 @@ class SampleSpec:
     text: bool = False
     text_dim: int = 0
     fps: float | None = None
+    frame_choice: FrameChoice = "nearest"
+    fit: Fit = "crop"
 
     @property
     def conditional(self) -> bool:

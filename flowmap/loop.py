@@ -61,7 +61,8 @@ class NonFiniteError(FlowmapError):
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of 0-based `step` of `steps`: linear warm-up, constant, linear decay to 0."""
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    begun = step if config.warmup_zero else step + 1
+    warm = min(1.0, begun / config.warmup) if config.warmup else 1.0
     tail = config.decay * steps
     cool = min(1.0, (steps - step) / tail) if tail else 1.0
     return config.lr * min(warm, cool)

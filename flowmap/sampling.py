@@ -112,33 +112,32 @@ def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bo
 
 def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | None:
     """The frames given clean, in data space `[k, C, H, W]`; None if nothing is."""
-    _, channels, height, width = spec.shape if len(spec.shape) == 4 else (0, 0, 0, 0)
     try:
         if wish.image is not None:
             latent_context(contestant.contexts, 1)
-            pixels = read_image(wish.image, height, width)
+            pixels = read_image(wish.image, spec)
         elif wish.video is not None:
-            pixels = _clip(wish.video, wish.frames, contestant, height, width, spec.fps)
+            pixels = _clip(wish.video, wish.frames, contestant, spec)
         else:
             return None
     except ClipError as error:
         raise FlowmapError(str(error)) from None
     x = to_float(pixels)
-    return x.mean(1, keepdim=True) if channels == 1 else x
+    return x.mean(1, keepdim=True) if spec.shape[1] == 1 else x
 
 
-def _clip(path: Path, frames: int | None, contestant: Contestant, height: int, width: int, fps: float | None) -> Tensor:
+def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSpec) -> Tensor:
     """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
     if frames is not None:
         try:
             latent_context(contestant.contexts, frames)
         except FlowmapError as error:
             raise FlowmapError(f"--frames {frames}: {error}") from None
-        return read_clip(path, frames, height, width, fps)
+        return read_clip(path, frames, spec)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
     for possible in sorted(contestant.contexts, reverse=True):
         try:
-            return read_clip(path, possible, height, width, fps)
+            return read_clip(path, possible, spec)
         except ClipError as error:
             problem = error
     raise problem

@@ -19,6 +19,11 @@ class OptimizerConfig(Config):
     eps: float = Field(1e-8, gt=0, description="AdamW's constant against division by 0")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up from 0")
+    warmup_zero: bool = Field(
+        False,
+        description="the learning rate of 0-based step k in warm-up is lr k / warmup, so that the first step changes "
+        "nothing, as in PyTorch trainers (and AnyFlow's); false: lr (k + 1) / warmup",
+    )
     decay: float = Field(0.0, ge=0, le=1, description="last fraction of the stage over which lr falls linearly to 0")
 
 

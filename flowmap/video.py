@@ -5,7 +5,7 @@ Pixels are uint8 `[T, 3, H, W]` here and float32 in [-1, 1] in data space; `to_f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from flowmap.configs import Fit, SampleSpec
 from flowmap.errors import FlowmapError
 
 _PART = ".part-"  # as flowmap.folder has it, which is a layer above
@@ -31,13 +33,15 @@ class ClipError(FlowmapError):
     """A clip, an image or its caption cannot be used; the text says why."""
 
 
-def read_clip(source: Path | BinaryIO, frames: int, height: int, width: int, fps: float | None) -> Tensor:
-    """The first `frames` frames of a video, scaled to cover `height` x `width` and cropped: uint8 `[frames, 3, H, W]`.
+def read_clip(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
+    """The first `frames` frames of a video as samples of `spec` are made, in colour: uint8 `[frames, 3, H, W]`.
 
-    Frame k is the one nearest to k / `fps` seconds after the first; with None every frame is taken. What comes
-    after the last frame that is needed is not decoded. Raises ClipError if the video cannot be read, is damaged,
-    or is too short.
+    H and W are the last two of `spec.shape`, and `spec.fit` says how a frame comes to them. By `spec.frame_choice`,
+    frame k is the one nearest to k / `spec.fps` seconds after the first, or counted by the rate that the video
+    declares; without `fps` every frame is taken. What comes after the last frame that is needed is not decoded.
+    Raises ClipError if the video cannot be read, is damaged, is too short, or declares no rate to count by.
     """
+    fps, counted = spec.fps, spec.frame_choice == "rate"
     where = f"{source}: " if isinstance(source, Path) else ""
     chosen: list[NDArray[np.uint8]] = []
     decoded, declared = _Counted(iter(())), 0
@@ -48,24 +52,25 @@ def read_clip(source: Path | BinaryIO, frames: int, height: int, width: int, fps
             # Without this a decoder paints over damage and says nothing.
             stream.codec_context.options = {"err_detect": "explode"}
             decoded = _Counted(container.decode(stream))
-            for frame in _paced(decoded, fps, float(stream.average_rate or fps or 25)):
-                chosen.append(_fitted(_upright(frame), height, width))
+            rate = float(stream.average_rate or 0)
+            for frame in _by_rate(decoded, fps, rate) if fps and counted else _paced(decoded, fps, rate or fps or 25):
+                chosen.append(_fitted(_upright(frame), spec))
                 if len(chosen) == frames:
                     return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
     except ClipError as error:
         raise ClipError(f"{where}{error}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise ClipError(f"{where}{_why(error, decoded.count)}") from None
-    pace = "" if fps is None else f" at {fps:g} fps"
+    pace = "" if fps is None else f" chosen by rate for {fps:g} fps" if counted else f" at {fps:g} fps"
     cut = f" (it breaks off: {decoded.count} of its {declared} frames are there)" if decoded.count < declared else ""
     raise ClipError(f"{where}it has {len(chosen)} frames{pace}, {frames} are needed{cut}")
 
 
-def read_image(path: Path, height: int, width: int) -> Tensor:
-    """An image, scaled to cover `height` x `width` and cropped: uint8 `[1, 3, H, W]`. Raises ClipError."""
+def read_image(path: Path, spec: SampleSpec) -> Tensor:
+    """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError."""
     try:
         with Image.open(path) as image:
-            pixels = _fitted(ImageOps.exif_transpose(image).convert("RGB"), height, width)
+            pixels = _fitted(ImageOps.exif_transpose(image).convert("RGB"), spec)
     except FileNotFoundError:
         raise ClipError(f"{path}: there is no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -157,19 +162,51 @@ def _paced(decoded: Iterable[VideoFrame], fps: float | None, rate: float) -> Ite
         wanted += 1
 
 
+def _by_rate(decoded: Iterable[VideoFrame], fps: float, rate: float) -> Iterator[VideoFrame]:
+    """The first frame, and each one with which a sum of `fps` / `rate` a frame is full; of slower clips every frame.
+
+    The sum is one of float64 after the other, and its rounding counts, as in the released AnyFlow reader: 24 fps give
+    frames 0, 2, 4, 5, 7, 8, ... for 16, where fractions would give 0, 2, 3, 5, 6, 8. Raises ClipError without a rate.
+    """
+    if not rate:
+        raise ClipError('it declares no frame rate, and its frames are to be chosen by it (frame_choice = "rate")')
+    due = 1.0
+    for frame in decoded:
+        if due >= 1:
+            yield frame
+            due -= 1
+        due += fps / rate
+
+
 def _upright(frame: VideoFrame) -> Image.Image:
     """The frame as it is meant to be seen: telephones store a rotation beside the pixels."""
     pixels = frame.to_ndarray(format="rgb24")
     return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))))
 
 
-def _fitted(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Scale to cover, keep the middle; antialiased."""
+def _fitted(image: Image.Image, spec: SampleSpec) -> NDArray[np.uint8]:
+    """Bring to the size of `spec`, in its way; antialiased."""
+    *_, height, width = spec.shape
+    return _FITS[spec.fit](image, height, width)
+
+
+def _cropped(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Scale to cover, bicubic; keep the middle."""
     scale = max(height / image.height, width / image.width)
     across, down = min(width / scale, image.width), min(height / scale, image.height)
     left, top = (image.width - across) / 2, (image.height - down) / 2
     box = (left, top, left + across, top + down)
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+
+
+def _stretched(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Squash, bilinear, in float32 as torchvision's Resize does; rounded to 8 bits."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    resized = interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
+    return np.asarray(resized.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+_FITS: dict[Fit, Callable[[Image.Image, int, int], NDArray[np.uint8]]] = {"crop": _cropped, "stretch": _stretched}
 
 
 def _why(error: Exception, decoded: int) -> str:

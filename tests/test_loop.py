@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -89,6 +90,24 @@ def test_the_learning_rate_of_a_whole_stage() -> None:
     rates = [learning_rate(config, step, 12) for step in range(12)]
     assert rates == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert [learning_rate(OptimizerConfig(lr=0.5), step, 3) for step in range(3)] == [0.5] * 3
+
+
+@pytest.mark.parametrize("library", ["transformers", "diffusers.optimization"])
+def test_a_warm_up_from_zero_is_that_of_the_libraries(library: str) -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.AdamW([parameter], lr=5e-5)
+    schedule = importlib.import_module(library).get_constant_schedule_with_warmup(optimizer, num_warmup_steps=7)
+    expected = []
+    for _ in range(12):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert expected[0] == 0
+    config = OptimizerConfig(lr=5e-5, warmup=7, warmup_zero=True)
+    assert [learning_rate(config, step, 12) for step in range(12)] == pytest.approx(expected, rel=1e-12)
+    later = config.model_copy(update={"warmup_zero": False})
+    assert [learning_rate(later, step, 12) for step in range(11)] == pytest.approx(expected[1:], rel=1e-12)
+    assert learning_rate(OptimizerConfig(lr=5e-5, warmup_zero=True), 0, 12) == 5e-5
 
 
 @given(

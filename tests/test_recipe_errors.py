@@ -144,8 +144,8 @@ UNKNOWN_FIELDS = {
     ),
     "optimizer": (
         after("batch = 8", "optimizer = { learning_rate = 1e-3 }"),
-        "r.toml:13: stages.teacher.optimizer."
-        "learning_rate: unknown field 'learning_rate'; allowed: lr, betas, eps, weight_decay, warmup, decay",
+        "r.toml:13: stages.teacher.optimizer.learning_rate: unknown field 'learning_rate'; "
+        "allowed: lr, betas, eps, weight_decay, warmup, warmup_zero, decay",
     ),
     "ema": (
         after("batch = 8", "ema.decai = 0.9"),

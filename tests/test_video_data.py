@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from flowmap_video.videos import VideoShards
 from PIL import Image
 from torch import Tensor
 
+from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Archive, EncodedText, Samples
@@ -140,6 +142,10 @@ def refused(build: Callable[[], Any]) -> str:
 # Clips
 
 
+def spec(height: int, width: int, fps: float | None = None, **how: Any) -> SampleSpec:
+    return SampleSpec((1, 3, height, width), fps=fps, **how)
+
+
 def greys(clip: Tensor) -> list[int]:
     return [round(float(grey) / 5) for grey in clip.float().mean((1, 2, 3))]
 
@@ -147,7 +153,7 @@ def greys(clip: Tensor) -> list[int]:
 def test_a_clip_comes_back_frame_by_frame(tmp_path: Path) -> None:
     video = draw_clip("square", "red", 9, 32)
     write_mp4(tmp_path / "a.mp4", video, 16)
-    clip = read_clip(tmp_path / "a.mp4", 9, 32, 32, None)
+    clip = read_clip(tmp_path / "a.mp4", 9, spec(32, 32))
     assert (clip.dtype, list(clip.shape)) == (torch.uint8, [9, 3, 32, 32])
     assert (clip.permute(0, 2, 3, 1).float() - torch.from_numpy(video).float()).abs().mean() < 4
 
@@ -164,9 +170,83 @@ def test_a_clip_comes_back_frame_by_frame(tmp_path: Path) -> None:
 )
 def test_frames_are_those_nearest_in_time(fps: float | None, expected: list[int], mp4: Callable[..., bytes]) -> None:
     content = mp4(0, 8, 8.0)
-    assert greys(read_clip(io.BytesIO(content), len(expected), SIZE, SIZE, fps)) == expected
+    assert greys(read_clip(io.BytesIO(content), len(expected), spec(SIZE, SIZE, fps))) == expected
     with pytest.raises(ClipError, match=f"^it has {len(expected)} frames.*, {len(expected) + 1} are needed$"):
-        read_clip(io.BytesIO(content), len(expected) + 1, SIZE, SIZE, fps)
+        read_clip(io.BytesIO(content), len(expected) + 1, spec(SIZE, SIZE, fps))
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (24, [0, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16]),
+        (24_000 / 1001, [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15]),
+        (25, [0, 2, 4, 5, 7, 8, 10, 11, 13, 15, 16]),
+        (30, [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 19]),
+        (30_000 / 1001, [0, 2, 4, 6, 8, 10, 12, 14, 15, 17, 19]),
+        (60, [0, 4, 8, 12, 15, 19, 23, 27, 30, 34, 38]),
+        (16, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (15, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    ],
+)
+def test_frames_are_counted_by_rate_as_the_released_reader_counts(
+    rate: float, expected: list[int], mp4: Callable[..., bytes]
+) -> None:
+    """What `select_frame_indices(40, rate, 16)` gives in AnyFlow's released far/utils/video_util.py."""
+    clip = read_clip(io.BytesIO(mp4(0, 40, rate)), 11, spec(SIZE, SIZE, 16.0, frame_choice="rate"))
+    assert greys(clip) == expected
+
+
+def test_slower_clips_come_as_they_are_by_rate_and_may_be_too_short(mp4: Callable[..., bytes]) -> None:
+    content, counted = mp4(0, 8, 8.0), spec(SIZE, SIZE, 16.0, frame_choice="rate")
+    assert greys(read_clip(io.BytesIO(content), 8, counted)) == list(range(8))
+    with pytest.raises(ClipError, match=r"^it has 8 frames chosen by rate for 16 fps, 9 are needed$"):
+        read_clip(io.BytesIO(content), 9, counted)
+    assert greys(read_clip(io.BytesIO(content), 8, spec(SIZE, SIZE, None, frame_choice="rate"))) == list(range(8))
+
+
+def test_without_a_declared_rate_nothing_is_counted_by_it(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "one.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height = stream.width = SIZE
+        picture = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 90, dtype=np.uint8), format="rgb24")
+        container.mux([*stream.encode(picture), *stream.encode(None)])
+    with av.open(str(tmp_path / "one.ts")) as container:
+        assert container.streams.video[0].average_rate is None
+    assert greys(read_clip(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0))) == [18]
+    with pytest.raises(ClipError) as caught:
+        read_clip(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0, frame_choice="rate"))
+    reason = 'it declares no frame rate, and its frames are to be chosen by it (frame_choice = "rate")'
+    assert str(caught.value) == f"{tmp_path / 'one.ts'}: {reason}"
+
+
+@pytest.mark.parametrize("size", [(24, 40), (64, 96), (60, 30), (100, 200), (48, 96)])
+def test_stretching_is_torchvision_s_resize_of_float_frames(size: tuple[int, int], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    write_mp4(tmp_path / "noise.mp4", noise[None].repeat(2, 0), 8)
+    decoded = read_clip(tmp_path / "noise.mp4", 2, spec(48, 96))
+    for found, given in (
+        (
+            read_image(tmp_path / "noise.png", spec(*size, fit="stretch")),
+            torch.from_numpy(noise).permute(2, 0, 1)[None],
+        ),
+        (read_clip(tmp_path / "noise.mp4", 2, spec(*size, fit="stretch")), decoded),
+    ):
+        # Resize((h, w)) on float frames is this call; Pillow is a second opinion, rounded in between.
+        expected = torch.nn.functional.interpolate(given / 255, size=size, mode="bilinear", antialias=True) * 255
+        assert (found.dtype, found.shape) == (torch.uint8, expected.shape)
+        assert float((found - expected).abs().max()) <= 0.51
+        picture = Image.fromarray(given[0].permute(1, 2, 0).numpy())
+        other = np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(found[0].permute(1, 2, 0).numpy() - other).max() <= 1
+
+
+def test_stretching_keeps_the_edges_and_cropping_the_shapes(tmp_path: Path) -> None:
+    thirds = np.repeat(np.array([0, 120, 240], dtype=np.uint8), 32)[None, :, None].repeat(32, 0).repeat(3, 2)
+    Image.fromarray(thirds).save(tmp_path / "wide.png")
+    rows = [read_image(tmp_path / "wide.png", spec(32, 32, fit=fit))[0, 0, 16] for fit in ("crop", "stretch")]
+    assert rows[0].tolist() == [120] * 32
+    assert [int(rows[1][i]) for i in (0, 8, 16, 24, 31)] == [0, 0, 120, 240, 240]
 
 
 def test_a_clip_covers_the_frame_and_keeps_its_middle(tmp_path: Path) -> None:
@@ -177,9 +257,9 @@ def test_a_clip_covers_the_frame_and_keeps_its_middle(tmp_path: Path) -> None:
     Image.fromarray(wide[0]).save(tmp_path / "wide.png")
     for size in (16, 32, 48):
         for name in ("wide.mp4", "tall.mp4"):
-            clip = read_clip(tmp_path / name, 1, size, size, None).float()
+            clip = read_clip(tmp_path / name, 1, spec(size, size)).float()
             assert float((clip[..., 4:-4, 4:-4] - 200).abs().max()) < 8
-        picture = read_image(tmp_path / "wide.png", size, size)
+        picture = read_image(tmp_path / "wide.png", spec(size, size))
         assert (picture.dtype, list(picture.shape)) == (torch.uint8, [1, 3, size, size])
         assert int(picture[..., 2:-2, 2:-2].min()) == 200
 
@@ -188,13 +268,13 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
     lines = np.zeros((64, 64, 3), dtype=np.uint8)
     lines[:, ::2] = 255
     Image.fromarray(lines).save(tmp_path / "lines.png")
-    assert float((read_image(tmp_path / "lines.png", 16, 16).float() - 127.5).abs().mean()) < 8
+    assert float((read_image(tmp_path / "lines.png", spec(16, 16)).float() - 127.5).abs().mean()) < 8
 
 
 def test_odd_sizes_are_written_with_the_edge_repeated(tmp_path: Path) -> None:
     video = np.full((2, 15, 17, 3), 90, dtype=np.uint8)
     write_mp4(tmp_path / "a.mp4", video, 8)
-    clip = read_clip(tmp_path / "a.mp4", 2, 16, 18, None)
+    clip = read_clip(tmp_path / "a.mp4", 2, spec(16, 18))
     assert int((clip.int() - 90).abs().max()) <= 2
 
 
@@ -202,15 +282,15 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path, mp4: Callable[..
     content = mp4(0, 40, 8.0)
     (tmp_path / "junk.mp4").write_bytes(b"junk" * 100)
     with pytest.raises(ClipError, match=r"junk\.mp4: it cannot be read as a video \(Invalid data"):
-        read_clip(tmp_path / "junk.mp4", 1, 8, 8, None)
+        read_clip(tmp_path / "junk.mp4", 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"none\.mp4: there is no such file"):
-        read_clip(tmp_path / "none.mp4", 1, 8, 8, None)
+        read_clip(tmp_path / "none.mp4", 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"^it cannot be read as a video"):
-        read_clip(io.BytesIO(content[: len(content) // 2]), 1, 8, 8, None)
+        read_clip(io.BytesIO(content[: len(content) // 2]), 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"junk\.mp4: cannot be read as an image"):
-        read_image(tmp_path / "junk.mp4", 8, 8)
+        read_image(tmp_path / "junk.mp4", spec(8, 8))
     with pytest.raises(ClipError, match=r"none\.png: there is no such file"):
-        read_image(tmp_path / "none.png", 8, 8)
+        read_image(tmp_path / "none.png", spec(8, 8))
     (tmp_path / "file").write_text("")
     with pytest.raises(FlowmapError, match=r"cannot write .*a\.mp4: Not a directory"):
         write_mp4(tmp_path / "file" / "a.mp4", np.zeros((1, 8, 8, 3), dtype=np.uint8), 8)
@@ -233,9 +313,9 @@ def broken_off(tmp_path: Path, frames: int = 40) -> bytes:
 
 def test_a_clip_that_breaks_off_is_damaged_where_its_frames_are_needed(tmp_path: Path) -> None:
     content = broken_off(tmp_path)
-    assert len(read_clip(io.BytesIO(content), 3, 8, 8, None)) == 3
+    assert len(read_clip(io.BytesIO(content), 3, spec(8, 8))) == 3
     with pytest.raises(ClipError, match=r"^it is damaged: it cannot be decoded after frame \d+ \(Invalid data"):
-        read_clip(io.BytesIO(content), 40, 8, 8, None)
+        read_clip(io.BytesIO(content), 40, spec(8, 8))
 
 
 def test_damage_that_the_decoder_notices_is_not_painted_over(tmp_path: Path) -> None:
@@ -249,7 +329,7 @@ def test_damage_that_the_decoder_notices_is_not_painted_over(tmp_path: Path) -> 
         place = int(random.integers(first + 2000, last - 4000))
         content = whole[:place] + random.bytes(300) + whole[place + 300 :]
         try:
-            read_clip(io.BytesIO(content), 20, 64, 64, None)
+            read_clip(io.BytesIO(content), 20, spec(64, 64))
         except ClipError as error:
             reasons.append(str(error))
     # Some wrong bits are as good as right ones; of the others a decoder left to itself says nothing.
@@ -281,6 +361,42 @@ def test_raw_shards_give_clips_with_captions(raw: Shards) -> None:
     assert [caption[0] for caption in samples.prompts] == [str(i) for i in found]
     assert len(set(found)) == 5  # one of six is held out
     assert {caption[1:] for caption in samples.prompts} == {"", " again"}
+
+
+def test_the_fields_say_which_frames_and_which_part_of_them(tmp_path: Path) -> None:
+    """Clips of 24 fps whose left half is dark: by rate the second frame is number 2; squashed, the left half stays."""
+    clip = np.broadcast_to(np.arange(10, 210, 10, dtype=np.uint8)[:, None, None, None], (20, 32, 64, 3)).copy()
+    clip[:, :, :16] = 0
+    write_mp4(tmp_path / "clip.mp4", clip, 24)
+    write_tar(tmp_path / "raw" / "0.tar", {"a.mp4": (tmp_path / "clip.mp4").read_bytes(), "a.json": about("a")})
+    found = {}
+    for frame_choice in ("nearest", "rate"):
+        for fit in ("crop", "stretch"):
+            source = config(tmp_path / "raw", fps=16.0, frame_choice=frame_choice, fit=fit)
+            assert (source.spec().frame_choice, source.spec().fit) == (frame_choice, fit)
+            x = to_uint8(source.build().batch(draw(1)).x)[0, :, 0, SIZE // 2]
+            found[frame_choice, fit] = ([round(int(grey) / 10) - 1 for grey in x[:, -3]], int(x[0, 1]) > 5)
+    assert found == {
+        ("nearest", "crop"): ([0, 2, 3, 5, 6], True),
+        ("nearest", "stretch"): ([0, 2, 3, 5, 6], False),
+        ("rate", "crop"): ([0, 2, 4, 5, 7], True),
+        ("rate", "stretch"): ([0, 2, 4, 5, 7], False),
+    }
+
+
+def test_the_first_caption_or_any(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    lengths: dict[str, Callable[[Any], set[int]]] = {
+        "raw": lambda prompts: {len(text) for text in prompts},
+        # The stand-in for an encoder gives a row for each letter, up to LENGTH.
+        "latents": lambda prompts: {int(text.any(1).sum()) for text in prompts.text},
+    }
+    for path, found in lengths.items():
+        either, first = (config(tmp_path / path, caption_choice=choice).build() for choice in ("random", "first"))
+        assert torch.equal(either.batch(draw(20)).x, first.batch(draw(20)).x)
+        for ask in (lambda data: data.batch(draw(20)).prompts, lambda data: data.prompts(draw(20))):
+            assert len(found(ask(either))) == 2
+            assert found(ask(first)) == {1}
 
 
 def test_the_same_draw_gives_the_same_samples_however_it_is_shared(raw: Shards) -> None:
@@ -401,6 +517,16 @@ def test_short_and_broken_off_clips_are_unusable(
     data = raw(lambda files: files.update({"a.mp4": mp4(0, 40), "b.mp4": cut}), frames=40).build()
     assert len(data.reference("train", 99).x) == 1
     assert said()[1].startswith(f"skipped {tar}: b: it is damaged: it cannot be decoded after frame ")
+
+
+def test_clips_that_are_too_short_by_rate_are_unusable(
+    raw: Shards, said: Callable[[], list[str]], tmp_path: Path, mp4: Callable[..., bytes]
+) -> None:
+    """Nine frames of 16 fps are five of 8 fps, counted or not; of 15 fps five counted, and no six."""
+    data = raw(lambda files: files.update({"a.mp4": mp4(0, 9, 16.0), "b.mp4": mp4(0, 8, 16.0)}), frame_choice="rate")
+    assert len(data.build().reference("train", 99).x) == 4
+    tar = tmp_path / "raw" / "0.tar"
+    assert said() == [f"skipped {tar}: b: it has 4 frames chosen by rate for 8 fps, 5 are needed"]
 
 
 def test_the_last_sample_is_followed_by_the_first(raw: Shards, tmp_path: Path) -> None:
@@ -556,7 +682,15 @@ def test_the_format_of_an_encoded_shard(raw: Shards, tmp_path: Path) -> None:
     assert tensors["latent"].dtype == torch.bfloat16
     assert json.loads((tmp_path / "latents" / "encoded.json").read_text()) == {
         "format": 1,
-        "made_from": {"frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS, "caption": "captions"},
+        "made_from": {
+            "frames": FRAMES,
+            "height": SIZE,
+            "width": SIZE,
+            "fit": "crop",
+            "fps": FPS,
+            "frame_choice": "nearest",
+            "caption": "captions",
+        },
         "latent": [FRAMES, 3, 2, 2],
         "text": [LENGTH, WIDTH],
     }
@@ -579,6 +713,36 @@ def test_shards_for_another_recipe_are_refused(raw: Shards, tmp_path: Path) -> N
     )
     other = raw(frames=3)
     assert "data.frames = 3, the shards were made with 5" in refused(lambda: encode_all(other, tmp_path / "latents"))
+
+
+def test_the_choice_of_frames_and_the_fit_decide_what_is_encoded(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(fit="stretch", caption_choice="first"), tmp_path / "latents")
+    # All captions are in there.
+    data = config(tmp_path / "latents", fit="stretch", caption_choice="random").build()
+    assert {int(text.any(1).sum()) for text in data.batch(draw(20)).prompts.text} == {1, LENGTH}
+    assert "it says data.frame_choice" not in refused(config(tmp_path / "latents").build)
+    assert 'This one says data.fit = "crop", the shards were made with "stretch"' in refused(
+        config(tmp_path / "latents").build
+    )
+    assert 'This one says data.frame_choice = "rate", the shards were made with "nearest"' in refused(
+        config(tmp_path / "latents", fit="stretch", frame_choice="rate").build
+    )
+
+
+def test_shards_of_before_these_fields_were_made_with_their_defaults(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    path = tmp_path / "latents" / "encoded.json"
+    facts = json.loads(path.read_text())
+    del facts["made_from"]["fit"], facts["made_from"]["frame_choice"]
+    path.write_text(json.dumps(facts))
+    assert len(config(tmp_path / "latents").build().reference("train", 99).x) == 5
+    encode_all(raw(), tmp_path / "latents")
+    assert 'data.fit = "stretch", the shards were made with "crop"' in refused(
+        config(tmp_path / "latents", fit="stretch").build
+    )
+    del facts["made_from"]["caption"]
+    path.write_text(json.dumps(facts))
+    assert 'data.caption = "captions", the shards were made with null' in refused(config(tmp_path / "latents").build)
 
 
 def test_raw_and_encoded_shards_do_not_mix(raw: Shards, tmp_path: Path) -> None:
@@ -729,6 +893,15 @@ def test_the_twin_for_a_rehearsal(tmp_path: Path) -> None:
     stamps = [path.stat().st_mtime_ns for path in tiny.shards()]
     assert source.rehearsed(tmp_path) == tiny
     assert [path.stat().st_mtime_ns for path in tiny.shards()] == stamps
+
+
+@pytest.mark.parametrize("fps", [16.0, 23.9761])
+def test_the_twin_s_clips_are_long_enough_however_they_are_read(fps: float, tmp_path: Path) -> None:
+    published = {"frame_choice": "rate", "fit": "stretch", "caption_choice": "first"}
+    tiny = VideoShardsConfig(path="nowhere", frames=9, fps=fps, **published).rehearsed(tmp_path)
+    assert {name: getattr(tiny, name) for name in published} == published
+    data = tiny.build()
+    assert len(data.reference("train", 99).x) + len(data.reference("held_out", 99).x) == 8
 
 
 def test_raw_and_encoded_shards_keep_the_contract(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flowmap import sampling
+from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
 from flowmap.reopen import open_run
@@ -45,13 +46,14 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a picture, a clip longer than the model's, one of five frames, and a text."""
+    """A folder with a picture, a clip longer than the model's, one of a higher rate, one of five frames, and a text."""
     folder = tmp_path_factory.mktemp("files")
     dice = np.random.default_rng(0)
     small = dice.integers(0, 255, (30, 5, 6, 3), dtype=np.uint8)
     clip = small.repeat(8, 1).repeat(8, 2)
     Image.fromarray(clip[0]).save(folder / "image.png")
     write_mp4(folder / "clip.mp4", clip, FPS)
+    write_mp4(folder / "fast.mp4", clip, 24)
     write_mp4(folder / "short.mp4", clip[:5], FPS)
     (folder / "text.txt").write_text("no pictures here")
     return folder
@@ -181,10 +183,11 @@ def in_model_space(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         ({"video": "clip.mp4", "frames": 1}, 1, 1),
         ({"video": "clip.mp4", "frames": 9}, 9, 3),
         ({"video": "clip.mp4"}, 9, 3),
+        ({"video": "fast.mp4"}, 9, 3),
         ({"video": "short.mp4"}, 1, 1),
     ],
 )
-def test_what_is_given_comes_first_unchanged(
+def test_what_is_given_comes_first_read_as_the_run_s_own_clips(
     wish: dict[str, Any],
     given: int,
     latents: int,
@@ -199,9 +202,8 @@ def test_what_is_given_comes_first_unchanged(
     x = torch.cat(seen)
     assert x.shape == (2, 5, 16, 4, 4)
     backbone = open_run(far).recipe.backbone.build(open_run(far).recipe.data.spec())
-    pixels = (
-        read_image(wish["image"], SIZE, SIZE) if "image" in wish else read_clip(wish["video"], given, SIZE, SIZE, FPS)
-    )
+    spec = SampleSpec((FRAMES, 3, SIZE, SIZE), fps=FPS, frame_choice="rate", fit="stretch")
+    pixels = read_image(wish["image"], spec) if "image" in wish else read_clip(wish["video"], given, spec)
     expected = backbone.precompute(Samples(to_float(pixels)[None])).x[0]
     assert len(expected) == latents
     assert torch.equal(x[:, :latents], expected.expand(2, *expected.shape))
@@ -211,7 +213,7 @@ def test_what_is_given_comes_first_unchanged(
 def test_an_image_decides_what_follows(digits: Path, files: Path, tmp_path: Path) -> None:
     """Where there is no VAE, the first frame of the samples is the picture itself, in grey."""
     made = sampled(digits, tmp_path / "x", image=files / "image.png")
-    grey = to_float(read_image(files / "image.png", 8, 8)).mean(1, keepdim=True)
+    grey = to_float(read_image(files / "image.png", SampleSpec((1, 1, 8, 8)))).mean(1, keepdim=True)
     assert torch.equal(made[:, :1], grey.expand(2, 1, 1, 8, 8))
     free = sampled(digits, tmp_path / "x")
     assert differ(made[:, 1:], free[:, 1:])
@@ -228,7 +230,7 @@ def test_without_a_prompt_the_data_s_own_are_taken(far: Path, files: Path, tmp_p
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"video": "clip.mp4", "frames": 5}, "--frames 5: 5 context frames cannot be given: .* nearest: 1 or 9$"),
     ({"video": "clip.mp4", "frames": 17}, "--frames 17: .*possible are 1, 9; nearest: 1 or 9$"),
-    ({"video": "short.mp4", "frames": 9}, "short.mp4: it has 5 frames at 16 fps, 9 are needed$"),
+    ({"video": "short.mp4", "frames": 9}, "short.mp4: it has 5 frames chosen by rate for 16 fps, 9 are needed$"),
     ({"video": "none.mp4"}, "none.mp4: there is no such file$"),
     ({"video": "none.mp4", "frames": 9}, "none.mp4: there is no such file$"),
     ({"video": "text.txt"}, "text.txt: it cannot be read as a video"),

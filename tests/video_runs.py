@@ -44,7 +44,9 @@ path = "{data}"
 frames = {frames}
 height = 32
 width = 32
+fit = "stretch"
 fps = 16.0
+frame_choice = "rate"
 held_out = 0.4
 
 [backbone]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, SampleSpec
+from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -28,20 +28,34 @@ class VideoShardsConfig(ArchiveConfig):
 
     type: Literal["video_shards"] = "video_shards"
     frames: int = Field(81, ge=1, description="frames of a sample; a longer clip gives its first ones")
-    height: int = Field(480, ge=1, description="pixels; a clip is scaled to cover, and its middle is kept")
+    height: int = Field(480, ge=1, description="pixels; `fit` says how a clip comes to this size")
     width: int = Field(832, ge=1, description="pixels")
-    fps: float = Field(16.0, gt=0, description="frames per second; a clip of another rate is resampled in time")
+    fit: Fit = Field(
+        "crop",
+        description="a clip of another shape: scaled to cover (bicubic) with its middle kept, or squashed (bilinear), "
+        "which AnyFlow's released runs do",
+    )
+    fps: float = Field(16.0, gt=0, description="frames per second; `frame_choice` says what clips of other rates give")
+    frame_choice: FrameChoice = Field(
+        "nearest",
+        description="frames nearest in time; or counted by the clip's declared rate, as AnyFlow's released runs do: at "
+        "24 fps the first, third, fifth, sixth, eighth, ninth for 16, and every frame of slower clips, which then move "
+        "too fast",
+    )
     held_out: float = Field(
         0.01, gt=0, lt=1, description="share of the samples kept from training, by a hash of the key; at least one"
     )
     faults: int = Field(100, ge=0, description="unusable samples that are skipped before the run stops")
-    caption: str = Field(
-        "captions", min_length=1, description="field of the json: a caption, or a list of which one is drawn"
+    caption: str = Field("captions", min_length=1, description="field of the json: a caption, or a list of them")
+    caption_choice: Literal["random", "first"] = Field(
+        "random",
+        description="which of a list of captions a sample is trained with; in AnyFlow's released runs the first",
     )
 
     def spec(self) -> SampleSpec:
         """So many frames of three colours, with a caption."""
-        return SampleSpec((self.frames, 3, self.height, self.width), text=True, fps=self.fps)
+        shape = (self.frames, 3, self.height, self.width)
+        return SampleSpec(shape, text=True, fps=self.fps, frame_choice=self.frame_choice, fit=self.fit)
 
     def missing(self) -> Iterable[Finding]:
         """An error where no shard matches the path."""
@@ -70,7 +84,8 @@ class VideoShardsConfig(ArchiveConfig):
         from flowmap_video.rehearsal import write_clips
 
         path = folder / f"{self.type}-{self.frames}-frames-{self.fps:g}-fps-{self.caption}"
-        write_clips(path, self.frames, _TINY, self.fps, self.caption)
+        # One more than is needed: a file may say a rate a hair above `fps`, and by it the second frame is not taken.
+        write_clips(path, self.frames + 1, _TINY, self.fps, self.caption)
         # With these keys' hashes, three of the eight.
         return self.model_copy(update={"path": str(path), "height": _TINY, "width": _TINY, "held_out": 0.4})
 

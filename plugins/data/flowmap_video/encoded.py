@@ -33,6 +33,7 @@ from flowmap_video.shards import ABOUT, LATENT
 ENCODED = "encoded.json"
 NULL = "null.safetensors"
 _FORMAT = 1
+_LATER = ("fit", "frame_choice")  # older folders do not name them, and were made with their defaults
 
 
 @final
@@ -56,7 +57,7 @@ class Facts:
 
 def made_from(config: VideoShardsConfig) -> dict[str, Any]:
     """The fields that decide what an encoded shard has in it."""
-    return config.model_dump(include={"frames", "height", "width", "fps", "caption"})
+    return config.model_dump(include={"frames", "height", "width", "fit", "fps", "frame_choice", "caption"})
 
 
 def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
@@ -74,11 +75,11 @@ def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
         raise FlowmapError(f"{path}: is damaged ({error}); copy it again, or encode anew") from None
     if version != _FORMAT:
         raise FlowmapError(f"{path}: has format {version}; this version of flowmap reads {_FORMAT}. Encode anew")
-    wanted = made_from(config)
+    made = {name: VideoShardsConfig.model_fields[name].default for name in _LATER} | facts.made_from
     wrong = [
-        f"data.{name} = {json.dumps(value)}, the shards were made with {json.dumps(facts.made_from.get(name))}"
-        for name, value in wanted.items()
-        if value != facts.made_from.get(name)
+        f"data.{name} = {json.dumps(value)}, the shards were made with {json.dumps(made.get(name))}"
+        for name, value in made_from(config).items()
+        if value != made.get(name)
     ]
     if wrong:
         raise FlowmapError(

@@ -85,7 +85,9 @@ class VideoShards(Archive):
     def prompts(self, draw: Draw) -> Any:
         """Captions of held-out samples, drawn with replacement: a list of strings, or `EncodedText`."""
         found = self._drawn("held_out", draw, self._texts)
-        return self._joined([_pick(texts, at) for texts, at in zip(found, _captions(draw), strict=True)], draw.device)
+        return self._joined(
+            [_pick(texts, at) for texts, at in zip(found, self._captions(draw), strict=True)], draw.device
+        )
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """At most eight videos as rows, each of at most eight evenly spaced frames."""
@@ -177,8 +179,7 @@ class VideoShards(Archive):
         captions = self._texts(entry)
         if not entry.has(VIDEO):
             raise ClipError(f"it has no {VIDEO}")
-        wanted = self._config
-        clip = read_clip(io.BytesIO(entry.read(VIDEO)), wanted.frames, wanted.height, wanted.width, wanted.fps)
+        clip = read_clip(io.BytesIO(entry.read(VIDEO)), self._config.frames, self._config.spec())
         return to_float(clip), captions
 
     def _load_encoded(self, entry: Entry, common: _Common) -> tuple[Tensor, list[Any]]:
@@ -195,8 +196,14 @@ class VideoShards(Archive):
         return read_captions(entry.read(ABOUT), self._config.caption)
 
     def _samples(self, found: Sequence[tuple[Tensor, list[Any]]], draw: Draw) -> Samples:
-        texts = [_pick(texts, at) for (_, texts), at in zip(found, _captions(draw), strict=True)]
+        texts = [_pick(texts, at) for (_, texts), at in zip(found, self._captions(draw), strict=True)]
         return self._gathered([x for x, _ in found], texts, draw.device)
+
+    def _captions(self, draw: Draw) -> list[float]:
+        """For each sample, where among its captions the one to take is."""
+        if self._config.caption_choice == "first":
+            return [0.0] * draw.count
+        return draw.uniform("captions").cpu().double().tolist()
 
     def _gathered(self, x: list[Tensor], texts: list[Any], device: torch.device = _CPU) -> Samples:
         together = torch.stack(x).float().to(device)
@@ -218,11 +225,6 @@ def _split(entries: Sequence[Entry], share: float) -> dict[Split, list[Entry]]:
     train = [entry for i, entry in enumerate(entries) if i not in out]
     # A single sample is compared with itself: there is no other.
     return {"train": train, "held_out": [entries[i] for i in sorted(out)] or train}
-
-
-def _captions(draw: Draw) -> list[float]:
-    """For each sample, where among its captions the one to take is."""
-    return draw.uniform("captions").cpu().double().tolist()
 
 
 def _pick(texts: list[Any], at: float) -> Any:
