@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -159,8 +159,9 @@ class SampleSpec:
     text: bool = False
     text_dim: int = 0
     fps: float | None = None
-    frame_choice: FrameChoice = "nearest"
-    fit: Fit = "crop"
+    # How a sample was read is no part of what kind it is.
+    frame_choice: FrameChoice = field(default="nearest", compare=False)
+    fit: Fit = field(default="crop", compare=False)
 
     @property
     def conditional(self) -> bool:

@@ -374,6 +374,8 @@ def test_the_fields_say_which_frames_and_which_part_of_them(tmp_path: Path) -> N
         for fit in ("crop", "stretch"):
             source = config(tmp_path / "raw", fps=16.0, frame_choice=frame_choice, fit=fit)
             assert (source.spec().frame_choice, source.spec().fit) == (frame_choice, fit)
+            # A stage may have data that are read in another way.
+            assert source.spec() == config(tmp_path / "raw", fps=16.0).spec()
             x = to_uint8(source.build().batch(draw(1)).x)[0, :, 0, SIZE // 2]
             found[frame_choice, fit] = ([round(int(grey) / 10) - 1 for grey in x[:, -3]], int(x[0, 1]) > 5)
     assert found == {
