@@ -45,7 +45,7 @@ OBJECTIVES = {
     "flow_map": '"flow_map"',
     "flow_map, one sided": '{ type = "flow_map", tangent = { batched = false, step = 0.1 } }',
     "flow_map, jvp": '{ type = "flow_map", tangent = { method = "jvp" } }',
-    "flow_map, guided": '{ type = "flow_map", cfg_scale = 3.0 }',
+    "flow_map, guided": '{ type = "flow_map", cfg_scale = 3.0, drop_condition = 0.5 }',
     "flow_map, teacher": '{ type = "flow_map", velocity = "teacher", rebalance = false, cfg_scale = 2.0 }',
     "flow_map, free only": '{ type = "flow_map", rebalance = false, branches = { diffusion = 0, consistency = 0 } }',
     "flow_map, diffusion only": '{ type = "flow_map", branches = { diffusion = 1, consistency = 0 } }',

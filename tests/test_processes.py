@@ -101,7 +101,7 @@ architecture = {{ layers = 1, heads = 2, head_dim = 12, ffn_dim = 16, channels =
 name = "forward"
 steps = 2
 batch = 4
-objective = {{ type = "flow_map", cfg_scale = 2.0, bidirectional = 0.5 }}
+objective = {{ type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5, bidirectional = 0.5 }}
 {OPTIMIZER}
 [[stages]]
 name = "on_policy"

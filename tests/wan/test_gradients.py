@@ -157,7 +157,7 @@ def scene_of(backbone: WanBackbone, made: dict[str, Role], step: int) -> Scene:
 
 
 def dmd(scene: Scene) -> Loss:
-    objective = BackwardSimulationConfig(rollout_steps=(4,), cfg_scale=2.0).build()
+    objective = BackwardSimulationConfig(rollout_steps=(4,), cfg_scale=2.0, score="forced").build()
     return next(iter(objective.turns()[0].losses(scene)))
 
 

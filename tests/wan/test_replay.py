@@ -82,7 +82,9 @@ def distil(
     """The student's distribution loss, and its gradients."""
     for role in made.values():
         role.module.zero_grad(set_to_none=True)
-    objective = BackwardSimulationConfig(**{"rollout_steps": (4,), "cfg_scale": 2.0, **fields}).build()
+    objective = BackwardSimulationConfig(
+        **{"rollout_steps": (4,), "cfg_scale": 2.0, "score": "forced", **fields}
+    ).build()
     loss = next(iter(objective.turns()[0].losses(scene(made, chunks, frames))))
     loss.value.backward()
     return loss, gradients(made["student"])
