@@ -30,11 +30,15 @@ SPEC = SampleSpec((9, 3, 48, 80))
 KINDS = pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
 
 
-def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+def configured(kind: str, weights: Path | str, **fields: Any) -> Wan21Config | FarWan21Config:
     if kind == "wan21":
-        return built(Wan21Config(weights=str(weights), **fields), SPEC)
+        return Wan21Config(weights=str(weights), **fields)
     fields = {"chunks": (1, 2), "compressed_patch_size": (1, 6, 10), **fields}
-    return built(FarWan21Config(weights=str(weights), **fields), SPEC)
+    return FarWan21Config(weights=str(weights), **fields)
+
+
+def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+    return built(configured(kind, weights, **fields), SPEC)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, VideoCond]:
@@ -233,20 +237,31 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+TOLD_BEFORE = ("truncated", "image encoder", "image channels", "another model", "no JSON")
+
+
 @KINDS
 @pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS.keys())
 def test_weights_that_do_not_fit(kind: str, change: Callable[[Path], object], message: str, copy: Path) -> None:
     change(copy)
+    config = configured(kind, copy)
     with pytest.raises(FlowmapError, match=message) as caught:
-        role(backbone(kind, copy))
+        role(config.build(SPEC))  # type: ignore[arg-type]
     assert str(copy) in str(caught.value)
+    # What the headers tell is said before anything is read.
+    told = [finding.message for finding in config.findings(SPEC) if finding.level == "error"]
+    assert len(told) == (message in [MISFITS[name][1] for name in TOLD_BEFORE])
+    assert all(str(copy) in text for text in told)
 
 
 def test_what_is_damaged_says_how_to_fetch_it_again(copy: Path) -> None:
     folder = copy.rename(copy.parent / "Wan2.1-T2V-1.3B-Diffusers")
     cut(folder)
-    with pytest.raises(FlowmapError, match=f"hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir {folder}"):
-        role(backbone("wan21", folder))
+    command = f"hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir {folder}"
+    config = configured("wan21", folder)
+    with pytest.raises(FlowmapError, match=command):
+        role(config.build(SPEC))  # type: ignore[arg-type]
+    assert [command in finding.message for finding in config.findings(SPEC)] == [True]
 
 
 def shard(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
+from flowmap.hub import RUN_LOCK, find
 from flowmap.interfaces import (
     Backbone,
     Batch,
@@ -25,7 +26,7 @@ from flowmap.interfaces import (
     Velocity,
 )
 from flowmap_wan.adapters import add_adapter
-from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find, open_checkpoint
+from flowmap_wan.checkpoint import Checkpoint, open_checkpoint
 from flowmap_wan.chunking import Bidirectional, Causal
 from flowmap_wan.codec import Codec
 from flowmap_wan.export import write_pipeline
