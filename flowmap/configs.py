@@ -230,6 +230,8 @@ class BackboneConfig(ComponentConfig):
     kind: ClassVar[str] = "backbone"
     random_base: ClassVar[bool] = False
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
+    forms: ClassVar[tuple[str, ...]] = ()
+    """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
 
     def origin(self) -> Origin:
         """What the base weights are, for a model card."""

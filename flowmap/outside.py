@@ -197,8 +197,8 @@ def _unreadable(name: str, folder: Path) -> str:
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
     return (
-        f"no installed backbone reads {name} (it holds {held}); weights are a folder in diffusers' layout, with "
-        f"transformer/config.json, or the folder of a run; asked: {', '.join(catalogue().names('backbone'))}"
+        f"{name} is no run, and no weights that an installed backbone reads: it holds {held}. Weights are a folder in "
+        f"diffusers' layout, with transformer/config.json; asked: {', '.join(catalogue().names('backbone'))}"
     )
 
 

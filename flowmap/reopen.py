@@ -24,9 +24,7 @@ def open_run(folder: Path) -> Plan:
     if not (folder / LOCK).is_file():
         if (folder.parent / LOCK).is_file():
             raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
-        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
-        there = f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
-        raise FlowmapError(f"{folder} is not the folder of a run{there}")
+        raise FlowmapError(f"{folder} is not the folder of a run{runs_near(folder)}")
     lock = read_lock(folder / LOCK)
     if "name" not in lock:
         raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
@@ -38,6 +36,12 @@ def open_run(folder: Path) -> Plan:
             f"first {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
         ) from None
     return make_plan(recipe.model_copy(update={"name": folder.resolve().name}), folder.resolve().parent)
+
+
+def runs_near(folder: Path) -> str:
+    """The runs that lie where `folder` was looked for, as a message ends."""
+    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
+    return f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
 
 
 def rerun(folder: Path) -> str:

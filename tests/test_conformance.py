@@ -533,7 +533,7 @@ class _Wrapped(Backbone):
     def precompute(self, samples: Samples) -> Samples:
         return samples
 
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
         raise FlowmapError("nothing to export")
 
     def chunking(self) -> Chunking:

@@ -294,8 +294,8 @@ CONTRADICTIONS = {
         ('name = "student"', 'name = "base"'),
         ('stage = "student"', 'stage = "base"'),
         "r.toml:16: stages.base.name: 'base' has a meaning of its own; choose another name\n"
-        "r.toml:27: evaluation.contests.0.stage: the base weights of this backbone are random; name a stage, or weights, "
-        "with a '/' in them",
+        "r.toml:27: evaluation.contests.0.stage: the base weights of this backbone are random; name a stage, or "
+        "weights, with a '/' in them",
     ),
     "dot in a stage's name": (
         ('name = "student"', 'name = "v1.5"'),

@@ -6,7 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -101,6 +101,7 @@ class LoraConfig(Config):
 class _WanConfig(BackboneConfig):
     """What both backbones have."""
 
+    forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
     weights: str = Field(
         description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
         "flowmap run, or 'random'"
