@@ -111,11 +111,13 @@ def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
 def _entries(lineup: Lineup, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
     settings = config.model_dump(mode="json", exclude={"contests", "calls"})
     settings["teacher_checkpoint"] = lineup.member(config.teacher, seed).checkpoint
+    probed: set[tuple[str, Weights]] = set()
     for contest in config.contests:
         member = lineup.member(contest.stage, seed)
         samplers: list[SamplerConfig | None] = list(contest.samplers)
-        if any(_probes(metric, member) for metric in config.metrics):
+        if (member.name, contest.weights) not in probed and any(_probes(m, member) for m in config.metrics):
             samplers.append(None)
+            probed.add((member.name, contest.weights))
         for sampler in samplers:
             # The sampler's own fields too: the same name with another setting is another row.
             own = {

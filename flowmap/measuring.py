@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from flowmap.configs import SamplerConfig
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
 from flowmap.folder import StoppedError, set_aside
-from flowmap.hub import RUN_LOCK, find, is_hub_id
+from flowmap.hub import RUN_LOCK
 from flowmap.launch import Commands, carry_out
-from flowmap.outside import BASE, Outside, is_weights, look_up
+from flowmap.outside import BASE, Outside, is_nowhere, is_weights, look_up
 from flowmap.plan import LOCK, Plan
 from flowmap.recipe import Recipe, read
 from flowmap.reopen import open_run, rerun, runs_near, sampler_called
@@ -42,7 +43,7 @@ def evaluate_at(
         if overrides:
             raise FlowmapError("--set: a run is measured by its own recipe; give --recipe to measure it by another")
         return _evaluate_run(folder, fresh, console)
-    if find(where) is None and not is_hub_id(where):
+    if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
     example = shlex.quote(str(_example(look_up(where))))
     raise FlowmapError(
@@ -108,7 +109,7 @@ def _recipe_for(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig, 
         told.append(f"the teacher is '{BASE}', the backbone's own weights: stage '{teacher}' is there in a run only")
         teacher = BASE
     fields = {"teacher": teacher, "contests": _contests(weights, recipe, evaluation)}
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(weights.name).resolve().name)
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(os.path.abspath(weights.name)).name)
     changed = {
         "name": f"{recipe.name}-{name}",
         "seeds": recipe.seeds[:1],  # weights from outside have one training

@@ -101,11 +101,7 @@ def look_up(name: str) -> Outside:
     folder = find(name)
     if folder is not None and (folder / RUN_LOCK).is_file():
         return _of_run(name, folder)
-    claims = [
-        config
-        for component in catalogue().components
-        if issubclass(component.config, BackboneConfig) and (config := component.config.of_weights(name)) is not None
-    ]
+    claims = _claims(name)
     if len(claims) > 1:
         owners = " and ".join(f"'{config.type}'" for config in claims)
         raise FlowmapError(f"{name}: the backbones {owners} both say that they can read it; uninstall one of them")
@@ -121,6 +117,18 @@ def look_up(name: str) -> Outside:
     pretrained = claims[0].pretrained()
     assert pretrained is not None, f"{claims[0].type} claims weights and does not say what they are"
     return Outside(name, claims[0], pretrained)
+
+
+def is_nowhere(name: str) -> bool:
+    """Whether `name` is no folder, and no hub id of weights either, as far as that can be told."""
+    return find(name) is None and not (is_hub_id(name) and (_claims(name) or not Path(name).parent.is_dir()))
+
+
+def _claims(name: str) -> list[BackboneConfig]:
+    """What the installed backbones that know the weights `name` would build them with."""
+    configs = [component.config for component in catalogue().components]
+    asked = [config.of_weights(name) for config in configs if issubclass(config, BackboneConfig)]
+    return [config for config in asked if config is not None]
 
 
 def of_base(backbone: BackboneConfig) -> Outside:

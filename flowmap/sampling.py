@@ -18,9 +18,9 @@ from flowmap.contestant import Contestant, generate, latent_context, open_contes
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.folder import readable, writing
-from flowmap.hub import RUN_LOCK, find, is_hub_id
+from flowmap.hub import RUN_LOCK
 from flowmap.interfaces import Batch, Data, Samples
-from flowmap.outside import Outside, look_up
+from flowmap.outside import Outside, is_nowhere, look_up
 from flowmap.pictures import png, strips
 from flowmap.processes import Processes
 from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
@@ -83,7 +83,7 @@ def sample(where: str, wish: Wish, out: Path) -> tuple[list[Path], str]:
     folder = Path(where)
     if any((place / RUN_LOCK).is_file() for place in (folder, folder.parent)):
         return sample_run(folder, wish, out)
-    if find(where) is None and not is_hub_id(where):
+    if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
     return sample_weights(look_up(where), wish, out)
 
