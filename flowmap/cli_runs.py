@@ -57,7 +57,7 @@ def sample(
     nfe: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Network calls per sample (of each chunk, in causal models): 4, or 50 of plain Wan weights."
+            min=1, help="Network calls per sample (of each chunk, in causal models): 4, or as the weights' authors."
         ),
     ] = None,
     sampler: Annotated[
@@ -71,7 +71,7 @@ def sample(
         float | None,
         typer.Option(
             min=1,
-            help="w in null + w (cond - null), for networks with none fused in: 1 (none), or 5 of plain Wan weights.",
+            help="w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors.",
         ),
     ] = None,
     length: Annotated[

@@ -73,7 +73,13 @@ def test_every_command_has_help(command: str, option: str, call: Call) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert "Usage: " in shown.out
     assert f" {command} " in shown.out.splitlines()[1]
-    argument = {"plugins": "", "sample": "RUN_OR_WEIGHTS", "evaluate": "RUN_OR_WEIGHTS", "export": "RUN", "report": "RUN"}.get(command, "RECIPE")
+    argument = {
+        "plugins": "",
+        "sample": "RUN_OR_WEIGHTS",
+        "evaluate": "RUN_OR_WEIGHTS",
+        "export": "RUN",
+        "report": "RUN",
+    }.get(command, "RECIPE")
     assert argument in shown.out
 
 

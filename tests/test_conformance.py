@@ -681,6 +681,9 @@ class _Uneven(Chunking):
     def whole(self, batch: Batch) -> Batch:
         return batch
 
+    def unchunked(self) -> Chunking:
+        return self
+
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         return cond
 

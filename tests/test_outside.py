@@ -342,8 +342,8 @@ def contested(name: str, *changes: tuple[str, str]) -> str:
         ),
         (
             contested("weights"),
-            "r.toml:27: evaluation.contests.0.stage: unknown stage 'weights'; allowed: teacher, student; for the folder "
-            "of that name write './weights'",
+            "r.toml:27: evaluation.contests.0.stage: unknown stage 'weights'; allowed: teacher, student; for the "
+            "folder of that name write './weights'",
         ),
         (
             contested("./weights"),
@@ -353,8 +353,8 @@ def contested(name: str, *changes: tuple[str, str]) -> str:
         ),
         (
             edited(('teacher = "teacher"', 'teacher = "base"')),
-            "r.toml:23: evaluation.teacher: the base weights of this backbone are random; name a stage, or weights, with "
-            "a '/' in them",
+            "r.toml:23: evaluation.teacher: the base weights of this backbone are random; name a stage, or weights, "
+            "with a '/' in them",
         ),
         (
             TINY.split("[[stages]]")[0],
@@ -363,10 +363,10 @@ def contested(name: str, *changes: tuple[str, str]) -> str:
         ),
         (
             TINY.split("[[stages]]")[0] + "[evaluation]" + TINY.split("[evaluation]")[1],
-            "r.toml:10: evaluation.teacher: there is no stage 'teacher', nor any other; name weights: 'base', or a folder "
-            "or hub id, with a '/' in it\n"
-            "r.toml:14: evaluation.contests.0.stage: there is no stage 'student', nor any other; name weights: 'base', or "
-            "a folder or hub id, with a '/' in it",
+            "r.toml:10: evaluation.teacher: there is no stage 'teacher', nor any other; name weights: 'base', or a "
+            "folder or hub id, with a '/' in it\n"
+            "r.toml:14: evaluation.contests.0.stage: there is no stage 'student', nor any other; name weights: 'base', "
+            "or a folder or hub id, with a '/' in it",
         ),
     ],
 )
@@ -388,8 +388,8 @@ def test_what_does_not_go_together(
 
     first = '{ stage = "base", samplers = ["euler"], cfg_scale = 2.0 }'
     assert found((first, '{ stage = "base", samplers = ["flow_map"] }')) == [
-        "evaluation.contests.0.samplers.0: sampler 'flow_map' needs a flow map, but the weights 'base' are a velocity; use "
-        "a velocity sampler such as euler or heun"
+        "evaluation.contests.0.samplers.0: sampler 'flow_map' needs a flow map, but the weights 'base' are a velocity; "
+        "use a velocity sampler such as euler or heun"
     ]
     assert found((first, '{ stage = "./released", samplers = ["consistency"], cfg_scale = 2.0 }')) == [
         "evaluation.contests.0.cfg_scale: 'consistency' follows the flow map, which has its guidance in it; use 1"
@@ -398,16 +398,16 @@ def test_what_does_not_go_together(
         "evaluation.contests.0.context: 3 context frames cannot be given: possible are 1, 9; nearest: 1 or 9"
     ]
     assert found((first, '{ stage = "./released", samplers = ["euler"], weights = "raw" }')) == [
-        "evaluation.contests.0.weights: 'raw' is what a stage of a run has beside its moving average; these weights are "
-        "one set"
+        "evaluation.contests.0.weights: 'raw' is what a stage of a run has beside its moving average; these weights "
+        "are one set"
     ]
     assert found((first, '{ stage = "./digits", samplers = ["euler"] }')) == [
         "evaluation.contests.0.stage: the samples of the run ./digits are not of the same kind as the recipe's data"
     ]
     # 13 frames end within a chunk, of the recipe's own backbone and of the folder's.
     assert (
-        "evaluation.contests.1.stage: ./released: [1, 2, 2] sum to 5, and these data have 4 latent frames; chunks end at 9 "
-        "or 17 frames"
+        "evaluation.contests.1.stage: ./released: [1, 2, 2] sum to 5, and these data have 4 latent frames; chunks end "
+        "at 9 or 17 frames"
     ) in found(("frames = 17", "frames = 13"))
 
 
@@ -549,8 +549,8 @@ def test_what_evaluate_cannot_do_is_said(released: Callable[[str], Path], here: 
         ),
         (
             ["small", "--recipe", "exact.toml"],
-            "small, by exact.toml: evaluation.contests.0.stage: the samples of the run ./small are not of the same kind as "
-            "the recipe's data\n",
+            "small, by exact.toml: evaluation.contests.0.stage: the samples of the run ./small are not of the same "
+            "kind as the recipe's data\n",
         ),
         (
             ["small", "--recipe", "bare.toml"],
