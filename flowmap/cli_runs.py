@@ -96,8 +96,8 @@ def sample(
     train_seed: TrainSeed = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
-    from flowmap.sampling import Wish
     from flowmap.sampling import sample as sample_from
+    from flowmap.wishes import Wish
 
     wish = Wish(
         stage=stage,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import final
 
@@ -14,7 +15,7 @@ from flowmap.checkpoint import MANIFEST, checkpoints
 from flowmap.configs import BackboneConfig, NetworkKind, SampleSpec, Weights
 from flowmap.contestant import Contestant, open_contestant, open_weights
 from flowmap.hub import fingerprint
-from flowmap.interfaces import Backbone
+from flowmap.interfaces import Backbone, Data
 from flowmap.outside import Outside, find_weights, is_weights
 from flowmap.plan import Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, reopened
@@ -45,10 +46,14 @@ class Lineup:
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self._plan = plan
         self._device = device
-        self._data = plan.recipe.measured_data().build()
         self._known: dict[str, tuple[Outside, str]] = {}
         self._made: tuple[BackboneConfig, SampleSpec] | None = None
         self._backbone: Backbone | None = None
+
+    @cached_property
+    def _data(self) -> Data:
+        """What is measured against; opened when somebody is measured."""
+        return self._plan.recipe.measured_data().build()
 
     def member(self, name: str, seed: int) -> Member:
         """Who is called `name`, at the training seed `seed`; raises FlowmapError for weights that cannot be read."""

@@ -32,8 +32,9 @@ from flowmap.outside import BASE, is_weights
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
-from flowmap.sampling import Wish, sample_run
+from flowmap.sampling import sample_run
 from flowmap.tables import ContestConfig, EvaluationConfig
+from flowmap.wishes import Wish
 
 _TWIN = "twin.toml"
 _STEPS = 3

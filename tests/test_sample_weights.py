@@ -23,7 +23,8 @@ from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.export import export_run
-from flowmap.sampling import Wish, sample, sample_run
+from flowmap.sampling import sample, sample_run
+from flowmap.wishes import Wish
 
 from .small_runs import flowmap
 from .video_runs import digits_run, finished, mlp_run, wan_run
