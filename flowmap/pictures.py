@@ -29,28 +29,6 @@ def tiles(images: NDArray[np.floating], columns: int | None = None, scale: int =
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def strips(videos: NDArray[np.uint8], rows: int = 8, columns: int = 8, widest: int = 160) -> NDArray[np.uint8]:
-    """Videos `[N, F, h, w, 3]` as rows of evenly spaced frames `[H, W, 3]`; of images (F = 1) each row has several.
-
-    At most `rows` by `columns` frames, none wider than `widest` pixels.
-    """
-    if videos.shape[1] == 1:
-        count = min(len(videos), rows * columns)
-        across = min(columns, math.ceil(math.sqrt(count)))
-        down = math.ceil(count / across)
-        blank = np.full((down * across - count, *videos.shape[2:]), 255, np.uint8)
-        shown = np.concatenate([videos[:count, 0], blank]).reshape(down, across, *videos.shape[2:])
-    else:
-        times = np.linspace(0, videos.shape[1] - 1, min(columns, videos.shape[1])).round().astype(int)
-        shown = videos[:rows, times]
-    height, width = shown.shape[2:4]
-    size = (min(width, widest), max(1, round(height * min(width, widest) / width)))
-    small = [
-        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in row] for row in shown
-    ]
-    return np.concatenate([np.concatenate(row, axis=1) for row in small], axis=0)
-
-
 def scatter(points: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Points `[N, D]` as a scatter plot `[H, W, 3]` of their first two coordinates (a histogram if D = 1)."""
     figure = Figure(figsize=(3, 3), dpi=100)

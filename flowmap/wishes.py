@@ -18,11 +18,10 @@ from flowmap.errors import FlowmapError
 from flowmap.hub import RUN_LOCK
 from flowmap.interfaces import Data, Samples
 from flowmap.outside import Outside, is_nowhere, look_up
-from flowmap.pictures import strips
 from flowmap.processes import Processes
 from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
 from flowmap.tables import ComputeConfig
-from flowmap.video import to_uint8
+from flowmap.video import strips
 
 _CALLS = 4
 
@@ -161,7 +160,7 @@ class Asked(Data):
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """Videos as rows of frames, images side by side."""
-        return strips(to_uint8(x.cpu()).permute(0, 1, 3, 4, 2).numpy())
+        return strips(x)
 
 
 def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def pretrained(weights: str, chunks: tuple[int, ...]) -> Pretrained | None:
     files, shift = checkpoint.everything(), checkpoint.shift()
     if checkpoint.kind == "wan":
         return Pretrained("velocity", "whole", files, spec, shift, "unipc", calls=50, cfg_scale=5.0)
+    # Given pictures and clips are squashed to size and counted by rate, as in their training.
+    spec = replace(spec, fit="stretch", frame_choice="rate")
     return Pretrained("flow_map", "forced" if checkpoint.kind == "far" else "whole", files, spec, shift)
 
 
