@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flowmap import __version__
+from flowmap import __version__, cli_runs
 from flowmap.commands import process
-from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 
 app = typer.Typer(
@@ -26,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_runs.app)
 _GRACE_SECONDS = 10
 _TABLE_WIDTH = 110
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
@@ -33,14 +33,7 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-def _samplers(incomplete: str) -> list[str]:
-    from flowmap.catalogue import catalogue
-
-    return [name for name in catalogue().names("sampler") if name.startswith(incomplete)]
-
-
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,17 +42,6 @@ Overrides = Annotated[
         help="Change a field; stages by name: stages.teacher.steps=10. Repeatable.",
     ),
 ]
-
-
-WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
-TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
-
-
-def _known_weights(word: str) -> Weights:
-    allowed: dict[str, Weights] = {"ema": "ema", "raw": "raw"}
-    if word not in allowed:
-        raise FlowmapError(f"--weights {word}: allowed: ema, raw")
-    return allowed[word]
 
 
 @app.callback(invoke_without_command=True)
@@ -162,7 +144,8 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     for warning in warnings:
         _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     stages = "; ".join(f"{s.name} ({s.objective.type}, {s.steps} steps)" for s in checked.stages)
-    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(stages)}", soft_wrap=True)
+    what = stages or "trains nothing, and measures weights"
+    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(what)}", soft_wrap=True)
 
 
 @app.command()
@@ -232,89 +215,6 @@ def plan(
     else:
         # Elsewhere than on a terminal lines may be as long as the table needs.
         plan_tables.show(planned, _out if _out.is_terminal else Console(width=_TABLE_WIDTH))
-
-
-@app.command()
-def sample(
-    run: RunFolder,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.")] = None,
-    video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.")] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="How many frames of --video are given; as many as fit if not given.")
-    ] = None,
-    nfe: Annotated[int, typer.Option(min=1, help="Network calls per sample (of each chunk, in causal models).")] = 4,
-    sampler: Annotated[
-        str | None,
-        typer.Option(autocompletion=_samplers, help="A sampler; the stage's first in the recipe if not given."),
-    ] = None,
-    guidance: Annotated[
-        float, typer.Option(min=1, help="w in null + w (cond - null), for a stage that has none fused in; 1 is none.")
-    ] = 1.0,
-    n: Annotated[
-        int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
-    out: Annotated[Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.")] = Path(
-        "samples"
-    ),
-    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
-    weights: WhichWeights = "ema",
-    train_seed: TrainSeed = None,
-) -> None:
-    """Draw samples from a run: a picture, the tensors and, of videos, mp4 files."""
-    from flowmap.sampling import Wish, sample_run
-
-    wish = Wish(
-        stage=stage,
-        weights=_known_weights(weights),
-        sampler=sampler,
-        calls=nfe,
-        number=n,
-        seed=seed,
-        train_seed=train_seed,
-        prompts=tuple(prompt or ()),
-        image=image,
-        video=video,
-        frames=frames,
-        cfg_scale=guidance,
-    )
-    files, summary = sample_run(run, wish, out)
-    shown = [str(file) for file in files]
-    listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
-    _out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
-
-
-@app.command()
-def export(
-    run: RunFolder,
-    to: Annotated[Path, typer.Option(help="A new folder.")],
-    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
-    weights: WhichWeights = "ema",
-    train_seed: TrainSeed = None,
-    keep_lora: Annotated[
-        bool, typer.Option("--keep-lora", help="Write adapters beside the base weights instead of merging them.")
-    ] = False,
-) -> None:
-    """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
-    from flowmap.export import export_run
-
-    chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, merged=not keep_lora)
-    _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
-    _out.print(loading, soft_wrap=True, markup=False, highlight=False)
-
-
-@app.command()
-def report(run: RunFolder) -> None:
-    """Write report.html (of a comparison: comparison.html) anew from a run's files."""
-    from flowmap.comparison_page import write_page
-    from flowmap.report import write_report
-    from flowmap.standings import is_comparison_folder
-
-    written = write_page(run) if is_comparison_folder(run) else write_report(run)
-    _out.print(str(written), soft_wrap=True)
 
 
 def main() -> None:

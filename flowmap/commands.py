@@ -34,6 +34,15 @@ def compare_line(paths: Sequence[Path], overrides: Sequence[str], runs: Path, pr
     )
 
 
+def evaluate_line(where: str, recipe: Path, overrides: Sequence[str], runs: Path) -> str:
+    """What to type to go on with the evaluation of weights: the command itself, but never a second --fresh."""
+    return shlex.join(
+        [*_program(), "evaluate", where, "--recipe", str(recipe)]
+        + [word for text in overrides for word in ("--set", text)]
+        + (["--runs", str(runs)] if runs != Path("runs") else [])
+    )
+
+
 def process() -> tuple[int, int]:
     """The index of this process and how many there are, as whoever started them tells each."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -50,7 +50,10 @@ class ContestantConfig(Config):
         "'steps', which the budget gives; 'share' is its part of the budget (equal parts if none has one); each but "
         "the last has a name",
     )
-    stage: str | None = Field(None, description="in place of 'stages': a stage of 'recipe', measured as it is")
+    stage: str | None = Field(
+        None,
+        description="in place of 'stages': a stage of 'recipe', or weights as an evaluation names them, measured as is",
+    )
     weights: Weights = Field("ema", description="which of the last stage's weights")
     cfg_scale: float = Field(1.0, ge=1, description="guidance, w in null + w (cond - null); velocity samplers only")
     recipe: Table = Field(default_factory=dict, description="fields of 'recipe' that are different for this one")
@@ -127,7 +130,7 @@ def read_comparison(
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FlowmapError(explain_syntax(error, str(paths[0]), text)) from None
-    if "contestants" not in raw and "stages" in raw:
+    if "contestants" not in raw and ("stages" in raw or "evaluation" in raw):
         raise FlowmapError(f"{paths[0]}: is a recipe; give a specification with contestants, or several recipes")
     source = Source(str(paths[0]), text, raw)
     for setting in overrides:

@@ -16,6 +16,7 @@ from flowmap import figures, intervals, standings
 from flowmap.figures import Curve, Style
 from flowmap.folder import write_whole
 from flowmap.intervals import Difference, Row, Spot, difference, leaders, ranks
+from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
 from flowmap.standings import Contestant, Spent, Standings, load, write_lines
 
@@ -183,7 +184,7 @@ def _pictures(found: Standings) -> dict[str, Any]:
             if row.contestant.split("/")[0] != contestant.name:
                 continue
             stage = row.contestant.partition("/")[2] or contestant.measured["name"]
-            for path in folder.glob(f"{stage}.*.{row.sampler}.*.png"):
+            for path in folder.glob(f"{file_name(stage)}.*.{row.sampler}.*.png"):
                 number = path.stem.rsplit(".", 1)[1]
                 if number.isdecimal():
                     sheets[row, int(number)] = _uri(path)
@@ -196,6 +197,6 @@ def _uri(path: Path) -> str:
 
 
 def _settings(contestant: Contestant) -> str:
-    """The contestant's own stages as a recipe has them."""
+    """The contestant's own stages, or the one that is measured, as a recipe has them; of weights their name."""
     stages: Iterable[Mapping[str, Any]] = contestant.trained or [contestant.measured]
     return tomli_w.dumps({"stages": list(stages)}).strip()

@@ -170,6 +170,25 @@ class SampleSpec:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """What a backbone's base weights are as they stand, without any training of ours.
+
+    `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
+    from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
+    not known), `calls` network calls of `sampler`, guided by `cfg_scale` (w in null + w (cond - null)).
+    """
+
+    kind: NetworkKind
+    view: FrameView = "whole"
+    files: tuple[Path, ...] = ()
+    spec: SampleSpec | None = None
+    shift: float | None = 1.0
+    sampler: str = "flow_map"
+    calls: int = 4
+    cfg_scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class StageFacts:
     """What an objective may know about its stage when it is asked whether the combination makes sense.
 
@@ -211,10 +230,28 @@ class BackboneConfig(ComponentConfig):
     kind: ClassVar[str] = "backbone"
     random_base: ClassVar[bool] = False
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
+    forms: ClassVar[tuple[str, ...]] = ()
+    """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
 
     def origin(self) -> Origin:
         """What the base weights are, for a model card."""
         return Origin(None, "apache-2.0" if self.random_base else "unknown")
+
+    @classmethod
+    def of_weights(cls, weights: str) -> Self | None:
+        """The configuration that makes a network of `weights` (a folder or a hub id); None if they are not of its kind.
+
+        Of the installed backbones one at most may claim them. They need not be here, if their name says what they are.
+        """
+        return None
+
+    def pretrained(self) -> Pretrained | None:
+        """What the base weights are as they stand; None if they are random, not here, or of no use by themselves."""
+        return None
+
+    def sized(self, spec: SampleSpec) -> Self:
+        """The same for samples of `spec`: what depends on their size is made to fit, if it can be."""
+        return self
 
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
         """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""

@@ -1,4 +1,4 @@
-"""A finished stage's student, ready to sample: what evaluation and `flowmap sample` share."""
+"""A finished stage's student, or weights from outside, ready to sample: what evaluation and `flowmap sample` share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowmap.configs import FrameView, SamplerConfig, Weights, context_refusal
+from flowmap.configs import FrameView, NetworkKind, SamplerConfig, SampleSpec, Weights, context_refusal
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
 from flowmap.interfaces import Backbone, Batch, Data, Velocity
+from flowmap.outside import Outside
 from flowmap.path import grid
 from flowmap.plan import StagePlan
 from flowmap.rollout import rollout
@@ -26,7 +27,10 @@ _HELD_OUT = 64
 
 @dataclass(frozen=True)
 class Contestant:
-    """A finished stage's student, ready to sample: in chunks, or all frames together where its `view` is whole."""
+    """A finished stage's student or weights from outside, ready to sample: in chunks, or together if `view` is whole.
+
+    `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured).
+    """
 
     stage: str
     seed: int
@@ -48,23 +52,44 @@ class Contestant:
 
 
 def open_contestant(
-    plan: StagePlan, weights: Weights, device: torch.device, backbone: Backbone | None = None
+    plan: StagePlan, weights: Weights, device: torch.device, data: Data | None = None, backbone: Backbone | None = None
 ) -> Contestant:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
-    A `backbone` that was made before saves reading its base weights again; a student that it made before is
-    then no longer valid.
+    `data` are what it is measured on, if not what its own recipe says. A `backbone` that was made before saves reading
+    its base weights again; a student that it made before is then no longer valid.
     """
-    stage = plan.stage
+    stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
-    backbone = backbone or plan.recipe.backbone.build(plan.recipe.data.spec())
+    backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    role = backbone.role("student", student.kind, own, base_draw(plan.seed))
+    network = _network(backbone, student.kind, own, plan.seed, device)
+    contexts = plan.recipe.backbone.contexts(spec)
+    data = data or plan.recipe.measured_data().build()
+    return Contestant(stage.name, plan.seed, weights, network, student.view, backbone, contexts, data, device)
+
+
+def open_weights(
+    weights: Outside, spec: SampleSpec, seed: int, device: torch.device, data: Data, backbone: Backbone
+) -> Contestant:
+    """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
+
+    Raises FlowmapError unless every parameter is set.
+    """
+    kind, view = weights.pretrained.kind, weights.pretrained.view
+    network = _network(backbone, kind, None, seed, device)
+    contexts = weights.backbone.contexts(spec)
+    return Contestant(weights.name, seed, "ema", network, view, backbone, contexts, data, device)
+
+
+def _network(
+    backbone: Backbone, kind: NetworkKind, own: Mapping[str, Tensor] | None, seed: int, device: torch.device
+) -> Velocity:
+    """The network of a student that nobody trains, on `device`."""
+    role = backbone.role("student", kind, own, base_draw(seed))
     role.freeze()
     role.module.to(device).eval()
-    contexts = plan.recipe.backbone.contexts(plan.recipe.data.spec())
-    data = plan.recipe.measured_data().build()
-    return Contestant(stage.name, plan.seed, weights, role.network, student.view, backbone, contexts, data, device)
+    return role.network
 
 
 def steps_for(sampler: SamplerConfig, calls: int) -> int | None:

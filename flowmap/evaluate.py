@@ -1,4 +1,4 @@
-"""Measure finished stages: samples at each number of calls, every metric with its floor and its spread."""
+"""Measure finished stages and weights from outside: samples at each number of calls, with floors and spreads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowmap.checkpoint import MANIFEST, checkpoints
 from flowmap.configs import MetricConfig, SamplerConfig, Weights
-from flowmap.contestant import Contestant, generate, held_out_start, open_contestant, steps_for
+from flowmap.contestant import Contestant, generate, held_out_start, steps_for
 from flowmap.folder import read_lines, rewrite_lines, writing
-from flowmap.interfaces import Backbone, Evidence, Metric, References, Samples
+from flowmap.interfaces import Evidence, Metric, References, Samples
+from flowmap.lineup import Lineup, Member
+from flowmap.outside import file_name
 from flowmap.pictures import png
-from flowmap.plan import Plan, StagePlan
+from flowmap.plan import Plan
 from flowmap.tables import EvaluationConfig
 
 METRICS = "metrics.jsonl"
@@ -56,14 +57,13 @@ class Score:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One row of the competition: a stage's weights under a sampler (None: metrics of the network itself)."""
+    """One row of the competition: a member's weights under a sampler (None: metrics of the network itself)."""
 
-    plan: StagePlan
+    member: Member
     weights: Weights
     sampler: SamplerConfig | None
     context: int
     cfg_scale: float
-    checkpoint: str
     evaluation: str
 
     @property
@@ -77,28 +77,30 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
     """Score every contest of the recipe for every seed into `metrics.jsonl`, skipping what is there already.
 
     `report` is told what is being measured. An interrupted evaluation loses at most one row. Raises
-    FlowmapError if a stage is not finished.
+    FlowmapError if a stage is not finished, or weights from outside cannot be read.
     """
     config = plan.recipe.evaluation
     if config is None:
         return
     found = read_lines(plan.folder / METRICS)
-    entries = [entry for seed in plan.recipe.seeds for entry in _entries(plan, config, seed)]
+    lineup = Lineup(plan, device)
+    entries = [entry for seed in plan.recipe.seeds for entry in _entries(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
     rows = [_recorded(entry, found, config) for entry in entries]
     _write(plan, rows)
     for seed in plan.recipe.seeds:
-        missing = [i for i, entry in enumerate(entries) if entry.plan.seed == seed and rows[i] is None]
+        missing = [i for i, entry in enumerate(entries) if entry.member.seed == seed and rows[i] is None]
         if not missing:
             continue
         report(f"seed {seed}: the teacher's reference samples")
-        backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
-        metrics = _metrics(plan, config, seed, device, backbone)
-        for i in missing:
+        metrics = _metrics(lineup, plan, config, seed)
+        # One backbone after the other: the base weights of each are read once.
+        backbones = [entries[i].member.backbone for i in missing]
+        for i in sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone)):
             entry = entries[i]
             by = f"by {entry.label}" if entry.sampler else "the network itself"
-            report(f"seed {seed}: {entry.plan.stage.name} ({entry.weights}), {by}")
-            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, device, backbone)]
+            report(f"seed {seed}: {entry.member.name} ({entry.weights}), {by}")
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, lineup)]
             _write(plan, rows)
 
 
@@ -106,14 +108,16 @@ def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
     rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
 
 
-def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
+def _entries(lineup: Lineup, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
     settings = config.model_dump(mode="json", exclude={"contests", "calls"})
-    settings["teacher_checkpoint"] = _identity(plan.find(config.teacher, seed))
+    settings["teacher_checkpoint"] = lineup.member(config.teacher, seed).checkpoint
+    probed: set[tuple[str, Weights]] = set()
     for contest in config.contests:
-        stage = plan.find(contest.stage, seed)
+        member = lineup.member(contest.stage, seed)
         samplers: list[SamplerConfig | None] = list(contest.samplers)
-        if any(_probes(metric, stage) for metric in config.metrics):
+        if (member.name, contest.weights) not in probed and any(_probes(m, member) for m in config.metrics):
             samplers.append(None)
+            probed.add((member.name, contest.weights))
         for sampler in samplers:
             # The sampler's own fields too: the same name with another setting is another row.
             own = {
@@ -124,19 +128,12 @@ def _entries(plan: Plan, config: EvaluationConfig, seed: int) -> Iterator[_Entry
             text = json.dumps(settings | own, sort_keys=True)
             evaluation = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
             context, scale = (contest.context, contest.cfg_scale) if sampler else (0, 1.0)
-            yield _Entry(stage, contest.weights, sampler, context, scale, _identity(stage), evaluation)
+            yield _Entry(member, contest.weights, sampler, context, scale, evaluation)
 
 
-def _identity(plan: StagePlan) -> str:
-    """A short name for the weights of a finished stage."""
-    newest = checkpoints(plan.folder)[-1:]
-    manifest = newest[0].path / MANIFEST if newest else plan.folder / "nothing"
-    return hashlib.blake2b(manifest.read_bytes(), digest_size=6).hexdigest() if manifest.is_file() else ""
-
-
-def _probes(metric: MetricConfig, stage: StagePlan) -> bool:
-    """Whether `metric` calls the stage's network itself rather than looking at samples."""
-    return metric.network is not None and metric.network == stage.stage.objective.roles()["student"].kind
+def _probes(metric: MetricConfig, member: Member) -> bool:
+    """Whether `metric` calls the member's network itself rather than looking at samples."""
+    return metric.network is not None and metric.network == member.kind
 
 
 def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
@@ -149,7 +146,7 @@ def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]
 
 def _looks_at(metric: MetricConfig, entry: _Entry) -> bool:
     """Whether `metric` is part of this row: of samples under a sampler, or of the network itself."""
-    return metric.network is None if entry.sampler else _probes(metric, entry.plan)
+    return metric.network is None if entry.sampler else _probes(metric, entry.member)
 
 
 def _recorded(
@@ -158,10 +155,10 @@ def _recorded(
     """The entry's lines among those found, or None unless all that are wanted are there."""
     wanted = _wanted(entry, config)
     header = {
-        "stage": entry.plan.stage.name,
+        "stage": entry.member.name,
         "weights": entry.weights,
-        "seed": entry.plan.seed,
-        "checkpoint": entry.checkpoint,
+        "seed": entry.member.seed,
+        "checkpoint": entry.member.checkpoint,
         "evaluation": entry.evaluation,
     }
     lines = {
@@ -173,10 +170,8 @@ def _recorded(
     return list(lines.values()) if lines.keys() == wanted else None
 
 
-def _metrics(
-    plan: Plan, config: EvaluationConfig, seed: int, device: torch.device, backbone: Backbone
-) -> dict[MetricConfig, Metric]:
-    teacher = open_contestant(plan.find(config.teacher, seed), "ema", device, backbone)
+def _metrics(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, Metric]:
+    teacher = lineup.open(lineup.member(config.teacher, seed), "ema")
     sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     draws = teacher.draw("reference", 0, 2 * config.samples), teacher.draw("floor", 0, config.samples)
@@ -200,10 +195,9 @@ def _score(
     plan: Plan,
     config: EvaluationConfig,
     metrics: dict[MetricConfig, Metric],
-    device: torch.device,
-    backbone: Backbone,
+    lineup: Lineup,
 ) -> Iterator[Score]:
-    contestant = open_contestant(entry.plan, entry.weights, device, backbone)
+    contestant = lineup.open(entry.member, entry.weights)
     calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
     for nfe in calls:
         chosen = {m: metric for m, metric in metrics.items() if _looks_at(m, entry)}
@@ -225,7 +219,7 @@ def _score(
                 seed=contestant.seed,
                 samples=config.samples,
                 repeats=config.repeats,
-                checkpoint=entry.checkpoint,
+                checkpoint=entry.member.checkpoint,
                 evaluation=entry.evaluation,
                 values=tuple(values[m]),
             )
@@ -243,7 +237,7 @@ def _evidence(
     start = held_out_start(contestant, entry.context, draw) if entry.context else None
     samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
-        name = f"{contestant.stage}.{entry.weights}.{entry.label}.{nfe}"
+        name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
         _save_picture(plan.folder, name, contestant.data.picture(samples[:_SHEET]))
     return Evidence(samples, contestant.network, None, draw)
 

@@ -10,7 +10,7 @@ import torch
 
 from flowmap import __version__
 from flowmap.commands import going_on
-from flowmap.configs import Weights
+from flowmap.configs import Weights, unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
 from flowmap.folder import read_lines, readable, write_whole_folder
@@ -23,17 +23,26 @@ _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 
 
 def export_run(
-    folder: Path, to: Path, stage: str | None, weights: Weights, train_seed: int | None, merged: bool
+    folder: Path,
+    to: Path,
+    stage: str | None,
+    weights: Weights,
+    train_seed: int | None,
+    merged: bool,
+    form: str | None = None,
 ) -> tuple[StagePlan, str]:
     """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
 
-    All is written or nothing. Raises FlowmapError if `to` exists, if the stage is not finished, or if the
-    backbone has no form that others load.
+    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises
+    FlowmapError if `to` exists, if the stage is not finished, or if the backbone has no form that others load.
     """
     if to.exists():
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
     plan = open_run(folder)
     chosen = choose_stage(plan, stage, train_seed)
+    forms = plan.recipe.backbone.forms
+    if form is not None and forms and form not in forms:
+        raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
     with going_on(rerun(folder)):
         own = stage_weights(chosen, chosen.stage.name, weights)
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
@@ -45,7 +54,7 @@ def export_run(
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
-            loading = backbone.export(role, part, merged, shift)
+            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
         (part / "README.md").write_text(_card(plan, chosen, weights, loading))
         for file in part.rglob("*.safetensors"):
@@ -85,7 +94,7 @@ def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str) -> str:
             "",
             "## Load",
             "```python",
-            "import diffusers",
+            *(["import diffusers"] if "diffusers." in loading else []),
             loading,
             "```",
             "`FOLDER` is where this file lies." + _conditions(recipe.data.spec().fps),

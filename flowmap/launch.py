@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -27,7 +28,7 @@ from flowmap.loop import StepRecord
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.progress import ProgressWatcher
-from flowmap.recipe import read
+from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
 from flowmap.run import Interruption, Watcher, refuse_changes, train
 from flowmap.stage import finished
@@ -74,17 +75,40 @@ def run_recipe(
     for name in only:
         if name not in [s.name for s in recipe.stages]:
             raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")
+    commands = Commands(command_line(path, overrides, only, runs), command_line(path, overrides, (), runs))
+    return carry_out(recipe, runs, console, commands, only, fresh, watch, quiet, page)
+
+
+@final
+@dataclass(frozen=True)
+class Commands:
+    """What to type to `go_on` with what is being done, and to do `everything` that the recipe says."""
+
+    go_on: str
+    everything: str
+
+
+def carry_out(
+    recipe: Recipe,
+    runs: Path,
+    console: Console,
+    commands: Commands,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    watch: Watcher | None = None,
+    quiet: bool = False,
+    page: bool = True,
+) -> Plan:
+    """Do what run_recipe does with a recipe that has been read and checked."""
     plan = make_plan(recipe, runs)
     chosen = [s for s in plan.stages if not only or s.stage.name in only]
     processes = Processes(recipe.compute)
     console = console if processes.first else Console(quiet=True)
     refuse_impossible(recipe, plan, processes.number, processes.memory())
-    command = command_line(path, overrides, only, runs)
+    command = commands.go_on
     with locked(plan.folder) if processes.first else nullcontext():
         refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
-        _refuse_missing_sources(
-            chosen, command_line(path, overrides, (), runs), f"{command} --fresh" if fresh else command
-        )
+        _refuse_missing_sources(chosen, commands.everything, f"{command} --fresh" if fresh else command)
         if fresh and processes.first:
             for folder in [s.folder for s in chosen] if only else [plan.folder]:
                 aside = set_aside(folder)

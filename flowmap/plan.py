@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowmap.hub import RUN_LOCK
 from flowmap.recipe import Recipe
 from flowmap.tables import RoleConfig, StageConfig
 
-LOCK = "recipe.lock.toml"
+LOCK = RUN_LOCK
 """The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.cost import StageCost, count
+from flowmap.errors import FlowmapError
 from flowmap.estimate import GB, StageEstimate, estimate
 from flowmap.folder import read_lines
 from flowmap.footprint import Footprint
@@ -74,6 +75,8 @@ def plan_recipe(
     Raises FlowmapError if the recipe is wrong, or cannot run on such devices.
     """
     recipe, warnings = read(path, overrides)
+    if not recipe.stages:
+        raise FlowmapError(f"{path}: trains nothing, so there is nothing to plan")
     plan = make_plan(recipe, runs)
     room = None if memory is None else int(memory * GB)
     refuse_impossible(recipe, plan, devices, room)

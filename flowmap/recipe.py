@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from flowmap import outside
 from flowmap.configs import (
     NAME,
     AnyBackbone,
@@ -29,6 +30,7 @@ from flowmap.configs import (
 from flowmap.errors import FlowmapError
 from flowmap.explain import Source, explain, explain_syntax, explain_validation
 from flowmap.locate import Path as Place
+from flowmap.outside import Outside
 from flowmap.overrides import override
 from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
 
@@ -43,7 +45,9 @@ class Recipe(Config):
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="the whole recipe is run once per seed")
     data: AnyData = Field(description="what is learned")
     backbone: AnyBackbone = Field(description="the architecture of every role, and where its base weights come from")
-    stages: tuple[StageConfig, ...] = Field(min_length=1, description="run in this order")
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="run in this order; there may be none, if the evaluation names nothing but weights"
+    )
     evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig, description="how often to save")
@@ -72,19 +76,30 @@ class Recipe(Config):
             for finding in self._stage_findings(stage, earlier, facts):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
+        if not self.stages and self.evaluation is None:
+            why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
+            yield Finding("error", ("stages",), why)
         if self.evaluation is not None:
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            for finding in self._evaluation_findings(self.evaluation):
+            weights, problems = outside.known(self.evaluation, self.backbone)
+            yield from problems
+            yield from outside.findings(self.evaluation, weights, spec)
+            for finding in self._evaluation_findings(self.evaluation, weights):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
-        parts: list[tuple[Place, ComponentConfig]] = [(("backbone",), self.backbone), (("data",), self.data)]
+        weights = outside.named(self.evaluation) if self.evaluation else {}
+        parts: list[tuple[Place, ComponentConfig]] = [(("data",), self.data)]
+        if self.stages or outside.BASE in weights:
+            parts.insert(0, (("backbone",), self.backbone))
         for place, component in [*parts, *self._other_data()]:
             for finding in component.missing():
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
+        if self.evaluation is not None:
+            yield from outside.missing(self.evaluation)
 
     def _other_data(self) -> Iterator[tuple[Place, DataConfig]]:
         """The data that a stage or the evaluation has of its own, and where they are named."""
@@ -142,10 +157,15 @@ class Recipe(Config):
                 why = f"the frozen role '{role}' starts from random weights; name a stage: roles.{role}.from"
                 yield Finding("warning", ("roles", role), why)
 
-    def _evaluation_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
-        kinds = {s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()}
+    def _evaluation_findings(
+        self, evaluation: EvaluationConfig, weights: Mapping[str, Outside | None]
+    ) -> Iterator[Finding]:
+        kinds: dict[str, NetworkKind | None] = {
+            s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()
+        }
+        kinds |= {name: found.pretrained.kind if found else None for name, found in weights.items()}
         if evaluation.teacher not in kinds:
-            yield Finding("error", ("teacher",), unknown_word("stage", evaluation.teacher, kinds))
+            yield Finding("error", ("teacher",), _unknown_stage(evaluation.teacher, self.stages))
         else:
             yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, kinds)
         if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
@@ -163,15 +183,17 @@ class Recipe(Config):
             yield Finding("error", ("teacher_cfg_scale",), why)
         yield from self._contest_findings(evaluation, kinds)
 
-    def _contest_findings(self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind]) -> Iterator[Finding]:
+    def _contest_findings(
+        self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind | None]
+    ) -> Iterator[Finding]:
         seen: set[tuple[str, str, str, int]] = set()
         for index, contest in enumerate(evaluation.contests):
             where = ("contests", index)
             if contest.stage not in kinds:
-                yield Finding("error", (*where, "stage"), unknown_word("stage", contest.stage, kinds))
+                yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, self.stages))
                 continue
             possible = self.backbone.contexts(self.data.spec())
-            if contest.context and contest.context not in possible:
+            if not outside.is_weights(contest.stage) and contest.context and contest.context not in possible:
                 yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
             for position, sampler in enumerate(contest.samplers):
                 place = (*where, "samplers", position)
@@ -189,14 +211,25 @@ class Recipe(Config):
 
 
 def _sampler_findings(
-    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind]
+    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind | None]
 ) -> Iterator[Finding]:
     if sampler.network == "flow_map" and kinds[stage] == "velocity":
+        whose = f"the weights '{stage}' are" if outside.is_weights(stage) else f"stage '{stage}' trains"
         message = (
-            f"sampler '{sampler.type}' needs a flow map, but stage '{stage}' trains a velocity; "
+            f"sampler '{sampler.type}' needs a flow map, but {whose} a velocity; "
             "use a velocity sampler such as euler or heun"
         )
         yield Finding("error", place, message)
+
+
+def _unknown_stage(name: str, stages: Sequence[StageConfig]) -> str:
+    """Say that an evaluation names no stage."""
+    if not stages:
+        return (
+            f"there is no stage '{name}', nor any other; name weights: 'base', or a folder or hub id, with a '/' in it"
+        )
+    hint = f"; for the folder of that name write './{name}'" if Path(name).is_dir() else ""
+    return unknown_word("stage", name, [stage.name for stage in stages]) + hint
 
 
 def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView) -> Iterator[Finding]:
@@ -232,7 +265,7 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
         override(source, setting)
     if not raw:
         needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
-        raise FlowmapError(f"{path}: nothing is set; a recipe has at least {', '.join(needed)}")
+        raise FlowmapError(f"{path}: nothing is set; a recipe has at least {', '.join(needed)}, and mostly stages")
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flowmap.commands import command_line
-from flowmap.configs import ArchiveConfig, DataConfig
+from flowmap.configs import ArchiveConfig, DataConfig, SamplerConfig
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
@@ -28,10 +28,13 @@ from flowmap.folder import locked, write_whole
 from flowmap.launch import run_recipe
 from flowmap.limits import needs, refuse_impossible
 from flowmap.loop import StepRecord
+from flowmap.outside import BASE, is_weights
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
-from flowmap.sampling import Wish, sample_run
+from flowmap.sampling import sample_run
+from flowmap.tables import ContestConfig, EvaluationConfig
+from flowmap.wishes import Wish
 
 _TWIN = "twin.toml"
 _STEPS = 3
@@ -49,6 +52,8 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     """
     began = time.monotonic()
     recipe, warnings = read(path, overrides)
+    if not recipe.stages:
+        raise FlowmapError(f"{path}: trains nothing, so there is nothing to rehearse; run it")
     processes = Processes(recipe.compute)
     console = console if processes.first else Console(quiet=True)
     for warning in warnings:
@@ -128,8 +133,36 @@ def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
         per_step = recipe.evaluation.teacher_sampler.calls_per_step
         calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
         small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
-        everything["evaluation"] = recipe.evaluation.model_copy(update=small)
+        everything["evaluation"] = recipe.evaluation.model_copy(update=small | _of_twins(recipe, recipe.evaluation))
     return recipe.model_copy(update=everything)
+
+
+def _of_twins(recipe: Recipe, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Who is measured where weights from outside have no twin: the base's takes their place, which is a velocity."""
+    last = recipe.stages[-1].name
+
+    def twin(name: str, *samplers: SamplerConfig) -> str | None:
+        if not is_weights(name):
+            return name
+        velocity = all(sampler.network == "velocity" for sampler in samplers)
+        return BASE if velocity and not recipe.backbone.random_base else None
+
+    contests: list[ContestConfig] = []
+    seen: set[tuple[str, str, str, int]] = set()
+    for contest in evaluation.contests:
+        name = twin(contest.stage, *contest.samplers)
+        if name is None:
+            continue
+        weights = contest.weights if name == contest.stage else "ema"
+        rows = {s: (name, weights, s.type, contest.context) for s in contest.samplers}
+        fresh = tuple(sampler for sampler, row in rows.items() if row not in seen)
+        seen |= set(rows.values())
+        if fresh:
+            contests.append(contest.model_copy(update={"stage": name, "weights": weights, "samplers": fresh}))
+    own = ContestConfig(stage=last, samplers=(evaluation.teacher_sampler,))
+    teacher = twin(evaluation.teacher, evaluation.teacher_sampler)
+    first = last if evaluation.teacher_sampler.network == "flow_map" else recipe.stages[0].name
+    return {"teacher": teacher or first, "contests": tuple(contests) or (own,)}
 
 
 @final

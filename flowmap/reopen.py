@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from flowmap.catalogue import catalogue
 from flowmap.commands import command_line
-from flowmap.configs import SamplerConfig, unknown_word
+from flowmap.configs import NetworkKind, SamplerConfig, unknown_word
 from flowmap.errors import FlowmapError
+from flowmap.folder import StoppedError
+from flowmap.outside import main_stage
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import read_lock
@@ -19,9 +24,7 @@ def open_run(folder: Path) -> Plan:
     if not (folder / LOCK).is_file():
         if (folder.parent / LOCK).is_file():
             raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
-        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
-        there = f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
-        raise FlowmapError(f"{folder} is not the folder of a run{there}")
+        raise FlowmapError(f"{folder} is not the folder of a run{runs_near(folder)}")
     lock = read_lock(folder / LOCK)
     if "name" not in lock:
         raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
@@ -33,6 +36,12 @@ def open_run(folder: Path) -> Plan:
             f"first {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
         ) from None
     return make_plan(recipe.model_copy(update={"name": folder.resolve().name}), folder.resolve().parent)
+
+
+def runs_near(folder: Path) -> str:
+    """The runs that lie where `folder` was looked for, as a message ends."""
+    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
+    return f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
 
 
 def rerun(folder: Path) -> str:
@@ -49,16 +58,15 @@ def choose_stage(plan: Plan, stage: str | None, seed: int | None) -> StagePlan:
     Raises FlowmapError if there is no such stage or seed.
     """
     names = [s.name for s in plan.recipe.stages]
+    if not names:
+        raise FlowmapError(f"{plan.folder}: this run trained nothing, so it has no weights of its own")
     seed = plan.recipe.seeds[0] if seed is None else seed
     if seed not in plan.recipe.seeds:
         raise FlowmapError(f"--train-seed {seed}: this run has {', '.join(map(str, plan.recipe.seeds))}")
     if stage is not None and stage not in names:
         raise FlowmapError(f"--stage {stage}: {unknown_word('stage', stage, names)}")
     if stage is None:
-        # The newest flow map of the on-policy line is what a recipe is for: the last stage that a contest names first.
-        contests = plan.recipe.evaluation.contests if plan.recipe.evaluation else ()
-        maps = [c.stage for c in contests if c.samplers[0].type == "flow_map"]
-        stage = maps[-1] if maps else names[-1]
+        stage = main_stage(plan.recipe.stages, plan.recipe.evaluation)
     return plan.find(stage, seed)
 
 
@@ -67,8 +75,6 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
 
     Raises FlowmapError if there is none of that name, or if it does not go with the stage's network.
     """
-    from flowmap.catalogue import catalogue
-
     kind = plan.stage.objective.roles()["student"].kind
     if name is None:
         contests = recipe.evaluation.contests if recipe.evaluation else ()
@@ -76,6 +82,14 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
         if named:
             return named[0]
         name = "flow_map" if kind == "flow_map" else "euler"
+    return sampler_called(name, kind, f"stage '{plan.stage.name}' trains")
+
+
+def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:
+    """The sampler called `name`, with its defaults, for a network of `kind`; `whose` says whose network that is.
+
+    Raises FlowmapError if there is none of that name, or if it does not go with such a network.
+    """
     try:
         found = catalogue().find("sampler", name)
     except LookupError as error:
@@ -86,7 +100,15 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
         raise FlowmapError(f"--sampler {name}: needs settings of its own: {error.errors()[0]['msg']}") from None
     assert isinstance(config, SamplerConfig)
     if config.network == "flow_map" and kind == "velocity":
-        raise FlowmapError(
-            f"--sampler {name}: it needs a flow map, and stage '{plan.stage.name}' trains a velocity; try euler or heun"
-        )
+        raise FlowmapError(f"--sampler {name}: it needs a flow map, and {whose} a velocity; try euler or heun")
     return config
+
+
+@contextmanager
+def reopened(folder: Path) -> Iterator[None]:
+    """Say, if what the run in `folder` should have is not there, whose it is and how to go on with that run."""
+    try:
+        yield
+    except StoppedError as error:
+        first = f"{error.first} && " if error.first else ""
+        raise FlowmapError(f"the weights are a run's, and {error}\nFirst: {first}{rerun(folder)}", error.code) from None

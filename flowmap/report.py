@@ -18,6 +18,7 @@ from flowmap import figures, verdict
 from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style, Trace
 from flowmap.folder import write_whole
+from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
 from flowmap.runfiles import Run, command_of, costs_of, read_run
 from flowmap.verdict import Cell, Claim, Place, Series
@@ -72,7 +73,7 @@ def _view(run: Run) -> dict[str, Any]:
         "contrasts": list(_contrasts(table, styles, per)),
         "tables": [_table(table, metric, list(styles)) for metric in metrics],
         "descriptions": {metric: described(metric) for metric in metrics},
-        "pictures": _pictures(run.folder / "pictures", list(styles)),
+        "pictures": _pictures(run.folder / "pictures", list(styles), _named(run)),
         "losses": list(_losses(run)),
     }
 
@@ -172,7 +173,14 @@ def _digits(table: Mapping[Place, Cell], metric: str) -> int:
     return min(6, max(0, -math.floor(math.log10(spreads[len(spreads) // 4] / 3)))) if spreads else 3
 
 
-def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:
+def _named(run: Run) -> dict[str, str]:
+    """The stages and weights of a run by their names in file names."""
+    evaluation = run.recipe.get("evaluation") or {}
+    contests = [contest["stage"] for contest in evaluation.get("contests", [])]
+    return {file_name(name): name for name in [*contests, *(line["stage"] for line in run.lines)]}
+
+
+def _pictures(folder: Path, every: Sequence[Series], named: Mapping[str, str]) -> dict[str, Any]:
     """The sheets as data URIs: `real` and `teacher` alone, the others by series and calls."""
     sheets: dict[tuple[Series, int], str] = {}
     alone: dict[str, str] = {}
@@ -180,7 +188,7 @@ def _pictures(folder: Path, every: Sequence[Series]) -> dict[str, Any]:
         uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         parts = path.stem.rsplit(".", 3)  # from the right: a stage's name may have dots
         if len(parts) == 4 and parts[3].isdecimal():
-            sheets[Series(*parts[:3]), int(parts[3])] = uri
+            sheets[Series(named.get(parts[0], parts[0]), *parts[1:3]), int(parts[3])] = uri
         elif path.stem in ("real", "teacher"):
             alone[path.stem] = uri
     rows = list(dict.fromkeys([*(s for s in every if any(s == t for t, _ in sheets)), *(s for s, _ in sheets)]))

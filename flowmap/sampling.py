@@ -1,10 +1,8 @@
-"""Draw samples from a run, from prompts, images or videos: what `flowmap sample` does."""
+"""Draw samples from a run or from weights, from prompts, images or videos: what `flowmap sample` does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
 
 import numpy as np
 import torch
@@ -12,102 +10,60 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmap.commands import going_on
-from flowmap.configs import SamplerConfig, SampleSpec, Weights
-from flowmap.contestant import Contestant, generate, latent_context, open_contestant
+from flowmap.configs import SampleSpec
+from flowmap.contestant import Contestant, generate, latent_context
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.folder import readable, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
-from flowmap.processes import Processes
-from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun
 from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
+from flowmap.wishes import Opened, Wish, open_wished, open_wished_run
 
 _IMAGES, _VIDEOS = 64, 4
 _ENDINGS = (".png", ".safetensors", ".mp4")
 
 
-@final
-@dataclass(frozen=True)
-class Wish:
-    """What to sample.
+def sample(where: str, wish: Wish, out: Path) -> tuple[list[Path], str]:
+    """Draw samples from `where`: the folder of a run, a folder of weights, or a hub id in the hub's cache.
 
-    `number` samples (per prompt, if there are `prompts`) with `calls` network calls each; what is None is chosen
-    from the recipe. `image`, or the first `frames` frames of `video`, are given clean.
+    Returns the files written, and a summary. The same seed gives the same samples. Videos are written as one mp4 each,
+    everything as a picture and as the tensor `samples` `[N, F, ...]` in data space. Raises FlowmapError for what cannot
+    be done.
     """
-
-    stage: str | None = None
-    weights: Weights = "ema"
-    sampler: str | None = None
-    calls: int = 4
-    number: int | None = None
-    seed: int = 0
-    train_seed: int | None = None
-    prompts: tuple[str, ...] = ()
-    image: Path | None = None
-    video: Path | None = None
-    frames: int | None = None
-    cfg_scale: float = 1.0
+    _refuse_name(out)
+    return _drawn(open_wished(where, wish), wish, out)
 
 
 def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
-    """Draw samples from a finished stage of the run in `folder`; returns the files written, and a summary.
+    """Draw samples from a finished stage of the run in `folder`; see `sample`."""
+    _refuse_name(out)
+    return _drawn(open_wished_run(folder, wish), wish, out)
 
-    The same seed gives the same samples. Videos are written as one mp4 each, everything as a picture and as the
-    tensor `samples` `[N, F, ...]` in data space. Raises FlowmapError for what cannot be done.
-    """
-    plan = open_run(folder)
-    chosen = choose_stage(plan, wish.stage, wish.train_seed)
-    config = choose_sampler(plan.recipe, chosen, wish.sampler)
-    spec = plan.recipe.data.spec()
-    _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
+
+def _refuse_name(out: Path) -> None:
     if not out.name:
         raise FlowmapError(f"--out {out}: give a name for the files, such as samples")
-    device = Processes(plan.recipe.compute).device
-    with going_on(rerun(folder)):
-        contestant = open_contestant(chosen, wish.weights, device)
+
+
+def _drawn(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
+    """Draw the samples and write them."""
+    contestant, spec, config, device = opened.contestant, opened.spec, opened.sampler, opened.contestant.device
     count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)
     total = count * max(1, len(wish.prompts))
     draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, total, device)
     given = _given(wish, contestant, spec)
     start = _start(wish, contestant, given, count, draw)
-    shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
     with writing(out):
         # Before the work, not after it.
         out.parent.mkdir(parents=True, exist_ok=True)
-    samples = generate(contestant, config, wish.calls, shift, draw, start, wish.cfg_scale)
-    facts: dict[str, object] = {
-        "stage": chosen.stage.name,
-        "weights": wish.weights,
-        "sampler": config.type,
-        "nfe": wish.calls,
-        "seed": wish.seed,
-    }
-    if wish.cfg_scale != 1:
-        facts["guidance"] = wish.cfg_scale
+    samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
+    facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
+    if opened.cfg_scale != 1:
+        facts["guidance"] = opened.cfg_scale
     if given is not None:
         facts["frames given"] = f"{len(given)} of {spec.shape[0]}"
     return _write(out, samples, contestant, spec, facts), ", ".join(f"{k} {v}" for k, v in facts.items())
-
-
-def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
-    """Raise FlowmapError for wishes that these data, this sampler or this backbone cannot fulfil."""
-    if wish.cfg_scale != 1 and sampler.network == "flow_map":
-        raise FlowmapError(
-            f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "
-            "(the guidance of training is in it); leave it out, or take --sampler euler"
-        )
-    if wish.prompts and not spec.text:
-        raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
-    if wish.prompts and not reads_text:
-        raise FlowmapError("--prompt: the backbone of this run has no text encoder; its data bring the conditions")
-    if wish.image and wish.video:
-        raise FlowmapError("--image and --video: give one of them")
-    if (wish.image or wish.video) and spec.fps is None:
-        raise FlowmapError("--image and --video: this run's model does not make videos")
-    if wish.frames is not None and wish.video is None:
-        raise FlowmapError("--frames: says how much of --video is given; there is none")
 
 
 def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | None:

@@ -65,9 +65,9 @@ class Contestant:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """The table of the stage that is measured (the first, if there are several)."""
+        """The table of the stage that is measured (the first, if there are several); of weights just their name."""
         name = self.recipe["evaluation"]["contests"][0]["stage"]
-        return next(stage for stage in self.recipe["stages"] if stage["name"] == name)
+        return next((stage for stage in self.recipe["stages"] if stage["name"] == name), {"name": name})
 
 
 @final

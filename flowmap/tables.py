@@ -57,9 +57,12 @@ class StageConfig(Config):
 
 
 class ContestConfig(Config):
-    """The weights of one stage under one or more samplers."""
+    """The weights of one stage, or weights from outside, under one or more samplers."""
 
-    stage: str = Field(description="whose student competes")
+    stage: str = Field(
+        description="whose student competes; or weights that no stage makes: 'base' (the backbone's own), or a folder "
+        "of weights, a run's folder or a hub id in the cache, with a '/' in it"
+    )
     samplers: tuple[AnySampler, ...] = Field(min_length=1, description="each is one row of the results")
     weights: Weights = Field("ema", description="which of the stage's weights")
     context: int = Field(0, ge=0, description="frames given clean, from held-out data; 1 is image-to-video")
@@ -69,7 +72,10 @@ class ContestConfig(Config):
 class EvaluationConfig(Config):
     """What is measured after training, and how."""
 
-    teacher: str = Field(description="the stage whose many-step samples are the reference of frechet_teacher")
+    teacher: str = Field(
+        description="the stage, or weights as in contests.stage, whose many-step samples are the reference of "
+        "frechet_teacher"
+    )
     teacher_sampler: AnySampler = Field(default="heun", description="how those samples are drawn")  # type: ignore[assignment]
     teacher_calls: int = Field(64, gt=0, description="network calls a reference sample takes")
     teacher_cfg_scale: float = Field(1.0, ge=1, description="guidance of those samples, w in null + w (cond - null)")

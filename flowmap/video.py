@@ -5,6 +5,7 @@ Pixels are uint8 `[T, 3, H, W]` here and float32 in [-1, 1] in data space; `to_f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -25,6 +26,8 @@ from torch.nn.functional import interpolate
 from flowmap.configs import Fit, SampleSpec
 from flowmap.errors import FlowmapError
 
+_ROWS = _COLUMNS = 8
+_WIDEST = 256
 _PART = ".part-"  # as flowmap.folder has it, which is a layer above
 _LAST = 0.01  # of a frame: what rounding of timestamps may take from the end of a clip
 
@@ -115,6 +118,29 @@ def to_float(pixels: Tensor) -> Tensor:
 def to_uint8(x: Tensor) -> Tensor:
     """Data space to uint8, rounded; what lies outside [-1, 1] is clipped."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def strips(x: Tensor) -> NDArray[np.uint8]:
+    """Videos `[N, F, 3, H, W]` in data space as rows of evenly spaced frames; images (F = 1) several in a row.
+
+    At most eight rows of eight, none wider than 256 pixels; what a row lacks is black.
+    """
+    if x.shape[1] == 1:
+        count = min(len(x), _ROWS * _COLUMNS)
+        across = min(_COLUMNS, math.ceil(math.sqrt(count)))
+        images = torch.cat([x[:count, 0].cpu(), x.new_full((-count % across, *x.shape[2:]), -1.0, device="cpu")])
+        shown = images.unflatten(0, (-1, across))
+    else:
+        times = torch.linspace(0, x.shape[1] - 1, min(_COLUMNS, x.shape[1])).round().long()
+        shown = x[:_ROWS].cpu()[:, times]
+    rows, columns, colours, height, width = shown.shape
+    frames = shown.reshape(rows * columns, colours, height, width).float()
+    if width > _WIDEST:
+        size = (max(1, round(height * _WIDEST / width)), _WIDEST)
+        frames = interpolate(frames, size=size, mode="bilinear", antialias=True)
+    height, width = frames.shape[2:]
+    sheet = to_uint8(frames).reshape(rows, columns, colours, height, width).permute(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(sheet.reshape(rows * height, columns * width, colours).numpy())
 
 
 def _video(container: InputContainer) -> VideoStream:

@@ -14,12 +14,12 @@ from rich.console import Console
 from typer import rich_utils
 
 import flowmap
-from flowmap import cli
+from flowmap import cli, cli_runs
 from flowmap.catalogue import BrokenPlugin, Catalogue, catalogue
 
 from .conftest import TINY, edited
 
-COMMANDS = ("run", "check", "encode", "plugins", "plan", "sample", "export", "report")
+COMMANDS = ("run", "check", "encode", "plugins", "plan", "sample", "evaluate", "export", "report")
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "accelerate", "diffusers", "ot")
 
 
@@ -73,7 +73,13 @@ def test_every_command_has_help(command: str, option: str, call: Call) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert "Usage: " in shown.out
     assert f" {command} " in shown.out.splitlines()[1]
-    argument = {"plugins": "", "sample": "RUN", "export": "RUN", "report": "RUN"}.get(command, "RECIPE")
+    argument = {
+        "plugins": "",
+        "sample": "RUN_OR_WEIGHTS",
+        "evaluate": "RUN_OR_WEIGHTS",
+        "export": "RUN",
+        "report": "RUN",
+    }.get(command, "RECIPE")
     assert argument in shown.out
 
 
@@ -221,7 +227,7 @@ def test_check_and_plugins_import_nothing_heavy(here: Path) -> None:
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
-from flowmap import cli
+from flowmap import cli, cli_runs
 for words in (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"]):
     sys.argv = ["flowmap", *words]
     try:
@@ -249,5 +255,5 @@ def test_the_shell_can_complete(name: str, here: Path, call: Call, monkeypatch: 
 
 
 def test_completion_offers_the_installed_samplers() -> None:
-    assert cli._samplers("") == ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
-    assert cli._samplers("fl") == ["flow_map"]
+    assert cli_runs._samplers("") == ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
+    assert cli_runs._samplers("fl") == ["flow_map"]

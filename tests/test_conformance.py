@@ -533,7 +533,7 @@ class _Wrapped(Backbone):
     def precompute(self, samples: Samples) -> Samples:
         return samples
 
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
         raise FlowmapError("nothing to export")
 
     def chunking(self) -> Chunking:
@@ -680,6 +680,9 @@ class _Uneven(Chunking):
 
     def whole(self, batch: Batch) -> Batch:
         return batch
+
+    def unchunked(self) -> Chunking:
+        return self
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         return cond

@@ -147,7 +147,7 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
 def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:
     from flowmap_metrics.frechet import frechet, moments, raw
 
-    teacher = evaluate.open_contestant(plan.find("teacher", 0), "ema", CPU)
+    teacher = contestant.open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
     reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
     again = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
@@ -317,7 +317,7 @@ def test_the_evaluation_s_own_data_are_what_samples_are_held_against(tmp_path: P
 
 def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:
     def who(stage: str, seed: int, weights: Any) -> contestant.Contestant:
-        return evaluate.open_contestant(plan.find(stage, seed), weights, CPU)
+        return contestant.open_contestant(plan.find(stage, seed), weights, CPU)
 
     draws = [
         who("forward", 0, "ema").draw("flow_map/2", 0, 8),
@@ -336,7 +336,7 @@ def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:
 
 
 def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    who = evaluate.open_contestant(plan.find("forward", 0), "ema", CPU)
+    who = contestant.open_contestant(plan.find("forward", 0), "ema", CPU)
     for config in plan.recipe.evaluation.contests[1].samplers:  # type: ignore[union-attr]
         whole = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         with monkeypatch.context() as patch:
@@ -354,7 +354,7 @@ def test_how_many_steps_take_so_many_calls(plan: Plan) -> None:
 
 def test_an_endless_source_gives_a_bounded_reference(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    teacher = evaluate.open_contestant(plan.find("teacher", 0), "ema", CPU)
+    teacher = contestant.open_contestant(plan.find("teacher", 0), "ema", CPU)
     real = type(teacher.data).reference
 
     def reference(self: Any, split: Any, count: int) -> Any:

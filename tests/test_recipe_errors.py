@@ -293,7 +293,9 @@ CONTRADICTIONS = {
     "reserved name": (
         ('name = "student"', 'name = "base"'),
         ('stage = "student"', 'stage = "base"'),
-        "r.toml:16: stages.base.name: 'base' has a meaning of its own; choose another name",
+        "r.toml:16: stages.base.name: 'base' has a meaning of its own; choose another name\n"
+        "r.toml:27: evaluation.contests.0.stage: the base weights of this backbone are random; name a stage, or "
+        "weights, with a '/' in them",
     ),
     "dot in a stage's name": (
         ('name = "student"', 'name = "v1.5"'),
@@ -536,7 +538,7 @@ def test_not_utf8(here: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n# nothing yet\n"])
 def test_empty(text: str, problem: Problem) -> None:
-    assert problem(text) == "r.toml: nothing is set; a recipe has at least name, data, backbone, stages"
+    assert problem(text) == "r.toml: nothing is set; a recipe has at least name, data, backbone, and mostly stages"
 
 
 def test_all_problems_are_told_in_the_order_of_the_file(problem: Problem) -> None:

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from flowmap.errors import FlowmapError
-from flowmap.sampling import Wish, sample_run
+from flowmap.sampling import sample_run
+from flowmap.wishes import Wish
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 
 

@@ -20,8 +20,9 @@ from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
 from flowmap.reopen import open_run
-from flowmap.sampling import Wish, sample_run
+from flowmap.sampling import sample_run
 from flowmap.video import read_clip, read_image, to_float, write_mp4
+from flowmap.wishes import Wish
 
 from .video_runs import digits_run, mlp_run, wan_run
 
@@ -257,8 +258,8 @@ def test_what_cannot_be_done_is_said_and_nothing_written(
 def test_what_other_models_cannot_do(points: Path, digits: Path, files: Path, tmp_path: Path) -> None:
     for run, wish, words in (
         (points, {"prompts": ("a",)}, "--prompt: the data of this run have no captions"),
-        (points, {"image": files / "image.png"}, "--image and --video: this run's model does not make videos"),
-        (points, {"video": files / "clip.mp4"}, "--image and --video: this run's model does not make videos"),
+        (points, {"image": files / "image.png"}, "--image and --video: this model does not make videos"),
+        (points, {"video": files / "clip.mp4"}, "--image and --video: this model does not make videos"),
         (digits, {"prompts": ("a",)}, "--prompt: .*(captions|text encoder)"),
     ):
         with pytest.raises(FlowmapError, match=words) as caught:

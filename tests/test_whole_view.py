@@ -15,7 +15,8 @@ from flowmap.interfaces import Batch, Cond
 from flowmap.path import grid
 from flowmap.recipe import read
 from flowmap.reopen import open_run
-from flowmap.sampling import Wish, sample_run
+from flowmap.sampling import sample_run
+from flowmap.wishes import Wish
 
 from .conftest import edited
 from .video_runs import DIGITS, MEASURED, STAGES, finished

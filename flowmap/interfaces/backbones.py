@@ -56,9 +56,10 @@ class Backbone(ABC):
         """How frames are split into chunks; `OneChunk()` for a model of all frames at once."""
 
     @abstractmethod
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
-        """Write `role` into the empty `folder` in the form in which others load it; return how to load it.
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+        """Write `role` into the empty `folder` in a form in which others load it; return how to load it.
 
-        Adapters are `merged` into the weights, or written beside them; `shift` is that of the sampling grid.
+        `form` is one that the configuration names (`forms`), or empty if it names none. Adapters are `merged` into the
+        weights, or written beside them; `shift` is that of the sampling grid.
         Raises FlowmapError if this backbone has no such form.
         """

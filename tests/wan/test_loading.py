@@ -30,11 +30,15 @@ SPEC = SampleSpec((9, 3, 48, 80))
 KINDS = pytest.mark.parametrize("kind", ["wan21", "far_wan21"])
 
 
-def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+def configured(kind: str, weights: Path | str, **fields: Any) -> Wan21Config | FarWan21Config:
     if kind == "wan21":
-        return built(Wan21Config(weights=str(weights), **fields), SPEC)
+        return Wan21Config(weights=str(weights), **fields)
     fields = {"chunks": (1, 2), "compressed_patch_size": (1, 6, 10), **fields}
-    return built(FarWan21Config(weights=str(weights), **fields), SPEC)
+    return FarWan21Config(weights=str(weights), **fields)
+
+
+def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+    return built(configured(kind, weights, **fields), SPEC)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, VideoCond]:
@@ -113,6 +117,76 @@ def test_weights_of_anyflow_as_they_were_first_released(causal: bool, copy: Path
     file.write_text(json.dumps(json.loads(file.read_text()) | told | {"qk_norm": "rms_norm_across_heads"}))
     ours = module(role(backbone("far_wan21" if causal else "wan21", copy, **({"full_chunks": 2} if causal else {}))))
     assert all(bool(torch.equal(v, model.state_dict()[k])) for k, v in ours.transformer.state_dict().items())
+
+
+def released(folder: Path, causal: bool, **told: Any) -> None:
+    """Put a model of the released class in the place of the checkpoint's, whose configuration says `told`."""
+    fields = {"compressed_patch_size": (1, 6, 10), "full_chunk_limit": 2} if causal else {}
+    save(AnyFlowFARTransformer3DModel if causal else AnyFlowTransformer3DModel, folder, **fields)
+    reconfigure(folder, _class_name="FAR_Wan_Transformer3DModel", **told)
+
+
+def without(folder: Path, start: str) -> None:
+    edit(folder, lambda state: [state.pop(key) for key in list(state) if key.startswith(start)])
+
+
+DELTA, FAR = "condition_embedder.delta_embedder.", "far_patch_embedding."
+BOTH = {"init_flowmap_model": True, "init_far_model": True}
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "neither key, two times": (
+        lambda f: released(f, causal=False),
+        f"says init_flowmap_model = false, and the weights have {DELTA}*; set init_flowmap_model = true, with "
+        "gate_value and deltatime_type as in training",
+    ),
+    "no second key, causal": (
+        lambda f: released(f, causal=True, init_flowmap_model=True),
+        f"says init_far_model = false, and the weights have {FAR}*; set init_far_model = true",
+    ),
+    "first key, no second time": (
+        lambda f: [released(f, causal=False, init_flowmap_model=True), without(f, DELTA)],
+        f"says init_flowmap_model = true, and the weights have no {DELTA}*; fetch or export them again",
+    ),
+    "second key, not causal": (
+        lambda f: [released(f, causal=True, **BOTH), without(f, FAR)],
+        f"says init_far_model = true, and the weights have no {FAR}*; fetch or export them again",
+    ),
+    "causal with one time": (
+        lambda f: [released(f, causal=True, init_far_model=True), without(f, DELTA)],
+        "says init_far_model without init_flowmap_model: no backbone here is causal with one time",
+    ),
+    "diffusers' class, no second time": (
+        lambda f: [save(AnyFlowTransformer3DModel, f), without(f, DELTA)],
+        f"says _class_name = AnyFlowTransformer3DModel, and the weights have no {DELTA}*; fetch or export them again",
+    ),
+    "plain Wan, two times": (
+        lambda f: [save(AnyFlowTransformer3DModel, f), reconfigure(f, _class_name="WanTransformer3DModel")],
+        f"says _class_name = WanTransformer3DModel, and the weights have {DELTA}*; fetch or export them again",
+    ),
+}
+
+
+@KINDS
+@pytest.mark.parametrize(("change", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
+def test_a_configuration_that_its_weights_contradict(
+    kind: str, change: Callable[[Path], object], message: str, copy: Path
+) -> None:
+    """The released class would drop what its configuration does not name, and warn at most."""
+    change(copy)
+    config = configured(kind, copy, **({"full_chunks": 2} if kind == "far_wan21" else {}))
+    words = f"{copy}/transformer/config.json {message}"
+    assert [finding.message for finding in config.findings(SPEC) if finding.level == "error"] == [words]
+    with pytest.raises(FlowmapError) as caught:
+        role(config.build(SPEC))  # type: ignore[arg-type]
+    assert str(caught.value) in (words, f"{copy} is a causal checkpoint; use backbone type 'far_wan21'")
+
+
+def test_a_released_class_of_one_time_is_plain_wan(copy: Path, wan: Path) -> None:
+    reconfigure(copy, _class_name="FAR_Wan_Transformer3DModel", init_flowmap_model=False, gate_value=0)
+    told = configured("wan21", copy).pretrained()
+    assert told is not None
+    assert told.kind == "velocity"
+    ours, plain = (role(backbone("wan21", folder)).own for folder in (copy, wan))
+    assert all(torch.equal(value, plain[key]) for key, value in ours.items())
 
 
 def test_a_variant_beside_the_weights_is_left_alone(copy: Path) -> None:
@@ -233,20 +307,31 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+TOLD_BEFORE = ("truncated", "image encoder", "image channels", "another model", "no JSON")
+
+
 @KINDS
 @pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS.keys())
 def test_weights_that_do_not_fit(kind: str, change: Callable[[Path], object], message: str, copy: Path) -> None:
     change(copy)
+    config = configured(kind, copy)
     with pytest.raises(FlowmapError, match=message) as caught:
-        role(backbone(kind, copy))
+        role(config.build(SPEC))  # type: ignore[arg-type]
     assert str(copy) in str(caught.value)
+    # What the headers tell is said before anything is read.
+    told = [finding.message for finding in config.findings(SPEC) if finding.level == "error"]
+    assert len(told) == (message in [MISFITS[name][1] for name in TOLD_BEFORE])
+    assert all(str(copy) in text for text in told)
 
 
 def test_what_is_damaged_says_how_to_fetch_it_again(copy: Path) -> None:
     folder = copy.rename(copy.parent / "Wan2.1-T2V-1.3B-Diffusers")
     cut(folder)
-    with pytest.raises(FlowmapError, match=f"hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir {folder}"):
-        role(backbone("wan21", folder))
+    command = f"hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir {folder}"
+    config = configured("wan21", folder)
+    with pytest.raises(FlowmapError, match=command):
+        role(config.build(SPEC))  # type: ignore[arg-type]
+    assert [command in finding.message for finding in config.findings(SPEC)] == [True]
 
 
 def shard(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.configs import BackboneConfig, ComponentConfig, Config, DataConfig, Finding, SampleSpec
+from flowmap.configs import BackboneConfig, ComponentConfig, Config, DataConfig, Finding, Pretrained, SampleSpec
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class GaussianConfig(BackboneConfig):
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """It fits samples of any shape."""
         return []
+
+    def pretrained(self) -> Pretrained:
+        """The exact flow map, right on any grid."""
+        return Pretrained("flow_map", shift=None)
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""

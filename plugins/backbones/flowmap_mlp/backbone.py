@@ -189,6 +189,6 @@ class MlpBackbone(Backbone):
         """One frame, one chunk."""
         return OneChunk()
 
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
         """Raises FlowmapError: nothing else loads such a network."""
         raise FlowmapError("backbone 'mlp' has no form that others load; its weights are in the run's checkpoints")

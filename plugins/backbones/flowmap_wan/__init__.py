@@ -6,7 +6,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -17,11 +17,13 @@ from flowmap.configs import (
     Finding,
     Origin,
     Precision,
+    Pretrained,
     SampleSpec,
     unknown_word,
 )
 from flowmap.errors import FlowmapError
 from flowmap.hookspecs import hookimpl
+from flowmap.hub import RUN_LOCK, find
 
 if TYPE_CHECKING:
     from flowmap.footprint import Footprint
@@ -99,6 +101,7 @@ class LoraConfig(Config):
 class _WanConfig(BackboneConfig):
     """What both backbones have."""
 
+    forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
     weights: str = Field(
         description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
         "flowmap run, or 'random'"
@@ -132,7 +135,7 @@ class _WanConfig(BackboneConfig):
         """The weights, unless they are random."""
         if self.random_base:
             return
-        from flowmap_wan.checkpoint import find, missing
+        from flowmap_wan.checkpoint import missing
 
         for problem in missing(self.weights):
             yield Finding("error", ("weights",), problem)
@@ -161,7 +164,7 @@ class _WanConfig(BackboneConfig):
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
-        from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find, hub_id
+        from flowmap_wan.checkpoint import Checkpoint, hub_id
 
         folder = None if self.random_base else find(self.weights)
         if folder is None or (folder / RUN_LOCK).is_file():
@@ -254,11 +257,26 @@ class _WanConfig(BackboneConfig):
     def _checkpoint_findings(self) -> Iterable[Finding]:
         """What the configuration of a checkpoint on this machine tells beforehand."""
         from flowmap_wan.architecture import architecture_of
+        from flowmap_wan.pretrained import problem
 
-        sizes = None if self.random_base else architecture_of(self)
+        if self.random_base:
+            return
+        why = problem(self.weights)
+        sizes = None if why else architecture_of(self)
         if sizes is not None and sizes["attention_head_dim"] % 2:
             why = f"its heads have {sizes['attention_head_dim']} dimensions; rotary positions turn pairs of them"
+        if why is not None:
             yield Finding("error", ("weights",), why)
+
+    def pretrained(self) -> Pretrained | None:
+        """The checkpoint's own network, or the student of the run that the weights are."""
+        from flowmap_wan.pretrained import pretrained
+
+        return None if self.random_base else pretrained(self.weights, self._chunks())
+
+    def _chunks(self) -> tuple[int, ...]:
+        """The latent frames of each chunk, where there are several."""
+        return ()
 
     def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
         frames, channels, height, width = spec.shape
@@ -279,12 +297,15 @@ class _WanConfig(BackboneConfig):
                 why = f"frames of {height} x {width} are not whole patches of {patch[1]} x {patch[2]}"
                 yield Finding("error", ("architecture", "patch"), why)
         elif not self.random_base:
+            if channels != 3:
+                yield Finding("error", ("type",), f"the VAE takes 3 colours, and these data have {channels}")
             if (frames - 1) % 4:
                 near = 4 * ((frames - 1) // 4) + 1
-                why = f"the VAE takes 4 n + 1 frames, not {frames}; set data.frames to {near} or {near + 4}"
+                why = f"the VAE takes 4 n + 1 frames, not {frames}; nearest: {near} or {near + 4}"
                 yield Finding("error", ("type",), why)
             if height % 16 or width % 16:
-                why = f"frames of {height} x {width} are not multiples of 16 (VAE 8, patches 2)"
+                near_to = " x ".join(str(max(16, 16 * round(side / 16))) for side in (height, width))
+                why = f"frames of {height} x {width} are not multiples of 16 (VAE 8, patches 2); nearest: {near_to}"
                 yield Finding("error", ("type",), why)
 
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
@@ -308,6 +329,13 @@ class Wan21Config(_WanConfig):
     first_frame: float = Field(
         0.0, ge=0, le=1, description="share of training steps in which the first frame is given (image-to-video)"
     )
+
+    @classmethod
+    def of_weights(cls, weights: str) -> Self | None:
+        """Plain Wan2.1 checkpoints, and AnyFlow's bidirectional ones."""
+        from flowmap_wan.checkpoint import claimed
+
+        return cls(weights=weights) if claimed(weights) in ("wan", "anyflow") else None
 
     def _starts(self, frames: int) -> Iterable[int]:
         return range(1, frames)
@@ -337,7 +365,13 @@ class FarWan21Config(_WanConfig):
         yield from super()._shape_findings(spec)
         frames, (_, _, height, width) = self.latent_frames(spec), spec.shape
         if sum(self.chunks) != frames:
-            why = f"{list(self.chunks)} sum to {sum(self.chunks)}, and these data have {frames} latent frames"
+            ends = list(itertools.accumulate(self.chunks))
+            near = sorted(sorted(ends, key=lambda end: abs(end - frames))[:2])
+            shown = " or ".join(f"{end if self.random_base else 4 * (end - 1) + 1}" for end in near)
+            why = (
+                f"{list(self.chunks)} sum to {sum(self.chunks)}, and these data have {frames} latent frames; "
+                f"chunks end at {shown} frames"
+            )
             yield Finding("error", ("chunks",), why)
         if any(size < 1 for size in self.chunks):
             yield Finding("error", ("chunks",), "a chunk has at least one frame")
@@ -350,6 +384,27 @@ class FarWan21Config(_WanConfig):
         if height // scale % down or width // scale % across:
             why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
             yield Finding("error", ("compressed_patch_size",), why)
+
+    @classmethod
+    def of_weights(cls, weights: str) -> Self | None:
+        """AnyFlow's causal checkpoints, with the chunks that they were trained on."""
+        from flowmap_wan.pretrained import far_fields
+
+        fields = far_fields(weights)
+        return None if fields is None else cls.model_validate(fields)
+
+    def sized(self, spec: SampleSpec) -> Self:
+        """The first chunks, if a shorter video ends where one of them ends."""
+        if len(spec.shape) != 4:
+            return self
+        ends = list(itertools.accumulate(self.chunks))
+        frames = self.latent_frames(spec)
+        if frames not in ends:
+            return self
+        return self.model_copy(update={"chunks": self.chunks[: ends.index(frames) + 1]})
+
+    def _chunks(self) -> tuple[int, ...]:
+        return self.chunks
 
     def causal(self) -> bool:
         """In more than one chunk."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find
+from flowmap.hub import RUN_LOCK, find
+from flowmap_wan.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from flowmap_wan import FarWan21Config, Wan21Config

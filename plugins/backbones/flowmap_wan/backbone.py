@@ -13,6 +13,7 @@ from torch import Tensor
 from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
+from flowmap.hub import RUN_LOCK, find
 from flowmap.interfaces import (
     Backbone,
     Batch,
@@ -25,7 +26,7 @@ from flowmap.interfaces import (
     Velocity,
 )
 from flowmap_wan.adapters import add_adapter
-from flowmap_wan.checkpoint import RUN_LOCK, Checkpoint, find, open_checkpoint
+from flowmap_wan.checkpoint import Checkpoint, open_checkpoint
 from flowmap_wan.chunking import Bidirectional, Causal
 from flowmap_wan.codec import Codec
 from flowmap_wan.export import write_pipeline
@@ -147,13 +148,13 @@ class WanBackbone(Backbone):
         """See Backbone.chunking."""
         return self._chunking
 
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
-        """A folder that diffusers' AnyFlow pipelines load (the transformer alone, for random base weights)."""
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+        """A folder that AnyFlow's pipelines load, diffusers' or NVIDIA's; of random weights the transformer alone."""
         module = role.module
         assert isinstance(module, WanModule)
         adapter = role.name if self._config.lora else None
         source = None if self._config.random_base else self._source
-        return write_pipeline(self._config, module.transformer, adapter, source, folder, merged, shift)
+        return write_pipeline(self._config, module.transformer, adapter, source, folder, form, merged, shift)
 
 
 def base_of(config: WanConfig) -> Checkpoint:

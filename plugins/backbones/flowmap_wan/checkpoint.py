@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
+from flowmap.hub import RUN_LOCK, absence, find, header, is_hub_id
 
-RUN_LOCK = "recipe.lock.toml"
 # As diffusers and as transformers name them.
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KNOWN = {
     "Wan2.1-T2V-1.3B-Diffusers": "Wan-AI",
     "Wan2.1-T2V-14B-Diffusers": "Wan-AI",
@@ -24,13 +22,33 @@ _KNOWN = {
     "AnyFlow-FAR-Wan2.1-1.3B-Diffusers": "nvidia",
     "AnyFlow-FAR-Wan2.1-14B-Diffusers": "nvidia",
 }
-_KINDS: Mapping[str, Literal["wan", "anyflow", "far"]] = {
+Kind = Literal["wan", "anyflow", "far"]
+_KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
     "AnyFlowTransformer3DModel": "anyflow",
     "AnyFlowFARTransformer3DModel": "far",
 }
-# What AnyFlow's checkpoints called both of theirs before diffusers had classes for them.
-_FIRST_RELEASE = "FAR_Wan_Transformer3DModel"
+FIRST_RELEASE = "FAR_Wan_Transformer3DModel"
+"""What AnyFlow's checkpoints call both of theirs, which came before diffusers had classes for them."""
+
+# The pipelines of folders whose transformer is not there (yet).
+_PIPELINES: Mapping[str, Kind] = {
+    "WanPipeline": "wan",
+    "AnyFlowPipeline": "anyflow",
+    "WanAnyFlowPipeline": "anyflow",
+    "AnyFlowFARPipeline": "far",
+    "FARWanAnyFlowPipeline": "far",
+}
+DELTA, FAR = "condition_embedder.delta_embedder.", "far_patch_embedding."
+"""What the parameters of the second time, and of the patches of compressed frames, begin with."""
+
+IMAGE_MODEL = (
+    "is Wan's separate image-to-video model, with more channels or an image encoder; "
+    "use a text-to-video checkpoint: ours are given images as first frames"
+)
+"""Why a checkpoint of the other task is refused."""
+
+_SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @final
@@ -41,11 +59,13 @@ class Checkpoint:
     folder: Path
 
     @property
-    def kind(self) -> Literal["wan", "anyflow", "far"]:
+    def kind(self) -> Kind:
         """What the transformer is: plain Wan2.1, or AnyFlow's two-time one, bidirectional or causal."""
         config = self.config("transformer")
         name = str(config.get("_class_name"))
-        if name == _FIRST_RELEASE:
+        if name == FIRST_RELEASE:
+            if not config.get("init_flowmap_model"):
+                return "wan"
             return "far" if config.get("init_far_model") else "anyflow"
         if name not in _KINDS:
             raise FlowmapError(
@@ -53,6 +73,51 @@ class Checkpoint:
                 f"weights can be one of {', '.join(_KINDS)}"
             )
         return _KINDS[name]
+
+    def contradiction(self, keys: Collection[str]) -> str | None:
+        """Where the configuration and the `keys` of the weights say different things of what the model is; else None.
+
+        The released class leaves parameters out with a warning only; what is left would be another model.
+        """
+        config, kind = self.config("transformer"), self.kind
+        released = config.get("_class_name") == FIRST_RELEASE
+        where = f"{self.folder / 'transformer' / 'config.json'} says"
+        for start, has, field in (
+            (DELTA, kind != "wan", "init_flowmap_model"),
+            (FAR, kind == "far" or bool(config.get("init_far_model")), "init_far_model"),
+        ):
+            there = any(key.startswith(start) for key in keys)
+            if there != has:
+                said = f"{field} = {str(has).lower()}" if released else f"_class_name = {config.get('_class_name')}"
+                gate = ", with gate_value and deltatime_type as in training" if field == "init_flowmap_model" else ""
+                way = f"set {field} = true{gate}" if released and there else "fetch or export them again"
+                return f"{where} {said}, and the weights have {'' if there else 'no '}{start}*; {way}"
+        if released and config.get("init_far_model") and kind == "wan":
+            return f"{where} init_far_model without init_flowmap_model: no backbone here is causal with one time"
+        return None
+
+    def keys(self) -> list[str]:
+        """The names of the transformer's parameters; no weights are read."""
+        return [key for file in self.files("transformer") for key in header(file)]
+
+    def is_image_model(self) -> bool:
+        """Whether it is Wan's separate image-to-video model, with more channels or an image encoder."""
+        found = self.config("transformer")
+        more = found.get("in_channels") != (found.get("out_channels") or found.get("in_channels"))
+        return bool(found.get("image_dim") or found.get("added_kv_proj_dim") or more)
+
+    def shift(self) -> float | None:
+        """The shift of the grid that the scheduler's configuration names; None if it names none."""
+        if not (self.folder / _SCHEDULER).is_file():
+            return None
+        found = _json(self.folder / _SCHEDULER)
+        value = found.get("shift", found.get("flow_shift"))
+        return None if value is None else float(value)
+
+    def everything(self) -> tuple[Path, ...]:
+        """The files that decide what is computed: configurations and weights of all parts."""
+        parts = ("transformer", "text_encoder", "vae")
+        return tuple(f for p in parts for f in (self.folder / p / "config.json", *self.files(p)))
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of `part`: transformer, vae, text_encoder."""
@@ -72,18 +137,25 @@ class Checkpoint:
         return found[1] if found else ("apache-2.0" if self.kind == "wan" else "unknown")
 
 
-def find(weights: str) -> Path | None:
-    """The folder of `weights`: a folder, or a hub id that is in the hub's cache. None if it is neither."""
-    if Path(weights).is_dir():
-        return Path(weights)
-    if _HUB_ID.fullmatch(weights):
-        return _cached(weights)
-    return None
+def claimed(weights: str) -> Kind | None:
+    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none."""
+    folder = find(weights)
+    if folder is not None and (folder / RUN_LOCK).is_file():
+        return None
+    if folder is not None and (folder / "transformer" / "config.json").is_file():
+        name = _json(folder / "transformer" / "config.json").get("_class_name")
+        return Checkpoint(folder).kind if name in (*_KINDS, FIRST_RELEASE) else None
+    if folder is not None and (folder / "model_index.json").is_file():
+        return _PIPELINES.get(str(_json(folder / "model_index.json").get("_class_name")))
+    name = Path(weights).name
+    if name not in _KNOWN:
+        return None
+    return "far" if "-FAR-" in name else "anyflow" if name.startswith("AnyFlow") else "wan"
 
 
 def hub_id(weights: str) -> str | None:
     """The hub's name of `weights`, if it has one that we know."""
-    if _HUB_ID.fullmatch(weights) and not Path(weights).exists():
+    if is_hub_id(weights):
         return weights
     owner = _KNOWN.get(Path(weights).name)
     return f"{owner}/{Path(weights).name}" if owner else None
@@ -102,10 +174,7 @@ def missing(weights: str) -> Iterator[str]:
     """What is not there of the checkpoint `weights`, where it was looked for, and the command that gets it."""
     folder = find(weights)
     if folder is None:
-        places = f"no folder {Path(weights).absolute()}"
-        if _HUB_ID.fullmatch(weights):
-            places += f", and no {weights} in the hub's cache {_cache_folder()}"
-        yield f"the weights are not on this machine: there is {places}{how_to_get(weights)}"
+        yield f"{absence(weights)}{how_to_get(weights)}"
         return
     if (folder / RUN_LOCK).is_file():
         return
@@ -165,26 +234,10 @@ def how_to_get(weights: str) -> str:
         )
     if owner:
         return f".\n  Get them: hf download {owner}/{name} --local-dir {weights}"
-    if _HUB_ID.fullmatch(weights) and not Path(weights).exists():
+    if is_hub_id(weights):
         return f".\n  Get them, if that is a hub id: hf download {weights}"
     return (
         ".\n  A folder that diffusers wrote has transformer/, text_encoder/, tokenizer/ and vae/. "
         f"Known: {', '.join(f'{owner}/{name}' for name, owner in _KNOWN.items())}; "
         f"get one: hf download ID --local-dir {weights}"
     )
-
-
-def _cache_folder() -> Path:
-    """Where the hub's cache is, without importing the hub's client."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    home = Path(os.environ.get("HF_HOME", cache / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-
-
-def _cached(hub_id: str) -> Path | None:
-    """The newest snapshot of `hub_id` in the cache."""
-    folder = _cache_folder() / f"models--{hub_id.replace('/', '--')}"
-    reference = folder / "refs" / "main"
-    if reference.is_file() and (snapshot := folder / "snapshots" / reference.read_text().strip()).is_dir():
-        return snapshot
-    return None

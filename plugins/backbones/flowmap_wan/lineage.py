@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError
-from flowmap.reopen import open_run, rerun
+from flowmap.reopen import open_run, reopened
 from flowmap.stage import base_draw, stage_weights
 from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap_wan.adapters import merged_state
@@ -28,14 +27,13 @@ def from_run(config: WanConfig, folder: Path) -> Any:
     if there.type != config.type:
         raise FlowmapError(f"{folder} is a run of backbone '{there.type}', and this recipe's is '{config.type}'")
     plan = open_run(folder)
+    if not plan.stages:
+        raise FlowmapError(f"{folder}: this run trained nothing, so it has no weights of its own")
     last = plan.find(plan.recipe.stages[-1].name, plan.recipe.seeds[0])
     backbone = there.build(plan.recipe.data.spec())
     kind = last.stage.objective.roles()["student"].kind
-    try:
+    with reopened(folder):
         own = stage_weights(last, last.stage.name, "ema")
-    except StoppedError as error:
-        first = f"{error.first} && " if error.first else ""
-        raise FlowmapError(f"the weights are a run's, and {error}\nFirst: {first}{rerun(folder)}", error.code) from None
     role = backbone.role("student", kind, own, base_draw(last.seed))
     transformer: Any = role.module.transformer
     state = {k: v.clone() for k, v in merged_state(transformer, "student" if there.lora else None).items()}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from flowmap.errors import FlowmapError
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
-from flowmap_wan.checkpoint import Checkpoint, how_to_get
+from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, Checkpoint, how_to_get
 
 WanConfig = Wan21Config | FarWan21Config
 
@@ -33,7 +33,7 @@ _SHARED = (
     "eps",
     "rope_max_seq_len",
 )
-_DELTA, _TIME, _FAR = "condition_embedder.delta_embedder.", "condition_embedder.time_embedder.", "far_patch_embedding."
+_TIME = "condition_embedder.time_embedder."
 
 
 def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
@@ -42,12 +42,8 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
     Raises FlowmapError if a parameter is missing, left over or misshapen.
     """
     kind, found = checkpoint.kind, checkpoint.config("transformer")
-    more_channels = found.get("in_channels") != (found.get("out_channels") or found.get("in_channels"))
-    if found.get("image_dim") or found.get("added_kv_proj_dim") or more_channels:
-        raise FlowmapError(
-            f"{checkpoint.folder} is Wan's separate image-to-video model, with more channels or an image encoder; "
-            "use a text-to-video checkpoint: ours are given images as first frames"
-        )
+    if checkpoint.is_image_model():
+        raise FlowmapError(f"{checkpoint.folder} {IMAGE_MODEL}")
     causal = isinstance(config, FarWan21Config)
     if kind == "far" and not causal:
         raise FlowmapError(f"{checkpoint.folder} is a causal checkpoint; use backbone type 'far_wan21'")
@@ -69,6 +65,9 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
         except SafetensorError as error:
             why = f"{file} cannot be read: {error}; it is damaged or was fetched in part{how_to_get(config.weights)}"
             raise FlowmapError(why) from None
+    contradiction = checkpoint.contradiction(state.keys())
+    if contradiction is not None:
+        raise FlowmapError(contradiction)
     return _filled(config, architecture, state, f"{checkpoint.folder}/transformer")
 
 
@@ -109,12 +108,12 @@ def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str,
     with torch.device("meta"):
         model = _new(config, architecture)
     wanted = {key: value.shape for key, value in model.state_dict().items()}
-    if not any(key.startswith(_DELTA) for key in state):
+    if not any(key.startswith(DELTA) for key in state):
         # With r in the place of t this makes r = t exactly the single-time model.
         # A copy: full training updates both.
-        state |= {key.replace(_TIME, _DELTA): value.clone() for key, value in state.items() if key.startswith(_TIME)}
-    if _FAR + "weight" in wanted and _FAR + "weight" not in state and "patch_embedding.weight" in state:
-        state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[_FAR + "weight"])
+        state |= {key.replace(_TIME, DELTA): value.clone() for key, value in state.items() if key.startswith(_TIME)}
+    if FAR + "weight" in wanted and FAR + "weight" not in state and "patch_embedding.weight" in state:
+        state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[FAR + "weight"])
     odd = sorted(wanted.keys() ^ state.keys())
     odd += [key for key in wanted.keys() & state.keys() if wanted[key] != state[key].shape]
     if odd:
@@ -135,4 +134,4 @@ def _compressed(weight: Tensor, bias: Tensor, shape: torch.Size) -> dict[str, Te
     flat = weight.float().reshape(-1, 1, *weight.shape[2:])
     larger = F.interpolate(flat, size=shape[2:], mode="trilinear", align_corners=False)
     larger = larger.reshape(*weight.shape[:2], *shape[2:])
-    return {_FAR + "weight": larger.to(weight.dtype), _FAR + "bias": bias.clone()}
+    return {FAR + "weight": larger.to(weight.dtype), FAR + "bias": bias.clone()}

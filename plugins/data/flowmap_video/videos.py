@@ -13,21 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
-from flowmap.video import ClipError, read_clip, to_float, to_uint8
+from flowmap.video import ClipError, read_clip, strips, to_float
 from flowmap_video import VideoShardsConfig
 from flowmap_video.captions import read_captions
 from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack
 from flowmap_video.faults import FAULTS, Faults
 from flowmap_video.shards import ABOUT, LATENT, VIDEO, Entry, index, layout
 
-_ROWS = _COLUMNS = 8
-_WIDEST = 256
 _CPU = torch.device("cpu")
 
 T = TypeVar("T")
@@ -91,16 +88,7 @@ class VideoShards(Archive):
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """At most eight videos as rows, each of at most eight evenly spaced frames."""
-        times = torch.linspace(0, x.shape[1] - 1, min(_COLUMNS, x.shape[1])).round().long()
-        shown = x[:_ROWS].cpu()[:, times]
-        rows, columns, colours, height, width = shown.shape
-        frames = shown.reshape(rows * columns, colours, height, width).float()
-        if width > _WIDEST:
-            size = (max(1, round(height * _WIDEST / width)), _WIDEST)
-            frames = interpolate(frames, size=size, mode="bilinear", antialias=True)
-        height, width = frames.shape[2:]
-        sheet = to_uint8(frames).reshape(rows, columns, colours, height, width).permute(0, 3, 1, 4, 2)
-        return np.ascontiguousarray(sheet.reshape(rows * height, columns * width, colours).numpy())
+        return strips(x)
 
     def parts(self) -> tuple[str, ...]:
         """The names of the raw tars; raises FlowmapError if they are encoded already."""

@@ -130,7 +130,7 @@ class BilinearBackbone(Backbone):
     def chunking(self) -> Chunking:
         return OneChunk()
 
-    def export(self, role: Role, folder: Path, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
         raise FlowmapError("a bilinear network has no form that others load")
 
 
