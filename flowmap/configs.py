@@ -269,6 +269,13 @@ class BackboneConfig(ComponentConfig):
         """Whether backward computes the forward once more instead of keeping what it needs."""
         return False
 
+    def time_frequency(self) -> float | None:
+        """The highest angular frequency with which its networks see a time, in radians per unit of t; None if unknown.
+
+        It says how long a difference in time may be (`flowmap.step_length`).
+        """
+        return None
+
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """What its networks take (parameters, arithmetic, memory) on samples of `spec`; None if that is not known."""
         return None

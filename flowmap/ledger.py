@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -42,6 +44,7 @@ class Ledger:
     def __init__(self) -> None:
         self.calls: dict[str, Calls] = {}
         self.backwards = 0
+        self._counting = True
 
     def watch(self, roles: Iterable[Role], trained: Iterable[str]) -> dict[str, Role]:
         """The same roles, with networks that count their calls here."""
@@ -50,10 +53,24 @@ class Ledger:
         for role in roles:
             calls = self.calls[role.name] = Calls()
             wrap = _CountedFlowMap if isinstance(role.network, FlowMap) else _CountedVelocity
-            twin = Role(role.name, wrap(role.network, calls, role.name in trained), role.module, role.own, role.units)
+            network = wrap(role.network, partial(self._count, calls), role.name in trained)
+            twin = Role(role.name, network, role.module, role.own, role.units)
             twin.average = role.average
             watched[role.name] = twin
         return watched
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Within this context calls are made and not counted: they look at the training and are no part of it."""
+        before, self._counting = self._counting, False
+        try:
+            yield
+        finally:
+            self._counting = before
+
+    def _count(self, calls: Calls, samples: int, with_gradient: bool, passes: int) -> None:
+        if self._counting:
+            calls.add(samples, with_gradient, passes)
 
     def take(self) -> dict[str, Any]:
         """What was counted since the last `take`."""
@@ -67,6 +84,10 @@ class Ledger:
         return counted
 
 
+_Count = Callable[[int, bool, int], None]
+"""Is told of a call: its samples, whether it has a gradient, its passes."""
+
+
 def _with_gradient(x: Tensor, trained: bool) -> bool:
     return torch.is_grad_enabled() and (trained or x.requires_grad)
 
@@ -78,19 +99,19 @@ def _passes(*inputs: Tensor) -> int:
 
 @final
 class _CountedVelocity(Velocity):
-    def __init__(self, network: Velocity, calls: Calls, trained: bool) -> None:
-        self._network, self._calls, self._trained = network, calls, trained
+    def __init__(self, network: Velocity, count: _Count, trained: bool) -> None:
+        self._network, self._count, self._trained = network, count, trained
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        self._calls.add(len(x), _with_gradient(x, self._trained), _passes(x, t))
+        self._count(len(x), _with_gradient(x, self._trained), _passes(x, t))
         return self._network.velocity(x, t, cond)
 
 
 @final
 class _CountedFlowMap(FlowMap):
-    def __init__(self, network: Velocity, calls: Calls, trained: bool) -> None:
-        self._network, self._calls, self._trained = as_flow_map(network), calls, trained
+    def __init__(self, network: Velocity, count: _Count, trained: bool) -> None:
+        self._network, self._count, self._trained = as_flow_map(network), count, trained
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        self._calls.add(len(x), _with_gradient(x, self._trained), _passes(x, t, r))
+        self._count(len(x), _with_gradient(x, self._trained), _passes(x, t, r))
         return self._network.mean_velocity(x, t, r, cond)

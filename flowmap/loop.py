@@ -23,12 +23,14 @@ from flowmap.ledger import Ledger
 from flowmap.processes import Processes
 from flowmap.sharding import local, whole
 from flowmap.stage import Stage
+from flowmap.step_length import tangents
 from flowmap.tables import OptimizerConfig
+from flowmap.tangent_error import TangentError
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did; a line of `steps.jsonl`.
+    """What one step did; a line of `steps.jsonl`, but for the `doubts`: what the user should hear, if anything.
 
     `step` counts finished steps, from 1. `losses` and `raw` are per branch, `norms` (gradient norm before
     clipping) and `lr` per trained role, `calls` and `backwards` as in the ledger: calls are those of one
@@ -45,10 +47,11 @@ class StepRecord:
     backwards: int
     seconds: float
     peak_bytes: int
+    doubts: tuple[str, ...] = ()
 
     def line(self) -> dict[str, Any]:
         """The record as a JSON object."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "doubts"}
 
 
 class NonFiniteError(FlowmapError):
@@ -77,6 +80,7 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
     roles = ledger.watch(stage.roles.values(), stage.optimizers)
     turns = stage.turns()
     steps = stage.plan.stage.steps
+    error = _tangent_error(stage, ledger)
     reset_peak_memory(stage.processes.device)
     for step in range(done, steps):
         begin = time.perf_counter()
@@ -92,20 +96,31 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
             for group in optimizer.param_groups:
                 group["lr"] = rates[turn.role]
             parts = Parts(stage, roles, step, f"{index}-{turn.role}")
-            norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
+            with error.measuring(step // turn.every + 1):
+                norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
             optimizer.step()
             if turn.role == "student":
                 update_average(stage.roles["student"], stage.plan.stage.ema, step)
+        measured, doubts = error.take()
         yield StepRecord(
             step=step + 1,
             losses=losses,
-            raw=raw,
+            raw=raw | measured,
             norms=norms,
             lr=rates,
             **_of_all(ledger.take(), stage.processes),
             seconds=time.perf_counter() - begin,
             peak_bytes=int(stage.processes.most(peak_memory(stage.processes.device))),
+            doubts=doubts,
         )
+
+
+def _tangent_error(stage: Stage, ledger: Ledger) -> TangentError:
+    """What measures the differences of `stage`."""
+    recipe, config = stage.plan.recipe, stage.plan.stage
+    places = tangents(config.objective, recipe.facts(config))
+    mixed = recipe.compute.precision == "bf16"
+    return TangentError(places, f"stages.{config.name}.objective", mixed, stage.processes, ledger)
 
 
 def _of_all(counted: dict[str, Any], processes: Processes) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class ProgressWatcher:
 
     def step(self, record: StepRecord) -> None:
         """A step was finished; most steps are not worth redrawing for."""
+        for doubt in record.doubts:
+            self._console.print(f"[yellow]{escape(f'{self._name}, step {record.step}: {doubt}')}[/]", soft_wrap=True)
         rate = 1 / max(record.seconds, 1e-9)
         self._speed = rate if not self._speed else _MEMORY * self._speed + (1 - _MEMORY) * rate
         now = time.monotonic()

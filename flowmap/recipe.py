@@ -32,6 +32,7 @@ from flowmap.explain import Source, explain, explain_syntax, explain_validation
 from flowmap.locate import Path as Place
 from flowmap.outside import Outside
 from flowmap.overrides import override
+from flowmap.step_length import step_findings
 from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
 
 Absent = Literal["ignore", "warning", "error"]
@@ -56,6 +57,10 @@ class Recipe(Config):
         """The stage called `name`; raises KeyError if there is none."""
         return next((s for s in self.stages if s.name == name), None) or _missing(name)
 
+    def facts(self, stage: StageConfig) -> StageFacts:
+        """What the objective of `stage` may know about it."""
+        return StageFacts(stage.batch, self.data.spec().conditional, self.backbone.recomputes())
+
     def measured_data(self) -> DataConfig:
         """The data that samples are compared with."""
         return (self.evaluation and self.evaluation.data) or self.data
@@ -72,8 +77,7 @@ class Recipe(Config):
             yield Finding("error", ("seeds",), "a seed is listed twice; every seed is one training run")
         earlier: list[StageConfig] = []
         for index, stage in enumerate(self.stages):
-            facts = StageFacts(stage.batch, spec.conditional, self.backbone.recomputes())
-            for finding in self._stage_findings(stage, earlier, facts):
+            for finding in self._stage_findings(stage, earlier, self.facts(stage)):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
         if not self.stages and self.evaluation is None:
@@ -129,7 +133,8 @@ class Recipe(Config):
             for finding in self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
-        for finding in stage.objective.findings(facts):
+        steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
+        for finding in (*stage.objective.findings(facts), *steps):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
 
     def _role_findings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -27,11 +28,13 @@ from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
 from flowmap.tables import StageConfig
+from flowmap.tangent_error import NAME as TANGENT_ERROR
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
 _SHOWN = 8
 _AGAIN_SECONDS = 0.05
+_log = logging.getLogger("flowmap.training")
 
 
 class Watcher(Protocol):
@@ -151,6 +154,8 @@ def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, i
             for record in records:
                 if processes.first:
                     append_line(plan.folder / STEPS, record.line())
+                    for doubt in record.doubts:
+                        _log.warning("%s, step %d: %s", plan.stage.name, record.step, doubt)
                 watcher.step(record)
                 track(record)
                 # A signal need not reach all processes at the same step.
@@ -267,7 +272,7 @@ def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], 
     trackers: list[accelerate.tracking.GeneralTracker] = []
 
     def track(record: StepRecord) -> None:
-        if record.step % _TRACK_EVERY == 0:
+        if record.step % _TRACK_EVERY == 0 or TANGENT_ERROR in record.raw:
             with writing(plan.folder):
                 for tracker in trackers:
                     tracker.log(_flat(record), step=record.step)

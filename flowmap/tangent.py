@@ -6,11 +6,16 @@ MeanFlow identity u = v - (t - r) du/dt (arXiv 2505.13447; by central difference
 
 In r, with x and t held fixed: d/dr X_{t->r}(x) = u - (t - r) du/dr, the speed with which the point that x is mapped to
 moves (arXiv 2406.07507). A loss on it needs its gradient.
+
+A difference is only as good as its length (`flowmap.step_length`). `observed` shows every one that is taken to whoever
+wants to know how good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce
 from typing import final
@@ -49,6 +54,36 @@ def ask(network: FlowMap, questions: Sequence[Question], together: bool) -> list
     return [next(answers) if len(q.x) else torch.empty_like(q.x) for q in questions]
 
 
+@final
+@dataclass(frozen=True)
+class Difference:
+    """A derivative `value` `[K, F, ...]` that was taken as a difference, as `config` says. No gradient; K may be 0.
+
+    `again(step)` takes the same derivative over the half width `step`, in as many calls.
+    """
+
+    value: Tensor
+    config: TangentConfig
+    again: Callable[[float], Tensor]
+
+
+_observer: ContextVar[Callable[[Difference], None] | None] = ContextVar("observer of differences", default=None)
+
+
+@contextmanager
+def observed(observer: Callable[[Difference], None]) -> Iterator[None]:
+    """Within this context `observer` is shown each derivative that this module takes as a difference, right after it.
+
+    It is called without gradient, while the network still has the weights and modes that it was asked in, and in all
+    processes alike: those without rows of their own show what they computed for company (`Pairs.moving`).
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
 @torch.no_grad()
 def tangent(
     network: FlowMap,
@@ -74,11 +109,19 @@ def tangent_and(
     """As `tangent`, and then the answers to `others`, which go with the differences if these go in one call."""
     if config.method == "jvp":
         return _along(network, at, v), *ask(network, others, together=False)
-    late = (at.t + config.step).clamp(max=end)
-    early = (at.t - config.step).clamp(min=0.0)
-    sides = [Question(at.x + like(time - at.t, at.x) * v, time, at.r, at.cond) for time in (late, early)]
-    u_late, u_early, *answers = ask(network, [*sides, *others], together=config.batched)
-    return (u_late - u_early) / like(late - early, at.x), *answers
+
+    def span(step: float) -> _Span:
+        late, early = (at.t + step).clamp(max=end), (at.t - step).clamp(min=0.0)
+        late_side, early_side = (
+            Question(at.x + like(time - at.t, at.x) * v, time, at.r, at.cond) for time in (late, early)
+        )
+        return _Span(late_side, early_side, late - early)
+
+    now = span(config.step)
+    u_late, u_early, *answers = ask(network, [now.late, now.early, *others], together=config.batched)
+    du_dt = now.slope(u_late, u_early)
+    _show(network, du_dt, config, span)
+    return du_dt, *answers
 
 
 def value_and_slope(network: FlowMap, at: Question, rows: Tensor, config: TangentConfig) -> tuple[Tensor, Tensor]:
@@ -94,11 +137,43 @@ def value_and_slope(network: FlowMap, at: Question, rows: Tensor, config: Tangen
         )
         return u, slope[rows]
     x, t, r, cond = at.x[rows], at.t[rows], at.r[rows], at.cond.take(rows)
-    late = torch.minimum(r + config.step, t)
-    early = (r - config.step).clamp(min=0.0)
-    sides = [Question(x, t, time, cond) for time in (late, early)]
-    u, u_late, u_early = ask(network, [at, *sides], together=config.batched)
-    return u, (u_late - u_early) / like(late - early, x)
+
+    def span(step: float) -> _Span:
+        late, early = torch.minimum(r + step, t), (r - step).clamp(min=0.0)
+        return _Span(Question(x, t, late, cond), Question(x, t, early, cond), late - early)
+
+    now = span(config.step)
+    u, u_late, u_early = ask(network, [at, now.late, now.early], together=config.batched)
+    du_dr = now.slope(u_late, u_early)
+    _show(network, du_dr, config, span)
+    return u, du_dr
+
+
+@final
+@dataclass(frozen=True)
+class _Span:
+    """The two ends of a difference, and the time between them, `[K]` or `[K, F]`."""
+
+    late: Question
+    early: Question
+    length: Tensor
+
+    def slope(self, u_late: Tensor, u_early: Tensor) -> Tensor:
+        return (u_late - u_early) / like(self.length, u_late)
+
+
+def _show(network: FlowMap, value: Tensor, config: TangentConfig, span: Callable[[float], _Span]) -> None:
+    """Show the difference over `span(config.step)` to the observer, if there is one."""
+    observer = _observer.get()
+    if observer is None or config.method == "jvp":
+        return
+
+    def again(step: float) -> Tensor:
+        other = span(step)
+        return other.slope(*ask(network, [other.late, other.early], together=config.batched))
+
+    with torch.no_grad():
+        observer(Difference(value.detach(), config, again))
 
 
 def _along(network: FlowMap, at: Question, v: Tensor) -> Tensor:

@@ -30,6 +30,10 @@ class MlpConfig(BackboneConfig):
         if spec.shape[0] != 1:
             yield Finding("error", ("type",), f"'mlp' takes single frames; these data have {spec.shape[0]}")
 
+    def time_frequency(self) -> float:
+        """As `frequency` says."""
+        return self.frequency
+
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Counted on the meta device."""
         from flowmap_mlp.footprint import MlpFootprint

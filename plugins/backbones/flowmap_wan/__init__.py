@@ -175,6 +175,10 @@ class _WanConfig(BackboneConfig):
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
 
+    def time_frequency(self) -> float:
+        """1000: the fastest sinusoid is sin(1000 t) (`get_timestep_embedding` of diffusers 0.42, of times 1000 t)."""
+        return 1000.0
+
     def reads_text(self) -> bool:
         """With a checkpoint comes a text encoder."""
         return not self.random_base
