@@ -30,7 +30,13 @@ class TangentConfig(Config):
         "central",
         description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative",
     )
-    step: float = Field(0.005, gt=0, le=0.1, description="half width of the difference, in units of t")
+    step: float = Field(
+        0.005,
+        gt=0,
+        le=0.1,
+        description="half width of the difference, in units of t; if a recipe leaves it out, at most 0.3 radians of "
+        "the backbone's highest time frequency (Wan 0.0003), but in bf16 0.005 whatever that is",
+    )
     batched: bool = Field(True, description="evaluate both sides in one call of twice the batch (central only)")
 
 

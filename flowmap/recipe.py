@@ -7,9 +7,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from flowmap import outside
 from flowmap.configs import (
@@ -32,7 +32,7 @@ from flowmap.explain import Source, explain, explain_syntax, explain_validation
 from flowmap.locate import Path as Place
 from flowmap.outside import Outside
 from flowmap.overrides import override
-from flowmap.step_length import step_findings
+from flowmap.step_length import default_step, settled, step_findings
 from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
 
 Absent = Literal["ignore", "warning", "error"]
@@ -52,6 +52,15 @@ class Recipe(Config):
     evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig, description="how often to save")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _steps_follow_the_backbone(cls, value: Any, made: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fill in what a recipe leaves to its backbone, so that its lock has the number."""
+        recipe = made(value)
+        step = default_step(recipe.backbone.time_frequency(), recipe.compute.precision)
+        stages = (s.model_copy(update={"objective": settled(s.objective, step)}) for s in recipe.stages)
+        return recipe.model_copy(update={"stages": tuple(stages)})
 
     def stage(self, name: str) -> StageConfig:
         """The stage called `name`; raises KeyError if there is none."""

@@ -5,8 +5,8 @@ derivative averaged over 2 h of time. In bfloat16, with 8 significant bits, u is
 mean square), and a difference of two such values, divided by 2 h, by 2^-9 |u| / (sqrt(2) h). How far a difference is
 off in the end depends on the network; `flowmap.tangent_error` measures it. Torch-free.
 
-No shorter default follows from that for a backbone with fast features: its own derivative was measured to train worse
-than the averaged one (docs/derivatives.md).
+So a step that a recipe leaves out is 0.3 radians of the backbone's highest time frequency, but not more than 0.005, and
+0.005 in bfloat16, where a shorter one would be rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from flowmap.blocks import TangentConfig
 from flowmap.configs import Config, Finding, ObjectiveConfig, Precision, StageFacts
@@ -25,6 +25,7 @@ LIMIT = 0.1
 _RADIANS = 0.3  # of a feature whose derivative is right: 1.5 % off
 _MOST_RADIANS = 0.5  # 4 % off
 _BFLOAT16 = 2**-9
+C = TypeVar("C")
 _MOST_ROUNDING = 0.5  # of |u|, per unit of t
 
 
@@ -41,6 +42,26 @@ class TangentPlace:
 def tangents(objective: ObjectiveConfig, facts: StageFacts) -> list[TangentPlace]:
     """Every TangentConfig within `objective`, those of objectives inside it too."""
     return [TangentPlace(field, config, _may_be_jvp(objective, field, facts)) for field, config in _within(objective)]
+
+
+def default_step(frequency: float | None, precision: Precision) -> float:
+    """The step of a difference that a recipe leaves out, for a backbone's highest `frequency`; see the module."""
+    longest = TangentConfig().step
+    if frequency is None or precision == "bf16":
+        return longest
+    return min(longest, float(f"{_RADIANS / frequency:.1g}"))
+
+
+def settled(value: C, step: float) -> C:
+    """`value` with `step` in every difference within it whose own is left out."""
+    if isinstance(value, TangentConfig):
+        left_out = value.method == "central" and "step" not in value.model_fields_set
+        return value.model_copy(update={"step": step}) if left_out else value
+    if isinstance(value, Config):
+        parts = {name: getattr(value, name) for name in type(value).model_fields}
+        changed = {name: part for name, old in parts.items() if (part := settled(old, step)) is not old}
+        return value.model_copy(update=changed) if changed else value
+    return value
 
 
 def step_findings(
