@@ -266,7 +266,7 @@ def shaken(role: Role, by: float) -> Role:
     role.module.double()
     with torch.no_grad():
         for parameter in role.own.values():
-            parameter += by * torch.randn_like(parameter)
+            parameter.add_(by * torch.randn_like(parameter))
     return role
 
 
