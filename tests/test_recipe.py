@@ -37,7 +37,11 @@ KNOWN_WARNINGS = {
     ],
     # As published.
     **{
-        f"anyflow_{kind}_{size}.toml": ["stages.on_policy.objective.rollout_steps"]
+        f"anyflow_{kind}_{size}.toml": [
+            "stages.forward.objective.tangent.step",
+            "stages.on_policy.objective.rollout_steps",
+            "stages.on_policy.objective.forward.tangent.step",
+        ]
         for kind in ("wan", "far")
         for size in ("1.3b", "14b")
     },
