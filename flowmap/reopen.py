@@ -56,8 +56,10 @@ def choose_stage(plan: Plan, stage: str | None, seed: int | None) -> StagePlan:
         raise FlowmapError(f"--stage {stage}: {unknown_word('stage', stage, names)}")
     if stage is None:
         # The newest flow map of the on-policy line is what a recipe is for: the last stage that a contest names first.
+        # A control is what another stage is held against.
         contests = plan.recipe.evaluation.contests if plan.recipe.evaluation else ()
-        maps = [c.stage for c in contests if c.samplers[0].type == "flow_map"]
+        controls = {c.against for c in contests}
+        maps = [c.stage for c in contests if c.samplers[0].type == "flow_map" and c.stage not in controls]
         stage = maps[-1] if maps else names[-1]
     return plan.find(stage, seed)
 
