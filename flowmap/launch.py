@@ -21,8 +21,8 @@ from rich.markup import escape
 from flowmap.commands import command_line, going_on
 from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS, evaluate
-from flowmap.folder import StoppedError, locked, read_lines, set_aside, write_whole, writing
+from flowmap.evaluate import evaluate
+from flowmap.folder import StoppedError, locked, set_aside, write_whole, writing
 from flowmap.limits import refuse_impossible
 from flowmap.loop import StepRecord
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
@@ -31,8 +31,9 @@ from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
 from flowmap.run import Interruption, Watcher, refuse_changes, train
+from flowmap.runfiles import claims_of, read_run
 from flowmap.stage import finished
-from flowmap.verdict import HEADLINES, claims
+from flowmap.verdict import HEADLINES
 
 LOG = "flowmap.log"
 _VERSIONS = (
@@ -131,7 +132,7 @@ def carry_out(
                 written = write_report(plan.folder) if page else written
             processes.wait()
     if recipe.evaluation and not quiet:
-        _print_claims(plan.folder, recipe.evaluation.teacher, console)
+        _print_claims(plan.folder, console)
     console.print(f"report: [bold]{escape(str(written))}[/]", soft_wrap=True)
     return plan
 
@@ -212,14 +213,14 @@ def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str
                     )
 
 
-def _print_claims(folder: Path, teacher: str, console: Console) -> None:
+def _print_claims(folder: Path, console: Console) -> None:
     """One line per claim of the report, with what each headline metric says."""
     words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
     lines: dict[str, list[str]] = {}
-    for claim in claims(read_lines(folder / METRICS), teacher):
+    for claim in claims_of(read_run(folder)):
         if claim.metric in HEADLINES:
-            between = "→" if claim.kind != "student" else "against"
-            numbers = f"{claim.before.value:.3g} {between} {claim.after.value:.3g}"
+            before, after = f"{claim.before.value:.3g}", f"{claim.after.value:.3g}"
+            numbers = f"{after} against {before}" if claim.versus else f"{before} → {after}"
             lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
     for text, verdicts in lines.items():
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)

@@ -174,10 +174,15 @@ def run_stage(folder: Path) -> tuple[_RunLock, StageConfig]:
 
 
 def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | None) -> str:
-    """The stage that a recipe is for: the last that a contest samples by its flow map first, or the last of all."""
+    """The stage that a recipe is for: the last that a contest samples by its flow map first, or the last of all.
+
+    It is no control, which another stage is held against.
+    """
     names = [stage.name for stage in stages]
     contests = evaluation.contests if evaluation else ()
+    controls = {c.against for c in contests}
     maps = [c.stage for c in contests if c.samplers[0].type == "flow_map" and c.stage in names]
+    maps = [stage for stage in maps if stage not in controls]
     return maps[-1] if maps else names[-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,7 +33,7 @@ from flowmap.locate import Path as Place
 from flowmap.outside import Outside
 from flowmap.overrides import override
 from flowmap.step_length import default_step, settled, step_findings
-from flowmap.tables import CheckpointsConfig, ComputeConfig, EvaluationConfig, RoleConfig, StageConfig
+from flowmap.tables import CheckpointsConfig, ComputeConfig, ContestConfig, EvaluationConfig, RoleConfig, StageConfig
 
 Absent = Literal["ignore", "warning", "error"]
 """What it means if weights or data are not on this machine."""
@@ -222,6 +222,30 @@ class Recipe(Config):
                 if entry in seen:
                     yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
                 seen.add(entry)
+            refusal = contest.against and _no_control(contest, contest.against, evaluation, kinds)
+            if refusal:
+                yield Finding("error", (*where, "against"), refusal)
+
+
+def _no_control(
+    contest: ContestConfig, against: str, evaluation: EvaluationConfig, stages: Iterable[str]
+) -> str | None:
+    """Why stage `against` can be no control of the contest; None if it can."""
+    others = [other for other in evaluation.contests if other.stage != contest.stage]
+    if against == contest.stage:
+        return f"stage '{against}' is not its own control; name the stage of another contest"
+    if against not in [other.stage for other in others]:
+        if against in stages:
+            return f"no contest measures stage '{against}'; add one with the same samplers"
+        return unknown_word("stage", against, dict.fromkeys(other.stage for other in others))
+    alike = (contest.weights, contest.context, contest.cfg_scale)
+    twins = [o for o in others if o.stage == against and (o.weights, o.context, o.cfg_scale) == alike]
+    if any(sampler in twin.samplers for twin in twins for sampler in contest.samplers):
+        return None
+    return (
+        f"nothing is measured alike: give the contests of '{contest.stage}' and '{against}' a sampler in common, with "
+        "the same weights, context and cfg_scale"
+    )
 
 
 def _sampler_findings(

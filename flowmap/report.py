@@ -20,7 +20,7 @@ from flowmap.figures import Curve, Style, Trace
 from flowmap.folder import write_whole
 from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
-from flowmap.runfiles import Run, command_of, costs_of, read_run
+from flowmap.runfiles import Run, claims_of, command_of, costs_of, read_run
 from flowmap.verdict import Cell, Claim, Place, Series
 
 
@@ -45,7 +45,7 @@ def _view(run: Run) -> dict[str, Any]:
     table = verdict.cells(run.lines)
     metrics = verdict.ordered_metrics(table)
     headlines = [m for m in verdict.HEADLINES if m in metrics] or metrics
-    told = verdict.claims(run.lines, evaluation.get("teacher"))
+    told = claims_of(run)
     styles = _styles(run, table, evaluation.get("teacher"))
     digits = {metric: _digits(table, metric) for metric in metrics}
     costs, total = costs_of(run)

@@ -6,14 +6,20 @@ import json
 import shlex
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from flowmap.catalogue import catalogue
+from flowmap.configs import BackboneConfig
+from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines
 from flowmap.plan import LOCK
+from flowmap.verdict import Claim, Control, claims
 
 
 @dataclass
@@ -42,6 +48,10 @@ class Cost:
         """Calls of all roles together."""
         return sum(self.calls.values(), Counter())
 
+    def equivalents(self, recomputes: bool) -> int:
+        """Network-call equivalents in samples (see `flowmap.equivalents`)."""
+        return equivalents(self.calls, recomputes)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,6 +70,16 @@ class Run:
         backbone = self.recipe.get("backbone")
         chunks = backbone.get("chunks") if isinstance(backbone, Mapping) else None
         return isinstance(chunks, list) and len(chunks) > 1
+
+    @property
+    def recomputes(self) -> bool | None:
+        """Whether backward made forwards anew; None if the backbone's plugin is not as it was, or not there."""
+        backbone = self.recipe.get("backbone")
+        try:
+            config = catalogue().find("backbone", backbone["type"]).model_validate(backbone) if backbone else None
+        except (LookupError, ValidationError):
+            return None
+        return config.recomputes() if isinstance(config, BackboneConfig) else None
 
 
 def read_run(folder: Path) -> Run:
@@ -114,3 +134,40 @@ def costs_of(run: Run) -> tuple[list[Cost], Cost]:
                 for record in records:
                     each.add(record)
     return costs, total
+
+
+def claims_of(run: Run) -> list[Claim]:
+    """Every claim that the run's scores can decide, its teacher and controls being those of its recipe."""
+    return claims(run.lines, _evaluation(run).get("teacher"), _controls(run))
+
+
+def _evaluation(run: Run) -> Mapping[str, Any]:
+    return run.recipe.get("evaluation") or {}
+
+
+def _controls(run: Run) -> Iterator[Control]:
+    """The contests that name a control, with what each of the two stages cost beyond what both build on."""
+    recomputes = run.recomputes
+    costs = {cost.name: cost for cost in costs_of(run)[0]}
+    for contest in _evaluation(run).get("contests", []):
+        if (against := contest.get("against")) is None:
+            continue
+        ours, theirs = _lineage(run, contest["stage"]), _lineage(run, against)
+        spent: list[int | None] = [None, None]
+        # What weights from outside have cost is not known.
+        if recomputes is not None and ours | theirs <= costs.keys():
+            alone = (ours - theirs, theirs - ours)
+            spent = [sum(costs[name].equivalents(recomputes) for name in own) for own in alone]
+        yield Control(contest["stage"], contest["weights"], against, *spent)
+
+
+def _lineage(run: Run, stage: str) -> set[str]:
+    """The stage, and every stage whose weights it builds on."""
+    sources = {
+        one["name"]: {role["from"] for role in one.get("roles", {}).values()} - {"base"} for one in run.recipe["stages"]
+    }
+    found, new = set[str](), {stage}
+    while new:
+        found |= new
+        new = {source for name in new for source in sources.get(name, set())} - found
+    return found

@@ -65,6 +65,11 @@ class ContestConfig(Config):
     )
     samplers: tuple[AnySampler, ...] = Field(min_length=1, description="each is one row of the results")
     weights: Weights = Field("ema", description="which of the stage's weights")
+    against: str | None = Field(
+        None,
+        description="the stage of another contest that had as much compute, its control: the report says at which "
+        "calls this one is better, and what each cost",
+    )
     context: int = Field(0, ge=0, description="frames given clean, from held-out data; 1 is image-to-video")
     cfg_scale: float = Field(1.0, ge=1, description="guidance, w in null + w (cond - null); velocity samplers only")
 

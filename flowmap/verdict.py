@@ -17,15 +17,26 @@ HEADLINES = ("frechet_teacher", "frechet_features", "frechet_pixels")
 FEW = 4
 """The few network calls that every claim starts from."""
 
+FEWEST = (1, 2)
+"""The network calls at which a stage is to be better than its control."""
+
 FACTOR = 2.0
 """How many times better than the teacher's Euler a student must be."""
+
+PRICE = 0.25
+"""What a stage may lose at many calls, as a share of what it gains at the fewest."""
+
+SAME_COMPUTE = 0.01
+"""The relative difference up to which two costs are called as much compute."""
 
 RULE = (
     "Every value is first raised to its floor, the score of a perfect model. Two values differ if they are "
     "further apart than 2·√(spread₁² + spread₂²); otherwise the difference is noise. The spread is the "
     "standard deviation over fresh noise; with several training seeds, values are means over seeds and the "
     "spread is the larger of the mean spread and the standard deviation over seeds. A factor must hold with "
-    "the spreads against it."
+    "the spreads against it. A stage loses nothing to its control if it is not worse, and if what noise may hide "
+    "(the difference and 2·√(spread₁² + spread₂²) more) is at most a quarter of what the stage gains at the fewest "
+    "calls; where it gains nothing, nothing can be said."
 )
 
 
@@ -87,13 +98,39 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A contest that names its control: `stage` and `against` under the same `weights`.
+
+    The costs are network-call equivalents in samples over all seeds, of each stage and of what it alone builds on; None
+    if that is not known.
+    """
+
+    stage: str
+    weights: str
+    against: str
+    cost: int | None = None
+    control_cost: int | None = None
+
+    @property
+    def compute(self) -> str:
+        """The two costs in words: whether they are as much, and what they are; nothing if they are not known."""
+        if not self.cost or not self.control_cost:
+            return ""
+        ratio = self.cost / self.control_cost
+        same = abs(ratio - 1) <= SAME_COMPUTE
+        much = "as much compute" if same else f"{ratio:.2f} times the compute"
+        return f" for {much} ({self.cost:,} against {self.control_cost:,} call equivalents)"
+
+
+@dataclass(frozen=True)
 class Claim:
     """One sentence, what the numbers say about it on one metric, and the two cells it rests on.
 
-    `before` and `after` are compared: few and many calls of one series, or the teacher and its student.
+    `before` and `after` are compared: few and many calls of one series, or a rival (the teacher, the control) and the
+    stage that the sentence is about.
     """
 
-    kind: Literal["map", "consistency", "student"]
+    kind: Literal["map", "consistency", "student", "gain", "price"]
     text: str
     verdict: Verdict
     metric: str
@@ -104,6 +141,16 @@ class Claim:
     def factor(self) -> float:
         """How many times smaller `after` is than `before`, both raised to the floor."""
         return _ratio(self.before.raised, self.after.raised)
+
+    @property
+    def versus(self) -> bool:
+        """Whether the cells are those of two rivals, not of one series at few and many calls."""
+        return self.kind not in ("map", "consistency")
+
+    @property
+    def by_factor(self) -> bool:
+        """Whether the sentence says that `after` is so many times better."""
+        return self.kind in ("student", "gain")
 
 
 def cells(lines: Iterable[Mapping[str, Any]]) -> dict[Place, Cell]:
@@ -152,6 +199,21 @@ def beats(before: Cell, after: Cell, factor: float) -> Verdict:
     return "fails" if best < factor else "noise"
 
 
+def costs_nothing(gain: tuple[Cell, Cell], many: tuple[Cell, Cell]) -> Verdict:
+    """Whether what is gained at the fewest calls costs nothing at `many`; each pair is the control and the stage.
+
+    It fails where the stage is worse beyond noise. It holds only where noise can hide no more than the share `PRICE`
+    of a gain that is itself beyond noise: what cannot be seen is no result.
+    """
+    if change(*many) == "worse":
+        return "fails"
+    if change(*gain) != "better":
+        return "noise"
+    (control, stage), gained = many, gain[0].raised - gain[1].raised
+    hidden = stage.raised - control.raised + 2 * math.hypot(control.noise, stage.noise)
+    return "holds" if hidden <= PRICE * gained else "noise"
+
+
 def _ratio(a: float, b: float) -> float:
     if math.isinf(b):
         return 0.0
@@ -166,11 +228,14 @@ def ordered_metrics(found: Iterable[Place]) -> list[str]:
     return [m for m in HEADLINES if m in names] + [m for m in names if m not in HEADLINES]
 
 
-def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> list[Claim]:
+def claims(
+    lines: Iterable[Mapping[str, Any]], teacher: str | None = None, controls: Iterable[Control] = ()
+) -> list[Claim]:
     """Every claim that the metric lines can decide, for each metric.
 
     `teacher` names the teacher's stage; None takes the first stage that was sampled with Euler and not as a
-    flow map. Claims without data are left out.
+    flow map. A stage with a control is compared with it under every sampler that both were sampled with. Claims without
+    data are left out.
     """
     table = cells(lines)
     every = list(dict.fromkeys(place.series for place in table))
@@ -189,6 +254,10 @@ def claims(lines: Iterable[Mapping[str, Any]], teacher: str | None = None) -> li
     for series in maps:
         if rival is not None and series.stage != rival.stage:
             found += _few_calls(table, metrics, rival, series)
+    for control in dict.fromkeys(controls):
+        for series in every:
+            if (series.stage, series.weights) == (control.stage, control.weights):
+                found += _controlled(table, metrics, control, series)
     return found
 
 
@@ -226,3 +295,31 @@ def _few_calls(table: Mapping[Place, Cell], metrics: Sequence[str], rival: Serie
         theirs, ours = table.get(Place(rival, metric, FEW)), table.get(Place(series, metric, FEW))
         if theirs is not None and ours is not None:
             yield Claim("student", text, beats(theirs, ours, FACTOR), metric, theirs, ours)
+
+
+def _controlled(
+    table: Mapping[Place, Cell], metrics: Sequence[str], control: Control, series: Series
+) -> Iterator[Claim]:
+    """A stage against its control: better at the fewest calls, and nothing lost at the most."""
+    other = series._replace(stage=control.against)
+    by = "" if series.sampler == MAP else f" by {series.sampler}"
+    for metric in metrics:
+        pairs = {
+            place.calls: (table[place._replace(series=other)], cell)
+            for place, cell in table.items()
+            if (place.series, place.metric) == (series, metric) and place._replace(series=other) in table
+        }
+        fewest = [calls for calls in FEWEST if calls in pairs]
+        for calls in fewest:
+            text = f"{series.name}: better than '{other.name}' at {_calls(calls)}{by}{control.compute}"
+            outcomes: dict[str, Verdict] = {"better": "holds", "same": "noise", "worse": "fails"}
+            yield Claim("gain", text, outcomes[change(*pairs[calls])], metric, *pairs[calls])
+        most = max(pairs, default=0)
+        if fewest and most > FEW:
+            text = f"{series.name}: loses nothing to '{other.name}' at {_calls(most)}{by}{control.compute}"
+            verdict = costs_nothing(pairs[fewest[0]], pairs[most])
+            yield Claim("price", text, verdict, metric, *pairs[most])
+
+
+def _calls(number: int) -> str:
+    return f"{number} call" if number == 1 else f"{number} calls"

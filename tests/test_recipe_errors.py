@@ -154,7 +154,7 @@ UNKNOWN_FIELDS = {
     "contest": (
         after('stage = "student"', 'weight = "raw"'),
         "r.toml:28: evaluation.contests.0.weight: unknown field "
-        "'weight'; allowed: stage, samplers, weights, context, cfg_scale. Did you mean 'weights'?",
+        "'weight'; allowed: stage, samplers, weights, against, context, cfg_scale. Did you mean 'weights'?",
     ),
     "metric": (
         ('"semigroup"', '{ type = "semigroup", space = "pixels" }'),
@@ -416,6 +416,35 @@ CONTRADICTIONS = {
     "contest twice": (
         ('["flow_map"]', '["flow_map", "flow_map"]'),
         "r.toml:28: evaluation.contests.0.samplers.1: 'flow_map' on stage 'student' is listed twice",
+    ),
+    "a control that no contest measures": (
+        ('stage = "student"', 'against = "teacher"\nstage = "student"'),
+        "r.toml:27: evaluation.contests.0.against: no contest measures stage 'teacher'; add one with the same samplers",
+    ),
+    "an unknown control": (
+        ('stage = "student"', 'against = "techer"\nstage = "student"'),
+        after('["flow_map"]', '[[evaluation.contests]]\nstage = "teacher"\nsamplers = ["euler"]'),
+        "r.toml:27: evaluation.contests.0.against: unknown stage 'techer'; allowed: teacher. Did you mean 'teacher'?",
+    ),
+    "its own control": (
+        ('stage = "student"', 'against = "student"\nstage = "student"'),
+        "r.toml:27: evaluation.contests.0.against: stage 'student' is not its own control; name the stage of another "
+        "contest",
+    ),
+    "a control under another sampler": (
+        ('stage = "student"', 'against = "teacher"\nstage = "student"'),
+        after('["flow_map"]', '[[evaluation.contests]]\nstage = "teacher"\nsamplers = ["euler"]'),
+        "r.toml:27: evaluation.contests.0.against: nothing is measured alike: give the contests of 'student' and "
+        "'teacher' a sampler in common, with the same weights, context and cfg_scale",
+    ),
+    "a control with other weights": (
+        ('stage = "student"', 'against = "teacher"\nstage = "student"'),
+        (
+            '["flow_map"]',
+            '["euler"]\n[[evaluation.contests]]\nstage = "teacher"\nsamplers = ["euler"]\nweights = "raw"',
+        ),
+        "r.toml:27: evaluation.contests.0.against: nothing is measured alike: give the contests of 'student' and "
+        "'teacher' a sampler in common, with the same weights, context and cfg_scale",
     ),
     "a guided map": (
         ('stage = "student"', 'cfg_scale = 2.0\nstage = "student"'),

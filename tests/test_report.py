@@ -110,6 +110,7 @@ def make_run(
     folder.mkdir(parents=True)
     evaluation = {"teacher": "teacher", "teacher_calls": 64, "samples": 64, "repeats": 3}
     recipe = {"name": folder.name, "seeds": seeds, "stages": [{"name": s, "steps": 20} for s in stages]}
+    recipe["backbone"] = {"type": "mlp"}
     (folder / "recipe.lock.toml").write_text(tomli_w.dumps(recipe | {"evaluation": evaluation}))
     (folder / "about.json").write_text(json.dumps({"flowmap": "0.1.0", "torch": "2.9.0+cpu", "device": "cpu"}))
     write_lines(folder / "metrics.jsonl", scores() if lines is None else lines)
@@ -247,16 +248,73 @@ def test_claims_stand_with_their_numbers_and_marks(finished: Page) -> None:
     assert rows[3][1].startswith("✓ holds · 4.4×")  # 2.0 / 0.45
 
 
+def make_controlled(folder: Path, backbone: dict[str, Any]) -> Path:
+    """A run whose stage `mine` was trained from `forward`, and its control `more` from `other`."""
+    values = {"forward": (3.0, 2.0), "mine": (1.0, 0.5), "other": (3.0, 2.0), "more": (2.0, 0.5)}
+    lines = [
+        score(stage, "flow_map", n, v, spread=0.02, floor=0.1)
+        for stage, few_many in values.items()
+        for n, v in zip((1, 8), few_many, strict=True)
+    ]
+    make_run(folder, lines, stages=("teacher", *values))
+    sources = {"forward": ["teacher"], "mine": ["forward", "teacher"], "other": ["teacher"], "more": ["other", "base"]}
+    stages = [
+        {"name": stage, "steps": 20, "roles": {f"role {i}": {"from": s} for i, s in enumerate(sources.get(stage, []))}}
+        for stage in ("teacher", *values)
+    ]
+    contests: list[dict[str, Any]] = [{"stage": stage, "weights": "ema"} for stage in values]
+    contests[1]["against"] = "more"
+    recipe = {"name": folder.name, "seeds": [0], "stages": stages, "backbone": backbone}
+    (folder / "recipe.lock.toml").write_text(
+        tomli_w.dumps(recipe | {"evaluation": {"teacher": "teacher", "contests": contests}})
+    )
+    twice = [record(i + 1) for i in range(20)] * 2
+    write_lines(folder / "other" / "steps.jsonl", twice)
+    return folder
+
+
+def test_a_control_is_held_against_with_what_each_cost_that_the_other_did_not(tmp_path: Path) -> None:
+    page = read(make_controlled(tmp_path / "demo", {"type": "mlp"}))
+    # A stage's 20 steps: 3 * 160 with gradient and 8 * 21 + 320 without; `other` took twice as many. The teacher, on
+    # which both build, is in neither.
+    cost = "for 0.67 times the compute (1,936 against 2,904 call equivalents)"
+    rows = {row[0]: row[1] for row in page.table("claims")[1:]}
+    assert rows[f"mine: better than 'more' at 1 call {cost}"].startswith("✓ holds · 2.0× 1.0")
+    assert "vs 2.0" in rows[f"mine: better than 'more' at 1 call {cost}"]
+    assert rows[f"mine: loses nothing to 'more' at 8 calls {cost}"].startswith("✓ holds 0.5")
+    assert len(rows) == 2
+    table = {row[0]: row[5] for row in page.table("cost") if len(row) == 9}
+    assert [table[stage] for stage in ("forward", "mine", "other", "more")] == ["968", "968", "1,936", "968"]
+
+
+@pytest.mark.parametrize("backbone", [{"type": "of_a_lost_plugin"}, {"type": "mlp", "width": "of another version"}])
+def test_costs_are_left_out_where_a_backbone_cannot_say_what_it_makes_anew(
+    tmp_path: Path, backbone: dict[str, Any]
+) -> None:
+    page = read(make_controlled(tmp_path / "demo", backbone))
+    assert page.table("claims")[1][0] == "mine: better than 'more' at 1 call"
+    assert page.table("cost")[1][5] == "–"
+
+
+def test_what_backward_makes_anew_is_counted(tmp_path: Path) -> None:
+    page = read(
+        make_controlled(tmp_path / "demo", {"type": "wan21", "weights": "random", "gradient_checkpointing": True})
+    )
+    assert page.table("cost")[1][5] == "1,128"  # 4 * 160 + 8 * 21 + 320
+    assert "and 1 more for what backward makes anew" in " ".join(page.words["cost"].split())
+
+
 def test_the_ledger_sums_exactly(tmp_path: Path) -> None:
     page = read(make_run(tmp_path / "demo", seeds=(0, 5), lines=[]))
     # 2 seeds of 20 steps: sum of step % 3 over 1..20 is 21 (1 + 2 six times, then 1 + 2).
+    # A stage's equivalents: 3 * 320 with gradient, 336 + 640 without.
     expected = {"student": ["40", "42", "656"], "teacher": ["0", "80", "640"]}
     rows = page.table("cost")
     for start in (1, 4):
-        assert rows[start][1:] == ["40", "40", "122", "1,296", "80", "10.0 s", "105 MiB"]
+        assert rows[start][1:] == ["40", "40", "122", "1,296", "1,936", "80", "10.0 s", "105 MiB"]
         for row in rows[start + 1 : start + 3]:
             assert row[2:5] == expected[row[0]]
-    assert rows[7] == ["all stages", "80", "80", "244", "2,592", "160", "20.0 s", "105 MiB"]
+    assert rows[7] == ["all stages", "80", "80", "244", "2,592", "3,872", "160", "20.0 s", "105 MiB"]
 
 
 def test_pictures_stand_at_their_series_and_calls(finished: Page) -> None:

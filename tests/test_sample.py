@@ -12,9 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from flowmap.errors import FlowmapError
+from flowmap.plan import make_plan
+from flowmap.recipe import read
+from flowmap.reopen import choose_stage
 from flowmap.sampling import sample_run
 from flowmap.wishes import Wish
-from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap
+from tests.small_runs import DISCRETE, EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +137,15 @@ def test_samples_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "error: cannot write file/x: a file stands where a folder is needed" in text
     assert "Traceback" not in text
+
+
+def test_a_control_is_not_what_a_recipe_is_for(tmp_path: Path) -> None:
+    control = '{ stage = "discrete", samplers = ["flow_map"] }'
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        HEAD + TEACHER + FORWARD + DISCRETE + EVALUATION.rstrip().removesuffix("]") + f"    {control},\n]\n"
+    )
+    chosen = choose_stage(make_plan(read(file)[0], tmp_path), None, None)
+    assert chosen.stage.name == "discrete"  # the last flow map that a contest names
+    file.write_text(file.read_text().replace('stage = "forward",', 'stage = "forward", against = "discrete",'))
+    assert choose_stage(make_plan(read(file)[0], tmp_path), None, None).stage.name == "forward"

@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-from flowmap.verdict import Cell, Claim, Place, Series, beats, best, cells, change, claims, ordered_metrics
+from flowmap.verdict import (
+    Cell,
+    Claim,
+    Control,
+    Place,
+    Series,
+    beats,
+    best,
+    cells,
+    change,
+    claims,
+    costs_nothing,
+    ordered_metrics,
+)
 
 
 def cell(value: float, noise: float = 0.0, floor: float = 0.0) -> Cell:
@@ -164,3 +177,88 @@ def test_headline_metrics_come_first_and_each_has_its_own_verdict() -> None:
 
 def test_a_network_that_diverges_with_more_calls_is_worse() -> None:
     assert verdicts(claims(curve("flow_map", {4: 1.0, 32: math.nan})), "map") == ["fails"]
+
+
+CONTROL = Control("student", "ema", "control", 1000, 1009)
+
+
+def held_against(ours: dict[int, float], theirs: dict[int, float], spread: float = 0.01) -> list[Claim]:
+    lines = curve("flow_map", ours, spread=spread) + curve("flow_map", theirs, stage="control", spread=spread)
+    return [claim for claim in claims(lines, controls=[CONTROL]) if claim.versus]
+
+
+def test_a_stage_is_better_than_its_control_at_one_and_two_calls_and_loses_nothing_at_the_most() -> None:
+    found = held_against({1: 1.0, 2: 0.5, 4: 9.0, 16: 9.0, 32: 0.25}, {1: 2.0, 2: 0.9, 4: 0.1, 16: 0.1, 32: 0.2})
+    cost = "for as much compute (1,000 against 1,009 call equivalents)"
+    assert [(claim.kind, claim.verdict, claim.text) for claim in found] == [
+        ("gain", "holds", f"student: better than 'control' at 1 call {cost}"),
+        ("gain", "holds", f"student: better than 'control' at 2 calls {cost}"),
+        ("price", "fails", f"student: loses nothing to 'control' at 32 calls {cost}"),
+    ]
+    assert [(claim.before.value, claim.after.value) for claim in found] == [(2.0, 1.0), (0.9, 0.5), (0.2, 0.25)]
+    assert found[0].factor == 2.0
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(1.5, "holds"), (1.99, "noise"), (2.5, "fails")])
+def test_a_gain_is_told_from_noise_and_from_a_loss(ours: float, expected: str) -> None:
+    assert verdicts(held_against({1: ours, 8: 1.0}, {1: 2.0, 8: 1.0}), "gain") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("gain", "many", "expected"),
+    [
+        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.5, 0.05)), "holds"),  # hidden: 0.14 of 0.25
+        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.6, 0.05)), "holds"),  # 0.24
+        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.62, 0.05)), "noise"),  # 0.26: too near a quarter
+        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.7, 0.05)), "fails"),  # worse beyond noise
+        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.2), cell(0.5, 0.2)), "noise"),  # nothing can be seen
+        (
+            (cell(2.0, 0.1), cell(1.0, 0.1)),
+            (cell(0.5, 5.0), cell(0.4, 5.0)),
+            "noise",
+        ),  # nor here, however good it looks
+        ((cell(2.0, 0.6), cell(1.0, 0.6)), (cell(0.5, 0.01), cell(0.5, 0.01)), "noise"),  # a gain within noise is none
+        ((cell(1.0, 0.1), cell(2.0, 0.1)), (cell(0.5, 0.01), cell(0.1, 0.01)), "noise"),  # nor is a loss
+        ((cell(2.0), cell(1.0)), (cell(0.1, floor=0.3), cell(0.2, floor=0.3)), "holds"),  # both as good as perfect
+        ((cell(math.nan), cell(1.0)), (cell(0.5, 0.1), cell(0.5, 0.1)), "holds"),  # the control's one call is no number
+        ((cell(2.0), cell(1.0)), (cell(0.5), cell(math.nan)), "fails"),
+        ((cell(2.0), cell(1.0)), (cell(math.nan), cell(math.nan)), "noise"),
+    ],
+)
+def test_nothing_is_lost_only_where_noise_can_hide_no_more_than_a_quarter_of_the_gain(
+    gain: tuple[Cell, Cell], many: tuple[Cell, Cell], expected: str
+) -> None:
+    assert costs_nothing(gain, many) == expected
+
+
+@pytest.mark.parametrize(
+    ("cost", "control", "words"),
+    [
+        (1000, 990, " for 1.01 times the compute (1,000 against 990 call equivalents)"),
+        (1000, 1010, " for as much compute (1,000 against 1,010 call equivalents)"),
+        (1000, 500, " for 2.00 times the compute (1,000 against 500 call equivalents)"),
+        (None, 500, ""),
+        (0, 0, ""),  # never trained in this folder
+    ],
+)
+def test_as_much_compute_is_a_number_of_the_run(cost: int | None, control: int | None, words: str) -> None:
+    assert Control("a", "ema", "b", cost, control).compute == words
+
+
+def test_a_control_is_met_on_equal_terms_only() -> None:
+    ours, theirs = curve("flow_map", {1: 1.0, 32: 1.0}), curve("flow_map", {1: 2.0, 32: 1.0}, stage="control")
+    assert len([c for c in claims(ours + theirs, controls=[CONTROL, CONTROL]) if c.versus]) == 2  # not twice
+    assert claims(ours + theirs) == []
+    assert claims(ours, controls=[CONTROL]) == []
+    raw = [line | {"weights": "raw"} for line in theirs]
+    assert claims(ours + raw, controls=[CONTROL]) == []
+    assert claims([line | {"weights": "raw"} for line in ours] + raw, controls=[CONTROL]) == []  # not asked for
+    other = [line | {"sampler": "gamma"} for line in theirs]
+    assert claims(ours + other, controls=[CONTROL]) == []
+    both = [line | {"sampler": "gamma"} for line in ours + theirs]
+    assert {c.text for c in claims(both, controls=[CONTROL]) if c.kind == "price"} == {
+        "student: loses nothing to 'control' at 32 calls by gamma "
+        "for as much compute (1,000 against 1,009 call equivalents)"
+    }
+    unpaired = [line for line in ours + theirs if (line["stage"], line["nfe"]) != ("control", 1)]
+    assert claims(unpaired, controls=[CONTROL]) == []  # no gain was measured that it could be a price of
