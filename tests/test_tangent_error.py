@@ -16,8 +16,8 @@ from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
 from flowmap.processes import Processes
 from flowmap.run import Interruption, train
+from flowmap.step_length import NAME
 from flowmap.tables import ComputeConfig
-from flowmap.tangent_error import NAME
 from tests.process_runs import shared
 from tests.small_runs import HEAD, TEACHER, Watcher, assert_same, checkpoints_every, flowmap, planned, train_all
 
@@ -29,7 +29,7 @@ batch = 8
 objective = {objective}
 roles.student.from = "teacher"
 """
-FLOW_MAP = '{ type = "flow_map" }'
+FLOW_MAP = '{ type = "flow_map", tangent.step = 0.005 }'
 FAST = HEAD.replace('"mlp"', '"mlp", frequency = 1000')
 
 

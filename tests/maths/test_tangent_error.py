@@ -17,10 +17,10 @@ from flowmap.interfaces import Cond, FlowMap, NoCond, Role
 from flowmap.ledger import Ledger
 from flowmap.path import like
 from flowmap.processes import Processes
-from flowmap.step_length import LIMIT, TangentPlace
+from flowmap.step_length import LIMIT, NAME, TangentPlace
 from flowmap.tables import ComputeConfig
 from flowmap.tangent import Difference, Question, observed, tangent, tangent_and, value_and_slope
-from flowmap.tangent_error import NAME, TangentError, due
+from flowmap.tangent_error import TangentError, due
 
 from .support import Diary, NotedFlowMap
 
