@@ -21,6 +21,7 @@ from flowmap.folder import write_whole
 from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
 from flowmap.runfiles import Run, claims_of, command_of, costs_of, read_run
+from flowmap.step_length import NAME
 from flowmap.verdict import Cell, Claim, Place, Series
 
 
@@ -201,7 +202,7 @@ def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
         points: dict[str, dict[int, list[tuple[int, float]]]] = {}
         for seed, records in by_seed.items():
             for record in records:
-                raw = {f"{name} (raw)": value for name, value in record["raw"].items()}
+                raw = {name if name == NAME else f"{name} (raw)": value for name, value in record["raw"].items()}
                 for name, value in (record["losses"] | raw).items():
                     points.setdefault(name, {}).setdefault(seed, []).append((record["step"], value))
         traces: dict[bool, list[Trace]] = {True: [], False: []}

@@ -27,8 +27,8 @@ from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
+from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
-from flowmap.tangent_error import NAME as TANGENT_ERROR
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10

@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 from flowmap.blocks import TangentConfig
 from flowmap.configs import Config, Finding, ObjectiveConfig, Precision, StageFacts
+
+NAME = "tangent_error"
+"""What the measured relative error of differences is called, beside the losses."""
 
 LIMIT = 0.1
 """The relative error of a difference above which a run warns."""
@@ -25,8 +28,9 @@ LIMIT = 0.1
 _RADIANS = 0.3  # of a feature whose derivative is right: 1.5 % off
 _MOST_RADIANS = 0.5  # 4 % off
 _BFLOAT16 = 2**-9
-C = TypeVar("C")
 _MOST_ROUNDING = 0.5  # of |u|, per unit of t
+
+C = TypeVar("C")
 
 
 @final
@@ -61,6 +65,12 @@ def settled(value: C, step: float) -> C:
         parts = {name: getattr(value, name) for name in type(value).model_fields}
         changed = {name: part for name, old in parts.items() if (part := settled(old, step)) is not old}
         return value.model_copy(update=changed) if changed else value
+    if isinstance(value, tuple):
+        elements = tuple(settled(part, step) for part in value)
+        return value if all(a is b for a, b in zip(value, elements, strict=True)) else cast(C, elements)
+    if isinstance(value, dict):
+        entries = {key: settled(part, step) for key, part in value.items()}
+        return value if all(value[key] is part for key, part in entries.items()) else cast(C, entries)
     return value
 
 
@@ -122,7 +132,7 @@ def _doubt(step: float, frequency: float | None, precision: Precision, jvp: bool
 
 
 _JVP = "method = 'jvp' (plain attention only)"
-_MEASURED = "How far off it is in all, the run measures ('tangent_error' in steps.jsonl)"
+_MEASURED = f"How far off it is in all, the run measures ('{NAME}' in steps.jsonl)"
 
 
 def _radians(step: float, frequency: float) -> str:

@@ -21,11 +21,8 @@ from torch import Tensor
 
 from flowmap.ledger import Ledger
 from flowmap.processes import Processes
-from flowmap.step_length import LIMIT, TangentPlace, percent
+from flowmap.step_length import LIMIT, NAME, TangentPlace, percent
 from flowmap.tangent import Difference, observed
-
-NAME = "tangent_error"
-"""What the relative error is called beside the losses."""
 
 _EARLY, _EVERY = (1, 10), 100
 _CLEAR = 0.03  # an error at which a length is believed at once

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmap.tangent_error import NAME
+from flowmap.step_length import NAME
 from tests.small_runs import NO_REPORT, Process, start, tensors
 
 PATIENCE = 500

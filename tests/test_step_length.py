@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flowmap_gaussian import GaussianConfig
 from flowmap_mlp import MlpConfig
 
+from flowmap.comparing import read_comparison
+from flowmap.errors import FlowmapError
+from flowmap.plan import LOCK, make_plan
 from flowmap.recipe import read
-from flowmap.step_length import feature_error, rounding
+from flowmap.run import read_lock, refuse_changes
+from flowmap.step_length import default_step, feature_error, rounding
+from tests.small_runs import planned, train_all
 
 HEAD = """
 name = "steps"
@@ -51,7 +57,7 @@ def at(field: str, text: str) -> list[str]:
     return [f"stages.forward.objective.{field}: warning: {text}"]
 
 
-FORWARD = '{ type = "flow_map" }'
+FORWARD = '{ type = "flow_map", tangent.step = 0.005 }'
 
 
 def test_a_length_that_is_right_is_not_worth_a_word(tmp_path: Path) -> None:
@@ -67,9 +73,15 @@ def test_too_long_for_the_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objective", "field"),
     [
-        ('{ type = "backward_simulation", forward = "flow_map" }', "forward.tangent.step"),
-        ('{ type = "rcm", forward = { type = "scm", tangent.method = "central" } }', "forward.tangent.step"),
-        ('{ type = "lagrangian", tangent.method = "central" }', "tangent.step"),
+        (
+            '{ type = "backward_simulation", forward = { type = "flow_map", tangent.step = 0.005 } }',
+            "forward.tangent.step",
+        ),
+        (
+            '{ type = "rcm", forward = { type = "scm", tangent = { method = "central", step = 0.005 } } }',
+            "forward.tangent.step",
+        ),
+        ('{ type = "lagrangian", tangent = { method = "central", step = 0.005 } }', "tangent.step"),
     ],
 )
 def test_derivatives_of_nested_objectives_are_found(objective: str, field: str, tmp_path: Path) -> None:
@@ -110,7 +122,9 @@ def test_too_short_for_the_precision(tmp_path: Path) -> None:
 def test_forward_mode_is_not_advised_where_the_objective_refuses_it(tmp_path: Path) -> None:
     """Lagrangian distillation cannot be recomputed in backward: there `check` itself refuses jvp."""
     path = tmp_path / "recipe.toml"
-    text = HEAD.format(objective='{ type = "lagrangian", tangent.method = "central" }', frequency=1, precision="no")
+    text = HEAD.format(
+        objective='{ type = "lagrangian", tangent = { method = "central", step = 0.005 } }', frequency=1, precision="no"
+    )
     sizes = "{ channels = 1, text_dim = 16 }"
     wan = f'{{ type = "wan21", weights = "random", gradient_checkpointing = true, architecture = {sizes} }}'
     text = text.replace('{ type = "mlp", frequency = 1 }', wan).replace('"checkerboard"', '"moving_digits"')
@@ -132,3 +146,95 @@ def test_the_numbers() -> None:
     assert rounding(0.005) == pytest.approx(0.276, abs=1e-3)
     assert rounding(0.0003) / rounding(0.0006) == pytest.approx(2)
     assert math.isfinite(rounding(0.1))
+
+
+# --- what a recipe leaves out
+
+
+@pytest.mark.parametrize(
+    ("frequency", "precision", "step"),
+    [
+        (None, "no", 0.005),
+        (30.0, "no", 0.005),
+        (60.0, "no", 0.005),
+        (100.0, "no", 0.003),
+        (1000.0, "no", 0.0003),
+        (1000.0, "bf16", 0.005),
+        (None, "bf16", 0.005),
+    ],
+)
+def test_the_step_that_is_left_out(frequency: float | None, precision: str, step: float) -> None:
+    assert default_step(frequency, precision) == pytest.approx(step)  # type: ignore[arg-type]
+
+
+OBJECTIVES = {
+    '"flow_map"': ("tangent",),
+    '{ type = "backward_simulation", forward = "flow_map" }': ("forward", "tangent"),
+    '{ type = "rcm", forward = { type = "scm", tangent.method = "central" } }': ("forward", "tangent"),
+}
+
+
+def step_in(lock: dict[str, Any], field: tuple[str, ...], stage: int = -1) -> float:
+    found = lock["stages"][stage]["objective"]
+    for name in (*field, "step"):
+        found = found[name]
+    return float(found)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_lock_has_the_number(objective: str, tmp_path: Path) -> None:
+    """Also of nested objectives; what is named stays; forward mode, which has no use for it, keeps the old one."""
+    plans = {f: planned(HEAD.format(objective=objective, frequency=f, precision="no"), tmp_path) for f in (30, 1000)}
+    steps = {f: step_in(plan.stages[-1].lock, OBJECTIVES[objective]) for f, plan in plans.items()}
+    assert steps == {30: 0.005, 1000: 0.0003}
+    assert warned(tmp_path, objective, 1000.0) == []
+    named = f"stages.forward.objective.{'.'.join(OBJECTIVES[objective])}.step=0.01"
+    text = HEAD.format(objective=objective, frequency=1000, precision="no")
+    assert step_in(planned(text, tmp_path, named).stages[-1].lock, OBJECTIVES[objective]) == 0.01
+    mode = f"stages.forward.objective.{'.'.join(OBJECTIVES[objective])}.method=jvp"
+    assert step_in(planned(text, tmp_path, mode).stages[-1].lock, OBJECTIVES[objective]) == 0.005
+
+
+def test_contestants_have_the_number_too(tmp_path: Path) -> None:
+    (tmp_path / "compare.toml").write_text(
+        """
+name = "steps"
+seeds = [0]
+budget = { by = "steps", amount = 3 }
+[recipe]
+data = "checkerboard"
+backbone = { type = "mlp", frequency = 1000 }
+evaluation = { teacher = "teacher", metrics = ["frechet_pixels"] }
+[[recipe.stages]]
+name = "teacher"
+steps = 2
+batch = 8
+objective = "flow_matching"
+[stage]
+batch = 8
+roles.student.from = "teacher"
+[[contestants]]
+name = "central"
+samplers = ["flow_map"]
+stages = [{ objective = "flow_map" }]
+"""
+    )
+    (entrant,) = read_comparison([tmp_path / "compare.toml"])[0].entrants
+    (lock,) = [p.lock for p in make_plan(entrant.of_seed(0), tmp_path).stages if p.stage.name == "student"]
+    assert step_in(lock, ("tangent",)) == 0.0003
+
+
+def test_an_older_run_goes_on_where_its_number_is_still_the_default(tmp_path: Path) -> None:
+    """Its lock has step = 0.005, whatever the backbone; where that is no longer meant, the field is named."""
+    recipes = {f: HEAD.format(objective='"flow_map"', frequency=f, precision="no") for f in (30, 1000)}
+    for frequency, text in recipes.items():
+        folder = tmp_path / str(frequency)
+        folder.mkdir()
+        train_all(planned(text, folder, "stages.forward.objective.tangent.step=0.005"))
+        plan = planned(text, folder)
+        assert step_in(read_lock(plan.stages[-1].folder / LOCK), ("tangent",)) == 0.005
+        if frequency == 30:
+            refuse_changes(plan.stages)
+        else:
+            with pytest.raises(FlowmapError, match=r"forward.objective.tangent.step: was 0.005, is now 0.0003"):
+                refuse_changes(plan.stages)

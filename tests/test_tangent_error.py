@@ -16,8 +16,8 @@ from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
 from flowmap.processes import Processes
 from flowmap.run import Interruption, train
+from flowmap.step_length import NAME
 from flowmap.tables import ComputeConfig
-from flowmap.tangent_error import NAME
 from tests.process_runs import shared
 from tests.small_runs import HEAD, TEACHER, Watcher, assert_same, checkpoints_every, flowmap, planned, train_all
 
@@ -29,7 +29,7 @@ batch = 8
 objective = {objective}
 roles.student.from = "teacher"
 """
-FLOW_MAP = '{ type = "flow_map" }'
+FLOW_MAP = '{ type = "flow_map", tangent.step = 0.005 }'
 FAST = HEAD.replace('"mlp"', '"mlp", frequency = 1000')
 
 
@@ -130,8 +130,9 @@ def test_all_rows_are_measured_however_the_batch_is_cut(micro_batch: int, tmp_pa
 def test_a_resumed_run_writes_the_same_lines(tmp_path: Path) -> None:
     """Stopped before each of the two steps that are measured, and right after."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    for folder in (whole, stopped):
-        folder.mkdir()
+    whole.mkdir()
+    train(planned(text(FAST), whole).stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
+    shutil.copytree(whole, stopped)
     every = "checkpoints.every=1"
     train_all(planned(text(FAST), whole, every))
     plan = planned(text(FAST), stopped, every)
@@ -163,6 +164,7 @@ def test_the_user_is_told_above_the_bar_and_in_the_log(tmp_path: Path) -> None:
     assert max(measured(tmp_path).values()) > 0.1
 
 
+@pytest.mark.slow
 def test_several_processes_measure_together_and_one_speaks(tmp_path: Path) -> None:
     """With few rows a process has none that move: it makes the same calls, or the others wait for ever."""
     (tmp_path / "recipe.toml").write_text(text(FAST, steps=3).replace("batch = 8", "batch = 2"))

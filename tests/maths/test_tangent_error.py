@@ -17,10 +17,10 @@ from flowmap.interfaces import Cond, FlowMap, NoCond, Role
 from flowmap.ledger import Ledger
 from flowmap.path import like
 from flowmap.processes import Processes
-from flowmap.step_length import LIMIT, TangentPlace
+from flowmap.step_length import LIMIT, NAME, TangentPlace
 from flowmap.tables import ComputeConfig
 from flowmap.tangent import Difference, Question, observed, tangent, tangent_and, value_and_slope
-from flowmap.tangent_error import NAME, TangentError, due
+from flowmap.tangent_error import TangentError, due
 
 from .support import Diary, NotedFlowMap
 
@@ -233,14 +233,25 @@ def test_the_observer_asks_for_the_same_rows_over_another_length_without_gradien
         difference.again(0.001)
 
     with observed(look):
-        value_and_slope(network, Question(x, t, r, NoCond()), torch.tensor([5, 2]), TangentConfig())
+        r = r.requires_grad_()
+        _, slope = value_and_slope(network, Question(x, t, r, NoCond()), torch.tensor([5, 2]), TangentConfig())
+    assert slope.requires_grad
     assert [len(rows) for rows in diary.x] == [64 + 4, 4]
-    rows = r[[5, 2]]
+    rows = r.detach()[[5, 2]]
     torch.testing.assert_close(diary.r[1], torch.cat([rows + 0.001, rows - 0.001]))
     assert diary.grad == [True, False]
     assert not seen[0].value.requires_grad
     tangent(network, x, t, r, x, NoCond(), TangentConfig())
     assert len(seen) == 1
+
+
+def test_forward_mode_is_not_shown_even_without_rows() -> None:
+    x, t, r = times()
+    seen, jvp = list[Difference](), TangentConfig(method="jvp")
+    with observed(seen.append):
+        tangent(Sinusoid(3.0), x, t, r, x, NoCond(), jvp)
+        value_and_slope(Sinusoid(3.0), Question(x, t, r, NoCond()), torch.arange(0), jvp)
+    assert seen == []
 
 
 # --- forward mode as the oracle

@@ -10,9 +10,10 @@ from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap.blocks import TangentConfig
 from flowmap.ledger import Ledger
 from flowmap.processes import Processes
+from flowmap.step_length import NAME
 from flowmap.tables import ComputeConfig
 from flowmap.tangent import tangent
-from flowmap.tangent_error import NAME, TangentError
+from flowmap.tangent_error import TangentError
 
 from .support import CHANNELS, bidirectional, noise, student, text
 
