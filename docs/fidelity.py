@@ -518,6 +518,8 @@ _STAGE_2_ROWS = (
         5,
         "yml `models.flowmap_cfg.epsilon`, of 1000",
         terms=lambda epsilon: epsilon / 1000,
+        note="5 radians of Wan's fastest time feature, so `check` warns: a derivative averaged over 0.01 of time "
+        "([derivatives.md](derivatives.md)); in bf16 a shorter step would be rounding",
     ),
     differs(
         "steps that leave [0, 1]",

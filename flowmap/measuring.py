@@ -36,6 +36,8 @@ def evaluate_at(
     a run's too, and the results go to `runs`/<recipe>-<folder>. What has been measured is not measured again, unless it
     is to be `fresh`. Raises FlowmapError for what the user can act on.
     """
+    if not where.strip():
+        raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
     if recipe is not None:
         return _evaluate_weights(where, recipe, overrides, runs, fresh, console)

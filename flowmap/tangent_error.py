@@ -130,7 +130,7 @@ class TangentError:
         if best.error > LIMIT:
             jvp = f"{field.removesuffix('step')}method = 'jvp'" if place is None or place.jvp else ""
             ways = [way for way in (jvp, "compute.precision = 'no'" if self._mixed else "") if way]
-            advice = f"; set {' or '.join(ways)}" if ways else ""
+            advice = f"; the network's own takes {' or '.join(ways)} (docs/derivatives.md)" if ways else ""
             return [
                 f"a derivative by a difference over {field} = {step:g} is about {percent(error)} off, and of all steps "
                 f"from {shortest:.2g} to {longest:.2g} the best, {best.step:.2g}, is {percent(best.error)} off{advice}"

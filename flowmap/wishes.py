@@ -73,6 +73,8 @@ def open_wished(where: str, wish: Wish) -> Opened:
 
     Raises FlowmapError for what cannot be done.
     """
+    if not where.strip():
+        raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
     if any((place / RUN_LOCK).is_file() for place in (folder, folder.parent)):
         return open_wished_run(folder, wish)

@@ -110,8 +110,8 @@ def test_past_the_limit_it_is_past_the_limit(of_r: bool, radians: float) -> None
             Sinusoid(100.0, rounded=0.3),
             {},
             "a derivative by a difference over stages.forward.objective.tangent.step = 0.005 is about 49 % off, and of "
-            "all steps from 2e-05 to 0.08 the best, 0.01, is 29 % off; set stages.forward.objective.tangent.method = "
-            "'jvp' or compute.precision = 'no'",
+            "all steps from 2e-05 to 0.08 the best, 0.01, is 29 % off; the network's own takes "
+            "stages.forward.objective.tangent.method = 'jvp' or compute.precision = 'no' (docs/derivatives.md)",
             id="none is right",
         ),
     ],

@@ -15,7 +15,8 @@ from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 from flowmap_wan.backbone import WanBackbone
-from flowmap_wan.checkpoint import missing
+from flowmap_wan.checkpoint import Checkpoint, missing
+from flowmap_wan.twin import make_twin
 from flowmap_wan.views import VideoCond
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -399,3 +400,28 @@ def test_a_hub_id_that_is_in_the_cache(wan: Path, here: Path, monkeypatch: pytes
     (problem,) = missing(name)
     assert "missing: vae/config.json" in problem
     assert f"hf download {name}" in problem
+
+
+@pytest.mark.parametrize("shift", [0, -1, "a", None, True])
+def test_a_shift_that_is_none_is_refused(shift: object, tmp_path: Path) -> None:
+    folder = make_twin(tmp_path / "twin")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({"shift": shift}))
+    if shift is None:
+        assert Checkpoint(folder).shift() is None
+        return
+    with pytest.raises(FlowmapError) as caught:
+        Checkpoint(folder).shift()
+    assert str(caught.value) == f"{file}: its shift is {shift!r}; it must be a number above 0"
+
+
+def test_a_second_time_of_another_kind_is_refused(tmp_path: Path) -> None:
+    folder = make_twin(tmp_path / "twin")
+    file = folder / "transformer" / "config.json"
+    config = {**json.loads(file.read_text()), "_class_name": "AnyFlowTransformer3DModel", "deltatime_type": "foo"}
+    file.write_text(json.dumps(config))
+    checkpoint = Checkpoint(folder)
+    assert checkpoint.contradiction(checkpoint.keys()) == f"{file}: deltatime_type is 'foo'; it is 'r' or 't-r'"
+    file.write_text("[]")
+    with pytest.raises(FlowmapError, match="is no table of settings; fetch it again"):
+        checkpoint.config("transformer")

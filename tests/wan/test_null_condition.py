@@ -9,6 +9,7 @@ import pytest
 import torch
 from flowmap_wan import NEGATIVE_PROMPT, ArchitectureConfig, Wan21Config
 from flowmap_wan.twin import make_twin
+from flowmap_wan.views import VideoCond
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -63,6 +64,22 @@ def test_it_can_be_an_embedding(shape: tuple[int, ...], twin: Path, tmp_path: Pa
     assert not null[tokens:].any()
 
 
+def test_a_file_takes_the_place_of_what_shards_were_encoded_with(twin: Path, tmp_path: Path) -> None:
+    file = tmp_path / "null.safetensors"
+    save_file({"null": torch.ones(5, WIDTH)}, file)
+    shards = EncodedText(torch.zeros(2, LENGTH, WIDTH), torch.full((LENGTH, WIDTH), 7.0))
+    _, null = config(twin, null_embedding=str(file)).build(SPEC).condition(shards, 2)
+    assert isinstance(null, VideoCond)
+    expected = torch.cat([torch.ones(5, WIDTH), torch.zeros(LENGTH - 5, WIDTH)])
+    assert torch.equal(null.text, expected.expand(2, LENGTH, WIDTH))
+    _, own = config(twin).build(SPEC).condition(shards, 2)
+    assert isinstance(own, VideoCond)
+    assert bool((own.text == 7).all())
+    longer = EncodedText(torch.zeros(2, 30, WIDTH), torch.zeros(30, WIDTH))
+    with pytest.raises(FlowmapError, match=r"encoded to \[30, 16\]; set backbone.text_length to 30"):
+        config(twin, null_embedding=str(file)).build(SPEC).condition(longer, 2)
+
+
 def problems(config: Wan21Config) -> list[str]:
     return [f"{'.'.join(map(str, f.field))}: {f.message}" for f in (*config.findings(SPEC), *config.missing())]
 
@@ -98,6 +115,9 @@ def test_a_file_that_is_not_there_or_damaged_is_refused(twin: Path, tmp_path: Pa
     how = "AnyFlow's negative_embedding .pth is turned into one as docs/video.md says"
     gone, broken = tmp_path / "gone.safetensors", tmp_path / "broken.safetensors"
     broken.write_bytes(b"PK\x03\x04 this is a pickle in a zip")
+    assert problems(config(twin, null_embedding=str(tmp_path))) == [
+        f"null_embedding: {tmp_path} is a folder; name the file in it"
+    ]
     assert problems(config(twin, null_embedding=str(gone))) == [f"null_embedding: there is no file {gone}; {how}"]
     (told,) = problems(config(twin, null_embedding=str(broken)))
     assert told.startswith(f"null_embedding: {broken}: cannot be read as safetensors (")

@@ -122,6 +122,7 @@ class _WanConfig(BackboneConfig):
     )
     null_embedding: str | None = Field(
         None,
+        min_length=1,
         description="a safetensors file with the embedding of the null condition, [tokens, dimensions], in place of "
         "negative_prompt",
     )

@@ -128,8 +128,21 @@ class WanBackbone(Backbone):
             if self._config.random_base:
                 raise FlowmapError("a network with random weights has no text encoder; its data must bring embeddings")
             prompts = EncodedText(self._codec.text(prompts), self._codec.null)
-        null = prompts.null.expand(count, *prompts.null.shape)
+        null = self._null_of(prompts).expand(count, *prompts.null.shape)
         return VideoCond(prompts.text), VideoCond(null)
+
+    def _null_of(self, prompts: EncodedText) -> Tensor:
+        """The null condition beside `prompts`, `[L, D]`: that of the recipe's file, if it names one."""
+        if self._config.null_embedding is None:
+            return prompts.null
+        null = self._codec.null.to(prompts.null)
+        if null.shape != prompts.null.shape:
+            raise FlowmapError(
+                f"{self._config.null_embedding}: makes a null condition of {list(null.shape)}, and the prompts were "
+                f"encoded to {list(prompts.null.shape)}; set backbone.text_length to {len(prompts.null)}",
+                code=1,
+            )
+        return null
 
     def _text_dim(self) -> int:
         if self._config.architecture is not None:

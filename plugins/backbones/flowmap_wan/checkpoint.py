@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ class Checkpoint:
         """
         config, kind = self.config("transformer"), self.kind
         released = config.get("_class_name") == FIRST_RELEASE
+        delta = config.get("deltatime_type", "r")
+        if kind != "wan" and delta not in ("r", "t-r"):
+            return f"{self.folder / 'transformer' / 'config.json'}: deltatime_type is {delta!r}; it is 'r' or 't-r'"
         where = f"{self.folder / 'transformer' / 'config.json'} says"
         for start, has, field in (
             (DELTA, kind != "wan", "init_flowmap_model"),
@@ -112,7 +116,11 @@ class Checkpoint:
             return None
         found = _json(self.folder / _SCHEDULER)
         value = found.get("shift", found.get("flow_shift"))
-        return None if value is None else float(value)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise FlowmapError(f"{self.folder / _SCHEDULER}: its shift is {value!r}; it must be a number above 0")
+        return float(value)
 
     def everything(self) -> tuple[Path, ...]:
         """The files that decide what is computed: configurations and weights of all parts."""
@@ -215,11 +223,13 @@ def _weight_files(part: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        read: dict[str, Any] = json.loads(path.read_text())
+        read = json.loads(path.read_text())
     except FileNotFoundError:
         raise FlowmapError(f"{path} is missing{how_to_get(str(path.parents[1]))}") from None
     except ValueError as error:
         raise FlowmapError(f"{path} is not JSON: {error}; fetch it again") from None
+    if not isinstance(read, dict):
+        raise FlowmapError(f"{path} is no table of settings; fetch it again")
     return read
 
 

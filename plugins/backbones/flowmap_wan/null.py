@@ -52,6 +52,8 @@ def _name(path: Path, file: Any) -> str:
 
 
 def _opened(path: Path, framework: str) -> Any:
+    if path.is_dir():
+        raise FlowmapError(f"{path} is a folder; name the file in it")
     if not path.is_file():
         raise FlowmapError(f"there is no file {path.absolute()}; {_HOW}")
     try:

@@ -155,3 +155,7 @@ def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]
     """A condition that is dropped must exist."""
     if drop_condition and not facts.conditional:
         yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
+    elif drop_condition == 1:
+        yield Finding(
+            "warning", ("drop_condition",), "drops every condition, so that none is ever trained; 0.1 is usual"
+        )
