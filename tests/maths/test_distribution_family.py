@@ -303,9 +303,10 @@ def test_only_the_last_call_of_a_consistency_rollout_has_a_gradient() -> None:
 RCM_LAW = score_times(RcmTimesConfig())
 
 
-@pytest.mark.parametrize(
-    "drawn", [partial(exit_times, steps=4, shift=1.0), partial(falling_times, most=4, law=RCM_LAW)]
-)
+EXITS = [partial(exit_times, steps=4, shift=1.0), partial(falling_times, most=4, law=RCM_LAW)]
+
+
+@pytest.mark.parametrize("drawn", EXITS)
 def test_exits_are_evenly_drawn_and_the_same_in_all_processes(drawn: Callable[[Draw], Tensor]) -> None:
     counts = dict.fromkeys(range(2, 6), 0)
     for step in range(400):
@@ -325,16 +326,15 @@ def test_a_rollout_of_rcm_goes_down_by_times_of_the_scores_law() -> None:
         next(losses_of(objective, scene))
         assert diary.grad == [False] * (diary.calls - 1) + [True]
         times = torch.stack(diary.t)
-        assert (times[0] == 1).all() and (times[1:] <= times[:-1]).all()
+        assert (times[0] == 1).all()
+        assert (times[1:] <= times[:-1]).all()
         assert not any(r.any() for r in diary.r)
         seen.add(diary.calls)
         second += list(times[1:2])
     assert seen == {1, 2, 3}
     # 5 a / (1 + 4 a) of a uniform a on [0.3, 1]: its quartiles, of some 2500 draws.
-    quartiles = shifted(0.3 + 0.7 * torch.tensor([0.25, 0.5, 0.75]), 5.0)
-    torch.testing.assert_close(
-        torch.cat(second).quantile(torch.tensor([0.25, 0.5, 0.75])), quartiles, atol=0.01, rtol=0
-    )
+    at = torch.tensor([0.25, 0.5, 0.75])
+    torch.testing.assert_close(torch.cat(second).quantile(at), shifted(0.3 + 0.7 * at, 5.0), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [Dmd2Config, SelfForcingConfig, CausVidConfig, RcmConfig])
@@ -464,7 +464,7 @@ def test_the_critic_takes_five_updates_for_one_of_the_student(kind: type[Distrib
 
 
 def test_a_step_of_rcm_is_the_students_or_the_critics() -> None:
-    """As released: up to `start` the student's, of consistency alone; then one of the student and some of the critic."""
+    """As released: up to `start` the student's, of consistency alone; then one of it and some of the critic."""
     both, critic = ["dmd", "consistency"], ["critic"]
     steps = taken(RcmConfig(forward=ConsistencyConfig(), start=3, critic_steps=2), 10)
     assert steps == [["consistency"]] * 3 + [both, critic, critic] * 2 + [both]

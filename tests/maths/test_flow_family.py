@@ -47,7 +47,7 @@ BY_DIFFERENCE: dict[str, ObjectiveConfig] = {
     "lagrangian central": LagrangianConfig(tangent=CENTRAL),
 }
 UNWEIGHTED: dict[str, Any] = {"interval": "angle", "power": 0.0, "cosine": False}
-"""TiM without the weights and the cosine of its released code, which move the minimum where the velocity is the data's."""
+"""TiM without the weights and the cosine as released, which move the minimum where the velocity is the data's."""
 PLAIN_TRANSITION = TransitionConfig(**UNWEIGHTED)
 TEACHERS_VELOCITY = TO_ROUNDING | BY_DIFFERENCE
 DATA_VELOCITY: dict[str, ObjectiveConfig] = {
