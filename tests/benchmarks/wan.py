@@ -215,7 +215,10 @@ class Ours(Trainer):
                         parameter.normal_(std=1e-2, generator=generator)
         if "teacher" in self.roles:
             self.roles["teacher"].freeze()
-        objective = FORWARD if stage == "forward" else ON_POLICY.model_copy(update={"replay": replay})
+        # A batch that has no sample with r = t has nothing to be balanced with.
+        forward = FORWARD.model_copy(update={"rebalance": count * FORWARD.branches.diffusion >= 1})
+        on_policy = ON_POLICY.model_copy(update={"replay": replay, "forward": forward})
+        objective = forward if stage == "forward" else on_policy
         self.turns = objective.build().turns()
         own = {name: list(role.own.values()) for name, role in self.roles.items()}
         super().__init__(stage, batch_of(shape, count, device), own)
@@ -310,7 +313,8 @@ class Published(Trainer):
         losses = (u_hat - target).square().flatten(1).mean(1) * loss_weight("beta08", t, SHIFT)
         with torch.no_grad():
             diffusion = pairs.branch == 0
-            balance = torch.where(diffusion, 1.0, losses[diffusion].mean() / (losses + 1e-5))
+            mean = losses[diffusion].mean() if diffusion.any() else losses + 1e-5
+            balance = torch.where(diffusion, 1.0, mean / (losses + 1e-5))
         yield "flow_map", (losses * balance).mean()
 
     def _rollout(self, draw: Draw) -> Tensor:
