@@ -21,11 +21,13 @@ from flowmap.configs import (
 
 
 class ScoreTimesConfig(Config):
-    """Times of the scores: uniform, shifted, and kept between `low` and `high`; as Self-Forcing and CausVid have it."""
+    """Times of the scores: uniform, shifted, and kept between `low` and `high`; as Self-Forcing has it."""
 
     low: float = Field(0.02, ge=0, lt=1, description="the earliest time, see limits")
     high: float = Field(0.98, gt=0, le=1, description="the latest time, see limits")
-    shift: float = Field(5.0, gt=0, description="s in s a / (1 + (s - 1) a); published 5, for video; 1 changes nothing")
+    shift: float = Field(
+        5.0, gt=0, description="s in s a / (1 + (s - 1) a); 5 as released for video, 8 in CausVid; 1 is none"
+    )
     limits: Literal["clamp", "range"] = Field(
         "clamp",
         description="'clamp': a is uniform on [0, 1] and shifted, what lies outside of low and high is moved to them "
@@ -121,7 +123,7 @@ class Dmd2FamilyConfig(DistributionConfig, ABC):
         gt=0,
         description="if given, the critic's loss at time t weighs (1 - t)^2 + (t / critic_sigma_d)^2, which is EDM's "
         "weight of a prediction of x0: 1 is rCM's, 0.5 that of DMD2 on noise levels; left out, 1 at any t, as in "
-        "Self-Forcing and FastGen",
+        "Self-Forcing, CausVid and FastGen (but for its recipes for Wan, which have t^2)",
     )
 
 
