@@ -361,7 +361,7 @@ _MEAN_FLOW = Page(
         Row(
             "constant",
             Said(0.01, "default:71; meanflow.py:242"),
-            "as quoted from the paper, and FastGen's for CIFAR-10 (config_mf_cifar10.py:46); beside a sum over the "
+            "FastGen has 1e-3 for CIFAR-10 (config_mf_cifar10.py:46), as is quoted from the paper; beside a sum over the "
             "thousands of elements of an image both are nothing, but not in two dimensions",
             published=quoted(1e-3, "by re-implementations"),
         ),
@@ -483,11 +483,7 @@ _SHORTCUT = Page(
     "Paper: arXiv 2410.12557. Code: kvfrans/shortcut-models, commit 6010043 (`targets` is `targets_shortcut.py`).",
     (
         Row("levels", Said(7, "train.py:54; targets:11-13", "lengths 1 to 1/64 of 128 steps")),
-        Row(
-            "bootstrap",
-            Said(0.125, "train.py:63", "one of 8"),
-            "our notes give 1/4 for the paper, which was not read again here; `bootstrap = 0.125` is the released",
-        ),
+        Row("bootstrap", Said(0.125, "train.py:63", "one of 8")),
         Row(
             "cfg_scale",
             Said(1.5, "README.md, ImageNet-256", "of the two halves of the shortest jumps; none on CelebA"),
@@ -950,11 +946,7 @@ _CAUSVID = Page(
     (
         Row("score_times.low", Said(0.02, "dmd:88")),
         Row("score_times.high", Said(0.98, "dmd:89")),
-        Row(
-            "score_times.shift",
-            Said(8.0, "yaml:20; dmd:237-240"),
-            "Self-Forcing's, whose law of score times this shares; `score_times = { shift = 8.0 }` is the released",
-        ),
+        Row("score_times.shift", Said(8.0, "yaml:20; dmd:237-240")),
         Row("score_times.limits", Said("clamp", "dmd:237-241, 443-447")),
         Row("critic_steps", Said(5, "yaml:41")),
         Row("critic_sigma_d", Said(None, "yaml:25; causvid/loss.py", "error of the velocity")),

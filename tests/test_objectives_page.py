@@ -21,18 +21,18 @@ ROOT = Path(__file__).parents[1]
 DIFFERING = {
     "flow_matching": {"view"},
     "discrete_flow_map": {"branches.diffusion", "branches.consistency", "step", "shift"},
-    "mean_flow": {"cfg_scale", "constant"},
+    "mean_flow": {"cfg_scale"},
     "eulerian": {"velocity", "branches.diffusion", "branches.consistency"},
     "lagrangian": {"velocity", "branches.diffusion", "branches.consistency"},
     "semigroup": {"velocity", "branches.diffusion", "branches.consistency"},
-    "shortcut": {"bootstrap", "cfg_scale"},
+    "shortcut": {"cfg_scale"},
     "consistency": {"points", "shift", "distance"},
     "tcm": {"times.distribution", "times.mean", "times.std", "double_every"},
     "scm": {"bins"},
     "rcm": {"forward.cfg_scale", "cfg_scale"},
     "dmd2": {"shift", "cfg_scale"},
     "self_forcing": {"shift", "cfg_scale"},
-    "causvid": {"score_times.shift", "steps", "shift", "cfg_scale"},
+    "causvid": {"steps", "shift", "cfg_scale"},
     "trajectory": {"trajectory_steps", "steps", "shift", "cfg_scale"},
 }
 

@@ -11,6 +11,7 @@ from flowmap.blocks import TimesConfig
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
+    CausVidTimesConfig,
     ConsistencyRolloutConfig,
     Dmd2FamilyConfig,
     Dmd2TimesConfig,
@@ -86,6 +87,9 @@ class CausVidConfig(Dmd2FamilyConfig):
     """CausVid (arXiv 2412.07772): DMD2 on noised real data, each chunk at a time of its own."""
 
     type: Literal["causvid"] = "causvid"
+    score_times: CausVidTimesConfig = Field(
+        default_factory=CausVidTimesConfig, description="times of the scores, and those the critic is trained at"
+    )
     steps: int = Field(4, ge=1, description="steps of the grid whose times the data are noised to")
     shift: float = Field(1.0, gt=0, description="of that grid; Wan uses 5")
 

@@ -41,6 +41,12 @@ class ScoreTimesConfig(Config):
         return self
 
 
+class CausVidTimesConfig(ScoreTimesConfig):
+    """Score times of CausVid."""
+
+    shift: float = Field(8.0, gt=0, description="as in 'self_forcing'; 8 as released")
+
+
 class Dmd2TimesConfig(ScoreTimesConfig):
     """Score times of DMD2 on flow-matching models, as FastGen has it."""
 

@@ -35,7 +35,7 @@ class MeanFlowConfig(ObjectiveConfig):
         0.1, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
     power: float = Field(1.0, ge=0, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
-    constant: float = Field(1e-3, gt=0, description="c in the weight 1 / (|delta|^2 + c)^p")
+    constant: float = Field(0.01, gt=0, description="c in the weight 1 / (|delta|^2 + c)^p; 0.01 as released")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
@@ -168,7 +168,9 @@ class ShortcutConfig(ObjectiveConfig):
 
     type: Literal["shortcut"] = "shortcut"
     levels: int = Field(7, ge=1, le=20, description="lengths of jumps: 1, 1/2, ...; 2^levels finest steps (128)")
-    bootstrap: float = Field(0.25, gt=0, lt=1, description="share of the global batch that learns jumps (r < t)")
+    bootstrap: float = Field(
+        0.125, gt=0, lt=1, description="share of the global batch that learns jumps (r < t); 1/8 as released"
+    )
     cfg_scale: float = Field(
         1.0, ge=1, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
     )
