@@ -1,0 +1,108 @@
+"""Released Self-Forcing, DMD2 and rCM: their numbers from our objectives (tests/golden/objectives), to 1e-5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from flowmap_distribution import CausVidConfig, Dmd2Config, RcmConfig, SelfForcingConfig
+from torch import Tensor
+
+from flowmap.configs import ObjectiveConfig
+from flowmap.draw import Draw
+from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
+
+from .released import Released
+
+STUDENT, CRITIC = 0, 1  # turns
+
+
+class Apart(Chunking):
+    """Chunks of `size` frames that know nothing of each other, as the golden network has no memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
+        return (self.size,) * ((frames - given) // self.size)
+
+    def window(self, frames: int, draw: Draw) -> Window:
+        return Window(0, frames)
+
+    def forced(self, batch: Batch, window: Window) -> Batch:
+        return batch
+
+    def whole(self, batch: Batch) -> Batch:
+        return batch
+
+    def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
+        return cond
+
+    def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
+        return cond
+
+
+def renoise(parts: Sequence[Tensor], exit_step: int) -> dict[str, Tensor]:
+    """What a rollout that exits at `exit_step` draws in each of its chunks, of which `parts` `[steps, B, F, ...]`.
+
+    The last jump ends at 0, where its noise is multiplied by nothing.
+    """
+    drawn = {}
+    for index, noise in enumerate(parts):
+        chunk = f"rollout/chunk-{index}"
+        drawn |= {f"{chunk}/renoise-{step}": noise[step] for step in range(exit_step)}
+        drawn[f"{chunk}/last/renoise-0"] = torch.full_like(noise[0], 1e3)
+    return drawn
+
+
+SELF_FORCING = {"self_forcing": SelfForcingConfig, "dmd2": Dmd2Config}
+
+
+@pytest.mark.parametrize("case", ["self_forcing_exit0", "self_forcing_exit2"])
+@pytest.mark.parametrize("name", SELF_FORCING)
+@pytest.mark.parametrize("turn", [STUDENT, CRITIC], ids=["student", "critic"])
+def test_self_forcing_is_the_released_one(case: str, name: str, turn: int) -> None:
+    golden = Released(case)
+    exit_step, frames = int(golden.about["exit_step"]), int(golden.about["chunk_frames"])
+    config = SELF_FORCING[name](
+        shift=golden.number("shift"),
+        steps=int(golden.about["steps"]),
+        cfg_scale=golden.number("cfg_scale"),
+        score_times={"low": 0.0, "high": 1.0, "shift": golden.number("shift")},
+    )
+    parts = golden.n["renoise"].split(frames, dim=2)
+    drawn = {"start noise": golden.n["start_noise"], **renoise(parts, exit_step)}
+    of_turn = ("score", "score_step") if turn == STUDENT else ("critic", "critic_step")
+    kind, step = of_turn
+    drawn |= {f"{kind} time": golden.n[step].double() / 1000, f"{kind} noise": golden.n[f"{kind}_noise"]}
+    (loss,) = golden.losses(config, drawn, {"exit": (exit_step,)}, turn=turn, chunking=Apart(frames))
+    if turn == STUDENT:
+        golden.assert_agrees(loss.value, 1.0)
+    else:
+        golden.assert_agrees(loss.value, 1.0, "critic", "out_critic_")
+
+
+@pytest.mark.parametrize("turn", [STUDENT, CRITIC], ids=["student", "critic"])
+def test_dmd2_on_noised_data_is_the_released_one(turn: int) -> None:
+    """Critic and student take the same noise and times there."""
+    golden = Released("dmd2_on_data")
+    config = CausVidConfig(
+        shift=golden.number("shift"),
+        steps=int(golden.about["steps"]),
+        cfg_scale=golden.number("guidance"),
+        score_times={"low": 0.001, "high": 0.999, "shift": 5.0},
+    )
+    kind = "score" if turn == STUDENT else "critic"
+    drawn = {
+        "chunk time": golden.n["chunk_uniform"],
+        "start noise": golden.n["start_noise"],
+        f"{kind} time": golden.n["score_uniform"],
+        f"{kind} noise": golden.n["score_noise"],
+    }
+    (loss,) = golden.losses(config, drawn, turn=turn)
+    if turn == STUDENT:
+        golden.assert_agrees(loss.value, 1.0, tolerance=2e-5)
+    else:
+        golden.assert_agrees(loss.value, 1.0, "critic", "out_critic_", tolerance=2e-5)
