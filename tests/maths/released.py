@@ -1,12 +1,12 @@
-"""Losses and gradients that other projects' released code gave (tests/golden/objectives/README.md), and how to ask ours.
+"""Losses and gradients that other projects' released code gave (tests/golden/objectives/README.md), and ours.
 
-An objective is configured by its fields, as in a recipe, and takes its turn in the loop's manner; only the network is the
-golden files' own. Every number that the objective draws is given, one that nobody gave is an error.
+An objective is configured by its fields, as in a recipe, and takes its turn as in the loop; only the network is the
+golden files' own. Every number that the objective draws is given: one that nobody gave is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Released:
         with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
             self.n = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.about: Mapping[str, str] = file.metadata()
+        # The data, or what has their shape: `[B, F, C, H, W]`.
+        self.samples = self.n["x0"] if "x0" in self.n else self.n["score_noise"]
         self.roles: dict[str, Role] = {}
         for role in ("student", "teacher", "critic", "first"):
             end = "" if role == "student" else f"_{role}"
@@ -42,11 +44,6 @@ class Released:
         return float(self.about[name])
 
     @property
-    def samples(self) -> Tensor:
-        """The data, or what has their shape: `[B, F, C, H, W]`."""
-        return self.n["x0"] if "x0" in self.n else self.n["score_noise"]
-
-    @property
     def count(self) -> int:
         """B."""
         return len(self.samples)
@@ -55,10 +52,6 @@ class Released:
     def elements(self) -> int:
         """D."""
         return self.samples[0].numel()
-
-    def logits(self, times: Tensor, mean: float, std: float) -> Tensor:
-        """The normal numbers of which a logit-normal law makes these `times`."""
-        return (torch.logit(times) - mean) / std
 
     def losses(
         self,
@@ -70,14 +63,17 @@ class Released:
         step: int = 0,
         turn: int = 0,
         chunking: Chunking | None = None,
-    ) -> list[Loss]:
-        """The terms of a turn of `objective`, given all that it draws at this `step`."""
+    ) -> Iterator[Loss]:
+        """The terms of a turn of `objective`, given all that it draws at this `step`.
+
+        A network that the file lacks is missed where it is called.
+        """
         cond = self.n["cond"]
         null = self.n.get("null", torch.zeros_like(cond))
         draw = scripted(self.count, numbers, shares or {}, places, step)
-        roles = {name: self.roles[name] for name in objective.roles()}
+        roles = {name: self.roles[name] for name in objective.roles() if name in self.roles}
         scene = Scene(roles, Batch(self.samples, Rows(cond), Rows(null)), draw, chunking or OneChunk(), World())
-        return list(objective.build().turns()[turn].losses(scene))
+        return objective.build().turns()[turn].losses(scene)
 
     def assert_agrees(
         self, loss: Tensor, factor: float, role: str = "student", prefix: str = "out_", tolerance: float = TOLERANCE
@@ -85,7 +81,8 @@ class Released:
         """`factor` times our loss, and its gradients, are the released ones; other networks get none."""
         loss.backward()  # type: ignore[no-untyped-call]
         assert off(factor * loss, self.n[f"{prefix}loss"].sum()) < tolerance
-        golden = {key.removeprefix(f"{prefix}g"): g for key, g in self.n.items() if key.startswith(f"{prefix}g")}
+        names = [key for key in self.n if key.startswith(f"{prefix}g")]
+        golden = {key.removeprefix(f"{prefix}g").removeprefix("_"): self.n[key] for key in names}
         assert golden
         for key, expected in golden.items():
             assert off(factor * gradient(self.roles[role], key), expected) < tolerance, key

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from flowmap_consistency import ConsistencyConfig, ConsistencyTrainingConfig, ScmConfig, TcmConfig
-from torch import Tensor
-
-from flowmap.blocks import TimesConfig
-from flowmap.configs import ObjectiveConfig
 
 from .released import Released
-
-
-def stage(golden: Released, doublings: int = 10) -> int:
-    """How often the released schedule has doubled its grid at the file's ratio of s to t."""
-    (found,) = (n for n in range(doublings) if 1 - 2.0 ** -(n + 1) == golden.number("ratio"))
-    return found
 
 
 SCM = {
@@ -54,8 +42,9 @@ CM = {
         distance="pseudo_huber",
         target="student",
         cfg_scale=2.5,
+        mapping="time",
     ),
-    "cm_training": ConsistencyTrainingConfig(start_stage=3),
+    "cm_training": ConsistencyTrainingConfig(start_stage=3, mapping="time"),
 }
 
 
@@ -72,7 +61,7 @@ def test_discrete_consistency_is_the_released_one(case: str) -> None:
 
 def test_truncated_consistency_is_the_released_one() -> None:
     golden = Released("tcm")
-    config = TcmConfig(start_stage=3)
+    config = TcmConfig(start_stage=3, mapping="time")
     settings = config.boundary, config.boundary_share, config.boundary_weight, config.start_stage
     assert settings == tuple(golden.number(key) for key in ("boundary", "boundary_share", "boundary_weight", "stage"))
     edge, law, low = golden.n["edge"], config.times, torch.tensor(config.boundary).double()
@@ -82,4 +71,16 @@ def test_truncated_consistency_is_the_released_one() -> None:
     places = torch.argsort(torch.argsort(edge.logical_not(), stable=True)).tolist()
     (loss,) = golden.losses(config, drawn, {"boundary": (0.0,)}, places=places)
     assert len(loss.raw["boundary"]) == int(edge.sum())
+    golden.assert_agrees(loss.value, golden.elements**0.5)
+
+
+def test_easy_consistency_tuning_is_the_released_one() -> None:
+    """Its schedule, weight and Huber constant are those of noise levels, by default."""
+    golden = Released("ect")
+    config = ConsistencyTrainingConfig(
+        start_stage=int(golden.about["stage"]), huber_scale=golden.number("c") / golden.elements**0.5
+    )
+    law = config.times.distribution, config.times.mean, config.times.std
+    assert law == ("logit_normal", golden.number("P_mean"), golden.number("P_std"))
+    (loss,) = golden.losses(config, {"times": golden.n["normal"], "noise": golden.n["noise"]})
     golden.assert_agrees(loss.value, golden.elements**0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from flowmap_flow import EulerianConfig, MeanFlowConfig, TransitionConfig
 from torch import Tensor
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
+from flowmap.interfaces import Cond, FlowMap, Role, as_flow_map
 
 from .released import Released
 
@@ -74,25 +75,61 @@ def test_normalized_eulerian_distillation_is_the_released_one_in_the_warm_up() -
     golden.assert_agrees(loss.value, golden.elements)
 
 
+PLAIN = {"interval": "angle", "power": 0.0, "cosine": False}
 TRANSITION: dict[str, dict[str, Any]] = {
-    "tim_plain": {},
+    "tim_plain": PLAIN,
+    "tim_plain_sigma": PLAIN,
+    "tim_guided": PLAIN,
+    "tim_tangent": {"power": 0.0, "cosine": False},
+    "tim_released": {"cosine": False},
+    "tim_cosine": {},
 }
+
+
+@final
+class Across(FlowMap):
+    """`inner` on samples of which frames and channels have changed places."""
+
+    def __init__(self, inner: FlowMap) -> None:
+        self.inner = inner
+
+    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+        return self.inner.mean_velocity(x.transpose(1, 2), t, r, cond).transpose(1, 2)
+
+
+def across(role: Role) -> Role:
+    return Role(role.name, Across(as_flow_map(role.network)), role.module, role.own)
+
+
+def test_the_cases_of_transition_are_their_settings() -> None:
+    """What the defaults are for, and what a case takes from them."""
+    for case, fields in TRANSITION.items():
+        about, config = Released(case).about, TransitionConfig(**fields)
+        assert about["time"] == {"angle": "t / (1 - t)", "time": "tan(t)"}[config.interval]
+        assert about["adaptive"] == str(config.power == 1)
+        assert about["cosine_loss"] == str(config.cosine)
+        assert about["guidance"] == ("2.0" if case == "tim_guided" else "1.0")
 
 
 @pytest.mark.parametrize("case", TRANSITION)
 def test_transition_is_the_released_one(case: str) -> None:
+    """Its cosine was taken over dimension 1 of what is `[B, F, C, H, W]` here, and so over frames."""
     golden = Released(case)
-    law = TimesConfig(mean=golden.number("P_mean"), std=golden.number("P_std"))
+    if case == "tim_cosine":
+        golden.samples = golden.samples.transpose(1, 2)
+        golden.n["noise"] = golden.n["noise"].transpose(1, 2)
+        golden.roles["student"] = across(golden.roles["student"])
     config = TransitionConfig(
-        times=law,
         sigma_d=golden.number("sigma_d"),
         cfg_scale=golden.number("guidance"),
         drop_condition=0.0,
-        tangent=TangentConfig(step=golden.number("step")),
         **TRANSITION[case],
     )
+    law = config.times.distribution, config.times.mean, config.times.std
+    assert law == ("logit_normal", golden.number("P_mean"), golden.number("P_std"))
     assert config.branches.diffusion == golden.number("diffusion")
     assert config.branches.consistency == golden.number("consistency")
+    assert (config.tangent.method, config.tangent.step) == ("central", golden.number("step"))
     # Of ten samples the first five have r = t, the last has r = 0.
     places = [0, 1, 2, 3, 4, 6, 7, 8, 9, 5]
     drawn = {"pair": torch.stack([golden.n["normal1"], golden.n["normal2"]], dim=1), "noise": golden.n["noise"]}
