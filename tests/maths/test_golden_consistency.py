@@ -8,7 +8,6 @@ from flowmap_consistency import ConsistencyConfig, ConsistencyTrainingConfig, Sc
 
 from .released import Released
 
-
 SCM = {
     "scm_distillation_full": "teacher",
     "scm_distillation_warm": "teacher",
@@ -72,6 +71,9 @@ def test_truncated_consistency_is_the_released_one() -> None:
     (loss,) = golden.losses(config, drawn, {"boundary": (0.0,)}, places=places)
     assert len(loss.raw["boundary"]) == int(edge.sum())
     golden.assert_agrees(loss.value, golden.elements**0.5)
+
+
+CASES = {*SCM, *CM, "tcm", "ect"}
 
 
 def test_easy_consistency_tuning_is_the_released_one() -> None:

@@ -14,9 +14,14 @@ from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Velocity, Window
 from flowmap.path import like, shifted
 
-from .released import Released
+from .released import GOLDEN, Released
+from .test_golden_consistency import CASES as CONSISTENCY
+from .test_golden_flow import CASES as FLOW
 
 STUDENT, CRITIC = 0, 1  # turns
+EXITS = ("self_forcing_exit0", "self_forcing_exit2")
+SELF_FORCING = {"self_forcing": SelfForcingConfig, "dmd2": Dmd2Config}
+DISTRIBUTION = {*EXITS, "dmd2_on_data", "dmd2_edm", "rcm_scm_k1", "rcm_scm_warm", "rcm_dmd", "rcm_critic"}
 
 
 class Apart(Chunking):
@@ -57,10 +62,12 @@ def renoise(parts: Sequence[Tensor], exit_step: int) -> dict[str, Tensor]:
     return drawn
 
 
-SELF_FORCING = {"self_forcing": SelfForcingConfig, "dmd2": Dmd2Config}
+def test_every_released_case_is_tested() -> None:
+    here = {path.stem for path in GOLDEN.glob("*.safetensors")}
+    assert here == FLOW | CONSISTENCY | DISTRIBUTION
 
 
-@pytest.mark.parametrize("case", ["self_forcing_exit0", "self_forcing_exit2"])
+@pytest.mark.parametrize("case", EXITS)
 @pytest.mark.parametrize("name", SELF_FORCING)
 @pytest.mark.parametrize("turn", [STUDENT, CRITIC], ids=["student", "critic"])
 def test_self_forcing_is_the_released_one(case: str, name: str, turn: int) -> None:

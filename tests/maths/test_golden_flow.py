@@ -41,6 +41,7 @@ def resting(golden: Released) -> BranchesConfig:
 
 @pytest.mark.parametrize("case", MEAN_FLOW)
 def test_mean_flow_is_the_released_one(case: str) -> None:
+    """To 1e-8: what a difference is off the derivative is less than 1e-5 here."""
     golden = Released(case)
     fields = {"drop_condition": 0.0, "branches": resting(golden), **MEAN_FLOW[case]}
     config = MeanFlowConfig(**fields)
@@ -52,7 +53,7 @@ def test_mean_flow_is_the_released_one(case: str) -> None:
         numbers["drop"] = golden.n["drop"]
         assert 0 < int((golden.n["drop"] < config.drop_condition).sum()) < golden.count
     (loss,) = golden.losses(config, numbers, {"branches": (0.5,)}, places=range(golden.count))
-    golden.assert_agrees(loss.value, golden.elements)
+    golden.assert_agrees(loss.value, golden.elements, tolerance=1e-8)
 
 
 def test_normalized_eulerian_distillation_is_the_released_one_in_the_warm_up() -> None:
@@ -99,6 +100,9 @@ class Across(FlowMap):
 
 def across(role: Role) -> Role:
     return Role(role.name, Across(as_flow_map(role.network)), role.module, role.own)
+
+
+CASES = {*MEAN_FLOW, *TRANSITION, "eulerian_normalized"}
 
 
 def test_the_cases_of_transition_are_their_settings() -> None:
