@@ -54,14 +54,14 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
     drawn, all are counted.
     """
     tally, recomputes = Tally(plan), plan.recipe.backbone.recomputes()
-    spent = [0]
+    spent, rhythm = [0], tally.rhythm(_COUNTED)
     for _ in range(_COUNTED):
         tally.step()
         spent.append(equivalents({name: asdict(calls) for name, calls in tally.calls.items()}, recomputes))
-        if spent[-1] >= amount or (len(spent) - 1 == _RHYTHM and _rhythm(spent, tally.rhythm)):
+        if spent[-1] >= amount or (len(spent) - 1 == _RHYTHM and _rhythm(spent, rhythm)):
             break
     each = [after - before for before, after in pairwise(spent)]
-    period = tally.rhythm if spent[-1] < amount and len(each) == _RHYTHM else len(each)
+    period = rhythm if spent[-1] < amount and len(each) == _RHYTHM else len(each)
     step = 0
     total = 0
     while total < amount:
@@ -73,7 +73,7 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
 def _rhythm(spent: Sequence[int], period: int) -> bool:
     """Whether what was `spent` after each step has grown in the same way in every `period`."""
     each = [after - before for before, after in pairwise(spent)]
-    return all(cost == each[step % period] for step, cost in enumerate(each))
+    return period < len(each) and all(cost == each[step % period] for step, cost in enumerate(each))
 
 
 def seconds_per_step(recipe: Recipe, stage: str) -> float:

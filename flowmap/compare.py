@@ -86,6 +86,7 @@ def compare(
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
         comparison = _with_budgets(comparison, root, console)
+        _warn(comparison, console)
         tasks = _tasks(comparison, root)
         write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
         known = {line["key"] for line in read_lines(root / FINISHED)}
@@ -133,6 +134,20 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
         entrants.append(replace(entrant, steps=steps))
     rewrite_lines(root / BUDGETS, known.values())
     return replace(comparison, entrants=tuple(entrants))
+
+
+def _warn(comparison: Comparison, console: Console) -> None:
+    """Say what is doubtful about the stages now that their steps are known, and was not while they were not."""
+    for entrant in comparison.entrants:
+        known, before = entrant.of_seed(comparison.seeds[0]), list(entrant.recipe.findings())
+        for finding in known.findings():
+            if finding not in before:
+                field = ".".join(map(str, finding.field))
+                console.print(
+                    f"[yellow]contestant {escape(entrant.name)}: {escape(field)}: {finding.level}: "
+                    f"{escape(finding.message)}[/]",
+                    soft_wrap=True,
+                )
 
 
 def _digest(value: object) -> str:

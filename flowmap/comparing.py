@@ -24,6 +24,8 @@ SHARED = "shared"
 STUDENT = "student"
 """What a contestant's last stage is called. With equal names, all contestants draw the same numbers."""
 
+_UNKNOWN = 1_000_000  # steps, until the budget says how many
+
 Unit = Literal["steps", "calls", "seconds"]
 Table = dict[str, Any]
 
@@ -288,7 +290,7 @@ def _stage_of(template: Table, stage: Table) -> Table:
     if needed is not None and isinstance(both.get("roles"), dict):
         named = own.get("roles", {})
         both["roles"] = {role: table for role, table in both["roles"].items() if role in needed or role in named}
-    both["steps"] = 1  # until the budget says how many
+    both["steps"] = _UNKNOWN
     return both
 
 

@@ -193,12 +193,15 @@ class StageFacts:
     """What an objective may know about its stage when it is asked whether the combination makes sense.
 
     `batch` is the global batch in samples; `conditional` says whether the data carry a condition, `recomputes`
-    whether the backbone recomputes its forward in backward (gradient checkpointing).
+    whether the backbone recomputes its forward in backward (gradient checkpointing), `accumulates` whether a process
+    may take its share of the batch in several micro-batches. `steps` is the length of the stage.
     """
 
     batch: int
     conditional: bool
     recomputes: bool = False
+    accumulates: bool = False
+    steps: int = 1_000_000
 
 
 class ComponentConfig(Config, ABC):
@@ -325,6 +328,10 @@ class ObjectiveConfig(ComponentConfig):
     @abstractmethod
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
+
+    def warmup_steps(self) -> int:
+        """Steps over which a part of the loss grows from nothing to all; 0 if none does."""
+        return 0
 
     @abstractmethod
     def build(self) -> Objective:

@@ -6,7 +6,6 @@ be, and the counts are those of the ledger.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -70,10 +69,7 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
 
 @final
 class Tally:
-    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes.
-
-    Turns are taken in a `rhythm` of so many steps.
-    """
+    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes."""
 
     def __init__(self, plan: StagePlan, devices: int = 1) -> None:
         needed = plan.stage.objective.roles()
@@ -87,16 +83,20 @@ class Tally:
         self._chunking, self._frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
         self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
         self._plan, self._devices, self._next = plan, devices, 0
-        self.rhythm = math.lcm(*(turn.every for turn in self._turns))
         self.calls: Mapping[str, Calls] = ledger.calls
         self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
         self.scripts: Counter[tuple[Event, ...]] = Counter()
+
+    def rhythm(self, steps: int) -> int:
+        """The number of steps in which the turns of the first `steps` steps repeat; `steps` if they do not."""
+        taken = [tuple(turn.taken(step) for turn in self._turns) for step in range(steps)]
+        return next((period for period in range(1, steps) if taken[period:] == taken[:-period]), steps)
 
     def step(self) -> None:
         """Count the next step."""
         plan = self._plan
         for index, turn in enumerate(self._turns):
-            if self._next % turn.every:
+            if not turn.taken(self._next):
                 continue
             whole = Draw.whole(plan.seed, plan.stage.name, self._next, f"{index}-{turn.role}", plan.stage.batch)
             world = World()

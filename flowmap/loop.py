@@ -80,6 +80,7 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
     roles = ledger.watch(stage.roles.values(), stage.optimizers)
     turns = stage.turns()
     steps = stage.plan.stage.steps
+    taken = [sum(map(turn.taken, range(done))) for turn in turns]
     error = _tangent_error(stage, ledger)
     reset_peak_memory(stage.processes.device)
     for step in range(done, steps):
@@ -89,14 +90,15 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
         norms: dict[str, float] = {}
         rates: dict[str, float] = {}
         for index, turn in enumerate(turns):
-            if step % turn.every:
+            if not turn.taken(step):
                 continue
+            taken[index] += 1
             optimizer = stage.optimizers[turn.role]
             rates[turn.role] = learning_rate(stage.schedules[turn.role], step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rates[turn.role]
             parts = Parts(stage, roles, step, f"{index}-{turn.role}")
-            with error.measuring(step // turn.every + 1):
+            with error.measuring(taken[index]):
                 norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
             optimizer.step()
             if turn.role == "student":

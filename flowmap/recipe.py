@@ -68,7 +68,13 @@ class Recipe(Config):
 
     def facts(self, stage: StageConfig) -> StageFacts:
         """What the objective of `stage` may know about it."""
-        return StageFacts(stage.batch, self.data.spec().conditional, self.backbone.recomputes())
+        return StageFacts(
+            stage.batch,
+            self.data.spec().conditional,
+            self.backbone.recomputes(),
+            accumulates=(self.compute.micro_batch or stage.batch) < stage.batch,
+            steps=stage.steps,
+        )
 
     def measured_data(self) -> DataConfig:
         """The data that samples are compared with."""

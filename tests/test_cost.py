@@ -129,7 +129,7 @@ class StrangeConfig(ObjectiveConfig):
         return []
 
     def build(self) -> Any:
-        from flowmap.interfaces import Loss, Objective, Scene, Turn
+        from flowmap.interfaces import Loss, Objective, Scene, Turn, every
 
         def losses(role: str) -> Callable[[Scene], Iterator[Loss]]:
             def one(scene: Scene) -> Iterator[Loss]:
@@ -145,7 +145,7 @@ class StrangeConfig(ObjectiveConfig):
 
         class Strange(Objective):
             def turns(self) -> tuple[Turn, ...]:
-                return (Turn("student", losses("student"), every=2), Turn("critic", losses("critic")))
+                return (Turn("student", losses("student"), every(2)), Turn("critic", losses("critic")))
 
         return Strange()
 

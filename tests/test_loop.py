@@ -18,7 +18,7 @@ from torch import Tensor
 from flowmap.checkpoint import checkpoints
 from flowmap.configs import RoleSpec
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Loss, Role, Scene, Turn
+from flowmap.interfaces import Loss, Role, Scene, Turn, every
 from flowmap.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
 from flowmap.processes import Processes
 from flowmap.run import Interruption, train
@@ -201,7 +201,10 @@ def test_an_objective_sees_the_average_that_the_loop_keeps(tmp_path: Path) -> No
 
 def test_a_turn_is_taken_at_every_so_many_steps(tmp_path: Path) -> None:
     objective = scripted(
-        Turn("critic", squares("critic")), Turn("student", squares("student"), every=3), critic=TRAINED, student=TRAINED
+        Turn("critic", squares("critic")),
+        Turn("student", squares("student"), every(3)),
+        critic=TRAINED,
+        student=TRAINED,
     )
     stage = opened(tmp_path, objective, steps=7)
     students, critics = [copy(stage.roles["student"])], [copy(stage.roles["critic"])]
@@ -454,10 +457,10 @@ def test_the_networks_of_a_stage_are_let_go_when_it_ends(tmp_path: Path) -> None
 
 def test_checkpoints_do_not_change_the_steps(tmp_path: Path) -> None:
     runs = []
-    for every in (1, 100):
-        folder = tmp_path / str(every)
+    for number in (1, 100):
+        folder = tmp_path / str(number)
         folder.mkdir()
-        train_all(planned(HEAD + TEACHER + FORWARD + checkpoints_every(every, keep=1), folder))
+        train_all(planned(HEAD + TEACHER + FORWARD + checkpoints_every(number, keep=1), folder))
         runs.append(trace(folder))
     assert runs[0] == runs[1]
     assert any("step-000006" in name for name in runs[0])

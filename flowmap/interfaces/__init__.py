@@ -10,7 +10,7 @@ from flowmap.interfaces.metrics import Evidence, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
-from flowmap.interfaces.training import Loss, Objective, Scene, Turn, World
+from flowmap.interfaces.training import Loss, Objective, Scene, Taken, Turn, World, always, every
 
 __all__ = [
     "Archive",
@@ -32,9 +32,12 @@ __all__ = [
     "Sampler",
     "Samples",
     "Scene",
+    "Taken",
     "Turn",
     "Velocity",
     "Window",
     "World",
+    "always",
     "as_flow_map",
+    "every",
 ]

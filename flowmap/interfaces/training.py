@@ -87,18 +87,32 @@ class Scene:
         return as_flow_map(self.roles[role].network)
 
 
+Taken = Callable[[int], bool]
+"""Whether a turn is taken at a step, counted from 0: the same answer whenever it is asked, in all processes."""
+
+
+def always(step: int) -> bool:
+    """A turn of every step."""
+    return True
+
+
+def every(number: int) -> Taken:
+    """A turn of every `number`-th step, from the first on."""
+    return lambda step: step % number == 0
+
+
 @final
 @dataclass(frozen=True)
 class Turn:
     """One optimiser update within a step.
 
     `losses` yields the turn's terms one by one; the loop differentiates each before asking for the next, so
-    that no two graphs are alive at once. A turn is taken at every `every`-th step.
+    that no two graphs are alive at once. The turn is taken at the steps of which `taken` says so.
     """
 
     role: str
     losses: Callable[[Scene], Iterator[Loss]]
-    every: int = 1
+    taken: Taken = always
 
 
 class Objective(ABC):

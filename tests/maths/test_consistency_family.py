@@ -198,7 +198,7 @@ def test_consistency_training_has_a_bias_that_shrinks_with_the_step() -> None:
     off, errors_of, sizes = [], [], []
     for stage in (3, 4, 5):
         objective = ConsistencyTrainingConfig(
-            **at_stage(stage), distance="velocity", times=TimesConfig(distribution="uniform")
+            **at_stage(stage), distance="velocity", mapping="time", times=TimesConfig(distribution="uniform")
         )
         at_rest, error = mean_gradient(objective, MIXTURE)
         displaced, _ = mean_gradient(objective, MIXTURE, axis(1, 0.3))
@@ -386,21 +386,44 @@ def test_an_exact_student_is_not_shaken_by_its_own_rounding() -> None:
 # -- times
 
 
-def test_the_improved_schedule_has_its_published_values() -> None:
-    t = torch.tensor([0.0, 0.5, 1.0]).double()
-    n = [1 + 8 / (1 + math.exp(time)) for time in t.tolist()]
+def test_the_improved_schedule_has_its_published_steps() -> None:
+    """Of 2406.14548, relative to the noise level, at the end of the schedule; numbers of the released code (ECT)."""
+    sigma = torch.tensor([0.1, 1.0, 10.0, 80.0]).double()
+    t = sigma / (1 + sigma)
+    s = improved(t, 9, "noise")
+    later = s / (1 - s)
+    published = torch.tensor([0.0048, 0.00315, 0.001, 0.001]).double()
+    torch.testing.assert_close((sigma - later) / sigma, published, atol=1e-5, rtol=1e-2)
+
+
+def test_the_improved_schedule_is_its_formula_in_noise_levels_and_in_times() -> None:
+    t = torch.tensor([0.0, 0.3, 0.5, 0.9]).double()
     for stage, rho in ((0, 0.5), (3, 0.9375), (8, 1 - 2**-9), (9, 0.999), (40, 0.999)):
-        expected = [max(0.0, time - time * (1 - rho) * part) for time, part in zip(t.tolist(), n, strict=True)]
-        assert improved(t, stage).tolist() == pytest.approx(expected)
-    assert improved(t, 0).tolist() == [0, 0, 0]
+        for mapping, levels in (("noise", t / (1 - t)), ("time", t)):
+            n = [1 + 8 / (1 + math.exp(level)) for level in levels.tolist()]
+            left = [max(0.0, level * (1 - (1 - rho) * part)) for level, part in zip(levels.tolist(), n, strict=True)]
+            expected = [level / (1 + level) for level in left] if mapping == "noise" else left
+            assert improved(t, stage, mapping).tolist() == pytest.approx(expected)  # type: ignore[arg-type]
+    one = torch.ones(1)
+    assert improved(one, 0, "time").tolist() == [0]
+    assert improved(one, 9, "noise").tolist() == pytest.approx([1])
 
 
 def test_the_improved_schedule_weighs_by_the_length_of_its_steps_and_the_grid_does_not() -> None:
     t, s = torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.45])
-    huber, plain = ConsistencyTrainingConfig(distance="pseudo_huber"), ConsistencyTrainingConfig(distance="velocity")
+    huber = ConsistencyTrainingConfig(distance="pseudo_huber", mapping="time")
+    plain = ConsistencyTrainingConfig(distance="velocity", mapping="time")
     assert weights(huber, t, s).tolist() == pytest.approx([5, 20], rel=1e-5)
     assert weights(plain, t, s).tolist() == pytest.approx([4, 10], rel=1e-5)
     assert weights(ConsistencyConfig(), t, s).tolist() == [1, 1]
+    # Of noise levels: 4 - 1.5, and 1 - 9 / 11.
+    noise = ConsistencyTrainingConfig(distance="pseudo_huber")
+    assert weights(noise, t, s).tolist() == pytest.approx([1 / 2.5, 5.5], rel=1e-5)
+
+
+def test_a_sample_of_pure_noise_has_no_weight_in_noise_levels_and_no_undefined_one() -> None:
+    one = torch.ones(1)
+    assert weights(ConsistencyTrainingConfig(), one, improved(one, 9, "noise")).tolist() == [0]
 
 
 def test_a_stage_of_the_schedule_lasts_as_long_as_it_says() -> None:
@@ -409,7 +432,8 @@ def test_a_stage_of_the_schedule_lasts_as_long_as_it_says() -> None:
         t = draw_start(whole(64, step), config)
         for start in (0, 3):
             begun = config.model_copy(update={"start_stage": start})
-            torch.testing.assert_close(step_back(t, begun, step), improved(t, stage + start), rtol=0, atol=0)
+            expected = improved(t, stage + start, "noise")
+            torch.testing.assert_close(step_back(t, begun, step), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("schedule", ["grid", "improved"])
@@ -514,7 +538,8 @@ def test_of_tcm_the_student_is_trained_from_the_boundary_up_alone() -> None:
 
 def test_below_the_boundary_the_first_stage_is_asked_and_above_it_the_student() -> None:
     """Sample by sample against the definition, with all three networks different."""
-    objective = TcmConfig(**at_stage(4), velocity="teacher", distance="velocity", target="average", boundary=0.5)
+    fields = {**at_stage(4), "velocity": "teacher", "distance": "velocity", "target": "average", "mapping": "time"}
+    objective = TcmConfig(**fields, boundary=0.5)
     own, first, average = axis(0, 0.3), axis(1, 0.2), axis(2, 0.5)
     scene = scene_for(objective, own, first=first, average=average, count=40)
     loss = only_loss(objective, scene)

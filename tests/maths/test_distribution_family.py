@@ -24,8 +24,9 @@ from flowmap_distribution import (
     TrajectoryConfig,
 )
 from flowmap_distribution.backward_simulation import BackwardSimulation
-from flowmap_distribution.parts import DistributionConfig, ScoreTimesConfig
-from flowmap_distribution.rollouts import LastStep, counted_times, exit_times
+from flowmap_distribution.matching import score_times
+from flowmap_distribution.parts import DistributionConfig, RcmTimesConfig, ScoreTimesConfig
+from flowmap_distribution.rollouts import LastStep, exit_times, falling_times
 from flowmap_distribution.trajectory import Trajectory
 from flowmap_flow import DiscreteFlowMapConfig, FlowMatchingConfig
 from flowmap_gaussian import MixtureConfig
@@ -47,7 +48,8 @@ from ..wan.test_contracts import plan_of
 from .support import GAUSSIAN, Diary, Rows, analytic_role, data, exact_role, make_scene, mixture, noted, whole
 from .test_stationary import DIRECTIONS, axis
 
-PLAIN = ScoreTimesConfig(shift=1.0)
+PLAIN = {"low": 0.02, "high": 0.98, "shift": 1.0, "limits": "range"}
+HALFWAY = {"low": 0.5, "high": 0.500001, "shift": 1.0}  # where all samples' rollouts go by one time
 # Each at its shortest and with several steps; rCM with the consistency objective that needs no derivative.
 FAMILY: dict[str, DistributionConfig] = {
     "dmd2 1": Dmd2Config(steps=1, score_times=PLAIN),
@@ -55,7 +57,7 @@ FAMILY: dict[str, DistributionConfig] = {
     "self_forcing 3": SelfForcingConfig(steps=3, shift=2.0),
     "causvid 1": CausVidConfig(steps=1, score_times=PLAIN),
     "causvid 4": CausVidConfig(score_times=PLAIN),
-    "rcm": RcmConfig(forward=ConsistencyConfig(), score_times=PLAIN),
+    "rcm": RcmConfig(forward=ConsistencyConfig(), score_times=HALFWAY),
 }
 EVERY = pytest.mark.parametrize("objective", FAMILY.values(), ids=FAMILY.keys())
 
@@ -131,7 +133,7 @@ def generated(objective: DistributionConfig, theta: Tensor, draw: Draw) -> Mixtu
     if isinstance(objective, CausVidConfig):
         return denoised(theta, objective.steps)
     if isinstance(objective, RcmConfig):
-        return rolled_out(theta, counted_times(draw, objective.most_steps, objective.shift))
+        return rolled_out(theta, falling_times(draw, objective.most_steps, score_times(objective.score_times))[:, 0])
     assert isinstance(objective, Dmd2Config | SelfForcingConfig)
     return rolled_out(theta, exit_times(draw, objective.steps, objective.shift))
 
@@ -202,7 +204,7 @@ def test_the_loss_is_half_the_square_of_the_published_gradient(w: float) -> None
 
     start, one = draw.normal("start noise", (3, 2, 1, 1)), torch.ones(5)
     x = start - scene.flow_map("student").mean_velocity(start, one, 0 * one, cond)
-    tau = shifted(0.02 + 0.96 * draw.uniform("score time"), 5.0)
+    tau = shifted(0.001 + 0.998 * draw.uniform("score time"), 5.0)
     y = noised(x, draw.normal("score noise", (3, 2, 1, 1)), tau)
     teacher = scene.velocity("teacher")
     with_cond, without = (teacher.velocity(y, tau, c) for c in (cond, null))
@@ -227,16 +229,21 @@ def test_the_critics_loss_is_flow_matching_of_the_rollout() -> None:
     (loss,) = losses_of(Dmd2Config(steps=1), scene, turn=1)
     start, noise = (draw.normal(name, (3, 2, 1, 1)) for name in ("start noise", "critic noise"))
     x = start - scene.flow_map("student").mean_velocity(start, torch.ones(5), torch.zeros(5), cond)
-    tau = shifted(0.02 + 0.96 * draw.uniform("critic time"), 5.0)
+    tau = shifted(0.001 + 0.998 * draw.uniform("critic time"), 5.0)
     predicted = scene.velocity("critic").velocity((1 - like(tau, x)) * x + like(tau, x) * noise, tau, cond)
     torch.testing.assert_close(loss.value, (predicted - noise + x).square().mean())
+    (weighted,) = losses_of(Dmd2Config(steps=1, critic_sigma_d=0.5), scene, turn=1)
+    weight = like((1 - tau) ** 2 + 4 * tau**2, x)
+    torch.testing.assert_close(weighted.value, (weight * (predicted - noise + x).square()).mean())
 
 
 @EVERY
-def test_every_loss_has_the_half_of_dmd2_and_is_the_mean_square_of_its_gradient(objective: DistributionConfig) -> None:
+def test_every_loss_but_rcms_has_the_half_of_dmd2(objective: DistributionConfig) -> None:
+    """And is the mean square of its gradient."""
     scene = scene_of((0.2, 0.1, 0, 0, 0), MixtureConfig(means=(0.1,), stds=(0.6,), weights=(1.0,)), size=3)
     loss = next(losses_of(objective, scene))
-    assert float(loss.value.detach()) == pytest.approx(0.5 * float(loss.raw["gradient_rms"].square().mean()))
+    factor = 1.0 if isinstance(objective, RcmConfig) else 0.5
+    assert float(loss.value.detach()) == pytest.approx(factor * float(loss.raw["gradient_rms"].square().mean()))
 
 
 def test_score_times_keep_to_their_range_and_the_critic_learns_at_times_of_the_same_law() -> None:
@@ -245,8 +252,8 @@ def test_score_times_keep_to_their_range_and_the_critic_learns_at_times_of_the_s
         watched, diary = with_diary(scene, role)
         next(losses_of(Dmd2Config(), watched, turn))
         t = diary.t[-1]
-        assert float(t.min()) == pytest.approx(0.02 * 5 / 1.08, abs=5e-3)
-        assert float(t.max()) == pytest.approx(0.98 * 5 / 4.92, abs=1e-3)
+        assert float(t.min()) == pytest.approx(0.001 * 5 / 1.004, abs=5e-3)
+        assert float(t.max()) == pytest.approx(0.999 * 5 / 4.996, abs=1e-3)
         # Unshifted they are uniform: half of them above 1/2.
         assert float((t > 5 / 6).float().mean()) == pytest.approx(0.5, abs=0.03)
 
@@ -293,26 +300,53 @@ def test_only_the_last_call_of_a_consistency_rollout_has_a_gradient() -> None:
     assert seen == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("drawn", [partial(exit_times, steps=4, shift=1.0), partial(counted_times, most=4, shift=1.0)])
+RCM_LAW = score_times(RcmTimesConfig())
+
+
+EXITS = [partial(exit_times, steps=4, shift=1.0), partial(falling_times, most=4, law=RCM_LAW)]
+
+
+@pytest.mark.parametrize("drawn", EXITS)
 def test_exits_are_evenly_drawn_and_the_same_in_all_processes(drawn: Callable[[Draw], Tensor]) -> None:
     counts = dict.fromkeys(range(2, 6), 0)
     for step in range(400):
         draw = whole(8, step)
         times = drawn(draw)
-        assert torch.equal(times, drawn(draw.part(3, 2)))
+        part = drawn(draw.part(3, 2))
+        assert torch.equal(times if times.ndim == 1 else times[:, 3:5], part)
         counts[len(times)] += 1
     assert all(70 < count < 130 for count in counts.values())
 
 
-def test_a_rollout_of_rcm_takes_from_one_to_so_many_even_steps() -> None:
-    objective, seen = RcmConfig(forward=ConsistencyConfig(), most_steps=3), set()
-    for step in range(30):
-        scene, diary = with_diary(scene_of(count=8, step=step))
+def test_a_rollout_of_rcm_goes_down_by_times_of_the_scores_law() -> None:
+    objective, seen = RcmConfig(forward=ConsistencyConfig(), most_steps=3, score_times={"low": 0.3}), set()
+    second: list[Tensor] = []
+    for step in range(60):
+        scene, diary = with_diary(scene_of(count=64, step=step))
         next(losses_of(objective, scene))
         assert diary.grad == [False] * (diary.calls - 1) + [True]
-        torch.testing.assert_close(torch.stack([t[0] for t in diary.t]), grid(diary.calls)[:-1])
+        times = torch.stack(diary.t)
+        assert (times[0] == 1).all()
+        assert (times[1:] <= times[:-1]).all()
+        assert not any(r.any() for r in diary.r)
         seen.add(diary.calls)
+        second += list(times[1:2])
     assert seen == {1, 2, 3}
+    # 5 a / (1 + 4 a) of a uniform a on [0.3, 1]: its quartiles, of some 2500 draws.
+    at = torch.tensor([0.25, 0.5, 0.75])
+    torch.testing.assert_close(torch.cat(second).quantile(at), shifted(0.3 + 0.7 * at, 5.0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Dmd2Config, SelfForcingConfig, CausVidConfig, RcmConfig])
+def test_score_times_follow_the_law_of_whose_they_are(kind: type[DistributionConfig]) -> None:
+    """Self-Forcing and CausVid shift [0, 1] and clamp; FastGen's DMD2 and rCM shift what lies between their ends."""
+    config = ScoreTimesConfig.model_validate(kind().score_times.model_dump())  # type: ignore[attr-defined]
+    uniform = whole(4000).uniform("score time")
+    expected = {
+        "dmd2": shifted(0.001 + 0.998 * uniform, 5.0),
+        "rcm": shifted(uniform, 5.0),
+    }.get(kind.type_name(), shifted(uniform, 5.0).clamp(0.02, 0.98))
+    torch.testing.assert_close(score_times(config)(whole(4000), "score time"), expected, rtol=0, atol=0)
 
 
 def test_fresh_noise_is_added_before_each_step() -> None:
@@ -343,7 +377,8 @@ def test_what_is_rolled_out_with_one_gradient_is_what_the_sampler_makes() -> Non
 
 def test_for_a_model_of_one_chunk_self_forcing_is_dmd2() -> None:
     theta, critic = (0.2, 0.1, 0, 0.1, 0), MixtureConfig(means=(0.1,), stds=(0.6,), weights=(1.0,))
-    found = [matched(kind(), scene_of(theta, critic)) for kind in (Dmd2Config, SelfForcingConfig)]
+    kinds: tuple[type[DistributionConfig], ...] = (Dmd2Config, SelfForcingConfig)
+    found = [matched(kind(score_times=PLAIN), scene_of(theta, critic)) for kind in kinds]  # type: ignore[call-arg]
     assert found[0][0] == found[1][0] > 0
     assert torch.equal(found[0][1], found[1][1])
 
@@ -416,7 +451,7 @@ def taken(objective: ObjectiveConfig, steps: int) -> list[list[str]]:
     for step in range(steps):
         branches = []
         for turn in objective.build().turns():
-            if step % turn.every == 0:
+            if turn.taken(step):
                 branches += [loss.branch for loss in turn.losses(scene_of(count=8, step=step))]
         found.append(branches)
     return found
@@ -428,10 +463,26 @@ def test_the_critic_takes_five_updates_for_one_of_the_student(kind: type[Distrib
     assert steps == [["dmd", "critic"] if step % 5 == 0 else ["critic"] for step in range(10)]
 
 
-def test_distribution_matching_of_rcm_starts_when_it_is_told_to() -> None:
-    steps = taken(RcmConfig(forward=ConsistencyConfig(), start=4, critic_steps=2), 7)
-    student = {0: ["consistency"], 2: ["consistency"], 4: ["dmd", "consistency"], 6: ["dmd", "consistency"]}
-    assert steps == [[*student.get(step, []), "critic"] for step in range(7)]
+def test_a_step_of_rcm_is_the_students_or_the_critics() -> None:
+    """As released: up to `start` the student's, of consistency alone; then one of it and some of the critic."""
+    both, critic = ["dmd", "consistency"], ["critic"]
+    steps = taken(RcmConfig(forward=ConsistencyConfig(), start=3, critic_steps=2), 10)
+    assert steps == [["consistency"]] * 3 + [both, critic, critic] * 2 + [both]
+
+
+def test_rcm_starts_where_the_warm_up_of_its_consistency_objective_ends() -> None:
+    assert RcmConfig().begins == 1000
+    assert RcmConfig(forward={"type": "scm", "warmup": 30}).begins == 30
+    assert RcmConfig(forward={"type": "scm", "warmup": 30}, start=0).begins == 0
+    assert RcmConfig(forward=ConsistencyConfig()).begins == 0
+
+
+def test_what_rcm_leaves_out_of_an_scm_is_rcms() -> None:
+    released = {"sigma_d": 1.0, "mean": 0.7, "std": 1.6, "warmup": 1000, "bins": 0, "ramp": "rcm", "cfg_scale": 5.0}
+    for given in ({}, {"forward": "scm"}, {"forward": {"type": "scm"}}):
+        assert RcmConfig(**given, cfg_scale=5.0).forward.model_dump(include=set(released)) == released
+    own = RcmConfig(forward={"type": "scm", "std": 1.0, "ramp": "paper"}, cfg_scale=5.0).forward
+    assert own.model_dump(include=set(released)) == released | {"std": 1.0, "ramp": "paper"}
 
 
 # -- samples that are not finite

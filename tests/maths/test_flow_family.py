@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,9 @@ BY_DIFFERENCE: dict[str, ObjectiveConfig] = {
     "eulerian central": EulerianConfig(tangent=CENTRAL),
     "lagrangian central": LagrangianConfig(tangent=CENTRAL),
 }
+UNWEIGHTED: dict[str, Any] = {"interval": "angle", "power": 0.0, "cosine": False}
+"""TiM without the weights and the cosine as released, which move the minimum where the velocity is the data's."""
+PLAIN_TRANSITION = TransitionConfig(**UNWEIGHTED)
 TEACHERS_VELOCITY = TO_ROUNDING | BY_DIFFERENCE
 DATA_VELOCITY: dict[str, ObjectiveConfig] = {
     "mean_flow unweighted": MeanFlowConfig(power=0.0),
@@ -53,7 +57,7 @@ DATA_VELOCITY: dict[str, ObjectiveConfig] = {
     "lagrangian self central": LagrangianConfig(velocity="self", tangent=CENTRAL),
     "semigroup": SemigroupConfig(velocity="data"),
     "shortcut": ShortcutConfig(),
-    "transition": TransitionConfig(),
+    "transition": PLAIN_TRANSITION,
 }
 # Where the noise of the data is symmetric about its mean, weights that depend on it do no harm.
 SYMMETRIC: dict[str, ObjectiveConfig] = DATA_VELOCITY | {
@@ -265,17 +269,19 @@ def test_dyadic_pairs_are_jumps_between_neighbours_of_a_grid() -> None:
     assert torch.equal(pairs.branch == 1, moves & (pairs.r == 0))
 
 
-def test_the_weight_of_an_interval_is_the_published_one_on_the_angle() -> None:
+def test_the_weight_of_an_interval_is_that_of_tangents_of_the_time_or_of_the_angle() -> None:
     a, b = (whole(64).uniform(name).double() for name in "ab")
     t, r = torch.maximum(a, b), torch.minimum(a, b)
     angle_t, angle_r = torch.atan2(t, 1 - t), torch.atan2(r, 1 - r)
     expected = (0.7 + angle_t.tan() - angle_r.tan()) ** -0.5
-    torch.testing.assert_close(interval_weight(t, r, 0.7), expected)
+    torch.testing.assert_close(interval_weight(t, r, 0.7, "angle"), expected)
+    torch.testing.assert_close(interval_weight(t, r, 0.7, "time"), (0.7 + t.tan() - r.tan()) ** -0.5)
 
 
 def test_the_weight_of_an_interval_is_finite_at_the_ends() -> None:
     t, r = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0]), torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
-    assert interval_weight(t, r, 4.0).tolist() == [0.0, 0.0, 0.5, 0.5, 0.5]
+    assert interval_weight(t, r, 4.0, "angle").tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert interval_weight(t, r, 4.0, "time")[2:].tolist() == [1.0, 1.0, 1.0]
 
 
 # -- the contract, with other settings than the defaults (see tests/test_conformance.py)
@@ -293,7 +299,7 @@ def test_the_weight_of_an_interval_is_finite_at_the_ends() -> None:
         SemigroupConfig(cfg_scale=2.0, middle="midpoint"),
         SemigroupConfig(velocity="data", cfg_scale=2.0, drop_condition=0.5),
         ShortcutConfig(cfg_scale=2.0, drop_condition=0.5, levels=2, bootstrap=0.5),
-        TransitionConfig(cfg_scale=2.0, drop_condition=0.5, tangent=TangentConfig(method="jvp")),
+        TransitionConfig(**UNWEIGHTED, cfg_scale=2.0, drop_condition=0.5, tangent=TangentConfig(method="jvp")),
     ],
     ids=str,
 )
@@ -312,7 +318,7 @@ LEARNERS: dict[str, tuple[ObjectiveConfig, float, float]] = {
     "lagrangian self": (LagrangianConfig(velocity="self", tangent=CENTRAL), 0.6, 0.22),
     "semigroup": (SemigroupConfig(), 0.6, 0.25),
     "shortcut": (ShortcutConfig(), 0.5, 0.28),
-    "transition": (TransitionConfig(), 0.4, 0.14),
+    "transition": (PLAIN_TRANSITION, 0.4, 0.14),
 }
 
 

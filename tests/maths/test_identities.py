@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ OF_DATA: dict[str, ObjectiveConfig] = {
     "lagrangian": LagrangianConfig(branches=R_IS_T, velocity="self"),
     "lagrangian central": LagrangianConfig(branches=R_IS_T, velocity="self", tangent=TangentConfig()),
     "semigroup": SemigroupConfig(branches=R_IS_T, velocity="data"),
-    "transition": TransitionConfig(branches=R_IS_T),
+    "transition": TransitionConfig(power=0.0, cosine=False, branches=R_IS_T),
 }
 OF_A_TEACHER: dict[str, ObjectiveConfig] = {
     "mean_flow": MeanFlowConfig(branches=R_IS_T, velocity="teacher", power=0.0),
@@ -315,17 +316,36 @@ def test_guided_mean_flow_is_its_equation(velocity: str) -> None:
     torch.testing.assert_close(ours(config, scene), expected, rtol=1e-6, atol=1e-8)
 
 
-def test_guided_transition_is_its_equation() -> None:
-    config = TransitionConfig(cfg_scale=SCALE, drop_condition=DROP, sigma_d=0.5, tangent=JVP)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"interval": "angle", "power": 0.0, "cosine": False, "direction": "guided"},
+        {"interval": "angle", "power": 0.0, "cosine": False},
+        {"power": 0.5, "constant": 0.02, "cosine": False},
+        {},
+    ],
+    ids=["along the guided velocity", "along the data's", "adaptive", "as released"],
+)
+def test_guided_transition_is_its_equation(fields: dict[str, Any]) -> None:
+    config = TransitionConfig(**fields, cfg_scale=SCALE, drop_condition=DROP, sigma_d=0.5, tangent=JVP)
     scene = conditional_scene()
 
     def one(
         scene: Scene, u: Network, _: Network, p: Pairs, i: int, x: Tensor, v: Tensor, c: Tensor, null: Tensor
     ) -> Tensor:
         t, r = p.t[i].double(), p.r[i].double()
-        v = guided_data(u, x, t, v, c, null)
-        delta = u(x, t, r, c) - (v - (t - r) * total_derivative(u, x, t, r, c, v))
-        return (0.5 + t / (1 - t) - r / (1 - r)) ** -0.5 * delta.square().mean()
+        guided = guided_data(u, x, t, v, c, null)
+        way = guided if config.direction == "guided" else v
+        target = (guided - (t - r) * total_derivative(u, x, t, r, c, way)).detach()
+        found = u(x, t, r, c)
+        loss = (found - target).square().mean()
+        if config.cosine:
+            # Of the two channels of each of the frames.
+            dots, sizes = (found * target).sum(1), found.norm(dim=1) * target.norm(dim=1)
+            loss = loss + (1 - dots / sizes).mean()
+        rise = t.tan() - r.tan() if config.interval == "time" else t / (1 - t) - r / (1 - r)
+        weight = (0.5 + rise) ** -0.5 if r < t else 1.0
+        return weight * (loss.detach() + config.constant) ** -config.power * loss
 
     expected = by_hand(scene, draw_pairs(scene.draw, config.branches, config.times), one)
     torch.testing.assert_close(ours(config, scene), expected, rtol=1e-5, atol=1e-7)

@@ -45,6 +45,12 @@ class DiscreteConfig(ObjectiveConfig, ABC):
         default_factory=_improved_times,
         description="how t is drawn (schedule 'improved'); logit-normal(-1.1, 2) if left out, as published",
     )
+    mapping: Literal["noise", "time"] = Field(
+        "noise",
+        description="what the mapping from t to s and the weight 1 / (t - s) are of (schedule 'improved'): the noise "
+        "level t / (1 - t), as published (ECT, arXiv 2406.14548), or the time itself, as FastGen has it for rectified "
+        "flow",
+    )
     double_every: int = Field(
         25000,
         ge=1,
@@ -173,6 +179,11 @@ class ScmConfig(ObjectiveConfig):
         10000, ge=0, description="steps over which the derivative's part grows from 0 to all; 0 has all from the start"
     )
     normalize: bool = Field(True, description="g / (|g| + 0.1) in place of g, which keeps its size below 1")
+    ramp: Literal["paper", "rcm"] = Field(
+        "paper",
+        description="what warmup does: 'paper' lets the derivative grow in from 0; 'rcm', as rCM's released code has "
+        "it, has the derivative in full from the start, and lets the point's own part grow",
+    )
     bins: int = Field(
         8,
         ge=0,
@@ -193,12 +204,23 @@ class ScmConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition and a teacher, and a mean needs samples."""
         yield from _guidance_findings(self.cfg_scale, facts, self.velocity)
+        if self.bins and facts.accumulates:
+            why = (
+                "the means are over the global batch, and a micro-batch knows nothing of those that follow: the result "
+                "would depend on compute.micro_batch. Leave that out (each process then takes its share of the batch "
+                "at once), or use bins = 0"
+            )
+            yield Finding("error", ("bins",), why)
         if facts.batch < _PER_BIN * self.bins:
             why = (
                 f"a global batch of {facts.batch} has fewer than {_PER_BIN} samples in each of {self.bins} bins, so "
                 f"each sample is divided by little but itself; use bins = {facts.batch // _PER_BIN} or fewer"
             )
             yield Finding("warning", ("bins",), why)
+
+    def warmup_steps(self) -> int:
+        """Those of the derivative."""
+        return self.warmup
 
     def build(self) -> Objective:
         """Make the objective."""

@@ -6,7 +6,12 @@ the teacher's (sCD) or the sample's (sCT), and F- = sg F,
     g = -cos^2 a (sigma_d F- - v) - k cos a sin a (x + sigma_d dF-/da),     loss = |F - F- - g / (|g| + 0.1)|^2.
 
 At k = 1, g = cos a dD/da, the change of the prediction along the trajectory. At k = 0 it is zero where sigma_d F = v:
-the student is held to the velocity, which it starts from. k grows over `warmup` steps.
+the student is held to the velocity, which it starts from. k grows over `warmup` steps. In the released code of rCM
+(arXiv 2510.08431; `ramp` "rcm") it is another:
+
+    g = -cos a sqrt(1 - k^2 sin^2 a) (sigma_d F- - v) - cos a sin a (k x + sigma_d dF-/da),
+
+the same at k = 1. At k = 0 that is zero nowhere near the teacher's velocity: the derivative is in it from the start.
 
 F is no other network: it is the student's u(x, t, 0) in TrigFlow's coordinates (flowmap.trigflow).
 As published (sCD, CIFAR-10): RAdam, lr 1e-4, betas (.9, .99).
@@ -15,7 +20,7 @@ As published (sCD, CIFAR-10): RAdam, lr 1e-4, betas (.9, .99).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -56,11 +61,21 @@ def times_for(x: Tensor, time: Tensor) -> Tensor:
 
 
 def consistency_tangent(
-    F: Tensor, v: Tensor, x: Tensor, dF_da: Tensor, angle: Tensor, sigma_d: float, k: float
+    F: Tensor,
+    v: Tensor,
+    x: Tensor,
+    dF_da: Tensor,
+    angle: Tensor,
+    sigma_d: float,
+    k: float,
+    ramp: Literal["paper", "rcm"] = "paper",
 ) -> Tensor:
     """g at `x` `[B, F, ...]` and `angle` `[B]`, in float64; see the module."""
     angle = like(angle.double(), x)
     cos, sin = torch.cos(angle), torch.sin(angle)
+    if ramp == "rcm":
+        held = cos * torch.sqrt(1 - k**2 * sin**2)
+        return -held * (sigma_d * F - v) - cos * sin * (k * x + sigma_d * dF_da)
     return -(cos**2) * (sigma_d * F - v) - k * cos * sin * (x + sigma_d * dF_da)
 
 
@@ -69,7 +84,8 @@ class ContinuousConsistency(Objective):
     """See the module.
 
     The paper learns a log-variance w(a) with E[e^w loss - w]. An objective has no parameters, but the optimum is
-    known: e^w = 1 / E[loss | a]. It is estimated from the global batch in `bins` of angles, without gradient.
+    known: e^w = 1 / E[loss | a]. It is estimated from the global batch in `bins` of angles, without gradient; the
+    whole batch must be there at once, so that gradients are not accumulated with it.
 
     Pitfalls: the derivative is not for bf16, and TF32 is too coarse for it too; leave both off. The paper's
     double normalisation and its positional time embedding belong to its network: a network with features of high
@@ -95,7 +111,7 @@ class ContinuousConsistency(Objective):
             dF_da = tangent(network, x, angle, angle, v, batch.cond, config.tangent, end=RIGHT_ANGLE)
         F = network.mean_velocity(x, angle, angle, batch.cond)
         with torch.no_grad():
-            g = consistency_tangent(F, v, x, dF_da, angle, config.sigma_d, self._warmth(draw.step))
+            g = consistency_tangent(F, v, x, dF_da, angle, config.sigma_d, self._warmth(draw.step), config.ramp)
             size = g.flatten(1).norm(dim=1)
             target = F + (normalized(g) if config.normalize else g).to(F.dtype)
         losses = squared(F, target)
@@ -118,7 +134,7 @@ class ContinuousConsistency(Objective):
         return min(1.0, step / self._config.warmup) if self._config.warmup else 1.0
 
     def _weights(self, losses: Tensor, bins: Tensor, size: int, world: World) -> Tensor:
-        """1 / mean of the losses of each sample's bin `[B]`, over the global batch (its micro-batches so far)."""
+        """1 / mean of the losses of each sample's bin `[B]`, over the global batch."""
         member = (bins[:, None] == torch.arange(self._config.bins, device=bins.device)).double()
         table = torch.stack([losses.double(), torch.ones_like(losses, dtype=torch.float64)]) @ member
         sums, counts = world.total("loss by time", table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from flowmap_consistency import DiscreteConfig
 
 _EARLIEST = 1e-5  # nearer to the data, float32 has no digits left for t - s
 _RHO = 0.999
+_LEAST = 1e-12  # in place of a 0 below a 0, which stands for 0
 
 
 def draw_start(draw: Draw, config: DiscreteConfig, earliest: float = 0.0) -> Tensor:
@@ -39,19 +40,27 @@ def draw_start(draw: Draw, config: DiscreteConfig, earliest: float = 0.0) -> Ten
 def step_back(t: Tensor, config: DiscreteConfig, step: int) -> Tensor:
     """The time s < t that belongs to each `t` `[B]` at this step of the training."""
     if config.schedule == "improved":
-        return improved(t, config.start_stage + step // config.double_every)
+        return improved(t, config.start_stage + step // config.double_every, config.mapping)
     rising = grid(config.points, config.shift, device=t.device).flip(0)
     return rising[torch.searchsorted(rising, t) - 1]
 
 
-def improved(t: Tensor, stage: int) -> Tensor:
-    """s = t - t (1 - rho) (1 + 8 sigmoid(-t)), not below 0; rho = 1 - 2^-(stage + 1), at most 0.999.
+def improved(t: Tensor, stage: int, mapping: Literal["noise", "time"]) -> Tensor:
+    """The time s that belongs to each time `t` in [0, 1], at a `stage` from 0.
 
-    The mapping of arXiv 2406.14548 (there t is the noise level), which takes the doublings of 2310.14189 to the
-    continuous-time limit. At stage 0, s is 0 for all t.
+    With l the noise level t / (1 - t) (`mapping` "noise") or the time itself ("time"), that of s is
+
+        l - l q,  q = (1 - rho) (1 + 8 sigmoid(-l)), at most 1,  rho = 1 - 2^-(stage + 1), at most 0.999.
+
+    The mapping of arXiv 2406.14548 (ECT), which takes the doublings of 2310.14189 to the continuous-time limit. At
+    stage 0, s is 0 for all small l.
     """
     rho = min(1 - 2.0 ** -(stage + 1), _RHO)
-    return (t - t * (1 - rho) * (1 + 8 * torch.sigmoid(-t))).clamp(min=0.0)
+    level = t / (1 - t) if mapping == "noise" else t
+    part = ((1 - rho) * (1 + 8 * torch.sigmoid(-level))).clamp(max=1.0)
+    left = t * (1 - part)
+    # In noise levels no difference of infinities: l (1 - q) / (1 + l (1 - q)), times 1 - t above and below.
+    return left if mapping == "time" else left / (1 - t * part).clamp(min=_LEAST)
 
 
 def late_times(draw: Draw, config: TimesConfig, earliest: float) -> Tensor:
@@ -122,11 +131,13 @@ def distances(config: DiscreteConfig, u: Tensor, target: Tensor, t: Tensor) -> T
 
 
 def weights(config: DiscreteConfig, t: Tensor, s: Tensor) -> Tensor:
-    """1, or with the improved schedule 1 / (t - s) `[B]`.
+    """1, or with the improved schedule 1 / (t - s) `[B]`, of noise levels or of times, see DiscreteConfig.mapping.
 
     That is in units of D. The distance of velocities, D / t, has t / (t - s): the same but for the units, in which
     early times, where t - s is a fixed part of t, would outweigh everything else.
     """
     if config.schedule == "grid":
         return torch.ones_like(t)
-    return (t if config.distance == "velocity" else 1.0) / (t - s)
+    # t / (1 - t) - s / (1 - s) is (t - s) / ((1 - t) (1 - s)).
+    unit = (1 - t) * (1 - s) if config.mapping == "noise" else torch.ones_like(t)
+    return (t if config.distance == "velocity" else 1.0) * unit / (t - s).clamp(min=_LEAST)

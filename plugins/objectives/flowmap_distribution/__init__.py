@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flowmap.blocks import TimesConfig
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
@@ -13,7 +13,9 @@ from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
     ConsistencyRolloutConfig,
     Dmd2FamilyConfig,
+    Dmd2TimesConfig,
     OnPolicyConfig,
+    RcmTimesConfig,
     guidance_findings,
 )
 
@@ -57,6 +59,9 @@ class Dmd2Config(ConsistencyRolloutConfig):
     """DMD2 without its GAN term, on consistency rollouts with one step that has a gradient (arXiv 2405.14867)."""
 
     type: Literal["dmd2"] = "dmd2"
+    score_times: Dmd2TimesConfig = Field(
+        default_factory=Dmd2TimesConfig, description="times of the scores, and those the critic is trained at"
+    )
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -82,6 +87,7 @@ class CausVidConfig(Dmd2FamilyConfig):
 
     type: Literal["causvid"] = "causvid"
     steps: int = Field(4, ge=1, description="steps of the grid whose times the data are noised to")
+    shift: float = Field(1.0, gt=0, description="of that grid; Wan uses 5")
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -130,21 +136,79 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
 
     type: Literal["rcm"] = "rcm"
     forward: AnyObjective = Field(
-        default="scm", description="the consistency objective of the student; sCM in the paper"
+        default="scm",
+        description="the consistency objective of the student. Of an scm, what is left out is rCM's: sigma_d 1, mean "
+        "0.7, std 1.6, warmup 1000, bins 0, ramp 'rcm', and this objective's cfg_scale (as released at 1.3B; at 14B "
+        "mean 1.5, warmup 0)",
     )
     forward_weight: float = Field(100.0, gt=0, description="weight of the consistency loss; that of DMD is 1")
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
-    most_steps: int = Field(4, ge=1, description="rollouts take from 1 to so many steps; drawn per iteration")
-    start: int = Field(
-        0, ge=0, description="first step of the stage with DMD; after the consistency objective's warm-up, as published"
+    most_steps: int = Field(4, ge=1, le=1000, description="rollouts take from 1 to so many steps; drawn per iteration")
+    start: int | None = Field(
+        None,
+        ge=0,
+        description="first step of the stage with DMD and with a critic; until then all steps are the student's. Left "
+        "out, the step at which the forward objective's warm-up ends, as released",
     )
-    critic_steps: int = Field(5, ge=1, description="updates of the critic for one of the student; 5 at 1.3B, 10 at 14B")
+    score_times: RcmTimesConfig = Field(
+        default_factory=RcmTimesConfig,
+        description="times of the scores, those the critic is trained at, and those a rollout goes by",
+    )
+    critic_steps: int = Field(
+        4, ge=1, le=1000, description="steps of the critic after one of the student; released 4 at 1.3B, 9 at 14B"
+    )
+    critic_sigma_d: float | None = Field(1.0, gt=0, description="as in 'dmd2'; 1 as released")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_released_scm(cls, given: Any) -> Any:
+        """What is left out of an scm is rCM's, not that of sCM's own paper."""
+        if not isinstance(given, Mapping):
+            return given
+        forward = given.get("forward", "scm")
+        table = {"type": forward} if isinstance(forward, str) else forward
+        if not isinstance(table, Mapping) or table.get("type") != "scm":
+            return given
+        return {**given, "forward": {**RELEASED_SCM, "cfg_scale": given.get("cfg_scale", 1.0), **table}}
+
+    @property
+    def begins(self) -> int:
+        """The first step with distribution matching."""
+        if self.start is not None:
+            return self.start
+        return self.forward.warmup_steps()
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """And what upsets the balance of both terms."""
+        yield from super().findings(facts)
+        if self.forward.model_dump().get("bins"):
+            why = (
+                "divides the consistency loss by its own mean, so that forward_weight is no longer the ratio of both "
+                "terms, which then goes by the size of a sample; use bins = 0"
+            )
+            yield Finding("warning", ("forward", "bins"), why)
+        if self.begins >= facts.steps:
+            field = "start" if self.start is not None else "forward"
+            why = f"distribution matching begins at step {self.begins}, and the stage has {facts.steps}"
+            yield Finding("warning", (field,), f"{why}: this is its consistency objective alone; set start lower")
 
     def build(self) -> Objective:
         """Make the objective."""
         from flowmap_distribution.rcm import Rcm
 
         return Rcm(self)
+
+
+RELEASED_SCM = {
+    "type": "scm",
+    "sigma_d": 1.0,
+    "mean": 0.7,
+    "std": 1.6,
+    "warmup": 1000,
+    "bins": 0,
+    "ramp": "rcm",
+}
+"""sCM in rCM's released configuration for Wan2.1 1.3B."""
 
 
 @hookimpl

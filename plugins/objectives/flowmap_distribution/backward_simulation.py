@@ -34,7 +34,7 @@ class BackwardSimulation(Objective):
 
     def __init__(self, config: BackwardSimulationConfig) -> None:
         self._config = config
-        everywhere = ScoreTimesConfig(low=0.0, high=1.0, shift=config.shift)
+        everywhere = ScoreTimesConfig(low=0.0, high=1.0, shift=config.shift, limits="range")
         self._matching = Matching(1.0, score_times(everywhere), config.cfg_scale)
         self._duel = Duel(
             Rollout(config.sampler.build(), self._times, config.score, config.replay),

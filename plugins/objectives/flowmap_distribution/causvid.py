@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import final
 
-from flowmap.interfaces import Objective, Turn
+from flowmap.interfaces import Objective, Turn, every
 from flowmap_distribution import CausVidConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.rollouts import Denoised
@@ -32,7 +32,8 @@ class CausVid(Objective):
             times,
             config.forward.build() if config.forward else None,
             config.forward_weight,
-            config.critic_steps,
+            config.critic_sigma_d,
+            every(config.critic_steps),
         )
 
     def turns(self) -> tuple[Turn, ...]:

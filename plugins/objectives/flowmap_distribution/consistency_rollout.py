@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from flowmap.interfaces import every
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.parts import ConsistencyRolloutConfig
 from flowmap_distribution.rollouts import LastStep, Rollout, exit_times
@@ -23,5 +24,6 @@ def duel(config: ConsistencyRolloutConfig) -> Duel:
         times,
         config.forward.build() if config.forward else None,
         config.forward_weight,
-        config.critic_steps,
+        config.critic_sigma_d,
+        every(config.critic_steps),
     )

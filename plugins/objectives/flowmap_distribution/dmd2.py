@@ -5,7 +5,7 @@ to the next time) have no gradient; the jump X_{t_k->0} gives the result x, and 
 
     loss = 1/2 |x - sg(x - g)|^2,  g = (fake - real) / mean|x - real|,
 
-with what critic (fake) and teacher (real) predict as x0 from x, noised to a time in [.02, .98] that is then shifted.
+with what critic (fake) and teacher (real) predict as x0 from x, noised to a time drawn as `score_times` says.
 The critic learns the velocity of the student's samples by flow matching at times of the same law, in `critic_steps`
 updates for each of the student.
 

@@ -13,14 +13,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from flowmap.distances import squared
 from flowmap.draw import Draw
 from flowmap.guidance import guided_velocity
-from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
+from flowmap.interfaces import Batch, Loss, Objective, Scene, Taken, Turn, always
 from flowmap.path import like, noised, shifted
 from flowmap_distribution.parts import ScoreTimesConfig
-
-Times = Callable[[Draw, str], Tensor]
-"""Draws one time a sample `[B]`, under a name."""
+from flowmap_distribution.rollouts import Times
 
 
 def dmd_gradient(x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
@@ -31,12 +30,15 @@ def dmd_gradient(x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
 
 
 def score_times(config: ScoreTimesConfig) -> Times:
-    """How to draw the times of scores: uniform between `low` and `high`, then shifted."""
+    """How to draw the times of scores, see ScoreTimesConfig.limits."""
 
-    def drawn(draw: Draw, name: str) -> Tensor:
+    def ranged(draw: Draw, name: str) -> Tensor:
         return shifted(config.low + (config.high - config.low) * draw.uniform(name), config.shift)
 
-    return drawn
+    def clamped(draw: Draw, name: str) -> Tensor:
+        return shifted(draw.uniform(name), config.shift).clamp(config.low, config.high)
+
+    return ranged if config.limits == "range" else clamped
 
 
 @final
@@ -78,12 +80,20 @@ class Matching:
         return Loss("dmd", self.factor * squares.mean(), raw)
 
 
-def critic_loss(scene: Scene, made: Batch, tau: Tensor) -> Loss:
-    """Flow matching of the samples `made` at times `tau` `[B]`, by which the critic learns their velocity."""
+def critic_loss(scene: Scene, made: Batch, tau: Tensor, sigma_d: float | None = None) -> Loss:
+    """Flow matching of the samples `made` at times `tau` `[B]`, by which the critic learns their velocity.
+
+    With `sigma_d` it weighs (1 - tau)^2 + (tau / sigma_d)^2. That is EDM's weight (arXiv 2206.00364) of an error of
+    the predicted x0 at the noise level tau / (1 - tau); with `sigma_d` 1 the error on the TrigFlow path (rCM).
+    """
     x = made.x0
     noise = scene.draw.normal("critic noise", x.shape[1:])
     predicted = scene.velocity("critic").velocity(noised(x, noise, tau), tau, made.cond)
-    return Loss("critic", (predicted - (noise - x)).square().mean())
+    losses = squared(predicted, noise - x)
+    if sigma_d is None:
+        return Loss("critic", losses.mean())
+    weight = (1 - tau) ** 2 + (tau / sigma_d) ** 2
+    return Loss("critic", (weight * losses).mean(), {"velocity": losses.detach()})
 
 
 def co_trained(turns: Sequence[Turn], scene: Scene, weight: float) -> Iterator[Loss]:
@@ -98,8 +108,8 @@ def co_trained(turns: Sequence[Turn], scene: Scene, weight: float) -> Iterator[L
 class Duel:
     """Student against critic, each on samples of its own that `make` gives, as the scores see them.
 
-    Every `every`-th step the student takes its turn, with the losses of `forward` beside its own; the critic takes
-    one at every step. The student's own loss starts at step `start`.
+    At the steps of which `student` says so the student takes its turn, with the losses of `forward` beside its own,
+    and at those of `critic` the critic. The student's own loss starts at step `start`.
     """
 
     make: Callable[[Scene], Batch]
@@ -107,12 +117,14 @@ class Duel:
     critic_times: Times
     forward: Objective | None = None
     forward_weight: float = 1.0
-    every: int = 1
+    critic_sigma_d: float | None = None
+    student: Taken = always
+    critic: Taken = always
     start: int = 0
 
     def turns(self) -> tuple[Turn, ...]:
         """The student's, then the critic's."""
-        return (Turn("student", self._student, self.every), Turn("critic", self._critic))
+        return (Turn("student", self._student, self.student), Turn("critic", self._critic, self.critic))
 
     def _student(self, scene: Scene) -> Iterator[Loss]:
         if scene.draw.step >= self.start:
@@ -123,4 +135,4 @@ class Duel:
     def _critic(self, scene: Scene) -> Iterator[Loss]:
         with torch.no_grad():
             made = self.make(scene)
-        yield critic_loss(scene, made, self.critic_times(scene.draw, "critic time"))
+        yield critic_loss(scene, made, self.critic_times(scene.draw, "critic time"), self.critic_sigma_d)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,11 +21,16 @@ from flowmap.configs import (
 
 
 class ScoreTimesConfig(Config):
-    """Times of the scores: uniform between `low` and `high`, then shifted; the range of DMD2, the shift of video."""
+    """Times of the scores: uniform, shifted, and kept between `low` and `high`; as Self-Forcing and CausVid have it."""
 
-    low: float = Field(0.02, ge=0, lt=1, description="the earliest time, before the shift")
-    high: float = Field(0.98, gt=0, le=1, description="the latest time, before the shift")
+    low: float = Field(0.02, ge=0, lt=1, description="the earliest time, see limits")
+    high: float = Field(0.98, gt=0, le=1, description="the latest time, see limits")
     shift: float = Field(5.0, gt=0, description="s in s a / (1 + (s - 1) a); published 5, for video; 1 changes nothing")
+    limits: Literal["clamp", "range"] = Field(
+        "clamp",
+        description="'clamp': a is uniform on [0, 1] and shifted, what lies outside of low and high is moved to them "
+        "(Self-Forcing, CausVid); 'range': a is uniform between low and high, then shifted (FastGen's DMD2, rCM)",
+    )
 
     @model_validator(mode="after")
     def _a_range(self) -> Self:
@@ -34,10 +39,25 @@ class ScoreTimesConfig(Config):
         return self
 
 
+class Dmd2TimesConfig(ScoreTimesConfig):
+    """Score times of DMD2 on flow-matching models, as FastGen has it."""
+
+    low: float = Field(0.001, ge=0, lt=1, description="the earliest time, see limits")
+    high: float = Field(0.999, gt=0, le=1, description="the latest time, see limits")
+    limits: Literal["clamp", "range"] = Field("range", description="as in 'self_forcing'")
+
+
+class RcmTimesConfig(ScoreTimesConfig):
+    """Score times of rCM."""
+
+    low: float = Field(0.0, ge=0, lt=1, description="the earliest time, see limits")
+    high: float = Field(1.0, gt=0, le=1, description="the latest time, see limits")
+    limits: Literal["clamp", "range"] = Field("range", description="as in 'self_forcing'")
+
+
 class DistributionConfig(ObjectiveConfig, ABC):
     """What every objective has that matches distributions: student, teacher, critic, and a co-trained objective."""
 
-    shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
     cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); 1 is none")
     score: FrameView = Field(
         "whole",
@@ -95,7 +115,14 @@ class Dmd2FamilyConfig(DistributionConfig, ABC):
     score_times: ScoreTimesConfig = Field(
         default_factory=ScoreTimesConfig, description="times of the scores, and those the critic is trained at"
     )
-    critic_steps: int = Field(5, ge=1, description="updates of the critic for one of the student")
+    critic_steps: int = Field(5, ge=1, le=1000, description="updates of the critic for one of the student")
+    critic_sigma_d: float | None = Field(
+        None,
+        gt=0,
+        description="if given, the critic's loss at time t weighs (1 - t)^2 + (t / critic_sigma_d)^2, which is EDM's "
+        "weight of a prediction of x0: 1 is rCM's, 0.5 that of DMD2 on noise levels; left out, 1 at any t, as in "
+        "Self-Forcing and FastGen",
+    )
 
 
 class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
@@ -103,6 +130,7 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
 
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
     steps: int = Field(4, ge=1, description="steps of the grid; the student is trained on its times and no others")
+    shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
 
 
 def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:

@@ -15,14 +15,17 @@ from flowmap.interfaces import Batch, Chunking, Cond, Sampler, Scene, Velocity, 
 from flowmap.path import grid, noised
 from flowmap.rollout import rollout
 
+Times = Callable[[Draw, str], Tensor]
+"""Draws one time a sample `[B]`, under a name."""
+
 
 @final
 @dataclass(frozen=True)
 class Rollout:
     """Samples of the student from fresh noise along `times`, chunk by chunk, with what `score` looks at.
 
-    Times and window are the same in all processes. Frames that the scores see as clean context only are made without
-    gradient: none would reach them.
+    The number of times and the window are the same in all processes. Frames that the scores see as clean context only
+    are made without gradient: none would reach them.
     """
 
     sampler: Sampler
@@ -78,9 +81,16 @@ def exit_times(draw: Draw, steps: int, shift: float) -> Tensor:
     return truncated(grid(steps, shift), int(draw.shared("exit").integers(steps)))
 
 
-def counted_times(draw: Draw, most: int, shift: float) -> Tensor:
-    """The grid of N steps, N evenly drawn from 1 to `most` and shared."""
-    return grid(int(draw.shared("exit").integers(1, most + 1)), shift)
+def falling_times(draw: Draw, most: int, law: Times) -> Tensor:
+    """The times `[N + 1, B]` of a rollout of N steps, N evenly drawn from 1 to `most` and shared.
+
+    From 1 each sample goes down by times of its own that `law` draws, none above the one before it, to 0.
+    """
+    steps = int(draw.shared("exit").integers(1, most + 1))
+    times = [torch.ones(draw.count, device=draw.device)]
+    for index in range(1, steps):
+        times.append(torch.minimum(law(draw, f"rollout time {index}"), times[-1]))
+    return torch.stack([*times, torch.zeros_like(times[0])])
 
 
 def truncated(times: Tensor, last: int) -> Tensor:

@@ -194,12 +194,31 @@ class TransitionConfig(ObjectiveConfig):
     """Transition models (TiM, arXiv 2509.04394): MeanFlow's identity by differences, weighted by the interval."""
 
     type: Literal["transition"] = "transition"
-    times: TimesConfig = Field(default_factory=TimesConfig, description="both times, of which t is the later one")
+    times: TimesConfig = Field(
+        default_factory=lambda: TimesConfig(mean=-0.4, std=1.0),
+        description="both times, of which t is the later one; logit-normal(-0.4, 1) if left out, as released",
+    )
     branches: BranchesConfig = Field(
         default_factory=lambda: BranchesConfig(diffusion=0.5, consistency=0.1),
         description="shares of the global batch; 0.5 with r = t and 0.1 with r = 0 if left out",
     )
-    sigma_d: float = Field(1.0, gt=0, description="in the weight (sigma_d + tan t - tan r)^(-1/2)")
+    sigma_d: float = Field(
+        1.0, gt=0, description="in the weight (sigma_d + tan t - tan r)^(-1/2) of an interval; r = t weighs 1"
+    )
+    interval: Literal["time", "angle"] = Field(
+        "time", description="what the tangents are of: the time itself, as released, or its TrigFlow angle, t / (1 - t)"
+    )
+    power: float = Field(
+        1.0, ge=0, description="p in the adaptive weight 1 / (loss + c)^p; 1 as released, 0 is unweighted"
+    )
+    constant: float = Field(1e-5, gt=0, description="c in the weight 1 / (loss + c)^p")
+    cosine: bool = Field(
+        True, description="add 1 - cos(u, target), the angle taken over channels, to the square error, as released"
+    )
+    direction: Literal["data", "guided"] = Field(
+        "data",
+        description="what the derivative goes along where guided: e - x0, as released, or the guided velocity",
+    )
     cfg_scale: float = Field(1.0, ge=1, description="w in null + w (cond - null), learnt by the student; 1 is none")
     drop_condition: float = Field(0.1, ge=0, le=1, description="probability that a sample's condition becomes null")
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")

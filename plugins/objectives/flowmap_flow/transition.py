@@ -1,46 +1,58 @@
 """Transition models (TiM, arXiv 2509.04394).
 
-MeanFlow's identity u = v - (t - r) du/dt by a central difference, so that fused attention and sharding stay possible,
-with the weight (sigma_d + tan a(t) - tan a(r))^(-1/2), a the TrigFlow angle of a time: tan a(t) = t / (1 - t).
+MeanFlow's identity u = v - (t - r) du/dt by a central difference, so that fused attention and sharding stay possible.
+Each sample's loss L is the mean square of what is missing, and with `cosine` the mean of 1 - cos(u, target), the angle
+taken over channels, besides. It weighs
+
+    (sigma_d + tan t - tan r)^(-1/2) / (L + constant)^power,    and 1 / (L + constant)^power where r = t.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import final
+from dataclasses import replace
+from typing import Literal, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from flowmap.distances import squared
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.pairs import draw_pairs, per_branch
-from flowmap.points import along_path, on_path
+from flowmap.points import along_path, on_path, velocity_at
 from flowmap_flow.family_configs import TransitionConfig
 
+_CHANNELS = 2
 
-def interval_weight(t: Tensor, r: Tensor, sigma_d: float) -> Tensor:
-    """(sigma_d + tan a(t) - tan a(r))^(-1/2) for t >= r in [0, 1] (any shape): 0 at t = 1 > r, sigma_d^(-1/2) at r = t.
 
-    tan a(t) - tan a(r) is written (t - r) / ((1 - t) (1 - r)): no difference of large numbers.
+def interval_weight(t: Tensor, r: Tensor, sigma_d: float, interval: Literal["time", "angle"] = "time") -> Tensor:
+    """(sigma_d + tan t - tan r)^(-1/2) for t >= r in [0, 1] (any shape), and 1 at r = t.
+
+    With `interval` "angle" the tangents are those of the TrigFlow angles, tan a(t) = t / (1 - t): 0 at t = 1 > r.
     """
-    rise = torch.where(r < t, (t - r) / ((1 - t) * (1 - r)), 0.0)
-    return (sigma_d + rise) ** -0.5
+    if interval == "angle":
+        # No difference of large numbers.
+        rise = torch.where(r < t, (t - r) / ((1 - t) * (1 - r)), 0.0)
+    else:
+        rise = torch.tan(t) - torch.tan(r)
+    return torch.where(r < t, (sigma_d + rise) ** -0.5, 1.0)
 
 
 @final
 class Transition(Objective):
-    """weight(t, r) |u - sg[v - (t - r) du/dt]|^2 with v = e - x0, the mean over all elements.
+    """weight(t, r) L(u, sg[v - (t - r) du/dt]) with v = e - x0, see the module; the mean over samples.
 
-    Published beside this configuration: half the samples have r = t and a tenth r = 0, steps of 0.005. The backbone
-    embeds t and t - r.
+    As released (github.com/WZDTHU/TiM, commit b431859): half the samples have r = t and a tenth r = 0, steps of 0.005,
+    tangents of the time itself, power 1 and constant 1e-5, the cosine loss on, logit-normal times (-0.4, 1) for
+    ImageNet and (0, 1.6) for text. With guidance the derivative goes along e - x0, as released (`direction`
+    "data"), though the trajectories of the guided velocity go another way. The backbone embeds t and t - r.
 
-    Left out of it are the weight 1 / (loss + 1e-5) of the released code (as of MeanFlow with p = 1: it moves the
-    minimum where the velocity is the data's), its optional cosine loss and its alignment with features of another
-    network. The released code takes the tangent of the time itself instead of the angle's, for rectified flow too.
+    Left out is the alignment with features of another network.
 
-    Pitfalls. The weight goes to zero towards t = 1: the jump from noise to data is learnt last. In bf16 a difference
-    over 0.01 is noise.
+    Pitfalls. As with MeanFlow's p = 1, `power` 1 moves the minimum where the velocity is the data's. With `interval`
+    "angle" the weight goes to zero towards t = 1: the jump from noise to data is learnt last. In bf16 a difference over
+    0.01 is noise. Of samples with one channel the cosine is a sign, which has no gradient: switch it off.
     """
 
     def __init__(self, config: TransitionConfig) -> None:
@@ -53,8 +65,14 @@ class Transition(Objective):
     def _losses(self, scene: Scene) -> Iterator[Loss]:
         config, student = self._config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, config.times)
-        at = on_path(scene, pairs, "data", config.cfg_scale, config.drop_condition)
-        target = at.v - along_path(student, at, config.tangent)
-        raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
-        weight = interval_weight(at.t, at.r, config.sigma_d)
-        yield Loss("transition", (weight * raw).mean(), per_branch(raw, pairs.branch))
+        at = on_path(scene, pairs, "data", drop=config.drop_condition)
+        guided = replace(at, v=velocity_at(scene, at, at.x, at.t, "data", config.cfg_scale))
+        moving = guided if config.direction == "guided" else at
+        target = guided.v - along_path(student, moving, config.tangent)
+        u = student.mean_velocity(at.x, at.t, at.r, at.cond)
+        losses = raw = squared(u, target)
+        if config.cosine:
+            losses = losses + (1 - cosine_similarity(u, target.to(u.dtype), dim=_CHANNELS)).flatten(1).mean(1)
+        weight = interval_weight(at.t, at.r, config.sigma_d, config.interval)
+        weight = weight / (losses.detach() + config.constant) ** config.power
+        yield Loss("transition", (weight * losses).mean(), per_branch(raw, pairs.branch))

@@ -14,7 +14,7 @@ from flowmap.path import noised
 
 
 def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs (t, r) of a grid, each `[B]`."""
+    """The pairs (t, r) of a grid `[N + 1]`, or of a grid for each sample `[N + 1, B]`; both `[B]`."""
     for t, r in itertools.pairwise(times):
         yield t.expand(len(x)), r.expand(len(x))
 
