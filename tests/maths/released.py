@@ -79,7 +79,7 @@ class Released:
         self, loss: Tensor, factor: float, role: str = "student", prefix: str = "out_", tolerance: float = TOLERANCE
     ) -> None:
         """`factor` times our loss, and its gradients, are the released ones; other networks get none."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert off(factor * loss, self.n[f"{prefix}loss"].sum()) < tolerance
         names = [key for key in self.n if key.startswith(f"{prefix}g")]
         golden = {key.removeprefix(f"{prefix}g").removeprefix("_"): self.n[key] for key in names}

@@ -23,9 +23,12 @@ W, B = torch.tensor([[0.3, -0.2], [0.5, 0.1]]).double(), torch.tensor([0.2]).dou
 # Roles that differ, so that no loss is at rest.
 TURNED = {"student": 1.0, "teacher": -0.7, "critic": 0.4, "first": 1.6}
 
-DEFAULTS = {name: (name, {}) for name in catalogue().names("objective")}
-UNBINNED = {"scm": ("scm", {"bins": 0})}  # see test_a_mean_over_bins_of_time_is_refused
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+Case = tuple[str, dict[str, Any]]
+OURS = [c.name for c in catalogue().components if c.kind == "objective" and c.distribution.startswith("flowmap ")]
+DEFAULTS: dict[str, Case] = {name: (name, {}) for name in OURS}
+UNBINNED: dict[str, Case] = {"scm": ("scm", {"bins": 0})}  # see test_a_mean_over_bins_of_time_is_refused
+PLAIN = {"interval": "angle", "power": 0.0, "cosine": False}
+OTHERS: dict[str, Case] = {
     "flow_map guided": ("flow_map", {"cfg_scale": 2.0, "drop_condition": 0.5, "bidirectional": 1.0}),
     "flow_map teacher": ("flow_map", {"velocity": "teacher", "rebalance": False, "weight": "beta08"}),
     "mean_flow guided": ("mean_flow", {"cfg_scale": 2.0, "drop_condition": 0.5}),
@@ -34,13 +37,17 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "eulerian self": ("eulerian", {"velocity": "self"}),
     "lagrangian self": ("lagrangian", {"velocity": "self", "tangent": {"method": "central", "batched": False}}),
     "semigroup data": ("semigroup", {"velocity": "data", "cfg_scale": 2.0, "drop_condition": 0.5}),
-    "transition guided": ("transition", {"cfg_scale": 2.0, "drop_condition": 0.5, "sigma_d": 0.5}),
+    "transition guided": ("transition", {"cfg_scale": 2.0, "drop_condition": 0.5, "direction": "guided"}),
+    "transition plain": ("transition", {"sigma_d": 0.5, **PLAIN}),
     "consistency improved": ("consistency", {"schedule": "improved", "start_stage": 5, "distance": "pseudo_huber"}),
-    "consistency_training late": ("consistency_training", {"start_stage": 5, "drop_condition": 0.5}),
-    "tcm teacher": ("tcm", {"velocity": "teacher", "cfg_scale": 2.0}),
-    "scm data": ("scm", {"bins": 0, "velocity": "data", "sigma_d": 1.0}),
+    "consistency_training late": ("consistency_training", {"start_stage": 5, "drop_condition": 0.5, "mapping": "time"}),
+    "tcm teacher": ("tcm", {"velocity": "teacher", "cfg_scale": 2.0, "mapping": "time"}),
+    "scm data": ("scm", {"bins": 0, "velocity": "data", "sigma_d": 1.0, "ramp": "rcm"}),
     "backward_simulation full": ("backward_simulation", {"unroll": "full", "forward": "mean_flow"}),
+    "dmd2 noise levels": ("dmd2", {"critic_sigma_d": 0.5, "score_times": {"limits": "clamp"}}),
     "dmd2 co-trained": ("dmd2", {"cfg_scale": 2.0, "forward": "flow_map", "shift": 5.0}),
+    "causvid guided": ("causvid", {"cfg_scale": 2.0, "shift": 5.0, "score_times": {"limits": "range"}}),
+    "rcm from the start": ("rcm", {"cfg_scale": 2.0, "start": 0, "forward": {"type": "scm", "warmup": 5000}}),
 }
 EVERYTHING = DEFAULTS | UNBINNED | OTHERS
 
@@ -72,7 +79,7 @@ def gradient(objective: ObjectiveConfig, turn: Turn, draw: Draw, world: World) -
     """What the trained role gets in one micro-batch, all its parameters one after the other."""
     scene = part_of(objective, draw, world)
     for loss in turn.losses(scene):
-        loss.value.backward()  # type: ignore[no-untyped-call]
+        loss.value.backward()
     own = scene.roles[turn.role].own.values()
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in own])
 
