@@ -14,7 +14,7 @@ def squared(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).square().flatten(1).mean(1)
 
 
-def pseudo_huber(predicted: Tensor, target: Tensor, scale: float = 0.00054) -> Tensor:
+def pseudo_huber(predicted: Tensor, target: Tensor, scale: float) -> Tensor:
     """sqrt(|p - q|^2 / D + scale^2) - scale `[B]`, D the elements of a sample (arXiv 2310.14189, divided by sqrt(D)).
 
     There the constant is c = scale sqrt(D).

@@ -67,9 +67,13 @@ class _Given:
 
 
 def scripted(
-    count: int, numbers: Mapping[str, Tensor], shares: Mapping[str, Sequence[Any]], places: Sequence[int] = ()
+    count: int,
+    numbers: Mapping[str, Tensor],
+    shares: Mapping[str, Sequence[Any]],
+    places: Sequence[int] = (),
+    step: int = 0,
 ) -> ScriptedDraw:
-    """The draw of a process that holds all `count` samples of a batch."""
+    """The draw of a process that holds all `count` samples of a batch, at this `step` of the stage."""
     everything = range(count)
     cpu = torch.device("cpu")
-    return ScriptedDraw(0, "stage", 0, "turn", count, everything, everything, cpu, numbers, shares, places)
+    return ScriptedDraw(0, "stage", step, "turn", count, everything, everything, cpu, numbers, shares, places)

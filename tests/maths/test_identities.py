@@ -168,7 +168,7 @@ def test_where_two_jumps_are_the_target_no_velocity_is_asked_for() -> None:
         assert [len(x) for x in diary.x] == expected
 
 
-# -- processes and micro-batches
+# -- processes; that the gradient does not depend on them is in test_split
 
 EVERYTHING: dict[str, ObjectiveConfig] = {
     "mean_flow": MeanFlowConfig(),
@@ -183,15 +183,6 @@ EVERYTHING: dict[str, ObjectiveConfig] = {
     "transition": TransitionConfig(),
     "discrete": DiscreteFlowMapConfig(),
 }
-
-
-@pytest.mark.parametrize("name", list(EVERYTHING))
-@pytest.mark.parametrize(("processes", "micro_batch"), [(1, 4), (8, 3), (24, 1)])
-def test_the_gradient_does_not_depend_on_how_the_batch_is_split(name: str, processes: int, micro_batch: int) -> None:
-    objective, draw = EVERYTHING[name], whole(24)
-    parts = [part for process in range(processes) for part in draw.split(processes, process, micro_batch)]
-    each = torch.stack([gradient(objective, part, GAUSSIAN) for part in parts])
-    torch.testing.assert_close(each.mean(0), gradient(objective, draw, GAUSSIAN), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", list(EVERYTHING))

@@ -61,6 +61,12 @@ class DiscreteConfig(ObjectiveConfig, ABC):
         0, ge=0, le=9, description="how often t - s has been halved already at the first step (schedule 'improved')"
     )
     distance: Literal["velocity", "pseudo_huber"] = Field("velocity", description=_DISTANCE)
+    huber_scale: float = Field(
+        0.00054,
+        gt=0,
+        description="c / sqrt(D) of pseudo-Huber, D the elements of a sample: below it the distance is quadratic; "
+        "published 0.00054 (2310.14189)",
+    )
     target: Literal["average", "student"] = Field("average", description=_TARGET)
 
 

@@ -127,7 +127,7 @@ def distances(config: DiscreteConfig, u: Tensor, target: Tensor, t: Tensor) -> T
     if config.distance == "velocity":
         return squared(u, target)
     # x_t is in both predictions of x0, and drops out of their difference.
-    return pseudo_huber(like(t, u) * u, like(t, u) * target)
+    return pseudo_huber(like(t, u) * u, like(t, u) * target, config.huber_scale)
 
 
 def weights(config: DiscreteConfig, t: Tensor, s: Tensor) -> Tensor:
