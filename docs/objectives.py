@@ -361,8 +361,8 @@ _MEAN_FLOW = Page(
         Row(
             "constant",
             Said(0.01, "default:71; meanflow.py:242"),
-            "FastGen has 1e-3 for CIFAR-10 (config_mf_cifar10.py:46), as is quoted from the paper; beside a sum over the "
-            "thousands of elements of an image both are nothing, but not in two dimensions",
+            "FastGen has 1e-3 for CIFAR-10 (config_mf_cifar10.py:46), as is quoted from the paper; beside a sum over "
+            "the thousands of elements of an image both are nothing, but not in two dimensions",
             published=quoted(1e-3, "by re-implementations"),
         ),
         Row("tangent.method", Said("jvp", "meanflow.py:231")),
@@ -592,6 +592,7 @@ _CONSISTENCY = Page(
             other("squared error of x0, or LPIPS", "launch, `loss_norm`; diffusion:207-232"),
             "that over t^2, in which x_t drops out; LPIPS needs another network, and images",
         ),
+        Row("huber_scale", NOTHING, "of distance 'pseudo_huber', which is not this paper's"),
         Row("target", Said("average", "diffusion:127-132; launch, `target_ema_mode fixed`")),
         Row("solver", Said("heun", "diffusion:196")),
         Row("cfg_scale", Said(1.0, "diffusion:138-140", "no guidance")),
@@ -628,10 +629,11 @@ _CONSISTENCY_TRAINING = Page(
         Row("mapping", Said("noise", "loss:45-50")),
         Row("double_every", Said(25000, "run", "250 ticks of 12800 samples, batch 128")),
         Row("start_stage", Said(0, "loss:26")),
+        Row("distance", Said("pseudo_huber", "loss:82-89; ct_train.py:75")),
         Row(
-            "distance",
-            Said("pseudo_huber", "loss:82-89; ct_train.py:75", "with c = 0: the norm"),
-            "c is 2310.14189's, see below",
+            "huber_scale",
+            Said(0.0, "ct_train.py:75", "c = 0: the norm"),
+            "c = 0.00054 sqrt(D), which 2310.14189 is quoted with: a norm has no gradient where nothing is missing",
         ),
         Row("target", Said("student", "loss:68-73")),
         Row("drop_condition", Said(0.0, "run, `--cond=0`", "no condition")),
@@ -687,7 +689,8 @@ _TCM = Page(
             "start_stage",
             Said(9, "tcm:58-59; callbacks/ct_schedule.py:38-58", "goes on from the first stage, to ratio 0.999"),
         ),
-        Row("distance", Said("pseudo_huber", "cm:48; CM:198-200", "with c = 1e-8"), "c as in `consistency_training`"),
+        Row("distance", Said("pseudo_huber", "cm:48; CM:198-200")),
+        Row("huber_scale", Said(1e-8, "cm:48", "c"), "as in `consistency_training`"),
         Row("target", Said("student", "CM:163-165")),
         Row("velocity", Said("data", "cm:46", "`use_cd` False")),
         Row("boundary", Said(0.5, "tcm:24", "noise level 1")),
