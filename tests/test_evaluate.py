@@ -136,12 +136,13 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
     evaluate.evaluate(planned(text, plan.folder.parents[1], "seeds=[0, 1]"), CPU, lambda t: None)
     found = lines(plan)
     assert len(scores) == 3 * len(found)
+    assert len(floors) == 2
     for index, line in enumerate(found):
         three = scores[3 * index : 3 * index + 3]
         assert len(set(three)) == 3
         assert line["value"] == pytest.approx(statistics.fmean(three), rel=1e-12)
         assert line["spread"] == pytest.approx((sum((x - statistics.fmean(three)) ** 2 for x in three) / 2) ** 0.5)
-        assert line["floor"] == floors[index]
+        assert line["floor"] == floors[line["seed"]]
 
 
 def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:

@@ -44,12 +44,20 @@ class Evidence:
 
 
 class Metric(ABC):
-    """One number about a set of samples or a network; lower is better."""
+    """One number about a set of samples or a network; lower is better.
+
+    A perfect model's score must be the floor on average, at any number of samples. Many distances between sets shrink
+    as the sets grow: such a metric takes score and floor of equally many samples, and the floor of real samples that
+    nothing in the metric was trained on.
+    """
 
     @abstractmethod
     def score(self, evidence: Evidence) -> float:
-        """The number."""
+        """The number for all samples of `evidence`."""
 
     @abstractmethod
     def floor(self, size: int) -> float:
-        """What a perfect model would score with `size` samples: nothing below it means anything."""
+        """What a perfect model scores on average with `size` samples: nothing below it means anything.
+
+        It is itself measured, on as many perfect samples as there are, and has chance in it. Asked once per evaluation.
+        """

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, trained on the labelled training split, whose features are compared."""
+"""A small convolutional classifier, trained on labelled samples, whose features are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from flowmap.interfaces import Samples
 
 _EPOCHS = 20
-_BATCH = 64
+_BATCH = 32
 _FEATURES = 64
 
 
@@ -83,6 +83,7 @@ def _train(x: Tensor, labels: Tensor) -> Classifier:
             schedule.step()
     classifier.eval()
     spread = classifier.features(x).std(0)
-    # A feature that is silent on real data stays silent: its own tiny scale would make noise of it.
-    classifier.scale = spread.clamp(min=1e-3 * float(spread.max()))
+    # A feature that is all but silent on these samples stays so: its own tiny scale would let a few others that wake it
+    # decide the whole distance.
+    classifier.scale = spread.clamp(min=0.1 * float(spread.max()))
     return classifier
