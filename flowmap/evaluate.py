@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowmap.configs import MetricConfig, SamplerConfig, Weights
 from flowmap.contestant import Contestant, generate, held_out_start, steps_for
@@ -22,11 +23,13 @@ from flowmap.lineup import Lineup, Member
 from flowmap.outside import file_name
 from flowmap.pictures import png
 from flowmap.plan import Plan
+from flowmap.shelf import SHELF, Shelf
 from flowmap.tables import EvaluationConfig
 
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 _SHEET = 64
+_OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
 
 
 @dataclass(frozen=True)
@@ -179,18 +182,32 @@ def _recorded(
 
 
 def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, _Measure]:
-    teacher = lineup.open(lineup.member(config.teacher, seed), "ema")
-    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
-    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
-    draws = teacher.draw("reference", 0, 2 * config.samples), teacher.draw("floor", 0, config.samples)
-    reference, again = (generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for draw in draws)
+    member, shelf = lineup.member(config.teacher, seed), Shelf(plan.folder / SHELF)
+    teacher = lineup.open(member, "ema")
+    settings = {
+        **config.model_dump(mode="json", include=set(_OF_TEACHER)),
+        "data": plan.recipe.measured_data().model_dump(mode="json"),
+        "device": str(teacher.device),
+        "teacher": member.dependencies(),
+    }
+    kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
+    reference, again = kept["reference"], kept["again"]
     train, held_out = (_real(teacher, split, config.real) for split in ("train", "held_out"))
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
-    references = References(train, held_out, reference, again)
+    references = References(train, held_out, reference, again, shelf)
     built = {metric: metric.build(references) for metric in config.metrics}
     return {m: _Measure(metric, metric.floor(config.samples)) for m, metric in built.items()}
+
+
+def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tensor]:
+    """The teacher's many-step samples; they depend on the settings that `_OF_TEACHER` names."""
+    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
+    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
+    draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
+    draws["again"] = teacher.draw("floor", 0, config.samples)
+    return {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
 
 
 def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_gaussian import GaussianConfig, MixtureConfig
 from flowmap_gaussian.data import GaussianData
 from flowmap_gaussian.exact import GaussianBackbone
-from flowmap_metrics import FrechetFeaturesConfig, SlicedWassersteinConfig
+from flowmap_metrics import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig, classifier
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
 from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, moments, raw
-from flowmap_metrics.parts import halves, parts
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts
 from scipy.linalg import sqrtm
 
 from flowmap.catalogue import catalogue
@@ -26,6 +27,10 @@ from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Role, Samples, as_flow_map
 from flowmap.path import noised
+from flowmap.shelf import Shelf
+
+SHELF = Shelf()
+"""Training takes seconds, so that all tests share what they can."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +128,18 @@ def test_all_samples_count_for_the_score_and_all_ideal_ones_for_the_floor() -> N
         assert make(target, x).floor(10**9) == make(target, x).score(evidence(x))
 
 
+def test_a_floor_of_few_of_very_many_samples_costs_no_more_than_some_scores() -> None:
+    sizes: list[int] = []
+
+    def distance(vectors: Vectors) -> float:
+        sizes.append(len(vectors))
+        return 0.0
+
+    in_parts(distance, np.zeros((20_000, 1)), 2, FLOOR_PARTS)
+    assert set(sizes) == {2}
+    assert 2 < len(sizes) < 20
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (10, 5), (10, 10), (11, 4), (100, 99), (2000, 599)])
 def test_parts_are_of_one_size_cover_everything_and_are_as_few_as_do(count: int, size: int) -> None:
     found = list(parts(count, size))
@@ -174,7 +191,7 @@ def test_the_floor_in_features_is_of_images_that_the_classifier_has_not_seen() -
     metric = FrechetFeaturesConfig().build(References(train, held_out, images, images))
     perfect = [metric.score(evidence(part)) for part in images[700:].split(250)]
     learned, _ = halves(train)
-    seen = FrechetDistance(features_of(learned), held_out.x, learned.x)
+    seen = FrechetDistance(features_of(learned, SHELF), held_out.x, learned.x)
     assert abs(metric.floor(250) - np.mean(perfect)) < 2 * np.std(perfect, ddof=1)
     assert seen.floor(250) - np.mean(perfect) > 4 * np.std(perfect, ddof=1)
 
@@ -182,21 +199,44 @@ def test_the_floor_in_features_is_of_images_that_the_classifier_has_not_seen() -
 def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducible(digits: Digits) -> None:
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
     before = torch.random.get_rng_state()
-    classifier = train_classifier(train)
+    known = train_classifier(train, SHELF)
     assert torch.equal(before, torch.random.get_rng_state())
     with torch.no_grad():
-        right = (classifier(held_out.x).argmax(1) == held_out.labels).float().mean()
+        right = (known(held_out.x).argmax(1) == held_out.labels).float().mean()
     assert right > 0.97
-    features = features_of(train)(train.x)
+    features = features_of(train, SHELF)(train.x)
     assert (features >= 0).all()
     assert features.std(0, ddof=1).max() == pytest.approx(1, abs=1e-3)
-    assert features_of(Samples(train.x.clone(), train.labels))(train.x) is not None
-    assert train_classifier(Samples(train.x.clone(), train.labels)) is classifier
+
+
+def test_metrics_share_a_classifier_on_one_shelf_and_only_that_of_the_same_images(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    real = classifier._train
+
+    def train(x: torch.Tensor, labels: torch.Tensor) -> classifier.Classifier:
+        trained.append(len(x))
+        return real(x[:64], labels[:64])
+
+    monkeypatch.setattr(classifier, "_train", train)
+    some, held_out = digits.reference("train", 300), digits.reference("held_out", 100)
+    less = digits.reference("train", 200)
+    scores = []
+    for real_ones in (some, some, less):
+        for shelf in (Shelf(tmp_path), Shelf()):
+            references = References(real_ones, held_out, held_out.x, held_out.x, shelf)
+            metrics = FrechetFeaturesConfig().build(references), FrechetTeacherConfig().build(references)
+            scores.append([metric.score(evidence(less.x)) for metric in metrics])
+    assert scores[0] == scores[1] == scores[2] == scores[3]
+    assert scores[4] == scores[5] != scores[3]
+    # One on disk and one in memory; the second time it is on disk.
+    assert trained == [150, 150, 150, 100, 100]
 
 
 def test_features_need_labels(digits: Digits) -> None:
     with pytest.raises(ValueError, match="labelled"):
-        train_classifier(Samples(digits.reference("train", 10).x))
+        train_classifier(Samples(digits.reference("train", 10).x), SHELF)
 
 
 def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Digits) -> None:
@@ -206,7 +246,7 @@ def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Di
     fake = np.random.default_rng(0).multivariate_normal(mean, cov, size=1200)
     samples = torch.from_numpy(fake).float().reshape(-1, 1, 1, 8, 8)
     pixels = FrechetDistance(raw, held_out.x, train.x)
-    features = FrechetDistance(features_of(train), held_out.x, train.x)
+    features = FrechetDistance(features_of(train, SHELF), held_out.x, train.x)
     assert pixels.score(evidence(samples)) < 2 * pixels.floor(1200)
     assert features.score(evidence(samples)) > 10 * features.floor(1200)
 

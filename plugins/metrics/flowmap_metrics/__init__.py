@@ -37,7 +37,7 @@ class FrechetFeaturesConfig(MetricConfig):
         from flowmap_metrics.parts import halves
 
         learned, unseen = halves(references.train)
-        return FrechetDistance(features_of(learned), references.held_out.x, unseen.x)
+        return FrechetDistance(features_of(learned, references.shelf), references.held_out.x, unseen.x)
 
 
 class FrechetPixelsConfig(MetricConfig):
@@ -72,7 +72,8 @@ class FrechetTeacherConfig(MetricConfig):
         from flowmap_metrics.parts import halves
 
         # The same classifier as that of frechet_features, so that both are made for the cost of one.
-        space = features_of(halves(references.train)[0]) if self.space == "features" else raw
+        wanted = self.space == "features"
+        space = features_of(halves(references.train)[0], references.shelf) if wanted else raw
         return FrechetDistance(space, references.teacher, references.teacher_again)
 
 

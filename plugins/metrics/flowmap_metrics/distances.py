@@ -11,7 +11,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from flowmap.interfaces import Evidence, Metric, as_flow_map
 from flowmap.path import noised
-from flowmap_metrics.parts import Vectors, in_parts
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
 
 @final
@@ -34,8 +34,8 @@ class SlicedWasserstein(Metric):
         return in_parts(self._distance, self._averaged(evidence.samples), len(self._perfect))
 
     def floor(self, size: int) -> float:
-        """The mean distance of parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
-        return in_parts(self._distance, self._perfect, size)
+        """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
+        return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
 
     def _distance(self, vectors: Vectors) -> float:
         distance = ot.sliced_wasserstein_distance(vectors, self._target, n_projections=self._projections, seed=0)

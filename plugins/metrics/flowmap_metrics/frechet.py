@@ -10,8 +10,9 @@ from scipy.linalg import eigvals
 from torch import Tensor
 
 from flowmap.interfaces import Evidence, Metric, Samples
+from flowmap.shelf import Shelf
 from flowmap_metrics.classifier import train_classifier
-from flowmap_metrics.parts import Vectors, in_parts
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
 Space = Callable[[Tensor], Vectors]
 
@@ -21,9 +22,9 @@ def raw(x: Tensor) -> Vectors:
     return x.flatten(1).double().cpu().numpy()
 
 
-def features_of(train: Samples) -> Space:
-    """The feature space of a classifier trained on `train` (once per process for the same samples)."""
-    classifier = train_classifier(train)
+def features_of(train: Samples, shelf: Shelf) -> Space:
+    """The feature space of a classifier trained on `train` (once for the same samples and `shelf`)."""
+    classifier = train_classifier(train, shelf)
     return lambda x: classifier.features(x).double().numpy()
 
 
@@ -61,8 +62,8 @@ class FrechetDistance(Metric):
         return in_parts(self._distance, self._space(evidence.samples), len(self._perfect))
 
     def floor(self, size: int) -> float:
-        """The mean distance of parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
-        return in_parts(self._distance, self._perfect, size)
+        """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
+        return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
 
     def _distance(self, vectors: Vectors) -> float:
         return frechet(moments(vectors), self._target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from statistics import fmean
 
 import numpy as np
@@ -14,13 +15,17 @@ from flowmap.interfaces import Samples
 
 Vectors = NDArray[np.float64]
 
+FLOOR_PARTS = 8
+"""Parts that a floor is the mean of, at most: there may be a thousand, each for the price of a score."""
 
-def in_parts(distance: Callable[[Vectors], float], vectors: Vectors, size: int) -> float:
-    """The mean `distance` of parts of `size` of the `vectors` `[N, D]` (of all as one part, if N is smaller).
+
+def in_parts(distance: Callable[[Vectors], float], vectors: Vectors, size: int, most: int | None = None) -> float:
+    """The mean `distance` of parts (`most` of them, or all) of `size` of the `vectors` `[N, D]`; of all N, if fewer.
 
     A distance between sets shrinks as the sets grow, so only distances of equally many samples can be compared.
     """
-    return fmean(distance(vectors[rows]) for rows in parts(len(vectors), min(size, len(vectors))))
+    chosen = islice(parts(len(vectors), min(size, len(vectors))), most)
+    return fmean(distance(vectors[rows]) for rows in chosen)
 
 
 def parts(count: int, size: int) -> Iterator[NDArray[np.int64]]:
