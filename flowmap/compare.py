@@ -32,6 +32,7 @@ from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
+from flowmap.shelf import SHELF
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
 BUDGETS = "budget.jsonl"
@@ -168,6 +169,8 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
         plans = {entrant.name: _plan(entrant, seed, root) for entrant in comparison.entrants}
         first = _first_tasks(plans, seed, root)
         tasks += first.values()
+        for plan in plans.values():
+            _link(plan.folder / SHELF, root / SHARED / SHELF)
         for name, plan in plans.items():
             stages = {stage.stage.name for stage in plan.stages}
             after = [task for (owner, stage), task in first.items() if stage in stages and _shares(plan, owner, stage)]

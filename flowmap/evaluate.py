@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flowmap.configs import MetricConfig, SamplerConfig, Weights
 from flowmap.contestant import Contestant, generate, held_out_start, steps_for
@@ -22,11 +23,13 @@ from flowmap.lineup import Lineup, Member
 from flowmap.outside import file_name
 from flowmap.pictures import png
 from flowmap.plan import Plan
+from flowmap.shelf import SHELF, Shelf
 from flowmap.tables import EvaluationConfig
 
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 _SHEET = 64
+_OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,14 @@ class _Entry:
         return f"{self.sampler.type}{given}" if self.sampler else "network"
 
 
+@dataclass(frozen=True)
+class _Measure:
+    """A metric, and its floor for the number of samples that is scored."""
+
+    metric: Metric
+    floor: float
+
+
 def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
     """Score every contest of the recipe for every seed into `metrics.jsonl`, skipping what is there already.
 
@@ -93,14 +104,14 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
         if not missing:
             continue
         report(f"seed {seed}: the teacher's reference samples")
-        metrics = _metrics(lineup, plan, config, seed)
+        measures = _measures(lineup, plan, config, seed)
         # One backbone after the other: the base weights of each are read once.
         backbones = [entries[i].member.backbone for i in missing]
         for i in sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone)):
             entry = entries[i]
             by = f"by {entry.label}" if entry.sampler else "the network itself"
             report(f"seed {seed}: {entry.member.name} ({entry.weights}), {by}")
-            rows[i] = [asdict(score) for score in _score(entry, plan, config, metrics, lineup)]
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, measures, lineup)]
             _write(plan, rows)
 
 
@@ -170,18 +181,33 @@ def _recorded(
     return list(lines.values()) if lines.keys() == wanted else None
 
 
-def _metrics(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, Metric]:
-    teacher = lineup.open(lineup.member(config.teacher, seed), "ema")
-    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
-    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
-    draws = teacher.draw("reference", 0, 2 * config.samples), teacher.draw("floor", 0, config.samples)
-    reference, again = (generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for draw in draws)
+def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, _Measure]:
+    member, shelf = lineup.member(config.teacher, seed), Shelf(plan.folder / SHELF)
+    teacher = lineup.open(member, "ema")
+    settings = {
+        **config.model_dump(mode="json", include=set(_OF_TEACHER)),
+        "data": plan.recipe.measured_data().model_dump(mode="json"),
+        "device": str(teacher.device),
+        "teacher": member.dependencies(),
+    }
+    kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
+    reference, again = kept["reference"], kept["again"]
     train, held_out = (_real(teacher, split, config.real) for split in ("train", "held_out"))
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
-    references = References(train, held_out, reference, again)
-    return {metric: metric.build(references) for metric in config.metrics}
+    references = References(train, held_out, reference, again, shelf)
+    built = {metric: metric.build(references) for metric in config.metrics}
+    return {m: _Measure(metric, metric.floor(config.samples)) for m, metric in built.items()}
+
+
+def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tensor]:
+    """The teacher's many-step samples; they depend on the settings that `_OF_TEACHER` names."""
+    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
+    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
+    draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
+    draws["again"] = teacher.draw("floor", 0, config.samples)
+    return {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
 
 
 def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:
@@ -194,19 +220,19 @@ def _score(
     entry: _Entry,
     plan: Plan,
     config: EvaluationConfig,
-    metrics: dict[MetricConfig, Metric],
+    measures: dict[MetricConfig, _Measure],
     lineup: Lineup,
 ) -> Iterator[Score]:
     contestant = lineup.open(entry.member, entry.weights)
     calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
+    chosen = {m: measure for m, measure in measures.items() if _looks_at(m, entry)}
     for nfe in calls:
-        chosen = {m: metric for m, metric in metrics.items() if _looks_at(m, entry)}
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in range(config.repeats):
             evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
-            for m, metric in chosen.items():
-                values[m].append(metric.score(evidence))
-        for m, metric in chosen.items():
+            for m, measure in chosen.items():
+                values[m].append(measure.metric.score(evidence))
+        for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,
                 weights=entry.weights,
@@ -215,7 +241,7 @@ def _score(
                 metric=m.type,
                 value=statistics.fmean(values[m]),
                 spread=statistics.stdev(values[m]),
-                floor=metric.floor(config.samples),
+                floor=measure.floor,
                 seed=contestant.seed,
                 samples=config.samples,
                 repeats=config.repeats,

@@ -91,10 +91,15 @@ def make_folder(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
+    write_whole_file(path, lambda part: part.write_text(text))
+
+
+def write_whole_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Write the file `path` by `fill`, which is given another to write; a reader sees the old one or the new one."""
     with writing(path):
         make_folder(path.parent)
         part = path.with_name(SKIP_PREFIX + path.name)
-        part.write_text(text)
+        fill(part)
         sync(part)
         part.replace(path)
         sync(path.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -37,6 +37,18 @@ class Member:
     backbone: BackboneConfig
     spec: SampleSpec
     source: StagePlan | Outside
+
+    def dependencies(self) -> dict[str, object]:
+        """All that samples of the member depend on, whatever draws them, as JSON has it."""
+        source = self.source
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "checkpoint": self.checkpoint,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "spec": asdict(self.spec),
+            "trained": source.lock if isinstance(source, StagePlan) else [self.kind, source.pretrained.view],
+        }
 
 
 @final

@@ -32,6 +32,8 @@ from flowmap.evaluate import evaluate
 from flowmap.folder import read_lines
 from flowmap.intervals import Spot, difference
 from flowmap.plan import make_plan
+from flowmap.recipe import read
+from flowmap.shelf import SHELF
 from flowmap.standings import Standings, load, sentences
 from tests.small_runs import planned, train_all
 
@@ -144,6 +146,23 @@ def test_what_several_build_on_is_trained_once(finished: tuple[Path, str]) -> No
     # One teacher and one map per seed.
     assert len(list((root / "shared").glob("*/*/steps.jsonl"))) == 4
     assert len(re.findall("shared: teacher", printed)) == 2
+
+
+def test_the_teacher_s_samples_are_made_once_per_seed_and_change_no_number(finished: tuple[Path, str]) -> None:
+    root = finished[0] / "runs" / "small"
+    shelves = {run.resolve() for run in root.glob(f"*/seed-*/{SHELF}")}
+    assert shelves == {(root / "shared" / SHELF).resolve()}
+    kept = list((root / "shared" / SHELF).glob("*.safetensors"))
+    assert len(kept) == 2
+    for name, seed in (("map", 0), ("twin", 1)):
+        alone = finished[0] / "alone"
+        shutil.copytree(root / name / f"seed-{seed}", alone / f"seed-{seed}", ignore=shutil.ignore_patterns(SHELF))
+        recipe, _ = read(root / name / f"seed-{seed}.toml")
+        before = (alone / f"seed-{seed}" / "metrics.jsonl").read_text()
+        (alone / f"seed-{seed}" / "metrics.jsonl").unlink()
+        evaluate(make_plan(recipe, alone), torch.device("cpu"), lambda text: None)
+        assert (alone / f"seed-{seed}" / "metrics.jsonl").read_text() == before
+        shutil.rmtree(alone)
 
 
 def test_budgets_are_equal_in_the_ledger(finished: tuple[Path, str]) -> None:

@@ -20,6 +20,7 @@ from flowmap.errors import FlowmapError
 from flowmap.interfaces import Evidence, Sampler
 from flowmap.plan import Plan
 from flowmap.processes import Processes
+from flowmap.shelf import SHELF
 from flowmap.stage import open_stage
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
 
@@ -136,12 +137,13 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
     evaluate.evaluate(planned(text, plan.folder.parents[1], "seeds=[0, 1]"), CPU, lambda t: None)
     found = lines(plan)
     assert len(scores) == 3 * len(found)
+    assert len(floors) == 2
     for index, line in enumerate(found):
         three = scores[3 * index : 3 * index + 3]
         assert len(set(three)) == 3
         assert line["value"] == pytest.approx(statistics.fmean(three), rel=1e-12)
         assert line["spread"] == pytest.approx((sum((x - statistics.fmean(three)) ** 2 for x in three) / 2) ** 0.5)
-        assert line["floor"] == floors[index]
+        assert line["floor"] == floors[line["seed"]]
 
 
 def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:
@@ -241,6 +243,71 @@ def test_another_teacher_makes_every_line_of_its_seed_stale(plan: Plan, measured
     assert all(text.startswith("seed 1") for text in said)
 
 
+# --- what is kept
+
+
+def of_teacher(measured: Measured) -> list[tuple[int, str, int]]:
+    return [(draw.seed, draw.turn, draw.count) for draw in measured.draws if draw.turn in ("reference", "floor")]
+
+
+def test_the_teacher_s_samples_are_kept_and_change_no_number(plan: Plan, measured: Measured) -> None:
+    before = (plan.folder / "metrics.jsonl").read_bytes()
+    (plan.folder / "metrics.jsonl").unlink()
+    measured.run(plan)
+    assert of_teacher(measured) == []
+    assert (plan.folder / "metrics.jsonl").read_bytes() == before
+    (plan.folder / "metrics.jsonl").unlink()
+    shutil.rmtree(plan.folder / SHELF)
+    measured.run(plan)
+    assert of_teacher(measured) == [
+        (seed, turn, n) for seed in (0, 1) for turn, n in (("reference", 48), ("floor", 24))
+    ]
+    assert (plan.folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_damaged_samples_of_the_teacher_are_made_again(plan: Plan, measured: Measured) -> None:
+    before = (plan.folder / "metrics.jsonl").read_bytes()
+    (plan.folder / "metrics.jsonl").unlink()
+    for file in (plan.folder / SHELF).glob("teacher-*.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 128
+        file.write_bytes(content)
+    measured.run(plan)
+    assert len(of_teacher(measured)) == 2 * 2
+    assert (plan.folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "evaluation.teacher_sampler=euler",
+        "evaluation.teacher_calls=6",
+        "evaluation.samples=20",
+        "evaluation.shift=2",
+        "evaluation.teacher=forward",
+        'evaluation.data={type = "gaussian"}',
+    ],
+)
+def test_other_settings_are_never_served_the_samples_that_were_kept(
+    plan: Plan, measured: Measured, setting: str
+) -> None:
+    measured.run(planned(RECIPE, plan.folder.parents[1], "seeds=[0, 1]", setting))
+    assert len(of_teacher(measured)) == 2 * 2
+
+
+def test_what_the_teacher_s_samples_do_not_depend_on_leaves_them(plan: Plan, measured: Measured) -> None:
+    settings = ("evaluation.repeats=2", "evaluation.calls=[2]", "evaluation.noise=common")
+    measured.run(planned(RECIPE, plan.folder.parents[1], "seeds=[0, 1]", *settings))
+    assert measured.draws
+    assert of_teacher(measured) == []
+
+
+def test_another_teacher_is_never_served_the_samples_of_the_one_before(plan: Plan, measured: Measured) -> None:
+    change_weights(plan, "teacher", 1)
+    measured.run(plan)
+    assert of_teacher(measured) == [(1, "reference", 48), (1, "floor", 24)]
+
+
 def test_other_settings_are_other_lines(plan: Plan, measured: Measured) -> None:
     root = plan.folder.parents[1]
     assert len(measured.run(planned(RECIPE, root, "seeds=[0, 1]", "evaluation.repeats=2"))) == 12
@@ -258,6 +325,7 @@ def test_an_unfinished_stage_cannot_be_measured(plan: Plan) -> None:
 
 def test_no_two_scores_share_their_noise(plan: Plan, measured: Measured) -> None:
     (plan.folder / "metrics.jsonl").unlink()
+    shutil.rmtree(plan.folder / SHELF)
     root = plan.folder.parents[1]
     text = RECIPE.replace(
         "contests = [", 'contests = [\n    { stage = "forward", samplers = ["flow_map"], weights = "raw" },'
@@ -277,9 +345,8 @@ def test_with_common_noise_all_rows_begin_alike_and_repeats_do_not(plan: Plan, m
     root = plan.folder.parents[1]
     measured.run(planned(RECIPE, root, "seeds=[0, 1]", "evaluation.noise=common"))
     rows = [draw for draw in measured.draws if draw.turn == "common"]
-    # Per seed 3 repeats of 3 teacher and 4 forward rows; the teacher's references keep noise of their own.
-    assert len(rows) == 2 * 3 * (3 + 4)
-    assert len(measured.draws) == len(rows) + 2 * 2
+    # Per seed 3 repeats of 3 teacher and 4 forward rows; the teacher's references had noise of their own, and are kept.
+    assert len(measured.draws) == len(rows) == 2 * 3 * (3 + 4)
     noise = {(d.seed, d.step): tuple(d.normal("start noise", (1, 2)).flatten().tolist()) for d in rows}
     for draw in rows:
         assert tuple(draw.normal("start noise", (1, 2)).flatten().tolist()) == noise[draw.seed, draw.step]

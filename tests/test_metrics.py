@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from flowmap_datasets import DigitsConfig
+from flowmap_datasets import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
+from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_gaussian import GaussianConfig, MixtureConfig
 from flowmap_gaussian.data import GaussianData
 from flowmap_gaussian.exact import GaussianBackbone
-from flowmap_metrics import SlicedWassersteinConfig
+from flowmap_metrics import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig, classifier
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
 from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, moments, raw
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts
 from scipy.linalg import sqrtm
 
 from flowmap.catalogue import catalogue
 from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
-from flowmap.interfaces import Batch, Evidence, NoCond, References, Role, Samples, as_flow_map
+from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Role, Samples, as_flow_map
 from flowmap.path import noised
+from flowmap.shelf import Shelf
+
+SHELF = Shelf()
+"""Training takes seconds, so that all tests share what they can."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,33 +81,162 @@ def test_moments_are_the_unbiased_ones() -> None:
     np.testing.assert_allclose(cov, [[2, 4], [4, 8]])
 
 
-def test_the_floor_is_the_score_of_that_many_ideal_samples() -> None:
-    target, perfect = torch.randn(500, 1, 3, generator=torch.Generator().manual_seed(0)), torch.ones(100, 1, 3)
-    perfect[:40] = target[:40]
-    metric = FrechetDistance(raw, target, perfect)
-    assert metric.floor(40) == metric.score(evidence(perfect[:40]))
-    assert metric.floor(10**9) == metric.score(evidence(perfect))
-    assert metric.floor(40) < metric.floor(100)
+# --- floors: what a perfect model scores, whatever the number of samples
+
+
+def bell(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 1, 20, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.8, 1.2, 20)
+
+
+METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor], Metric]] = {
+    "frechet": lambda target, perfect: FrechetDistance(raw, target, perfect),
+    "sliced_wasserstein": lambda target, perfect: SlicedWasserstein(64, 0, target, perfect),
+}
+
+
+@pytest.mark.parametrize("samples", [50, 70, 120, 250, 1000])
+@pytest.mark.parametrize("kind", METRICS)
+def test_a_perfect_model_scores_at_the_floor_with_any_number_of_samples(kind: str, samples: int) -> None:
+    """Of 120 real samples, whose floor must neither flatter a model that gives more of them nor wrong one that gives
+    fewer: over many worlds the two agree within their own chance."""
+    gaps, floors = [], []
+    for world in range(24):
+        target, perfect, model = bell(200, 3 * world), bell(120, 3 * world + 1), bell(samples, 3 * world + 2)
+        metric = METRICS[kind](target, perfect)
+        floors.append(metric.floor(samples))
+        gaps.append(metric.score(evidence(model)) - floors[-1])
+    error = np.std(gaps, ddof=1) / np.sqrt(len(gaps))
+    assert abs(np.mean(gaps)) < 3 * error
+    # Which could be seen: a floor or score of twice as many samples would lie far outside.
+    assert 3 * error < 0.25 * np.mean(floors)
+
+
+def test_all_samples_count_for_the_score_and_all_ideal_ones_for_the_floor() -> None:
+    target, perfect, x = bell(200, 0), bell(100, 1), bell(170, 2)
+    for make in METRICS.values():
+        metric = make(target, perfect)
+        score, floors = metric.score(evidence(x)), (metric.floor(60), metric.floor(10**9))
+        for row in range(0, 170, 10):
+            changed = x.clone()
+            changed[row] += 3
+            assert metric.score(evidence(changed)) != score
+        for row in range(0, 100, 10):
+            changed = perfect.clone()
+            changed[row] += 3
+            assert make(target, changed).floor(60) != floors[0]
+            assert make(target, changed).floor(10**9) != floors[1]
+        assert make(target, x).floor(10**9) == make(target, x).score(evidence(x))
+
+
+def test_a_floor_of_few_of_very_many_samples_costs_no_more_than_some_scores() -> None:
+    sizes: list[int] = []
+
+    def distance(vectors: Vectors) -> float:
+        sizes.append(len(vectors))
+        return 0.0
+
+    in_parts(distance, np.zeros((20_000, 1)), 2, FLOOR_PARTS)
+    assert set(sizes) == {2}
+    assert 2 < len(sizes) < 20
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (10, 5), (10, 10), (11, 4), (100, 99), (2000, 599)])
+def test_parts_are_of_one_size_cover_everything_and_are_as_few_as_do(count: int, size: int) -> None:
+    found = list(parts(count, size))
+    assert len(found) == -(-count // size)
+    assert all(len(set(rows)) == size for rows in found)
+    assert set(np.concatenate(found)) == set(range(count))
+
+
+def test_a_part_of_sorted_samples_is_like_the_whole() -> None:
+    """Real samples may come class by class: the floor of few must not be that of the first class."""
+    ordered = bell(400, 1).sort(dim=0).values
+    metric, mixed = (FrechetDistance(raw, bell(400, 0), x) for x in (ordered, ordered[torch.randperm(400)]))
+    assert metric.floor(100) < 2 * mixed.floor(100)
+
+
+def contents(x: torch.Tensor) -> list[tuple[float, ...]]:
+    return [tuple(row) for row in x.flatten(1).tolist()]
+
+
+def test_halves_are_disjoint_balanced_and_keep_sources_together(digits: Digits) -> None:
+    train = digits.reference("train", 10**9)
+    assert train.labels is not None
+    for order in (torch.arange(len(train.x)), train.labels.argsort()):
+        one, other = halves(Samples(train.x[order], train.labels[order]))
+        assert len(one.x) == len(other.x) == len(train.x) // 2
+        assert one.labels is not None
+        assert other.labels is not None
+        assert int((one.labels.bincount() - other.labels.bincount()).abs().max()) <= 1
+        assert sorted(contents(one.x) + contents(other.x)) == sorted(contents(train.x))
+    videos = MovingDigits(MovingDigitsConfig()).reference("train", 1000)
+    one, other = halves(videos)
+    assert abs(len(one.x) - len(other.x)) < 100
+    # All start in the middle, so a digit that is in both halves is seen in their first frames.
+    ours, theirs = (contents(half.x[:, 0]) for half in (one, other))
+    assert len(set(ours)) < len(ours)
+    assert set(ours).isdisjoint(theirs)
+
+
+def test_halves_need_labels() -> None:
+    with pytest.raises(ValueError, match="labelled"):
+        halves(Samples(bell(10, 0)))
+
+
+def test_the_floor_in_features_is_of_images_that_the_classifier_has_not_seen() -> None:
+    """Labels that only memory can tell: what was seen then differs from all else, a perfect model's samples too."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(2700, 1, 1, 8, 8, generator=generator), torch.arange(2700) % 4
+    train, held_out = Samples(images[:500], labels[:500]), Samples(images[500:700], labels[500:700])
+    metric = FrechetFeaturesConfig().build(References(train, held_out, images, images))
+    perfect = [metric.score(evidence(part)) for part in images[700:].split(250)]
+    learned, _ = halves(train)
+    seen = FrechetDistance(features_of(learned, SHELF), held_out.x, learned.x)
+    assert abs(metric.floor(250) - np.mean(perfect)) < 2 * np.std(perfect, ddof=1)
+    assert seen.floor(250) - np.mean(perfect) > 4 * np.std(perfect, ddof=1)
 
 
 def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducible(digits: Digits) -> None:
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
     before = torch.random.get_rng_state()
-    classifier = train_classifier(train)
+    known = train_classifier(train, SHELF)
     assert torch.equal(before, torch.random.get_rng_state())
     with torch.no_grad():
-        right = (classifier(held_out.x).argmax(1) == held_out.labels).float().mean()
+        right = (known(held_out.x).argmax(1) == held_out.labels).float().mean()
     assert right > 0.97
-    features = features_of(train)(train.x)
+    features = features_of(train, SHELF)(train.x)
     assert (features >= 0).all()
     assert features.std(0, ddof=1).max() == pytest.approx(1, abs=1e-3)
-    assert features_of(Samples(train.x.clone(), train.labels))(train.x) is not None
-    assert train_classifier(Samples(train.x.clone(), train.labels)) is classifier
+
+
+def test_metrics_share_a_classifier_on_one_shelf_and_only_that_of_the_same_images(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    real = classifier._train
+
+    def train(x: torch.Tensor, labels: torch.Tensor) -> classifier.Classifier:
+        trained.append(len(x))
+        return real(x[:64], labels[:64])
+
+    monkeypatch.setattr(classifier, "_train", train)
+    some, held_out = digits.reference("train", 300), digits.reference("held_out", 100)
+    less = digits.reference("train", 200)
+    scores = []
+    for real_ones in (some, some, less):
+        for shelf in (Shelf(tmp_path), Shelf()):
+            references = References(real_ones, held_out, held_out.x, held_out.x, shelf)
+            metrics = FrechetFeaturesConfig().build(references), FrechetTeacherConfig().build(references)
+            scores.append([metric.score(evidence(less.x)) for metric in metrics])
+    assert scores[0] == scores[1] == scores[2] == scores[3]
+    assert scores[4] == scores[5] != scores[3]
+    # One on disk and one in memory; the second time it is on disk.
+    assert trained == [150, 150, 150, 100, 100]
 
 
 def test_features_need_labels(digits: Digits) -> None:
     with pytest.raises(ValueError, match="labelled"):
-        train_classifier(Samples(digits.reference("train", 10).x))
+        train_classifier(Samples(digits.reference("train", 10).x), SHELF)
 
 
 def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Digits) -> None:
@@ -109,7 +246,7 @@ def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Di
     fake = np.random.default_rng(0).multivariate_normal(mean, cov, size=1200)
     samples = torch.from_numpy(fake).float().reshape(-1, 1, 1, 8, 8)
     pixels = FrechetDistance(raw, held_out.x, train.x)
-    features = FrechetDistance(features_of(train), held_out.x, train.x)
+    features = FrechetDistance(features_of(train, SHELF), held_out.x, train.x)
     assert pixels.score(evidence(samples)) < 2 * pixels.floor(1200)
     assert features.score(evidence(samples)) > 10 * features.floor(1200)
 
@@ -150,8 +287,7 @@ def test_nearest_train_agrees_with_brute_force() -> None:
     brute = [min(float((a - b).norm()) for b in train.flatten(1)) for a in x.flatten(1)]
     assert metric.score(evidence(x)) == pytest.approx(sum(brute) / len(brute), rel=1e-5)
     assert metric.score(evidence(train)) == pytest.approx(0, abs=1e-3)
-    assert metric.floor(30) == metric.score(evidence(held_out))
-    assert metric.floor(7) == metric.score(evidence(held_out[:7]))
+    assert metric.floor(7) == metric.floor(30) == metric.score(evidence(held_out))
 
 
 def gaussian_role(theta: float) -> Role:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from flowmap.draw import Draw
 from flowmap.interfaces import EncodedText, Samples
+from flowmap.shelf import Shelf
 from flowmap.testing import check_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,7 +152,7 @@ def test_a_sheet_has_a_row_per_video_and_a_column_per_frame(videos: MovingDigits
 def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_ones() -> None:
     data = MovingDigits(MovingDigitsConfig(frames=4, size=12))
     train, new = data.reference("train", 512), data.reference("held_out", 512)
-    classifier = train_classifier(train)
+    classifier = train_classifier(train, Shelf())
     features = classifier.features(new.x)
     assert features.shape == (512, 128)
     assert torch.equal(features[:, :64], classifier.features(new.x[:, :1]))
@@ -165,7 +166,7 @@ def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_one
 def test_images_have_the_features_that_they_had() -> None:
     digits = Digits(DigitsConfig())
     train, new = digits.reference("train", 1198), digits.reference("held_out", 100)
-    classifier = train_classifier(train)
+    classifier = train_classifier(train, Shelf())
     features = classifier.features(new.x)
     assert features.shape == (100, 64)
     with torch.no_grad():

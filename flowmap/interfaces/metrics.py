@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from flowmap.draw import Draw
 from flowmap.interfaces.networks import Velocity
 from flowmap.interfaces.samples import Batch, Samples
+from flowmap.shelf import Shelf
 
 
 @final
@@ -19,13 +20,15 @@ class References:
     """What samples are compared with, in data space.
 
     `train` and `held_out` are real; `teacher` are the teacher's many-step samples, and `teacher_again` more of
-    them from other noise, to know how much of a distance to them is chance.
+    them from other noise, to know how much of a distance to them is chance. What a metric makes of them at a cost (a
+    network that it trains) it may keep on the `shelf`, where the other metrics and contestants find it.
     """
 
     train: Samples
     held_out: Samples
     teacher: Tensor
     teacher_again: Tensor
+    shelf: Shelf = field(default_factory=Shelf)
 
 
 @final
@@ -44,12 +47,20 @@ class Evidence:
 
 
 class Metric(ABC):
-    """One number about a set of samples or a network; lower is better."""
+    """One number about a set of samples or a network; lower is better.
+
+    A perfect model's score must be the floor on average, at any number of samples. Many distances between sets shrink
+    as the sets grow: such a metric takes score and floor of equally many samples, and the floor of real samples that
+    nothing in the metric was trained on.
+    """
 
     @abstractmethod
     def score(self, evidence: Evidence) -> float:
-        """The number."""
+        """The number for all samples of `evidence`."""
 
     @abstractmethod
     def floor(self, size: int) -> float:
-        """What a perfect model would score with `size` samples: nothing below it means anything."""
+        """What a perfect model scores on average with `size` samples: nothing below it means anything.
+
+        It is itself measured, on the perfect samples there are, and has chance in it. Asked once per evaluation.
+        """

@@ -23,13 +23,16 @@ class Samples:
 
     `x` `[B, F, ...]` in data space; `labels` `[B]` int64 if the data are labelled; `prompts`: what a
     generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes. Samples
-    that a backbone has `encoded` ahead of training have `x` in model space.
+    that a backbone has `encoded` ahead of training have `x` in model space. `sources` `[B]` int64 number what reference
+    samples were made from, where several have the same origin (clips of one video, say): who divides the samples
+    in two, to learn from one part and measure by the other, keeps those of one source together.
     """
 
     x: Tensor
     labels: Tensor | None = None
     prompts: Any = None
     encoded: bool = False
+    sources: Tensor | None = None
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -36,8 +37,9 @@ class MovingDigits(Data):
         return self._videos("train", draw)
 
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
-        """`count` videos of the split's digits; the same at every call."""
-        return self._videos(split, Draw.whole(0, "reference", 0, split, min(count, 4096)))
+        """`count` videos of the split's digits (many of the same digit), of at most 4096; the same at every call."""
+        draw = Draw.whole(0, "reference", 0, split, min(count, 4096))
+        return replace(self._videos(split, draw), sources=self._rows(split, draw))
 
     def prompts(self, draw: Draw) -> Any:
         """Uniform classes, embedded."""
@@ -51,7 +53,7 @@ class MovingDigits(Data):
 
     def _videos(self, split: str, draw: Draw) -> Samples:
         config, source = self._config, self._splits[split]
-        rows = (draw.uniform("rows").cpu() * len(source.x)).long()
+        rows = self._rows(split, draw)
         room = config.size - _SIDE
         velocity = (2 * draw.uniform("velocity", (2,)).cpu() - 1) * config.speed
         # From the middle: small networks did not learn first frames at any place in minutes.
@@ -63,6 +65,10 @@ class MovingDigits(Data):
         x = _placed(source.x[rows][:, 0], place, config.size)
         labels = None if source.labels is None else source.labels[rows].to(draw.device)
         return Samples(x.to(draw.device), labels, None if labels is None else self._text(labels), encoded=True)
+
+    def _rows(self, split: str, draw: Draw) -> Tensor:
+        """Which digits of the split the videos of `draw` show."""
+        return (draw.uniform("rows").cpu() * len(self._splits[split].x)).long()
 
     def _text(self, labels: Tensor) -> EncodedText:
         # Components of about unit size, as networks expect them.

@@ -20,7 +20,10 @@ def _needs_labels(spec: SampleSpec, field: str) -> Iterable[Finding]:
 
 
 class FrechetFeaturesConfig(MetricConfig):
-    """Fréchet distance to held-out data in the features of a classifier trained on the training split."""
+    """Fréchet distance to held-out data in the features of a classifier; its floor is of images it has not seen.
+
+    The classifier is trained on one half of the training split, and the other half are the floor's.
+    """
 
     type: Literal["frechet_features"] = "frechet_features"
 
@@ -31,9 +34,10 @@ class FrechetFeaturesConfig(MetricConfig):
     def build(self, references: References) -> Metric:
         """Train the classifier."""
         from flowmap_metrics.frechet import FrechetDistance, features_of
+        from flowmap_metrics.parts import halves
 
-        features = features_of(references.train)
-        return FrechetDistance(features, references.held_out.x, references.train.x)
+        learned, unseen = halves(references.train)
+        return FrechetDistance(features_of(learned, references.shelf), references.held_out.x, unseen.x)
 
 
 class FrechetPixelsConfig(MetricConfig):
@@ -65,8 +69,11 @@ class FrechetTeacherConfig(MetricConfig):
     def build(self, references: References) -> Metric:
         """Measure the teacher's samples."""
         from flowmap_metrics.frechet import FrechetDistance, features_of, raw
+        from flowmap_metrics.parts import halves
 
-        space = features_of(references.train) if self.space == "features" else raw
+        # The same classifier as that of frechet_features, so that both are made for the cost of one.
+        wanted = self.space == "features"
+        space = features_of(halves(references.train)[0], references.shelf) if wanted else raw
         return FrechetDistance(space, references.teacher, references.teacher_again)
 
 

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, trained on the labelled training split, whose features are compared."""
+"""A small convolutional classifier, trained on labelled samples, whose features are compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowmap.interfaces import Samples
+from flowmap.shelf import Shelf
 
 _EPOCHS = 20
-_BATCH = 64
+_BATCH = 32
 _FEATURES = 64
 
 
@@ -52,19 +53,23 @@ class Classifier(nn.Module):
         return torch.cat(found.chunk(len(frames)), dim=1)
 
 
-_trained: dict[tuple[int, float], Classifier] = {}
-
-
-def train_classifier(train: Samples) -> Classifier:
-    """Train on `train`; always the same for the same samples, and only once per process."""
+def train_classifier(train: Samples, shelf: Shelf) -> Classifier:
+    """Train on `train`, unless the `shelf` has the classifier of these samples; always the same for the same ones."""
     if train.labels is None:
         raise ValueError("classifier features need labelled samples")
-    key = (len(train.x), float(train.x.double().sum()))
-    if key not in _trained:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _trained[key] = _train(train.x.cpu(), train.labels.cpu())
-    return _trained[key]
+    x, labels = train.x.cpu(), train.labels.cpu()
+    key = {"x": x, "labels": labels, "epochs": _EPOCHS, "batch": _BATCH, "features": _FEATURES}
+    tensors = shelf.kept("classifier", key, lambda: _trained(x, labels).state_dict())
+    with torch.device("meta"):  # first weights, which nobody needs, would be drawn from torch's global generator
+        classifier = Classifier(x.shape[2], int(labels.max()) + 1)
+    classifier.load_state_dict(tensors, assign=True)
+    return classifier.eval()
+
+
+def _trained(x: Tensor, labels: Tensor) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _train(x, labels)
 
 
 def _train(x: Tensor, labels: Tensor) -> Classifier:
@@ -83,6 +88,7 @@ def _train(x: Tensor, labels: Tensor) -> Classifier:
             schedule.step()
     classifier.eval()
     spread = classifier.features(x).std(0)
-    # A feature that is silent on real data stays silent: its own tiny scale would make noise of it.
-    classifier.scale = spread.clamp(min=1e-3 * float(spread.max()))
+    # A feature that is all but silent on these samples stays so: its own tiny scale would let a few others that wake it
+    # decide the whole distance.
+    classifier.scale = spread.clamp(min=0.1 * float(spread.max()))
     return classifier

@@ -11,39 +11,42 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from flowmap.interfaces import Evidence, Metric, as_flow_map
 from flowmap.path import noised
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
 
 @final
 class SlicedWasserstein(Metric):
     """Sliced Wasserstein-2 distance to `target`; `perfect` are what ideal samples would be.
 
-    With `cells`, all are first averaged down to at most so many frames, rows and columns.
+    With `cells`, all are first averaged down to at most so many frames, rows and columns. The distance of samples of
+    the target's own law shrinks with their number, so samples are scored in parts of at most as many as are `perfect`,
+    and the floor is of parts of that same size.
     """
 
     def __init__(self, projections: int, cells: int, target: Tensor, perfect: Tensor) -> None:
         self._projections = projections
         self._cells = cells
         self._target = self._averaged(target)
-        self._perfect = perfect
+        self._perfect = self._averaged(perfect)
 
     def score(self, evidence: Evidence) -> float:
-        """The distance of the samples, over directions that are the same at every call."""
-        return self._distance(evidence.samples)
+        """The mean distance of parts of the samples, over directions that are the same at every call."""
+        return in_parts(self._distance, self._averaged(evidence.samples), len(self._perfect))
 
     def floor(self, size: int) -> float:
-        """The distance of as many ideal samples (of all there are, if they are fewer)."""
-        return self._distance(self._perfect[:size])
+        """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
+        return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
 
-    def _distance(self, x: Tensor) -> float:
-        a, b = self._averaged(x).double().cpu().numpy(), self._target.double().cpu().numpy()
-        return float(ot.sliced_wasserstein_distance(a, b, n_projections=self._projections, seed=0))
+    def _distance(self, vectors: Vectors) -> float:
+        distance = ot.sliced_wasserstein_distance(vectors, self._target, n_projections=self._projections, seed=0)
+        return float(distance)
 
-    def _averaged(self, x: Tensor) -> Tensor:
-        """Samples as vectors."""
-        if not self._cells or x.ndim != 5:
-            return x.flatten(1)
-        size = [min(self._cells, x.shape[axis]) for axis in (1, 3, 4)]
-        return adaptive_avg_pool3d(x.transpose(1, 2), size).flatten(1)
+    def _averaged(self, x: Tensor) -> Vectors:
+        """Samples as vectors `[N, D]`."""
+        if self._cells and x.ndim == 5:
+            size = [min(self._cells, x.shape[axis]) for axis in (1, 3, 4)]
+            x = adaptive_avg_pool3d(x.transpose(1, 2), size)
+        return x.flatten(1).double().cpu().numpy()
 
 
 @final
@@ -70,7 +73,7 @@ class Semigroup(Metric):
 
 @final
 class NearestTrain(Metric):
-    """Mean Euclidean distance to the nearest of the training samples."""
+    """Mean Euclidean distance to the nearest of the training samples: on average the same for any number of samples."""
 
     def __init__(self, train: Tensor, held_out: Tensor) -> None:
         self._train = train.flatten(1)
@@ -81,8 +84,8 @@ class NearestTrain(Metric):
         return self._distance(evidence.samples)
 
     def floor(self, size: int) -> float:
-        """The distance of real held-out samples: a model that copies lies below it."""
-        return self._distance(self._held_out[:size])
+        """The distance of all real held-out samples: a model that copies lies below it."""
+        return self._distance(self._held_out)
 
     def _distance(self, x: Tensor) -> float:
         parts = [torch.cdist(part, self._train).amin(1) for part in x.flatten(1).cpu().split(2048)]

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import eigvals
 from torch import Tensor
 
 from flowmap.interfaces import Evidence, Metric, Samples
+from flowmap.shelf import Shelf
 from flowmap_metrics.classifier import train_classifier
+from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
-Vectors = NDArray[np.float64]
 Space = Callable[[Tensor], Vectors]
 
 
@@ -22,9 +22,9 @@ def raw(x: Tensor) -> Vectors:
     return x.flatten(1).double().cpu().numpy()
 
 
-def features_of(train: Samples) -> Space:
-    """The feature space of a classifier trained on `train` (once per process for the same samples)."""
-    classifier = train_classifier(train)
+def features_of(train: Samples, shelf: Shelf) -> Space:
+    """The feature space of a classifier trained on `train` (once for the same samples and `shelf`)."""
+    classifier = train_classifier(train, shelf)
     return lambda x: classifier.features(x).double().numpy()
 
 
@@ -46,17 +46,24 @@ def frechet(a: tuple[Vectors, Vectors], b: tuple[Vectors, Vectors]) -> float:
 
 @final
 class FrechetDistance(Metric):
-    """Distance to `target` in a feature space; `perfect` are what ideal samples would be."""
+    """Distance to `target` in a feature space; `perfect` are what ideal samples would be.
+
+    The distance of N samples of the target's own law is above 0 by about a term in 1/N, so samples are scored in parts
+    of at most as many as are `perfect`, and the floor is of parts of that same size.
+    """
 
     def __init__(self, space: Space, target: Tensor, perfect: Tensor) -> None:
         self._space = space
         self._target = moments(space(target))
-        self._perfect = perfect
+        self._perfect = space(perfect)
 
     def score(self, evidence: Evidence) -> float:
-        """The distance of the samples."""
-        return frechet(moments(self._space(evidence.samples)), self._target)
+        """The mean distance of parts of the samples, as large as there are ideal samples."""
+        return in_parts(self._distance, self._space(evidence.samples), len(self._perfect))
 
     def floor(self, size: int) -> float:
-        """The distance of as many ideal samples (of all there are, if they are fewer)."""
-        return frechet(moments(self._space(self._perfect[:size])), self._target)
+        """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
+        return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
+
+    def _distance(self, vectors: Vectors) -> float:
+        return frechet(moments(vectors), self._target)
