@@ -63,7 +63,7 @@ def comparison(folder: Path) -> str:
 
 
 def _shown(cell: Cell | None) -> str:
-    return f"{cell.value:.2f} ± {cell.noise:.2f}" if cell else ""
+    return f"{cell.value:.2f} ± {max(cell.redraw, cell.between or 0.0):.2f}" if cell else ""
 
 
 if __name__ == "__main__":
