@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from flowmap.folder import read_lines
-from flowmap.intervals import ranks
 from flowmap.standings import is_comparison_folder, load, sentences
 from flowmap.verdict import HEADLINES, Cell, Place, cells
 
@@ -44,7 +43,7 @@ def comparison(folder: Path) -> str:
     """
     found = load(folder)
     metric, calls = found.metric, found.calls(found.metric)
-    placed = {n: ranks(found.at(metric, n), found.confidence) for n in calls}
+    placed = {n: found.rounds[metric, n].ranks() for n in calls}
     floor = next(iter(found.at(metric, calls[-1]).values())).floor
     parts = [f"`{metric}`, floor {floor:.2f}:", ""]
     parts += [f"| | {' | '.join(map(str, calls))} |", f"| --- | {' | '.join('---' for _ in calls)} |"]
@@ -64,7 +63,7 @@ def comparison(folder: Path) -> str:
 
 
 def _shown(cell: Cell | None) -> str:
-    return f"{cell.value:.2f} ± {cell.noise:.2f}" if cell else ""
+    return f"{cell.value:.2f} ± {max(cell.redraw, cell.between or 0.0):.2f}" if cell else ""
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from markupsafe import Markup
 from flowmap import figures, intervals, standings
 from flowmap.figures import Curve, Style
 from flowmap.folder import write_whole
-from flowmap.intervals import Difference, Row, Spot, difference, leaders, ranks
+from flowmap.intervals import MOST_SEEDS, Difference
 from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
+from flowmap.spots import Row, Spot
 from flowmap.standings import Contestant, Spent, Standings, load, write_lines
 
 PAGE = "comparison.html"
@@ -38,13 +39,13 @@ def write_page(folder: Path) -> Path:
 def _view(found: Standings) -> dict[str, Any]:
     styles = _styles(found)
     digits = {metric: _digits(found, metric) for metric in found.metrics}
-    count, expected = standings.by_chance(found)
     return {
         "standings": found,
         "label": found.label,
-        "rule": intervals.RULE,
-        "count": count,
-        "expected": expected,
+        "rule": f"{intervals.RULE} {intervals.CORRECTION}",
+        "certainty": {metric: list(standings.certainty(found, metric)) for metric in found.metrics},
+        "more_seeds": list(standings.more_seeds(found, found.metric)),
+        "most_seeds": MOST_SEEDS,
         "choices": [(metric, _choices(found, metric)) for metric in found.metrics],
         "failures": standings.together(found.failures),
         "contrasts": list(standings.contrasts(found, found.metric)),
@@ -117,7 +118,7 @@ def _choices(found: Standings, metric: str) -> list[tuple[int, Row, Spot, list[R
     for n in found.calls(metric):
         spots = found.at(metric, n)
         if len(spots) > 1:
-            best, ties = leaders(spots, found.confidence)
+            best, ties = found.rounds[metric, n].leaders()
             rows.append((n, best, spots[best], ties))
     return rows
 
@@ -131,11 +132,11 @@ def _differences(found: Standings) -> dict[str, Any]:
         spots = found.at(metric, n)
         reference = next((row for row in spots if row.contestant == found.against), None)
         if reference is None and len(spots) > 1 and found.against is None:
-            reference = leaders(spots, found.confidence)[0]
+            reference = found.rounds[metric, n].leaders()[0]
         heads.append(reference)
         for row in found.rows:
             known = reference is not None and row in spots and row != reference
-            cell = difference(spots[row], spots[reference], found.confidence) if known and reference else None
+            cell = found.rounds[metric, n].difference(row, reference) if known and reference else None
             table.setdefault(row, []).append(cell)
     return {"calls": calls, "heads": heads, "rows": {row: cells for row, cells in table.items() if any(cells)}}
 
@@ -143,7 +144,7 @@ def _differences(found: Standings) -> dict[str, Any]:
 def _table(found: Standings, metric: str) -> dict[str, Any]:
     """Scores with ranks: a row's cells, in the order of calls."""
     calls = found.calls(metric)
-    placed = {n: ranks(found.at(metric, n), found.confidence) for n in calls}
+    placed = {n: found.rounds[metric, n].ranks() for n in calls}
     rows = {
         row: [(found.at(metric, n).get(row), placed[n].get(row)) for n in calls]
         for row in found.rows

@@ -1,90 +1,49 @@
-"""Paired differences with confidence intervals, and what they allow to be said. Torch-free."""
+"""Differences of contestants with intervals that hold together, and what they allow to be said. Torch-free."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Literal, NamedTuple, final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal, final
 
-from scipy.stats import t as student_t
+from flowmap.quantiles import shortfall, student, studentized_range
+from flowmap.spots import Row, Spot
 
 Verdict = Literal["better", "worse", "same"]
 
 RULE = (
-    "All contestants see the same training draws and, when they are measured, the same noise, so they are compared in "
-    "pairs: one number per training seed (the mean over its draws of noise), the difference of the logarithms of both "
-    "(the spread of a distance grows with it), and Student's t interval of the mean difference, shown as a ratio. Two "
-    "contestants differ where the interval excludes zero (a ratio of 1), and not both are at the floor, the score of a "
-    "perfect model. With a single training seed the interval is over draws of noise alone, and says nothing about what "
-    "another training would give."
+    "Two rows are compared by the differences of the logarithms of their scores (the spread of a distance grows with "
+    "it), shown as a ratio with an interval; a mean below the floor, the score of a perfect model, is raised to it. "
+    "With several training seeds the differences are of one number per seed (the mean over its draws of noise). With "
+    "a single seed they are of draws of noise alone, and say nothing about what another training would give. "
+    "Two rows differ where the interval excludes a ratio of 1."
 )
+"""What every page says of a difference."""
+
+CORRECTION = (
+    "The intervals of all pairs at a number of calls hold together: if no row differed from any other, anything said "
+    "there (a rank, a best, a difference) would be false in at most the stated share of cases, however many rows there "
+    "are. An interval is wide enough for the range of so many rows, by a variance that is two parts the pair's own and "
+    "one part that of all pairs, and never narrower than the pair's own interval of Student's t at half of the error. "
+    "Rows with the same scores count as one."
+)
+"""What a page of several rows says besides."""
+
+LENT = 0.5
+"""What the variance of all pairs counts where the pair's own counts 1: three seeds alone would see hardly anything.
+
+That of all pairs is their mean standard deviation, squared: a wild row adds less to it than to the mean variance.
+`docs/power.py` measures what is false and what is seen.
+"""
+
+MOST_SEEDS = 30
+"""How many more seeds are worth naming."""
 
 _LEAST = 1e-3
 """Scores are raised to this share of the floor: none is 0 or below, and nothing so small means anything."""
-
-
-class Row(NamedTuple):
-    """One line of a figure: a contestant's weights under a sampler."""
-
-    contestant: str
-    sampler: str
-
-
-@final
-@dataclass(frozen=True)
-class Spot:
-    """The scores of a row at a number of calls by a metric: `values` per training seed, one for each draw of noise.
-
-    `floors` are what a perfect model scores, per seed. Lower is better.
-    """
-
-    values: Mapping[int, tuple[float, ...]]
-    floors: Mapping[int, float]
-
-    @property
-    def means(self) -> dict[int, float]:
-        """The mean score of each seed."""
-        return {seed: statistics.fmean(values) for seed, values in self.values.items()}
-
-    @property
-    def mean(self) -> float:
-        """Over seeds and draws."""
-        return statistics.fmean(self.means.values())
-
-    @property
-    def floor(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.floors.values())
-
-    @property
-    def at_floor(self) -> bool:
-        """Whether a perfect model would score no better."""
-        return self.mean <= self.floor
-
-    @property
-    def over_seeds(self) -> float:
-        """Standard deviation of the seeds' means; NaN for one seed."""
-        return _deviation(list(self.means.values()))
-
-    @property
-    def over_noise(self) -> float:
-        """Standard deviation over draws of noise, within a seed."""
-        within = [_deviation(values) ** 2 for values in self.values.values()]
-        return math.sqrt(statistics.fmean(within)) if within else math.nan
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of a single score of a new training: over seeds and over noise together.
-
-        The seeds' means have 1/K of the noise in them already, K draws each.
-        """
-        if math.isnan(self.over_seeds):
-            return self.over_noise
-        draws = min(len(values) for values in self.values.values())
-        return math.sqrt(self.over_seeds**2 + self.over_noise**2 * (1 - 1 / draws))
 
 
 @final
@@ -93,7 +52,8 @@ class Difference:
     """How many times as high `a` scores as `b` (above 1: worse), with the ends of its interval.
 
     `mean` is the mean difference in the metric's own unit; `over` says what the interval is over: training seeds, or
-    draws of noise where there is one seed only, `count` of them.
+    draws of noise where there is one seed only, `count` of them. `more` is how many further seeds would exclude 1, if
+    ratio and spread are as they look (`MOST_SEEDS` + 1: more than that many); None where it is decided, or not known.
     """
 
     mean: float
@@ -103,6 +63,7 @@ class Difference:
     count: int
     over: Literal["seeds", "noise"]
     both_at_floor: bool = False
+    more: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -112,33 +73,127 @@ class Difference:
         return "worse" if self.low > 1 else "better"
 
 
-def difference(a: Spot, b: Spot, confidence: float = 0.95) -> Difference:
-    """The paired difference of `a` and `b` over the training seeds that both have.
+@final
+class Round:
+    """The rows that were scored by one metric at one number of calls: every statement about them, corrected for all."""
 
-    Raises ValueError if they have none in common, or if nothing gives a spread: one seed with one draw.
+    def __init__(self, spots: Mapping[Row, Spot], confidence: float = 0.95) -> None:
+        """Every pair is compared over the seeds that both have; over draws of noise if no pair has two in common."""
+        self.spots, self.confidence = spots, confidence
+        finite = {row: spot for row, spot in spots.items() if spot.finite}
+        distinct = {tuple(sorted(spot.values.items())): row for row, spot in reversed(finite.items())}.values()
+        self.count = len(distinct)
+        shared = [len(spots[a].values.keys() & spots[b].values.keys()) for a, b in combinations(spots, 2)]
+        self.over: Literal["seeds", "noise"] = "noise" if max(shared, default=0) == 1 else "seeds"
+        pairs = [_logs(spots[a], spots[b], self.over) for a, b in combinations(distinct, 2)]
+        known = [[x - y for x, y in pair] for pair in pairs if len(pair) > 1]
+        freedom = sum(len(values) - 1 for values in known)
+        total = sum((len(values) - 1) * statistics.stdev(values) / shortfall(len(values)) for values in known)
+        self._usual = total / freedom if freedom else math.inf  # nothing is known, so nothing is said
+        self._found: dict[tuple[Row, Row], Difference] = {}
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the statements are corrected for."""
+        return math.comb(self.count, 2)
+
+    def difference(self, one: Row, other: Row) -> Difference:
+        """`one` against `other`; from 0 to infinity where they have not two numbers in common."""
+        if (one, other) not in self._found:
+            self._found[one, other] = self._difference(self.spots[one], self.spots[other])
+        return self._found[one, other]
+
+    def _difference(self, a: Spot, b: Spot) -> Difference:
+        seeds = sorted(a.values.keys() & b.values.keys())
+        mine, theirs = ([value for seed in seeds for value in spot.values[seed]] for spot in (a, b))
+        if not all(map(math.isfinite, [*mine, *theirs])):
+            return _of_not_finite(mine, theirs, self.over)
+        logs = _logs(a, b, self.over)
+        mean = statistics.fmean(mine) - statistics.fmean(theirs) if seeds else a.mean - b.mean
+        found = Difference(mean, math.nan, 0.0, math.inf, len(logs), self.over, a.at_floor and b.at_floor)
+        if not logs:
+            return found
+        centre = _centre(a, b, logs)
+        if len(logs) == 1:
+            return replace(found, ratio=_exp(centre))
+        alone = statistics.variance([x - y for x, y in logs])
+        half = 0.0 if a.values == b.values else self._half(len(logs), alone)
+        found = replace(found, ratio=_exp(centre), low=_exp(centre - half), high=_exp(centre + half))
+        undecided = found.over == "seeds" and found.verdict == "same" and not found.both_at_floor
+        return replace(found, more=self._more(len(logs), alone, abs(centre))) if undecided else found
+
+    def _half(self, count: int, alone: float) -> float:
+        """Half of an interval over `count` seeds, for a pair whose differences have the variance `alone`."""
+        error = 1 - self.confidence
+        if self.count < 3:
+            return student(1 - error / 2, count - 1) * math.sqrt(alone / count)
+        least = student(1 - error / 4, count - 1) * math.sqrt(alone / count)
+        variance = (alone + LENT * self._usual**2) / (1 + LENT)
+        spread = studentized_range(self.confidence, self.count, (1 + LENT) * (count - 1)) / math.sqrt(2)
+        return max(least, spread * math.sqrt(variance / count))
+
+    def _more(self, count: int, alone: float, distance: float) -> int:
+        low, high = 0, MOST_SEEDS + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._half(count + middle, alone) < distance else (middle, high)
+        return high
+
+    def ranks(self) -> dict[Row, int]:
+        """1 + the number of rows that are better beyond doubt: rows that cannot be told apart may share a rank."""
+        return {
+            row: 1 + sum(self.difference(other, row).verdict == "better" for other in self.spots if other != row)
+            for row in self.spots
+        }
+
+    def leaders(self) -> tuple[Row, list[Row]]:
+        """The row with the lowest mean, and the others, best first, whose difference to it may be nothing."""
+        best, *others = sorted(self.spots, key=lambda row: (_sortable(self.spots[row].mean), row))
+        return best, [row for row in others if self.difference(row, best).verdict == "same"]
+
+
+def difference(a: Spot, b: Spot, confidence: float = 0.95, common_noise: bool = True) -> Difference:
+    """Two alone, which need no correction.
+
+    Draws of noise (with one seed) are paired where they are common to both; else the interval is Welch's.
     """
+    one, other = Row("a", ""), Row("b", "")
+    found = Round({one: a, other: b}, confidence).difference(one, other)
+    if common_noise or found.over == "seeds" or found.count < 2 or not (a.finite and b.finite):
+        return found
+    logs = _logs(a, b, "noise")
+    errors = [statistics.variance(values) / len(logs) for values in zip(*logs, strict=True)]
+    if not any(errors):
+        return found
+    freedom = sum(errors) ** 2 * (len(logs) - 1) / sum(error**2 for error in errors)
+    half = student(0.5 + confidence / 2, freedom) * math.sqrt(sum(errors))
+    centre = _centre(a, b, logs)
+    return replace(found, low=_exp(centre - half), high=_exp(centre + half))
+
+
+def _logs(a: Spot, b: Spot, over: Literal["seeds", "noise"]) -> list[tuple[float, float]]:
+    """The logarithms of both, for each seed (or draw of noise of the one seed) that both have."""
     seeds = sorted(a.values.keys() & b.values.keys())
     if not seeds:
-        raise ValueError("the two have no training seed in common")
-    over: Literal["seeds", "noise"] = "seeds"
-    mine, theirs = ([spot.means[seed] for seed in seeds] for spot in (a, b))
-    if len(seeds) == 1:
-        over = "noise"
-        mine, theirs = list(a.values[seeds[0]]), list(b.values[seeds[0]])
-    if not all(map(math.isfinite, [*mine, *theirs])):
-        return _of_not_finite(mine, theirs, over)
-    least = max(_LEAST * min(a.floor, b.floor), 1e-12)
-    pairs = [math.log(max(x, least)) - math.log(max(y, least)) for x, y in zip(mine, theirs, strict=True)]
-    low, high = interval(pairs, confidence)
-    return Difference(
-        mean=statistics.fmean(mine) - statistics.fmean(theirs),
-        ratio=_exp(statistics.fmean(pairs)),
-        low=_exp(low),
-        high=_exp(high),
-        count=len(pairs),
-        over=over,
-        both_at_floor=a.at_floor and b.at_floor,
-    )
+        return []
+    pairs = [(a.means[seed], b.means[seed]) for seed in seeds]
+    if over == "noise":
+        pairs = list(zip(a.values[seeds[0]], b.values[seeds[0]], strict=False))
+    least = _floor(a, b, _LEAST)
+    return [(math.log(max(x, least)), math.log(max(y, least))) for x, y in pairs]
+
+
+def _centre(a: Spot, b: Spot, logs: Sequence[tuple[float, float]]) -> float:
+    """The mean difference of `logs`, both means raised to the floor."""
+    floor = math.log(_floor(a, b))
+    mine, theirs = (max(statistics.fmean(values), floor) for values in zip(*logs, strict=True))
+    return mine - theirs
+
+
+def _floor(a: Spot, b: Spot, share: float = 1.0) -> float:
+    """A share of the floor of the seeds that both have; above 0."""
+    floors = [spot.floors[seed] for spot in (a, b) for seed in a.values.keys() & b.values.keys()]
+    return max(share * statistics.fmean(floors), 1e-12)
 
 
 def _of_not_finite(mine: Sequence[float], theirs: Sequence[float], over: Literal["seeds", "noise"]) -> Difference:
@@ -153,37 +208,6 @@ def _of_not_finite(mine: Sequence[float], theirs: Sequence[float], over: Literal
 def _exp(value: float) -> float:
     """exp, which Python refuses for what has no finite one."""
     return math.exp(min(value, 700.0))
-
-
-def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Student's t interval of the mean of at least two independent `values`; raises ValueError for fewer."""
-    if len(values) < 2:
-        raise ValueError("an interval needs two values")
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    half = _quantile(0.5 + confidence / 2, len(values) - 1) * error
-    return mean - half, mean + half
-
-
-@cache
-def _quantile(probability: float, freedom: int) -> float:
-    return float(student_t.ppf(probability, freedom))
-
-
-def ranks(spots: Mapping[Row, Spot], confidence: float) -> dict[Row, int]:
-    """1 + the number of rows that are better beyond doubt: rows that cannot be told apart may share a rank."""
-    return {
-        row: 1
-        + sum(difference(other, spot, confidence).verdict == "better" for name, other in spots.items() if name != row)
-        for row, spot in spots.items()
-    }
-
-
-def leaders(spots: Mapping[Row, Spot], confidence: float) -> tuple[Row, list[Row]]:
-    """The row with the lowest mean, and the others, best first, whose difference to it may be nothing."""
-    order = sorted(spots, key=lambda row: _sortable(spots[row].mean))
-    best = order[0]
-    ties = [row for row in order[1:] if difference(spots[row], spots[best], confidence).verdict == "same"]
-    return best, ties
 
 
 def phrase(verdicts: Mapping[int, Verdict]) -> str:
@@ -213,10 +237,3 @@ def _span(calls: Sequence[int], to_the_end: bool) -> str:
 
 def _sortable(value: float) -> float:
     return value if math.isfinite(value) else math.inf
-
-
-def _deviation(values: Iterable[float]) -> float:
-    values = list(values)
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return math.nan
-    return statistics.stdev(values)

@@ -138,7 +138,8 @@ def costs_of(run: Run) -> tuple[list[Cost], Cost]:
 
 def claims_of(run: Run) -> list[Claim]:
     """Every claim that the run's scores can decide, its teacher and controls being those of its recipe."""
-    return claims(run.lines, _evaluation(run).get("teacher"), _controls(run))
+    evaluation = _evaluation(run)
+    return claims(run.lines, evaluation.get("teacher"), _controls(run), evaluation.get("noise") == "common")
 
 
 def _evaluation(run: Run) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, final
@@ -14,13 +15,15 @@ from flowmap.comparing import Comparison
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines, rewrite_lines
-from flowmap.intervals import Row, Spot, Verdict, difference, leaders, phrase, ranks
+from flowmap.intervals import MOST_SEEDS, Difference, Round, Verdict, phrase
 from flowmap.runfiles import Cost
+from flowmap.spots import Row, Spot
 
 RECORD = "comparison.json"
 LINES = "comparison.jsonl"
 FAILURES = "failures.jsonl"
 _MOST_PAIRS = 6
+_MOST_NAMED = 4
 
 
 @final
@@ -111,6 +114,11 @@ class Standings:
         """The scores by `metric` at `calls`."""
         return self.spots.get((metric, calls), {})
 
+    @cached_property
+    def rounds(self) -> Mapping[tuple[str, int], Round]:
+        """What may be said of the scores, by metric and number of calls."""
+        return {key: Round(spots, self.confidence) for key, spots in self.spots.items()}
+
     def label(self, row: Row) -> str:
         """The contestant, and its sampler where it has several."""
         several = len({other.sampler for other in self.rows if other.contestant == row.contestant}) > 1
@@ -150,7 +158,6 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
                 "recomputes": entrant.recipe.backbone.recomputes(),
             }
             for entrant in comparison.entrants
-            for first in (entrant.of_seed(comparison.seeds[0]),)
         ],
     }
 
@@ -218,10 +225,10 @@ def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:
 
 
 def sentences(standings: Standings) -> list[str]:
-    """The findings in plain words, by the decisive metric."""
+    """The findings in plain words, by the decisive metric, and how sure they are."""
     metric = standings.metric
     found = [sentence for n in standings.calls(metric) for sentence in _choice(standings, metric, n)]
-    return found + list(contrasts(standings, metric))
+    return [*found, *contrasts(standings, metric), *more_seeds(standings, metric), *certainty(standings, metric)]
 
 
 def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
@@ -229,7 +236,7 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
     spots = standings.at(metric, calls)
     if len(spots) < 2:
         return
-    best, ties = leaders(spots, standings.confidence)
+    best, ties = standings.rounds[metric, calls].leaders()
     budget = f"At {calls} call{'' if calls == 1 else 's'}"
     if not math.isfinite(spots[best].mean):
         yield f"{budget} no contestant has a finite score."
@@ -249,13 +256,64 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
 def contrasts(standings: Standings, metric: str) -> Iterator[str]:
     """Pairs of rows over all numbers of calls: each against the reference, or all pairs if there are few."""
     for one, other in pairs(standings, metric):
-        verdicts: dict[int, Verdict] = {}
-        for calls in standings.calls(metric):
-            spots = standings.at(metric, calls)
-            if one in spots and other in spots:
-                verdicts[calls] = difference(spots[one], spots[other], standings.confidence).verdict
+        found = _over_calls(standings, metric, one, other)
+        verdicts: dict[int, Verdict] = {calls: difference.verdict for calls, difference in found.items()}
         if verdicts:
             yield f"{standings.label(one)} against {standings.label(other)}: {phrase(verdicts)}."
+
+
+def _over_calls(standings: Standings, metric: str, one: Row, other: Row) -> dict[int, Difference]:
+    both = {n: standings.at(metric, n) for n in standings.calls(metric)}
+    return {
+        n: standings.rounds[metric, n].difference(one, other) for n, at in both.items() if one in at and other in at
+    }
+
+
+def more_seeds(standings: Standings, metric: str) -> Iterator[str]:
+    """What would decide the contrasts that are undecided: those that the fewest more seeds would decide."""
+    needs = [
+        (found.more, f"{standings.label(one)} at {calls} call{'' if calls == 1 else 's'}")
+        for one, other in pairs(standings, metric)
+        for calls, found in _over_calls(standings, metric, one, other).items()
+        if found.more is not None
+    ]
+    if not needs:
+        return
+    near = sorted(need for need in needs if need[0] <= MOST_SEEDS)
+    against = f" against {standings.against}" if standings.against else ""
+    told = [f"{label} ({more} more)" for more, label in near[:_MOST_NAMED]]
+    if len(near) > _MOST_NAMED:
+        told.append(f"{len(near) - _MOST_NAMED} others ({near[_MOST_NAMED][0]} to {near[-1][0]} more)")
+    if len(needs) > len(near):
+        told.append(f"{len(needs) - len(near)} would take over {MOST_SEEDS} more")
+    yield (
+        f"Undecided{against}, and how many more training seeds would decide if ratios and spreads are as they look: "
+        f"{listed(told)}."
+    )
+
+
+def certainty(standings: Standings, metric: str) -> Iterator[str]:
+    """How sure everything is that is said by `metric`, and for how many rows and pairs that is corrected."""
+    rounds = [standings.rounds[metric, n] for n in standings.calls(metric) if len(standings.at(metric, n)) > 1]
+    if not rounds:
+        return
+    sure = f"{100 * standings.confidence:g} %"
+    rows = _least_to_most([found.count for found in rounds])
+    count = _least_to_most([found.pairs for found in rounds])
+    over = (
+        "over training seeds"
+        if any(found.over == "seeds" for found in rounds)
+        else "over draws of noise of one training seed, which say nothing of another training"
+    )
+    yield (
+        f"Each number of calls by {metric}: {sure} that no statement about it is false, corrected for all its rows "
+        f"({rows} rows, {count} pairs), {over}; other numbers of calls and other metrics are corrected on their own."
+    )
+
+
+def _least_to_most(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def pairs(standings: Standings, metric: str) -> list[tuple[Row, Row]]:
@@ -266,13 +324,6 @@ def pairs(standings: Standings, metric: str) -> list[tuple[Row, Row]]:
         return [(row, reference) for row in rows if row != reference] if reference else []
     every = [(b, a) for a, b in combinations(rows, 2)]
     return every if len(every) <= _MOST_PAIRS else []
-
-
-def by_chance(standings: Standings) -> tuple[int, float]:
-    """How many intervals the decisive metric has, and how many would exclude zero if nothing differed."""
-    metric = standings.metric
-    count = sum(math.comb(len(standings.at(metric, n)), 2) for n in standings.calls(metric))
-    return count, count * (1 - standings.confidence)
 
 
 def together(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:
@@ -304,7 +355,7 @@ def write_lines(standings: Standings) -> Path:
 
 def _score_lines(standings: Standings) -> Iterator[dict[str, Any]]:
     for (metric, calls), spots in standings.spots.items():
-        placed = ranks(spots, standings.confidence)
+        placed = standings.rounds[metric, calls].ranks()
         for row, spot in spots.items():
             yield {
                 "kind": "score",
@@ -324,7 +375,7 @@ def _score_lines(standings: Standings) -> Iterator[dict[str, Any]]:
 def _difference_lines(standings: Standings) -> Iterator[dict[str, Any]]:
     for (metric, calls), spots in standings.spots.items():
         for a, b in combinations(spots, 2):
-            found = difference(spots[a], spots[b], standings.confidence)
+            found = standings.rounds[metric, calls].difference(a, b)
             yield {
                 "kind": "difference",
                 "a": a._asdict(),
@@ -338,6 +389,7 @@ def _difference_lines(standings: Standings) -> Iterator[dict[str, Any]]:
                 "over": found.over,
                 "count": found.count,
                 "both_at_floor": found.both_at_floor,
+                "more_seeds": found.more,
                 "verdict": found.verdict,
             }
 

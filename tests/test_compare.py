@@ -30,10 +30,11 @@ from flowmap.cost import Tally
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import evaluate
 from flowmap.folder import read_lines
-from flowmap.intervals import Spot, difference
+from flowmap.intervals import difference
 from flowmap.plan import make_plan
 from flowmap.recipe import read
 from flowmap.shelf import SHELF
+from flowmap.spots import Spot
 from flowmap.standings import Standings, load, sentences
 from tests.small_runs import planned, train_all
 

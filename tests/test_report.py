@@ -79,7 +79,9 @@ class Page(HTMLParser):
 
 def score(stage: str, sampler: str, nfe: int, value: float, **more: Any) -> dict[str, Any]:
     base = {"metric": "frechet_teacher", "weights": "ema", "spread": value / 50, "floor": 0.35, "seed": 0}
-    return base | {"stage": stage, "sampler": sampler, "nfe": nfe, "value": value, "samples": 64, "repeats": 3} | more
+    line = base | {"stage": stage, "sampler": sampler, "nfe": nfe, "value": value, "samples": 64, "repeats": 3} | more
+    # Three draws with this very mean and standard deviation.
+    return {"values": [value - line["spread"], value, value + line["spread"]]} | line
 
 
 def scores(**more: Any) -> list[dict[str, Any]]:
@@ -246,6 +248,8 @@ def test_claims_stand_with_their_numbers_and_marks(finished: Page) -> None:
     assert re.fullmatch(r"✓ holds 0\.45\d* ± 0\.009\d* → 0\.30\d* ± 0\.006\d*", rows[1][1])
     assert rows[2][0] == "v1.5: on the same weights the consistency sampler gets worse from 4 to 8 calls"
     assert rows[3][1].startswith("✓ holds · 4.4×")  # 2.0 / 0.45
+    # Four times as far by Euler as 0.45, and the interval that says so.
+    assert any((found.get("title") or "").startswith("0.23 times as high (0.2") for _, found in finished.tags)
 
 
 def make_controlled(folder: Path, backbone: dict[str, Any]) -> Path:

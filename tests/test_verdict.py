@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from flowmap.intervals import Difference, difference
+from flowmap.spots import Spot
 from flowmap.verdict import (
+    NO_WORSE,
     Cell,
     Claim,
     Control,
@@ -16,20 +19,31 @@ from flowmap.verdict import (
     beats,
     best,
     cells,
-    change,
     claims,
     costs_nothing,
+    no_worse,
     ordered_metrics,
 )
 
 
+def draws(value: float, spread: float) -> tuple[float, float, float]:
+    """Three numbers with this very mean and standard deviation."""
+    return value - spread, value, value + spread
+
+
 def cell(value: float, noise: float = 0.0, floor: float = 0.0) -> Cell:
-    return Cell(value, noise, None, floor, (0,))
+    return Cell(value, noise, None, floor, (0,), Spot({0: draws(value, noise)}, {0: floor}))
+
+
+def found(ratio: float, low: float, high: float, both_at_floor: bool = False) -> Difference:
+    """That one scores `ratio` times as high as another."""
+    return Difference(0.0, ratio, low, high, 3, "noise", both_at_floor)
 
 
 def line(sampler: str, nfe: int, value: float, spread: float = 0.01, **more: Any) -> dict[str, Any]:
     base = {"stage": "student", "weights": "ema", "metric": "m", "floor": 0.0, "seed": 0, "samples": 9, "repeats": 3}
-    return base | {"sampler": sampler, "nfe": nfe, "value": value, "spread": spread} | more
+    made = base | {"sampler": sampler, "nfe": nfe, "value": value, "spread": spread} | more
+    return {"values": draws(value, spread)} | made
 
 
 def curve(sampler: str, values: dict[int, float], **more: Any) -> list[dict[str, Any]]:
@@ -41,51 +55,67 @@ def verdicts(found: list[Claim], kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected"),
+    ("change", "expected"),
     [
-        (cell(10, 3), cell(20, 4), "same"),  # exactly 2 sqrt(9 + 16) apart: not further apart
-        (cell(10, 3), cell(20.0001, 4), "worse"),
-        (cell(20.0001, 4), cell(10, 3), "better"),
-        (cell(0.1, floor=0.5), cell(0.4, floor=0.5), "same"),  # both below the floor, without any noise
-        (cell(0.1, 0.01, 0.5), cell(0.51, 0.01, 0.5), "same"),  # far apart, but not above the floor
-        (cell(0.1, 0.01, 0.5), cell(0.6, 0.01, 0.5), "worse"),
-        (cell(0.2), cell(math.nan), "worse"),
-        (cell(math.inf), cell(math.nan, math.nan), "same"),
+        (found(1.0, 0.9, 1.1), "holds"),
+        (found(0.5, 0.2, NO_WORSE), "holds"),
+        (found(0.5, 0.2, 1.26), "noise"),  # it looks twice as good, and a quarter may be lost for all one can see
+        (found(1.0, 0.1, 10.0), "noise"),  # large noise proves nothing
+        (found(1.1, 1.01, 1.2), "fails"),  # within the margin, but worse beyond noise
+        (found(1.0, 0.1, 10.0, both_at_floor=True), "holds"),  # as good as perfect before and after
+        (found(math.nan, 0.0, math.inf), "noise"),
     ],
 )
-def test_two_values_differ_only_beyond_twice_their_joint_spread_above_the_floor(
-    before: Cell, after: Cell, expected: str
-) -> None:
-    assert change(before, after) == expected
+def test_not_worse_is_what_is_seen_to_stay_within_the_margin(change: Difference, expected: str) -> None:
+    assert no_worse(change) == expected
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "expected"),
+    ("against_teacher", "expected"),
     [
-        (cell(2.5, 0.1), cell(1.0, 0.1), "holds"),  # (2.5 - .1) / (1 + .1) = 2.18
-        (cell(2.5, 0.3), cell(1.0, 0.1), "noise"),  # 2.5 times as good, but 2.0 with the spreads against it
-        (cell(1.9, 0.1), cell(1.0, 0.1), "noise"),  # 1.9 times, 2.2 with the spreads for it
-        (cell(1.5, 0.1), cell(1.0, 0.1), "fails"),
-        (cell(0.5, floor=0.3), cell(0.01, floor=0.3), "fails"),  # no credit below the floor
-        (cell(0.5, 0.02, 0.3), cell(0.31, 0.2, 0.3), "fails"),  # nor for a spread that reaches below it
-        (cell(1.0), cell(0.0), "holds"),
-        (cell(0.0), cell(0.0), "fails"),
-        (cell(1.0), cell(math.nan), "fails"),
+        (found(0.3, 0.2, 0.49), "holds"),
+        (found(0.3, 0.2, 0.51), "noise"),
+        (found(0.7, 0.51, 0.9), "fails"),
+        (found(0.7, 0.49, 0.9), "noise"),
+        (found(1.0, 0.1, 10.0, both_at_floor=True), "fails"),
+        (difference(cell(1.0).spot, cell(math.nan).spot), "holds"),
+        (difference(cell(math.nan).spot, cell(1.0).spot), "fails"),
+        (difference(cell(0.01, floor=0.3).spot, cell(0.5, floor=0.3).spot), "fails"),  # no credit below the floor
     ],
 )
-def test_a_factor_must_hold_with_the_spreads_against_it(teacher: Cell, student: Cell, expected: str) -> None:
-    assert beats(teacher, student, 2.0) == expected
+def test_a_factor_must_hold_in_the_whole_interval(against_teacher: Difference, expected: str) -> None:
+    assert beats(against_teacher, 2.0) == expected
 
 
-def test_one_seed_keeps_the_fresh_noise_spread_and_several_take_the_larger() -> None:
+def test_the_interval_of_a_claim_is_that_of_the_comparison_s_page() -> None:
+    """Paired by seed, and by draw where the noise was common; Welch's where it was not."""
+    few, many = ({0: (1.0, 1.3, 1.1), 1: (1.2, 1.6, 1.4)}, {0: (0.7, 0.9, 0.8), 1: (1.3, 1.9, 1.7)})
+
+    def lines(seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+        return [
+            line("flow_map", nfe, 1.0, seed=seed, values=values[seed])
+            for nfe, values in ((4, few), (32, many))
+            for seed in seeds
+        ]
+
+    for seeds in ((0,), (0, 1)):
+        one, other = (Spot({s: values[s] for s in seeds}, dict.fromkeys(seeds, 0.0)) for values in (many, few))
+        for common in (True, False):
+            (claim,) = claims(lines(seeds), common_noise=common)
+            assert claim.found == difference(one, other, common_noise=common)
+    paired, apart = (claims(lines((0,)), common_noise=common)[0].found for common in (True, False))
+    assert paired.high < apart.high
+
+
+def test_one_seed_shows_the_spread_of_fresh_noise_and_several_their_own() -> None:
     calm = cells([line("flow_map", 4, v, spread=0.5, seed=s) for s, v in enumerate((1.0, 1.1, 1.2))])
     wild = cells([line("flow_map", 4, v, spread=0.5, seed=s) for s, v in enumerate((1.0, 3.0, 5.0))])
     (one,) = cells([line("flow_map", 4, 1.0, spread=0.5)]).values()
     (calm_cell,), (wild_cell,) = calm.values(), wild.values()
-    assert (one.between, one.spread, one.noise) == (None, 0.5, 0.5)
+    assert (one.between, one.spread) == (None, 0.5)
     assert calm_cell.value == pytest.approx(1.1)
-    assert (calm_cell.spread, calm_cell.noise) == (pytest.approx(0.1), 0.5)
-    assert (wild_cell.value, wild_cell.spread, wild_cell.noise) == (3.0, 2.0, 2.0)
+    assert calm_cell.spread == pytest.approx(0.1)
+    assert (wild_cell.value, wild_cell.spread) == (3.0, 2.0)
     assert wild_cell.seeds == (0, 1, 2)
 
 
@@ -94,7 +124,7 @@ def test_seeds_that_disagree_turn_a_loss_of_quality_into_noise() -> None:
     steady = [line("flow_map", 32, v, seed=s) for s, v in enumerate((2.0, 2.0, 2.0))]
     torn = [line("flow_map", 32, v, seed=s) for s, v in enumerate((1.0, 1.5, 3.5))]
     assert verdicts(claims(few + steady), "map") == ["fails"]
-    assert verdicts(claims(few + torn), "map") == ["holds"]
+    assert verdicts(claims(few + torn), "map") == ["noise"]
 
 
 def test_a_score_taken_again_replaces_the_older_one() -> None:
@@ -129,8 +159,9 @@ def test_the_consistency_claim_tells_worse_from_equal_from_better(last: float, e
     assert verdicts(claims(lines), "consistency") == [expected]
 
 
-def test_a_map_within_noise_has_not_become_worse() -> None:
-    assert verdicts(claims(curve("flow_map", {4: 1.0, 32: 1.02})), "map") == ["holds"]
+@pytest.mark.parametrize(("spread", "expected"), [(0.01, "holds"), (0.3, "noise")])
+def test_a_map_is_not_called_steady_because_nothing_can_be_seen(spread: float, expected: str) -> None:
+    assert verdicts(claims(curve("flow_map", {4: 1.0, 32: 1.02}, spread=spread)), "map") == [expected]
 
 
 def test_no_claim_without_its_data() -> None:
@@ -204,31 +235,31 @@ def test_a_gain_is_told_from_noise_and_from_a_loss(ours: float, expected: str) -
     assert verdicts(held_against({1: ours, 8: 1.0}, {1: 2.0, 8: 1.0}), "gain") == [expected]
 
 
+CLEAR = (cell(2.0, 0.1), cell(1.0, 0.1))
+
+
 @pytest.mark.parametrize(
     ("gain", "many", "expected"),
     [
-        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.5, 0.05)), "holds"),  # hidden: 0.14 of 0.25
-        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.6, 0.05)), "holds"),  # 0.24
-        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.62, 0.05)), "noise"),  # 0.26: too near a quarter
-        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.05), cell(0.7, 0.05)), "fails"),  # worse beyond noise
-        ((cell(2.0, 0.1), cell(1.0, 0.1)), (cell(0.5, 0.2), cell(0.5, 0.2)), "noise"),  # nothing can be seen
-        (
-            (cell(2.0, 0.1), cell(1.0, 0.1)),
-            (cell(0.5, 5.0), cell(0.4, 5.0)),
-            "noise",
-        ),  # nor here, however good it looks
+        (CLEAR, (cell(0.5, 0.05), cell(0.5, 0.05)), "holds"),  # up to 1.26 times as high: 0.13 of the gain of 1
+        (CLEAR, (cell(0.5, 0.05), cell(0.6, 0.05)), "holds"),  # up to 1.49: 0.24
+        (CLEAR, (cell(0.5, 0.05), cell(0.615, 0.05)), "noise"),  # up to 1.52: 0.26, too near a quarter
+        (CLEAR, (cell(0.5, 0.05), cell(0.7, 0.05)), "fails"),  # worse beyond noise
+        (CLEAR, (cell(0.5, 0.2), cell(0.5, 0.2)), "noise"),  # nothing can be seen
+        (CLEAR, (cell(0.5, 0.4), cell(0.4, 0.3)), "noise"),  # nor here, however good it looks
         ((cell(2.0, 0.6), cell(1.0, 0.6)), (cell(0.5, 0.01), cell(0.5, 0.01)), "noise"),  # a gain within noise is none
         ((cell(1.0, 0.1), cell(2.0, 0.1)), (cell(0.5, 0.01), cell(0.1, 0.01)), "noise"),  # nor is a loss
-        ((cell(2.0), cell(1.0)), (cell(0.1, floor=0.3), cell(0.2, floor=0.3)), "holds"),  # both as good as perfect
+        (CLEAR, (cell(0.1, 0.05, floor=0.3), cell(0.2, 0.1, floor=0.3)), "holds"),  # both as good as perfect
         ((cell(math.nan), cell(1.0)), (cell(0.5, 0.1), cell(0.5, 0.1)), "holds"),  # the control's one call is no number
-        ((cell(2.0), cell(1.0)), (cell(0.5), cell(math.nan)), "fails"),
-        ((cell(2.0), cell(1.0)), (cell(math.nan), cell(math.nan)), "noise"),
+        (CLEAR, (cell(0.5), cell(math.nan)), "fails"),
+        (CLEAR, (cell(math.nan), cell(math.nan)), "noise"),
     ],
 )
 def test_nothing_is_lost_only_where_noise_can_hide_no_more_than_a_quarter_of_the_gain(
     gain: tuple[Cell, Cell], many: tuple[Cell, Cell], expected: str
 ) -> None:
-    assert costs_nothing(gain, many) == expected
+    gained, lost = (difference(stage.spot, control.spot, common_noise=False) for control, stage in (gain, many))
+    assert costs_nothing(gain, gained, many, lost) == expected
 
 
 @pytest.mark.parametrize(

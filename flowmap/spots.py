@@ -1,0 +1,82 @@
+"""What was scored: rows, and their scores over training seeds and draws of noise. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+
+class Row(NamedTuple):
+    """One line of a figure: a contestant's weights under a sampler."""
+
+    contestant: str
+    sampler: str
+
+
+@final
+@dataclass(frozen=True)
+class Spot:
+    """The scores of a row at a number of calls by a metric: `values` per training seed, one for each draw of noise.
+
+    `floors` are what a perfect model scores, per seed. Lower is better.
+    """
+
+    values: Mapping[int, tuple[float, ...]]
+    floors: Mapping[int, float]
+
+    @property
+    def means(self) -> dict[int, float]:
+        """The mean score of each seed."""
+        return {seed: statistics.fmean(values) for seed, values in self.values.items()}
+
+    @property
+    def mean(self) -> float:
+        """Over seeds and draws."""
+        return statistics.fmean(self.means.values())
+
+    @property
+    def floor(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.floors.values())
+
+    @property
+    def finite(self) -> bool:
+        """Whether every score is a number."""
+        return all(math.isfinite(value) for values in self.values.values() for value in values)
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether a perfect model would score no better."""
+        return self.mean <= self.floor
+
+    @property
+    def over_seeds(self) -> float:
+        """Standard deviation of the seeds' means; NaN for one seed."""
+        return _deviation(list(self.means.values()))
+
+    @property
+    def over_noise(self) -> float:
+        """Standard deviation over draws of noise, within a seed."""
+        within = [_deviation(values) ** 2 for values in self.values.values()]
+        return math.sqrt(statistics.fmean(within)) if within else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a single score of a new training: over seeds and over noise together.
+
+        The seeds' means have 1/K of the noise in them already, K draws each.
+        """
+        if math.isnan(self.over_seeds):
+            return self.over_noise
+        draws = min(len(values) for values in self.values.values())
+        return math.sqrt(self.over_seeds**2 + self.over_noise**2 * (1 - 1 / draws))
+
+
+def _deviation(values: Iterable[float]) -> float:
+    values = list(values)
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.stdev(values)

@@ -1,0 +1,220 @@
+"""What a comparison's page says, from folders of scores: it favours nobody, and says how sure it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowmap.comparison_page import write_page
+from flowmap.folder import read_lines
+from flowmap.spots import Row
+from flowmap.standings import Standings, load, sentences
+
+CALLS = (1, 2, 4)
+FLOOR = 0.01
+
+Scores = Mapping[str, np.ndarray]
+"""By contestant: scores at `CALLS`, for each seed and draw of noise."""
+
+
+def scored(folder: Path, scores: Scores, against: str | None = None, metric: str = "m") -> Standings:
+    """The folder of a comparison whose contestants have these scores, read back."""
+    seeds = max(values.shape[1] for values in scores.values())
+    contest = {"stage": "student", "samplers": ["flow_map"]}
+    recipe = {"stages": [{"name": "student"}], "evaluation": {"contests": [contest]}}
+    known = {
+        "name": "made",
+        "about": "",
+        "seeds": list(range(seeds)),
+        "metric": metric,
+        "against": against,
+        "confidence": 0.95,
+        "budget": None,
+        "command": "",
+        "text": "",
+        "contestants": [{"name": name, "recipe": recipe, "own": [], "recomputes": False} for name in scores],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.json").write_text(json.dumps(known))
+    for name, values in scores.items():
+        for seed in range(values.shape[1]):
+            home = folder / name / f"seed-{seed}"
+            home.mkdir(parents=True)
+            lines = [
+                {"stage": "student", "sampler": "flow_map", "nfe": n, "metric": metric, "floor": FLOOR}
+                | {"values": draws}
+                for n, draws in zip(CALLS, values[:, seed].tolist(), strict=True)
+            ]
+            (home / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return load(folder)
+
+
+def drawn(
+    levels: Mapping[str, Sequence[float]], seeds: int = 3, spread: float = 0.1, start: int = 0
+) -> dict[str, np.ndarray]:
+    """Scores around a contestant's level at each number of calls: of a seed for all, of its own, and of noise."""
+    shared = np.random.default_rng(99).normal(0, 0.3, (1, seeds, 1))
+    found = {}
+    for number, (name, values) in enumerate(levels.items()):
+        rng = np.random.default_rng(start + number)
+        own = rng.normal(0, spread, (len(CALLS), seeds, 1)) + rng.normal(0, spread / 2, (len(CALLS), seeds, 2))
+        found[name] = np.array(values)[:, None, None] * np.exp(shared + own)
+    return found
+
+
+LEVELS = {"anna": (1.0, 1.0, 0.5), "bert": (5.0, 1.1, 0.5), "carl": (1.1, 6.0, 0.55), "dora": (9.0, 1.3, 5.0)}
+
+
+def told(found: Standings) -> list[str]:
+    """The sentences, but for the one that counts rows."""
+    return [text for text in sentences(found) if "corrected for" not in text]
+
+
+def verdicts(found: Standings) -> dict[tuple[int, str, str], str]:
+    """What is said of every pair, either way round."""
+    said = {}
+    for (_, calls), one in found.rounds.items():
+        for a, b in combinations(one.spots, 2):
+            said[calls, a.contestant, b.contestant] = one.difference(a, b).verdict
+            said[calls, b.contestant, a.contestant] = one.difference(b, a).verdict
+    return said
+
+
+def test_the_order_of_contestants_changes_no_sentence(tmp_path: Path) -> None:
+    scores = drawn(LEVELS)
+    first = scored(tmp_path / "first", scores, "anna")
+    other = scored(tmp_path / "other", dict(reversed(scores.items())), "anna")
+    assert sorted(sentences(first)) == sorted(sentences(other))
+    assert verdicts(first) == verdicts(other)
+    assert any(verdict != "same" for verdict in verdicts(first).values())
+    for key, one in first.rounds.items():
+        assert one.ranks() == other.rounds[key].ranks()
+        assert one.leaders() == other.rounds[key].leaders()
+        for a, b in combinations(one.spots, 2):
+            here, there = one.difference(a, b), other.rounds[key].difference(b, a)
+            assert (here.low, here.high) == pytest.approx((1 / there.high, 1 / there.low))
+            assert here.more == there.more
+
+
+def test_names_change_no_sentence(tmp_path: Path) -> None:
+    """A name that sorts last says the same as one that sorts first."""
+    scores = drawn(LEVELS)
+    renamed = {name.replace("anna", "zoe"): values for name, values in scores.items()}
+    first = told(scored(tmp_path / "first", scores, "anna"))
+    assert [text.replace("anna", "zoe") for text in first] == told(scored(tmp_path / "other", renamed, "zoe"))
+
+
+def test_twins_never_differ_share_every_rank_and_change_nothing_for_the_others(tmp_path: Path) -> None:
+    """The same scores under two names: one row for the correction, and the same sentences for both."""
+    scores = drawn(LEVELS)
+    alone = scored(tmp_path / "alone", scores, "anna")
+    found = scored(tmp_path / "twins", scores | {"twin": scores["bert"]}, "anna")
+    for key, one in found.rounds.items():
+        ranks = {row.contestant: rank for row, rank in one.ranks().items()}
+        assert ranks["bert"] == ranks["twin"]
+        pair = one.difference(Row("bert", "flow_map"), Row("twin", "flow_map"))
+        assert (pair.low, pair.ratio, pair.high, pair.verdict) == (1, 1, 1, "same")
+        assert one.count == alone.rounds[key].count
+        for a, b in combinations(alone.rounds[key].spots, 2):
+            assert one.difference(a, b) == alone.rounds[key].difference(a, b)
+    of = {name: [t.replace(name, "X") for t in told(found) if t.startswith(name)] for name in ("bert", "twin")}
+    assert of["bert"] == of["twin"] != []
+
+
+@pytest.mark.parametrize("idle", [0.1, 0.2, 1.0])
+@pytest.mark.parametrize("level", [0.02, 1.0, 50.0])
+def test_an_idle_contestant_turns_nothing_round_and_creates_no_difference(
+    tmp_path: Path, idle: float, level: float
+) -> None:
+    """One that is no steadier than the others: wherever it stands, it can only widen the intervals of the others."""
+    scores = drawn(LEVELS)
+    more = drawn({"idle": [level] * 3}, spread=3 * idle, start=50)
+    before, after = scored(tmp_path / "before", scores), scored(tmp_path / "after", scores | more)
+    for key, one in before.rounds.items():
+        for a, b in combinations(one.spots, 2):
+            was, now = one.difference(a, b), after.rounds[key].difference(a, b)
+            assert now.ratio == was.ratio
+            assert now.low <= was.low
+            assert now.high >= was.high
+            assert now.verdict in (was.verdict, "same")
+
+
+def test_a_steady_idle_contestant_creates_only_what_a_pair_shows_alone(tmp_path: Path) -> None:
+    """It lends its steadiness to all, but no interval is narrower than Student's at half of the error."""
+    scores = drawn(LEVELS, spread=0.3)
+    steady = drawn({f"idle{i}": [7.0 + i] * 3 for i in range(4)}, spread=1e-6, start=50)
+    before, after = scored(tmp_path / "before", scores), scored(tmp_path / "after", scores | steady)
+    narrower = 0
+    for key, one in before.rounds.items():
+        for a, b in combinations(one.spots, 2):
+            was, now = one.difference(a, b), after.rounds[key].difference(a, b)
+            alone = scored_pair(after, key[1], a, b)
+            assert now.low <= alone[0]
+            assert now.high >= alone[1]
+            assert {was.verdict, now.verdict} != {"better", "worse"}
+            narrower += now.high < was.high
+    assert narrower
+
+
+def scored_pair(found: Standings, calls: int, a: Row, b: Row) -> tuple[float, float]:
+    """The pair's own interval of Student's t at 97.5 %."""
+    from scipy import stats
+
+    means = [
+        np.log([spot.means[seed] for seed in found.seeds])
+        for spot in (found.at("m", calls)[a], found.at("m", calls)[b])
+    ]
+    interval = stats.ttest_rel(*means).confidence_interval(0.975)
+    return float(np.exp(interval.low) * (1 + 1e-9)), float(np.exp(interval.high) * (1 - 1e-9))
+
+
+def test_the_page_says_how_sure_it_is_and_what_would_decide(tmp_path: Path) -> None:
+    found = scored(tmp_path / "made", drawn(LEVELS), "anna")
+    page = re.sub(r"\s+", " ", write_page(found.folder).read_text())
+    sure = "95 % that no statement about it is false, corrected for all its rows (4 rows, 6 pairs), over training seeds"
+    assert sure in page
+    assert sure in sentences(found)[-1]
+    said = [text for text in sentences(found) if text.startswith("Undecided against anna")]
+    assert len(said) == 1
+    assert said[0] in page
+    open_pairs = [line for line in read_lines(found.folder / "comparison.jsonl") if line.get("more_seeds")]
+    assert all(line["verdict"] == "same" for line in open_pairs)
+    against = [line for line in open_pairs if "anna" in (line["a"]["contestant"], line["b"]["contestant"])]
+    near = [line for line in against if line["more_seeds"] <= 30]
+    assert near
+    best = min(near, key=lambda line: line["more_seeds"])
+    name = next(row["contestant"] for row in (best["a"], best["b"]) if row["contestant"] != "anna")
+    assert f"{name} at {best['calls']} call" in said[0]
+    assert f"({best['more_seeds']} more)" in said[0]
+    assert f"+{best['more_seeds']} seeds" in page
+    assert f"undecided; {best['more_seeds']} more training seed" in page
+    if len(near) < len(against):
+        assert f"{len(against) - len(near)} would take over 30 more" in said[0]
+        assert "+&gt;30 seeds" in page
+
+
+def test_one_training_seed_says_what_that_is_worth(tmp_path: Path) -> None:
+    found = scored(tmp_path / "made", drawn(LEVELS, seeds=1), "anna")
+    assert "over draws of noise of one training seed, which say nothing of another training" in sentences(found)[-1]
+    assert not any("more training seeds" in text for text in sentences(found))
+    write_page(found.folder)
+
+
+def test_a_page_of_failures_is_written_whatever_seeds_are_left(tmp_path: Path) -> None:
+    """No seed in common with anyone, and one seed in common: nothing is said of either, and of the others as before."""
+    scores = drawn(LEVELS)
+    found = scored(tmp_path / "made", scores, "anna")
+    for name, seeds in {"carl": (0, 1, 2), "dora": (0, 1)}.items():
+        for seed in seeds:
+            (found.folder / name / f"seed-{seed}" / "metrics.jsonl").unlink()
+    left = load(found.folder)
+    write_page(found.folder)
+    assert {row.contestant for row in left.rows} == {"anna", "bert", "dora"}
+    assert any(t.startswith("bert against anna: worse at 1 call") for t in told(left))
+    assert "dora against anna: does not differ at any number of calls." in told(left)
