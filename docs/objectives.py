@@ -33,6 +33,8 @@ reason, and a test fails when the page is out of date or a field of an objective
   place of a number from memory. *Quoted* is what notes and re-implementations of third parties quote from it.
 - Rows are compared with the released value, or with the published one where nothing is released. *preset* is a recipe
   of this repository with the released value. Losses themselves are compared in `tests/`.
+- *As released* is what to write into a recipe's stage for the released values. A comparison of ours may set others,
+  where its data have no condition to guide by, or a grid of their own.
 - *Recipe's settings* have no default in an objective. They are what the released code used; put them into the stage.
   There is AdamW and no RAdam here: a warm-up takes the place of RAdam's.
 - *Ours alone* are fields that the authors have no counterpart of, or that nothing reads unless another field is set.
@@ -632,7 +634,7 @@ _CONSISTENCY_TRAINING = Page(
         Row("distance", Said("pseudo_huber", "loss:82-89; ct_train.py:75")),
         Row(
             "huber_scale",
-            Said(0.0, "ct_train.py:75", "c = 0: the norm"),
+            other("0, the norm itself", "ct_train.py:75"),
             "c = 0.00054 sqrt(D), which 2310.14189 is quoted with: a norm has no gradient where nothing is missing",
         ),
         Row("target", Said("student", "loss:68-73")),
@@ -677,8 +679,8 @@ _TCM = Page(
     (
         Row("schedule", Said("improved", "CM:28-33")),
         Row("times.distribution", other("log of the noise level by Student's t, 0.01 degrees", "tcm:50-51"), _NO_T),
-        Row("times.mean", Said(0.0, "tcm:48"), _NO_T),
-        Row("times.std", Said(0.2, "tcm:49"), _NO_T),
+        Row("times.mean", other("0, of Student's t", "tcm:48"), _NO_T),
+        Row("times.std", other("0.2, of Student's t", "tcm:49"), _NO_T),
         Row("mapping", Said("noise", "CM:28-33", "EDM's noise levels")),
         Row(
             "double_every",
@@ -1102,6 +1104,33 @@ def differing(pages: Mapping[str, Page], objectives: Mapping[str, Mapping[str, A
     return {name: rows for name, rows in found.items() if rows}
 
 
+def as_released(name: str, page: Page, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The objective's table of a recipe that says every released value which a field can say and a default does not."""
+    table: dict[str, Any] = {"type": name}
+    for row in page.rows:
+        if row.released.value is _OTHER or _plain(value_at(settings, row.name)) == _plain(row.released.value):
+            continue
+        *path, last = row.name.split(".")
+        here, ours = table, settings
+        for part in path:
+            ours = ours[part]
+            # Another component is named by its type; a table of fields has none.
+            here = here.setdefault(part, {"type": ours["type"]} if "type" in ours else {})
+        here[last] = row.released.value
+    return table
+
+
+def _inline(value: Any) -> str:
+    """`value` as TOML writes it in one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_inline(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
 def whole(pages: Mapping[str, Page], objectives: Mapping[str, Mapping[str, Any]]) -> str:
     """The whole page; raises FlowmapError for what differs without a reason, or is missing."""
     rows = [
@@ -1123,6 +1152,9 @@ def _section(name: str, page: Page, settings: Mapping[str, Any]) -> str:
     lines = [f"## {name}\n", _wrapped(page.sources)]
     if page.preset:
         lines.append(f"Preset: stage `{page.preset.stage}` of `recipes/{page.preset.recipe}.toml`.\n")
+    released = as_released(name, page, settings)
+    said = f"`objective = {_inline(released)}`" if len(released) > 1 else f'`objective = "{name}"`, the defaults'
+    lines.append(f"As released, as far as fields can say it: {said}.\n")
     lines += _table(
         ("field", "published", "released", "ours", "why"), [_line(name, page, r, settings) for r in page.rows]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tomllib
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,18 @@ def test_a_preset_that_departs_is_a_difference(script: ModuleType, objectives: A
     assert script.verdict("backward_simulation", page, row, settings).startswith("same in the preset: ")
     departed = replace(row, released=script.Said(3.0, "yml"))
     assert script.verdict("backward_simulation", page, departed, settings).startswith("**differs**: ")
+
+
+def test_what_is_printed_as_released_is_a_recipes_and_has_every_released_value(
+    script: ModuleType, objectives: Any
+) -> None:
+    for name, page in script.PAGES.items():
+        line = f"objective = {script._inline(script.as_released(name, page, objectives[name]))}"
+        config = catalogue().find("objective", name).model_validate(tomllib.loads(line)["objective"])
+        settings = config.model_dump(mode="json", by_alias=True)
+        for row in page.rows:
+            if row.released.value is not script.other("", "").value:
+                assert script._plain(script.value_at(settings, row.name)) == script._plain(row.released.value), name
 
 
 def test_what_differs_is_known(script: ModuleType, objectives: Any) -> None:
