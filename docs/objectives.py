@@ -1116,7 +1116,10 @@ def as_released(name: str, page: Page, settings: Mapping[str, Any]) -> dict[str,
             ours = ours[part]
             # Another component is named by its type; a table of fields has none.
             here = here.setdefault(part, {"type": ours["type"]} if "type" in ours else {})
-        here[last] = row.released.value
+        value = row.released.value
+        # Another objective inside this one is as released itself.
+        inner = row.preset == f"{row.name}.type"
+        here[last] = as_released(value, PAGES[value], load()[value]) if inner else value
     return table
 
 
