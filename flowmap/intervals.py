@@ -147,9 +147,9 @@ class Round:
         }
 
     def leaders(self) -> tuple[Row, list[Row]]:
-        """The row with the lowest mean, and the others, best first, whose difference to it may be nothing."""
+        """The row with the lowest mean, and the others, best first, that are not seen to be worse."""
         best, *others = sorted(self.spots, key=lambda row: (_sortable(self.spots[row].mean), row))
-        return best, [row for row in others if self.difference(row, best).verdict == "same"]
+        return best, [row for row in others if self.difference(row, best).verdict != "worse"]
 
 
 def difference(a: Spot, b: Spot, confidence: float = 0.95, common_noise: bool = True) -> Difference:

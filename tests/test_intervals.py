@@ -166,6 +166,15 @@ def test_a_rank_counts_only_who_is_better_beyond_chance() -> None:
     assert Round(four).leaders() == (Row("a", "s"), [Row("b", "s")])
 
 
+def test_a_row_that_one_bad_seed_has_put_second_is_not_passed_over() -> None:
+    """A mean is moved by one score of a hundred, their logarithms hardly: then the first is not best beyond chance."""
+    rng = np.random.default_rng(0)
+    once_bad = np.append(0.8 * np.exp(rng.normal(0, 0.01, 99)), 25.0)
+    two = {Row("steady", "s"): spot(np.exp(rng.normal(0, 0.01, 100))), Row("once bad", "s"): spot(once_bad)}
+    assert Round(two).difference(Row("once bad", "s"), Row("steady", "s")).verdict == "better"
+    assert Round(two).leaders() == (Row("steady", "s"), [Row("once bad", "s")])
+
+
 # -- several rows
 
 
@@ -220,9 +229,9 @@ def test_of_equal_contestants_hardly_a_page_says_anything(
 
 @pytest.mark.parametrize("over", ["seeds", "noise"])
 def test_pages_of_equal_contestants_through_all_that_is_said(over: str) -> None:
-    """200 pages of eight: their ranks, leaders and pairs. Uncorrected, two pages of three say something."""
+    """120 pages of eight: their ranks, leaders and pairs. Uncorrected, two pages of three say something."""
     rng, said = np.random.default_rng(0), 0
-    for _ in range(200):
+    for _ in range(120):
         logs = rng.normal(size=(1, 3)) + rng.normal(0, 0.3, (8, 3))
         scores = np.exp(logs if over == "seeds" else logs[:, None])
         found = Round(rows(scores.tolist()))
@@ -231,7 +240,7 @@ def test_pages_of_equal_contestants_through_all_that_is_said(over: str) -> None:
         assert told == (set(found.ranks().values()) != {1})
         assert told or len(found.leaders()[1]) == 7
         said += told
-    assert said / 200 <= 0.05
+    assert said / 120 <= 0.05
 
 
 def test_a_ratio_is_seen_as_often_as_the_docs_say() -> None:
@@ -240,16 +249,16 @@ def test_a_ratio_is_seen_as_often_as_the_docs_say() -> None:
 
 
 def test_a_contestant_that_lacks_a_seed_is_compared_over_the_others() -> None:
-    """Nothing is false more often for it: 300 pages of six equal contestants, half of which lack one seed of five."""
+    """Nothing is false more often for it: 200 pages of six equal contestants, half of which lack one seed of five."""
     rng, said = np.random.default_rng(1), 0
-    for _ in range(300):
+    for _ in range(200):
         spots = rows(np.exp(rng.normal(0, 0.3, (6, 5))).tolist())
         for number, (row, whole) in enumerate(list(spots.items())[:3]):
             spots[row] = Spot({k: v for k, v in whole.values.items() if k != number}, whole.floors)
         found = Round(spots)
         assert [found.difference(Row("0", "s"), Row(str(i), "s")).count for i in (1, 5)] == [3, 4]
         said += set(found.ranks().values()) != {1}
-    assert said / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    assert said / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_more_seeds_are_those_that_would_decide() -> None:
