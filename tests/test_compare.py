@@ -166,6 +166,28 @@ def test_the_teacher_s_samples_are_made_once_per_seed_and_change_no_number(finis
         shutil.rmtree(alone)
 
 
+def test_the_harness_favours_nobody(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Another order, a name trained apart from its twin, and one more contestant: the same scores and sentences."""
+    head, *contestants = SPEC.split("[[contestants]]")
+    apart = contestants[2].replace('"twin"', '"alias"')
+    apart += "recipe.checkpoints.every = 5\n"
+    idle = contestants[0].replace('"teacher"\nstage', '"idle"\nstage').replace('"euler", "heun"', '"unipc"')
+    others = [contestants[3], idle, apart, contestants[1], contestants[0]]
+    run(tmp_path, "[[contestants]]".join([head, *others]))
+    root = tmp_path / "runs" / "small"
+    assert (root / "alias" / "seed-0" / "student").resolve() != (root / "map" / "seed-0" / "student").resolve()
+    before, after = standings(finished[0]), standings(tmp_path)
+    for place, spots in before.spots.items():
+        for row, spot in spots.items():
+            name = row.contestant.replace("twin", "alias")
+            assert after.spots[place][row._replace(contestant=name)].values == spot.values
+    pairs = [t for t in sentences(before) if " against " in t]
+    assert pairs
+    assert [t.replace("twin", "alias") for t in pairs if not t.startswith("teacher")] == [
+        t for t in reversed(sentences(after)) if " against map" in t and not t.startswith(("teacher", "idle"))
+    ]
+
+
 def test_budgets_are_equal_in_the_ledger(finished: tuple[Path, str]) -> None:
     """To half a step: the ledger of what was run against the budget."""
     found = standings(finished[0])
