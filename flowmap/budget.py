@@ -6,8 +6,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
+from random import Random
+from typing import final
 
 import torch
 
@@ -21,8 +23,11 @@ from flowmap.processes import Processes
 from flowmap.recipe import Recipe
 from flowmap.stage import open_stage
 
-_COUNTED = 4096  # steps that are counted one by one; of more, the mean of these
-_RHYTHM = 120  # steps after which a rhythm is believed
+_COUNTED = 4096  # times that a turn is counted, where its cost differs from time to time
+_SAMPLED = 1024  # from then on one in so many of the steps before
+_BELIEVED = 120  # times in a row after which a cost is believed to stay for a while
+_SHARE = 32  # of the steps that it has stayed for, the share at which it is looked at next
+_IDLE = 100_000  # steps without any turn after which none is expected
 _WARM, _TIMED = 5, 40
 
 
@@ -48,32 +53,88 @@ def steps_within(recipe: Recipe, stage: str, budget: BudgetConfig, share: float)
 
 
 def _steps_of_calls(plan: StagePlan, amount: float) -> int:
-    """Count steps until the amount is spent.
-
-    Most objectives cost the same at every step, or in a rhythm; then a few tell all. Where lengths of rollouts are
-    drawn, all are counted.
-    """
-    tally, recomputes = Tally(plan), plan.recipe.backbone.recomputes()
-    spent, rhythm = [0], tally.rhythm(_COUNTED)
-    for _ in range(_COUNTED):
-        tally.step()
-        spent.append(equivalents({name: asdict(calls) for name, calls in tally.calls.items()}, recomputes))
-        if spent[-1] >= amount or (len(spent) - 1 == _RHYTHM and _rhythm(spent, rhythm)):
-            break
-    each = [after - before for before, after in pairwise(spent)]
-    period = rhythm if spent[-1] < amount and len(each) == _RHYTHM else len(each)
-    step = 0
-    total = 0
+    """Add up the costs of steps until the amount is spent. Raises FlowmapError if the objective falls idle before."""
+    tally = Tally(plan)
+    turns = [_TurnCosts(tally, index, plan.recipe.backbone.recomputes()) for index in range(tally.turns)]
+    step = total = last = idle = 0
     while total < amount:
-        total += each[step % period]
+        last = sum(turn.cost(step) for turn in turns if tally.takes(turn.index, step))
+        total += last
         step += 1
-    return step if total - amount <= amount - (total - each[(step - 1) % period]) else step - 1
+        idle = 0 if last else idle + 1
+        if idle > _IDLE:
+            raise FlowmapError(
+                f"stage '{plan.stage.name}' spends nothing from step {step - idle} on, before its budget of {amount:g} "
+                f"calls is spent ({total:,} are); lower budget.amount"
+            )
+    return step if total - amount <= amount - (total - last) else step - 1
 
 
-def _rhythm(spent: Sequence[int], period: int) -> bool:
-    """Whether what was `spent` after each step has grown in the same way in every `period`."""
-    each = [after - before for before, after in pairwise(spent)]
-    return period < len(each) and all(cost == each[step % period] for step, cost in enumerate(each))
+@final
+class _TurnCosts:
+    """What a turn costs at each step that it is taken at, asked for in order.
+
+    Most cost the same for long: then only some are counted, ever fewer, and where one differs from those before, the
+    step at which that began is searched for. What differs all the time (rollouts of drawn lengths) is counted each
+    time, `_COUNTED` times, and from then on in samples.
+    """
+
+    def __init__(self, tally: Tally, index: int, recomputes: bool) -> None:
+        self.index = index
+        self._tally, self._recomputes = tally, recomputes
+        self._ahead: dict[int, int] = {}
+        self._counted = 0
+        # The latest cost, how many times in a row it has been that, and since which step.
+        self._latest, self._alike, self._since = -1, 0, 0
+
+    def cost(self, step: int) -> int:
+        """Network-call equivalents of the turn at `step`, at which it is taken."""
+        if step not in self._ahead:
+            self._look_ahead(step)
+        cost = self._ahead.pop(step)
+        if cost != self._latest:
+            self._latest, self._alike, self._since = cost, 0, step
+        self._alike += 1
+        return cost
+
+    def _look_ahead(self, step: int) -> None:
+        if self._alike >= _BELIEVED:
+            self._extend(self._taken(step, (step - self._since) // _SHARE))
+        elif self._counted < _COUNTED:
+            self._ahead[step] = self._count(step)
+        else:
+            taken = self._taken(step, step // _SAMPLED)
+            # Any of them: what has a rhythm must not be looked at in the same one.
+            self._ahead = dict.fromkeys(taken, self._count(Random(step).choice(taken)))
+
+    def _taken(self, step: int, steps: int) -> list[int]:
+        """Those of so many steps from `step` on (one at least) at which the turn is taken."""
+        return [n for n in range(step, step + max(1, steps)) if self._tally.takes(self.index, n)]
+
+    def _extend(self, taken: Sequence[int]) -> None:
+        """Look ahead to the last of `taken`, or to the first that costs something else than the latest."""
+        different, found = len(taken) - 1, self._count(taken[-1])
+        if found == self._latest:
+            self._ahead = dict.fromkeys(taken, found)
+            return
+        alike = -1
+        while different - alike > 1:
+            middle = (alike + different) // 2
+            there = self._count(taken[middle])
+            if there == self._latest:
+                alike = middle
+            else:
+                different, found = middle, there
+        self._ahead = {**dict.fromkeys(taken[:different], self._latest), taken[different]: found}
+
+    def _count(self, step: int) -> int:
+        self._counted += 1
+        before = self._spent()
+        self._tally.take(self.index, step)
+        return self._spent() - before
+
+    def _spent(self) -> int:
+        return equivalents({name: asdict(calls) for name, calls in self._tally.calls.items()}, self._recomputes)
 
 
 def seconds_per_step(recipe: Recipe, stage: str) -> float:

@@ -69,7 +69,10 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
 
 @final
 class Tally:
-    """Counts the steps of a stage on stand-ins, one after the other, as the first of `devices` processes."""
+    """Counts the turns of a stage on stand-ins, as the first of `devices` processes; `turns` is how many there are.
+
+    What a turn costs at a step depends on that step alone, so that any may be counted, in any order.
+    """
 
     def __init__(self, plan: StagePlan, devices: int = 1) -> None:
         needed = plan.stage.objective.roles()
@@ -83,30 +86,33 @@ class Tally:
         self._chunking, self._frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
         self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
         self._plan, self._devices, self._next = plan, devices, 0
+        self.turns = len(self._turns)
         self.calls: Mapping[str, Calls] = ledger.calls
         self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
         self.scripts: Counter[tuple[Event, ...]] = Counter()
 
-    def rhythm(self, steps: int) -> int:
-        """The number of steps in which the turns of the first `steps` steps repeat; `steps` if they do not."""
-        taken = [tuple(turn.taken(step) for turn in self._turns) for step in range(steps)]
-        return next((period for period in range(1, steps) if taken[period:] == taken[:-period]), steps)
-
     def step(self) -> None:
         """Count the next step."""
-        plan = self._plan
-        for index, turn in enumerate(self._turns):
-            if not turn.taken(self._next):
-                continue
-            whole = Draw.whole(plan.seed, plan.stage.name, self._next, f"{index}-{turn.role}", plan.stage.batch)
-            world = World()
-            for draw in whole.split(self._devices, 0, self._micro):
-                batch = Batch(torch.zeros(draw.count, self._frames, 1), _StandInCond(), _StandInCond())
-                for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
-                    loss.value.backward()
-                    self.backwards[turn.role] += 1
-                self.scripts[self._script.take()] += 1
+        for index in range(self.turns):
+            if self.takes(index, self._next):
+                self.take(index, self._next)
         self._next += 1
+
+    def takes(self, index: int, step: int) -> bool:
+        """Whether the turn is taken at `step`."""
+        return self._turns[index].taken(step)
+
+    def take(self, index: int, step: int) -> None:
+        """Count one turn at `step`."""
+        plan, turn = self._plan, self._turns[index]
+        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+        world = World()
+        for draw in whole.split(self._devices, 0, self._micro):
+            batch = Batch(torch.zeros(draw.count, self._frames, 1), _StandInCond(), _StandInCond())
+            for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
+                loss.value.backward()
+                self.backwards[turn.role] += 1
+            self.scripts[self._script.take()] += 1
 
 
 @final
