@@ -39,6 +39,9 @@ That of all pairs is their mean standard deviation, squared: a wild row adds les
 `docs/power.py` measures what is false and what is seen.
 """
 
+KEPT = 0.85
+"""The share of the error that intervals of three and more rows are made for: the rest is for very unequal spreads."""
+
 MOST_SEEDS = 30
 """How many more seeds are worth naming."""
 
@@ -52,7 +55,8 @@ class Difference:
     """How many times as high `a` scores as `b` (above 1: worse), with the ends of its interval.
 
     `mean` is the mean difference in the metric's own unit; `over` says what the interval is over: training seeds, or
-    draws of noise where there is one seed only, `count` of them. `more` is how many further seeds would exclude 1, if
+    draws of noise where there is one seed only, `count` of them. `over_floor` is the upper end of how many times as
+    high as the floor `a` scores, where both are at the floor. `more` is how many further seeds would exclude 1, if
     ratio and spread are as they look (`MOST_SEEDS` + 1: more than that many); None where it is decided, or not known.
     """
 
@@ -63,6 +67,7 @@ class Difference:
     count: int
     over: Literal["seeds", "noise"]
     both_at_floor: bool = False
+    over_floor: float = math.inf
     more: int | None = None
 
     @property
@@ -80,13 +85,13 @@ class Round:
     def __init__(self, spots: Mapping[Row, Spot], confidence: float = 0.95) -> None:
         """Every pair is compared over the seeds that both have; over draws of noise if no pair has two in common."""
         self.spots, self.confidence = spots, confidence
-        finite = {row: spot for row, spot in spots.items() if spot.finite}
+        finite = {row: spot for row, spot in spots.items() if any(map(math.isfinite, spot.means.values()))}
         distinct = {tuple(sorted(spot.values.items())): row for row, spot in reversed(finite.items())}.values()
         self.count = len(distinct)
         shared = [len(spots[a].values.keys() & spots[b].values.keys()) for a, b in combinations(spots, 2)]
         self.over: Literal["seeds", "noise"] = "noise" if max(shared, default=0) == 1 else "seeds"
         pairs = [_logs(spots[a], spots[b], self.over) for a, b in combinations(distinct, 2)]
-        known = [[x - y for x, y in pair] for pair in pairs if len(pair) > 1]
+        known = [[x - y for x, y in pair] for pair in pairs if len(pair) > 1 and _all_finite(pair)]
         freedom = sum(len(values) - 1 for values in known)
         total = sum((len(values) - 1) * statistics.stdev(values) / shortfall(len(values)) for values in known)
         self._usual = total / freedom if freedom else math.inf  # nothing is known, so nothing is said
@@ -110,26 +115,35 @@ class Round:
             return _of_not_finite(mine, theirs, self.over)
         logs = _logs(a, b, self.over)
         mean = statistics.fmean(mine) - statistics.fmean(theirs) if seeds else a.mean - b.mean
-        found = Difference(mean, math.nan, 0.0, math.inf, len(logs), self.over, a.at_floor and b.at_floor)
+        low = a.at_floor and b.at_floor
+        over_floor = self._over(a, [x for x, _ in logs]) if low and len(logs) > 1 else math.inf
+        found = Difference(mean, math.nan, 0.0, math.inf, len(logs), self.over, low, over_floor)
         if not logs:
             return found
         centre = _centre(a, b, logs)
-        if len(logs) == 1:
+        alone = statistics.variance([x - y for x, y in logs]) if len(logs) > 1 else 0.0
+        if not alone and centre and len(logs) < 3:
+            # Two numbers that differ by the same may well do so by chance: scores of few values often do.
             return replace(found, ratio=_exp(centre))
-        alone = statistics.variance([x - y for x, y in logs])
         half = 0.0 if a.values == b.values else self._half(len(logs), alone)
         found = replace(found, ratio=_exp(centre), low=_exp(centre - half), high=_exp(centre + half))
         undecided = found.over == "seeds" and found.verdict == "same" and not found.both_at_floor
         return replace(found, more=self._more(len(logs), alone, abs(centre))) if undecided else found
+
+    def _over(self, spot: Spot, logs: Sequence[float]) -> float:
+        """The upper end of how many times as high as the floor the scores with the logarithms `logs` are."""
+        half = student(0.5 + self.confidence / 2, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+        return _exp(statistics.fmean(logs) - math.log(max(spot.floor, 1e-12)) + half)
 
     def _half(self, count: int, alone: float) -> float:
         """Half of an interval over `count` seeds, for a pair whose differences have the variance `alone`."""
         error = 1 - self.confidence
         if self.count < 3:
             return student(1 - error / 2, count - 1) * math.sqrt(alone / count)
+        error *= KEPT
         least = student(1 - error / 4, count - 1) * math.sqrt(alone / count)
         variance = (alone + LENT * self._usual**2) / (1 + LENT)
-        spread = studentized_range(self.confidence, self.count, (1 + LENT) * (count - 1)) / math.sqrt(2)
+        spread = studentized_range(1 - error, self.count, (1 + LENT) * (count - 1)) / math.sqrt(2)
         return max(least, spread * math.sqrt(variance / count))
 
     def _more(self, count: int, alone: float, distance: float) -> int:
@@ -147,9 +161,14 @@ class Round:
         }
 
     def leaders(self) -> tuple[Row, list[Row]]:
-        """The row with the lowest mean, and the others, best first, that are not seen to be worse."""
-        best, *others = sorted(self.spots, key=lambda row: (_sortable(self.spots[row].mean), row))
-        return best, [row for row in others if self.difference(row, best).verdict != "worse"]
+        """The best row, and the others, best first, that are not seen to be worse.
+
+        Of the rows that none is better than, the best has the lowest geometric mean over seeds: it is of that mean that
+        differences are.
+        """
+        placed = self.ranks()
+        order = sorted(self.spots, key=lambda row: (placed[row] > 1, _level(self.spots[row]), row))
+        return order[0], [row for row in order[1:] if self.difference(row, order[0]).verdict != "worse"]
 
 
 def difference(a: Spot, b: Spot, confidence: float = 0.95, common_noise: bool = True) -> Difference:
@@ -180,7 +199,12 @@ def _logs(a: Spot, b: Spot, over: Literal["seeds", "noise"]) -> list[tuple[float
     if over == "noise":
         pairs = list(zip(a.values[seeds[0]], b.values[seeds[0]], strict=False))
     least = _floor(a, b, _LEAST)
-    return [(math.log(max(x, least)), math.log(max(y, least))) for x, y in pairs]
+    return [(_log(x, least), _log(y, least)) for x, y in pairs]
+
+
+def _log(value: float, least: float) -> float:
+    """The logarithm of `value`, raised to `least`; what is no number stays so."""
+    return math.log(max(value, least)) if math.isfinite(value) else value
 
 
 def _centre(a: Spot, b: Spot, logs: Sequence[tuple[float, float]]) -> float:
@@ -235,5 +259,12 @@ def _span(calls: Sequence[int], to_the_end: bool) -> str:
     return f"at {calls[0]} and {calls[1]} calls" if len(calls) == 2 else f"from {calls[0]} to {calls[-1]} calls"
 
 
-def _sortable(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
+def _level(spot: Spot) -> float:
+    """The mean logarithm over seeds; infinite if a score is no number."""
+    if not spot.finite:
+        return math.inf
+    return statistics.fmean(_log(mean, max(_LEAST * spot.floor, 1e-12)) for mean in spot.means.values())
+
+
+def _all_finite(pairs: Sequence[tuple[float, float]]) -> bool:
+    return all(math.isfinite(value) for pair in pairs for value in pair)

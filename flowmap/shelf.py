@@ -47,8 +47,11 @@ class Shelf:
         if self._folder is None:
             if label not in self._in_memory:
                 self._in_memory[label] = _plain(make())
-            return self._in_memory[label]
+            # Copies, as those that are read from a file: who changes them in place changes no other's.
+            return {name: tensor.clone() for name, tensor in self._in_memory[label].items()}
         path = self._folder / f"{label}.safetensors"
+        if (known := _read(path)) is not None:
+            return known
         with writing(path):
             make_folder(path.parent)
             lock = FileLock(path.with_name(f".{label}.lock"))

@@ -200,6 +200,8 @@ def _spots(
             for line in read_lines(folder / contestant.name / f"seed-{seed}" / "metrics.jsonl"):
                 name = f"{contestant.name}/{line['stage']}" if several else contestant.name
                 key, row = (str(line["metric"]), int(line["nfe"])), Row(name, str(line["sampler"]))
+                if not line["values"]:
+                    raise ValueError(f"a score of '{name}' without values")
                 values.setdefault(key, {}).setdefault(row, {})[seed] = tuple(line["values"])
                 floors.setdefault(key, {}).setdefault(row, {})[seed] = float(line["floor"])
     return {
@@ -228,7 +230,8 @@ def sentences(standings: Standings) -> list[str]:
     """The findings in plain words, by the decisive metric, and how sure they are."""
     metric = standings.metric
     found = [sentence for n in standings.calls(metric) for sentence in _choice(standings, metric, n)]
-    return [*found, *contrasts(standings, metric), *more_seeds(standings, metric), *certainty(standings, metric)]
+    told = (broken, contrasts, more_seeds, certainty)
+    return [*found, *(sentence for each in told for sentence in each(standings, metric))]
 
 
 def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
@@ -236,21 +239,49 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
     spots = standings.at(metric, calls)
     if len(spots) < 2:
         return
-    best, ties = standings.rounds[metric, calls].leaders()
+    one = standings.rounds[metric, calls]
+    best, ties = one.leaders()
     budget = f"At {calls} call{'' if calls == 1 else 's'}"
-    if not math.isfinite(spots[best].mean):
+    if not spots[best].finite:
         yield f"{budget} no contestant has a finite score."
         return
     told = f"{budget} {standings.label(best)} is best by {metric} ({spots[best].mean:.3g})"
-    if not ties:
-        yield f"{told}, beyond chance."
+    beyond = "beyond chance" if one.over == "seeds" else "beyond noise in this one training"
+    strange = [row for row in ties if one.difference(row, best).count < 2]
+    ties = [row for row in ties if row not in strange]
+    if not any(spot.finite for row, spot in spots.items() if row != best):
+        yield f"{told}: no other has finite scores."
+    elif strange:
+        words = [standings.label(row) for row in strange]
+        has = "has" if len(words) == 1 else "have"
+        told += f"; {listed(words)} {has} too few numbers in common with it to be compared"
+        yield f"{told}; {_same(standings, spots, ties)}." if ties else f"{told}."
+    elif not ties:
+        yield f"{told}, {beyond}."
     elif len(ties) == len(spots) - 1:
-        yield f"{told}, but no other differs from it beyond chance."
+        yield f"{told}, but no other differs from it {beyond}."
     else:
-        # With their scores: a row that varies wildly between seeds does not differ from anything.
-        words = [f"{standings.label(row)} ({spots[row].mean:.2g})" for row in ties]
-        verb = "does" if len(words) == 1 else "do"
-        yield f"{told}; {listed(words)} {verb} not differ from it."
+        yield f"{told}; {_same(standings, spots, ties)}."
+
+
+def _same(standings: Standings, spots: Mapping[Row, Spot], ties: Sequence[Row]) -> str:
+    """Who does not differ, with scores: a row that varies wildly between seeds does not differ from anything."""
+    words = [f"{standings.label(row)} ({spots[row].mean:.2g})" for row in ties]
+    return f"{listed(words)} {'does' if len(words) == 1 else 'do'} not differ from it"
+
+
+def broken(standings: Standings, metric: str) -> Iterator[str]:
+    """Rows with scores that are no numbers: where, and what they count as."""
+    for row in standings.rows:
+        spots = {n: standings.at(metric, n)[row] for n in standings.calls(metric) if row in standings.at(metric, n)}
+        places = {n: spot for n, spot in spots.items() if not spot.finite}
+        if places:
+            seeds = sorted({s for spot in places.values() for s, mean in spot.means.items() if not math.isfinite(mean)})
+            yield (
+                f"{standings.label(row)} has scores that are no numbers (training seed{'' if len(seeds) == 1 else 's'} "
+                f"{listed(list(map(str, seeds)))}; calls {listed(list(map(str, places)))}): it is ranked last there by "
+                "definition, which is nothing that an interval says."
+            )
 
 
 def contrasts(standings: Standings, metric: str) -> Iterator[str]:
@@ -263,10 +294,14 @@ def contrasts(standings: Standings, metric: str) -> Iterator[str]:
 
 
 def _over_calls(standings: Standings, metric: str, one: Row, other: Row) -> dict[int, Difference]:
+    """`one` against `other`, where both have scores that are numbers, and two of them in common."""
     both = {n: standings.at(metric, n) for n in standings.calls(metric)}
-    return {
-        n: standings.rounds[metric, n].difference(one, other) for n, at in both.items() if one in at and other in at
+    found = {
+        n: standings.rounds[metric, n].difference(one, other)
+        for n, at in both.items()
+        if one in at and other in at and at[one].finite and at[other].finite
     }
+    return {n: difference for n, difference in found.items() if difference.count > 1}
 
 
 def more_seeds(standings: Standings, metric: str) -> Iterator[str]:
@@ -306,8 +341,9 @@ def certainty(standings: Standings, metric: str) -> Iterator[str]:
         else "over draws of noise of one training seed, which say nothing of another training"
     )
     yield (
-        f"Each number of calls by {metric}: {sure} that no statement about it is false, corrected for all its rows "
-        f"({rows} rows, {count} pairs), {over}; other numbers of calls and other metrics are corrected on their own."
+        f"Each number of calls by {metric}: {sure} that no difference named there is chance, corrected for all rows "
+        f"(rows: {rows}; pairs: {count}), {over}; other numbers of calls and other metrics are corrected on their own. "
+        "'Does not differ' says that no difference was seen, not that there is none."
     )
 
 

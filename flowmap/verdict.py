@@ -201,7 +201,12 @@ def no_worse(found: Difference) -> Verdict:
     """Whether a score has not become worse, by its `Difference` to the earlier one: seen to be so, up to `NO_WORSE`."""
     if found.verdict == "worse":
         return "fails"
-    return "holds" if found.both_at_floor or found.high <= NO_WORSE else "noise"
+    return "holds" if found.high <= NO_WORSE or _perfect(found) else "noise"
+
+
+def _perfect(found: Difference) -> bool:
+    """Whether both are at the floor, and the later one no further above it than the margin, noise included."""
+    return found.both_at_floor and found.over_floor <= NO_WORSE
 
 
 def beats(found: Difference, factor: float) -> Verdict:
@@ -221,7 +226,7 @@ def costs_nothing(gain: tuple[Cell, Cell], gained: Difference, many: tuple[Cell,
         return "fails"
     if gained.verdict != "better":
         return "noise"
-    if lost.both_at_floor:
+    if _perfect(lost):
         return "holds"
     hidden = (lost.high - 1) * many[0].raised
     return "holds" if hidden <= PRICE * (gain[0].raised - gain[1].raised) else "noise"

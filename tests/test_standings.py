@@ -13,7 +13,8 @@ import pytest
 
 from flowmap.comparison_page import write_page
 from flowmap.folder import read_lines
-from flowmap.spots import Row
+from flowmap.intervals import Round, difference
+from flowmap.spots import Row, Spot
 from flowmap.standings import Standings, load, sentences
 
 CALLS = (1, 2, 4)
@@ -177,7 +178,9 @@ def scored_pair(found: Standings, calls: int, a: Row, b: Row) -> tuple[float, fl
 def test_the_page_says_how_sure_it_is_and_what_would_decide(tmp_path: Path) -> None:
     found = scored(tmp_path / "made", drawn(LEVELS), "anna")
     page = re.sub(r"\s+", " ", write_page(found.folder).read_text())
-    sure = "95 % that no statement about it is false, corrected for all its rows (4 rows, 6 pairs), over training seeds"
+    sure = (
+        "95 % that no difference named there is chance, corrected for all rows (rows: 4; pairs: 6), over training seeds"
+    )
     assert sure in page
     assert sure in sentences(found)[-1]
     said = [text for text in sentences(found) if text.startswith("Undecided against anna")]
@@ -217,4 +220,35 @@ def test_a_page_of_failures_is_written_whatever_seeds_are_left(tmp_path: Path) -
     write_page(found.folder)
     assert {row.contestant for row in left.rows} == {"anna", "bert", "dora"}
     assert any(t.startswith("bert against anna: worse at 1 call") for t in told(left))
-    assert "dora against anna: does not differ at any number of calls." in told(left)
+    assert any("dora has too few numbers in common with it to be compared" in t for t in told(left))
+    assert not any(t.startswith("dora against") for t in told(left))
+
+
+def test_the_best_is_the_one_that_no_other_is_better_than() -> None:
+    """By arithmetic means anna is best: one training of bert failed wildly, or one of anna is missing."""
+    wild = {"anna": (1.0, 1.0, 1.0, 1.0, 1000.0), "bert": (0.37, 0.37, 0.37, 0.37, 1105.0)}
+    fewer = {"anna": (1.0, 1.1, 1.05), "bert": (0.5, 0.55, 0.52, 50.0)}
+    floors = dict.fromkeys(range(5), 0.0)
+    for values in (wild, fewer):
+        spots = {Row(name, ""): Spot({s: (v,) for s, v in enumerate(vs)}, floors) for name, vs in values.items()}
+        one = Round(spots)
+        best, ties = one.leaders()
+        assert best.contestant == "bert"
+        assert one.ranks()[best] == 1
+        assert not ties
+
+
+def test_scores_that_are_no_numbers_are_told_apart_from_differences(tmp_path: Path) -> None:
+    scores = drawn(LEVELS)
+    found = scored(tmp_path / "made", scores, "anna")
+    path = found.folder / "bert" / "seed-1" / "metrics.jsonl"
+    path.write_text(re.sub(r'"values": \[[^]]*\]', '"values": [NaN]', path.read_text()))
+    said = told(load(found.folder))
+    assert any(t.startswith("bert has scores that are no numbers (training seed 1;") for t in said)
+    assert not any(t.startswith("bert against anna") for t in said)
+
+
+def test_two_numbers_that_differ_by_the_same_prove_nothing() -> None:
+    floors = {0: 0.0, 1: 0.0, 2: 0.0}
+    one, other = Spot({0: (1.0,), 1: (1.0,)}, floors), Spot({0: (2.0,), 1: (2.0,)}, floors)
+    assert difference(one, other).verdict == "same"

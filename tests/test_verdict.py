@@ -35,9 +35,11 @@ def cell(value: float, noise: float = 0.0, floor: float = 0.0) -> Cell:
     return Cell(value, noise, None, floor, (0,), Spot({0: draws(value, noise)}, {0: floor}))
 
 
-def found(ratio: float, low: float, high: float, both_at_floor: bool = False) -> Difference:
+def found(
+    ratio: float, low: float, high: float, both_at_floor: bool = False, over_floor: float = math.inf
+) -> Difference:
     """That one scores `ratio` times as high as another."""
-    return Difference(0.0, ratio, low, high, 3, "noise", both_at_floor)
+    return Difference(0.0, ratio, low, high, 3, "noise", both_at_floor, over_floor)
 
 
 def line(sampler: str, nfe: int, value: float, spread: float = 0.01, **more: Any) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def verdicts(found: list[Claim], kind: str) -> list[str]:
         (found(0.5, 0.2, 1.26), "noise"),  # it looks twice as good, and a quarter may be lost for all one can see
         (found(1.0, 0.1, 10.0), "noise"),  # large noise proves nothing
         (found(1.1, 1.01, 1.2), "fails"),  # within the margin, but worse beyond noise
-        (found(1.0, 0.1, 10.0, both_at_floor=True), "holds"),  # as good as perfect before and after
+        (found(1.0, 0.1, 10.0, both_at_floor=True, over_floor=1.2), "holds"),  # as good as perfect before and after
+        (found(1.0, 0.1, 10.0, both_at_floor=True, over_floor=81.0), "noise"),  # it only looks so
         (found(math.nan, 0.0, math.inf), "noise"),
     ],
 )
@@ -249,7 +252,8 @@ CLEAR = (cell(2.0, 0.1), cell(1.0, 0.1))
         (CLEAR, (cell(0.5, 0.4), cell(0.4, 0.3)), "noise"),  # nor here, however good it looks
         ((cell(2.0, 0.6), cell(1.0, 0.6)), (cell(0.5, 0.01), cell(0.5, 0.01)), "noise"),  # a gain within noise is none
         ((cell(1.0, 0.1), cell(2.0, 0.1)), (cell(0.5, 0.01), cell(0.1, 0.01)), "noise"),  # nor is a loss
-        (CLEAR, (cell(0.1, 0.05, floor=0.3), cell(0.2, 0.1, floor=0.3)), "holds"),  # both as good as perfect
+        (CLEAR, (cell(0.1, 0.05, floor=0.3), cell(0.2, 0.02, floor=0.3)), "holds"),  # both as good as perfect
+        (CLEAR, (cell(0.1, 0.05, floor=0.3), cell(0.2, 0.1, floor=0.3)), "noise"),  # or so it looks
         ((cell(math.nan), cell(1.0)), (cell(0.5, 0.1), cell(0.5, 0.1)), "holds"),  # the control's one call is no number
         (CLEAR, (cell(0.5), cell(math.nan)), "fails"),
         (CLEAR, (cell(math.nan), cell(math.nan)), "noise"),

@@ -25,6 +25,6 @@ class Sampler(ABC):
         """Carry `x` `[B, F, ...]` from `times[0]` to `times[-1]`.
 
         `times` `[N + 1]` is decreasing, in [0, 1]. Gradients flow if they are enabled. Stochastic samplers
-        take their noise from `draw`. The samplers `flow_map` and `consistency` also take times `[N + 1, B]`, not
+        take their noise from `draw`. The samplers of flow maps also take times `[N + 1, B]`, not
         increasing, of each sample's own.
         """

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flowmap.draw import Draw
 from flowmap.interfaces import Cond, Sampler, Velocity, as_flow_map
+from flowmap.path import like
 
 
 @final
@@ -44,5 +45,6 @@ class Gamma(Sampler):
             # r < 1, as times fall. At r = 0, and with gamma = 0, no noise is added.
             keep = (1 - r) / (1 - s)
             added = (r**2 - (keep * s) ** 2).clamp(min=0).sqrt()
-            x = keep * x + added * draw.normal(f"renoise-{index}", x.shape[1:])
+            noise = draw.normal(f"renoise-{index}", x.shape[1:])
+            x = like(keep.expand(len(x)), x) * x + like(added.expand(len(x)), x) * noise
         return x
