@@ -923,7 +923,7 @@ _SELF_FORCING = Page(
         Row("score_times.shift", Said(5.0, "yaml:15")),
         Row("score_times.limits", Said("clamp", "model/dmd.py:166-170, 280-284")),
         Row("critic_steps", Said(5, "yaml:38; trainer/distillation.py:316")),
-        Row("critic_sigma_d", Said(None, "yaml:17; utils/loss.py:61-69", "error of the velocity")),
+        Row("critic_sigma_d", Said(0.0, "yaml:17; utils/loss.py:61-69", "error of the velocity")),
         Row("sampler.type", Said("consistency", "pipeline/self_forcing_training.py:145-171")),
         Row("steps", Said(4, "yaml:7-11")),
         Row("shift", Said(5.0, "yaml:12, 50-51", "1000, 750, 500, 250, warped"), _WANS),
@@ -954,7 +954,7 @@ _CAUSVID = Page(
         Row("score_times.shift", Said(8.0, "yaml:20; dmd:237-240")),
         Row("score_times.limits", Said("clamp", "dmd:237-241, 443-447")),
         Row("critic_steps", Said(5, "yaml:41")),
-        Row("critic_sigma_d", Said(None, "yaml:25; causvid/loss.py", "error of the velocity")),
+        Row("critic_sigma_d", Said(0.0, "yaml:25; causvid/loss.py", "error of the velocity")),
         Row(
             "steps",
             Said(3, "yaml:14-18", "1000, 757, 522, and 0, the data themselves"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -194,7 +194,8 @@ class StageFacts:
 
     `batch` is the global batch in samples; `conditional` says whether the data carry a condition, `recomputes`
     whether the backbone recomputes its forward in backward (gradient checkpointing), `accumulates` whether a process
-    may take its share of the batch in several micro-batches. `steps` is the length of the stage.
+    may take its share of the batch in several micro-batches. `steps` is the length of the stage, `channels` those of
+    the data; 0 where that is not known.
     """
 
     batch: int
@@ -202,6 +203,14 @@ class StageFacts:
     recomputes: bool = False
     accumulates: bool = False
     steps: int = 1_000_000
+    channels: int = 0
+
+
+def idle(config: Config, why: str, *fields: str) -> Iterator[Finding]:
+    """A warning for each of `fields` of `config` that is not at its default, although `why`: nothing reads it."""
+    for name in fields:
+        if getattr(config, name) != type(config).model_fields[name].get_default(call_default_factory=True):
+            yield Finding("warning", (name,), f"has no effect: {why}")
 
 
 class ComponentConfig(Config, ABC):

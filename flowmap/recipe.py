@@ -74,6 +74,7 @@ class Recipe(Config):
             self.backbone.recomputes(),
             accumulates=(self.compute.micro_batch or stage.batch) < stage.batch,
             steps=stage.steps,
+            channels=self.data.spec().shape[1] if len(self.data.spec().shape) > 1 else 0,
         )
 
     def measured_data(self) -> DataConfig:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from flowmap.blocks import TangentConfig, TimesConfig
-from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
 
 _SHORT = 4  # the first stage of the improved schedule whose steps are shorter than a sixth of t
+_LAST_STAGE = 9
 _PER_BIN = 4  # samples of the global batch, below which a mean is hardly one
 
 
@@ -69,6 +70,17 @@ class DiscreteConfig(ObjectiveConfig, ABC):
     )
     target: Literal["average", "student"] = Field("average", description=_TARGET)
 
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Fields of the other schedule, and of the other distance."""
+        if self.schedule == "grid":
+            yield from idle(self, "schedule is 'grid'", "times", "mapping", "double_every", "start_stage")
+        else:
+            yield from idle(self, "schedule is 'improved'", "points", "shift")
+        if self.start_stage == _LAST_STAGE and self.schedule == "improved":
+            yield from idle(self, "start_stage is the last", "double_every")
+        if self.distance == "velocity":
+            yield from idle(self, "distance is 'velocity'", "huber_scale")
+
 
 class ConsistencyConfig(DiscreteConfig):
     """Discrete consistency distillation (CM, arXiv 2303.01469): every point of a trajectory maps to its end."""
@@ -83,6 +95,7 @@ class ConsistencyConfig(DiscreteConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a teacher's steps must be short."""
+        yield from super().findings(facts)
         yield from _guidance_findings(self.cfg_scale, facts)
         yield from _long_step_findings(self.schedule, self.start_stage)
 
@@ -109,6 +122,7 @@ class ConsistencyTrainingConfig(DiscreteConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """A condition that is dropped must exist."""
+        yield from super().findings(facts)
         yield from _drop_findings(self.drop_condition, facts)
 
     def build(self) -> Objective:
@@ -133,7 +147,7 @@ class TcmConfig(DiscreteConfig):
         "data", description="what leads from t to s: the sample's own path (as published), or a step of a teacher"
     )
     boundary: float = Field(
-        0.5, gt=0, lt=1, description="t' below which the first stage's model is used; 0.5 is a noise level of 1"
+        0.5, gt=0, le=0.99, description="t' below which the first stage's model is used; 0.5 is a noise level of 1"
     )
     boundary_share: float = Field(
         0.25, gt=0, lt=1, description="share of the global batch at t = t', whose targets are the first stage's"
@@ -151,6 +165,9 @@ class TcmConfig(DiscreteConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition and a teacher, and a share needs samples."""
+        yield from super().findings(facts)
+        if self.velocity == "data":
+            yield from idle(self, "velocity is 'data', which needs no step of a teacher", "solver")
         yield from _drop_findings(self.drop_condition, facts)
         yield from _guidance_findings(self.cfg_scale, facts, self.velocity)
         if self.velocity == "teacher":
@@ -210,6 +227,8 @@ class ScmConfig(ObjectiveConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition and a teacher, and a mean needs samples."""
         yield from _guidance_findings(self.cfg_scale, facts, self.velocity)
+        if not self.warmup:
+            yield from idle(self, "there is no warmup", "ramp")
         if self.bins and facts.accumulates:
             why = (
                 "the means are over the global batch, and a micro-batch knows nothing of those that follow: the result "

@@ -161,7 +161,7 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
     critic_steps: int = Field(
         4, ge=1, le=1000, description="steps of the critic after one of the student; released 4 at 1.3B, 9 at 14B"
     )
-    critic_sigma_d: float | None = Field(1.0, gt=0, description="as in 'dmd2'; 1 as released")
+    critic_sigma_d: float = Field(1.0, ge=0, description="as in 'dmd2'; 1 as released, 0 is no weight")
 
     @model_validator(mode="before")
     @classmethod
@@ -191,6 +191,13 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
                 "terms, which then goes by the size of a sample; use bins = 0"
             )
             yield Finding("warning", ("forward", "bins"), why)
+        theirs = self.forward.model_dump().get("cfg_scale", self.cfg_scale)
+        if theirs != self.cfg_scale:
+            why = (
+                f"the consistency objective is guided by {theirs:g} and the scores by {self.cfg_scale:g}; the released "
+                "code has one guidance for both"
+            )
+            yield Finding("warning", ("cfg_scale",), why)
         if self.begins >= facts.steps:
             field = "start" if self.start is not None else "forward"
             why = f"distribution matching begins at step {self.begins}, and the stage has {facts.steps}"

@@ -80,17 +80,17 @@ class Matching:
         return Loss("dmd", self.factor * squares.mean(), raw)
 
 
-def critic_loss(scene: Scene, made: Batch, tau: Tensor, sigma_d: float | None = None) -> Loss:
+def critic_loss(scene: Scene, made: Batch, tau: Tensor, sigma_d: float = 0.0) -> Loss:
     """Flow matching of the samples `made` at times `tau` `[B]`, by which the critic learns their velocity.
 
-    With `sigma_d` it weighs (1 - tau)^2 + (tau / sigma_d)^2. That is EDM's weight (arXiv 2206.00364) of an error of
-    the predicted x0 at the noise level tau / (1 - tau); with `sigma_d` 1 the error on the TrigFlow path (rCM).
+    With `sigma_d` above 0 it weighs (1 - tau)^2 + (tau / sigma_d)^2. That is EDM's weight (arXiv 2206.00364) of an
+    error of the predicted x0 at the noise level tau / (1 - tau); with `sigma_d` 1 the error on the TrigFlow path (rCM).
     """
     x = made.x0
     noise = scene.draw.normal("critic noise", x.shape[1:])
     predicted = scene.velocity("critic").velocity(noised(x, noise, tau), tau, made.cond)
     losses = squared(predicted, noise - x)
-    if sigma_d is None:
+    if not sigma_d:
         return Loss("critic", losses.mean())
     weight = (1 - tau) ** 2 + (tau / sigma_d) ** 2
     return Loss("critic", (weight * losses).mean(), {"velocity": losses.detach()})
@@ -117,7 +117,7 @@ class Duel:
     critic_times: Times
     forward: Objective | None = None
     forward_weight: float = 1.0
-    critic_sigma_d: float | None = None
+    critic_sigma_d: float = 0.0
     student: Taken = always
     critic: Taken = always
     start: int = 0

@@ -17,6 +17,7 @@ from flowmap.configs import (
     ObjectiveConfig,
     RoleSpec,
     StageFacts,
+    idle,
 )
 
 
@@ -91,6 +92,7 @@ class DistributionConfig(ObjectiveConfig, ABC):
         if self.forward is None:
             why = "without a forward objective, distribution matching is known to ruin sampling in many steps"
             yield Finding("warning", ("forward",), why)
+            yield from idle(self, "there is no forward objective", "forward_weight")
             return
         roles = self.forward.roles()
         if [name for name, role in roles.items() if role.trained] != ["student"] or roles["student"].kind != "flow_map":
@@ -124,13 +126,20 @@ class Dmd2FamilyConfig(DistributionConfig, ABC):
         default_factory=ScoreTimesConfig, description="times of the scores, and those the critic is trained at"
     )
     critic_steps: int = Field(5, ge=1, le=1000, description="updates of the critic for one of the student")
-    critic_sigma_d: float | None = Field(
-        None,
-        gt=0,
-        description="if given, the critic's loss at time t weighs (1 - t)^2 + (t / critic_sigma_d)^2, which is EDM's "
-        "weight of a prediction of x0: 1 is rCM's, 0.5 that of DMD2 on noise levels; left out, 1 at any t, as in "
-        "Self-Forcing, CausVid and FastGen (but for its recipes for Wan, which have t^2)",
+    critic_sigma_d: float = Field(
+        0.0,
+        ge=0,
+        description="above 0, the critic's loss at time t weighs (1 - t)^2 + (t / critic_sigma_d)^2, which is EDM's "
+        "weight of a prediction of x0: 1 is rCM's, 0.5 that of DMD2 on noise levels; 0 is 1 at any t, as in "
+        "Self-Forcing and CausVid (FastGen's Wan recipes weigh t^2)",
     )
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """And with a stage that ends before the student's second step."""
+        yield from super().findings(facts)
+        if facts.steps <= self.critic_steps:
+            why = f"the stage has {facts.steps} steps, of which the student takes the first alone"
+            yield Finding("warning", ("critic_steps",), f"{why}; use fewer of the critic, or more steps")
 
 
 class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
 from flowmap_flow.forward_configs import guidance_findings, null_findings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class MeanFlowConfig(ObjectiveConfig):
     drop_condition: float = Field(
         0.1, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
-    power: float = Field(1.0, ge=0, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
+    power: float = Field(1.0, ge=0, le=2, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
     constant: float = Field(0.01, gt=0, description="c in the weight 1 / (|delta|^2 + c)^p; 0.01 as released")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
@@ -211,7 +211,7 @@ class TransitionConfig(ObjectiveConfig):
         "time", description="what the tangents are of: the time itself, as released, or its TrigFlow angle, t / (1 - t)"
     )
     power: float = Field(
-        1.0, ge=0, description="p in the adaptive weight 1 / (loss + c)^p; 1 as released, 0 is unweighted"
+        1.0, ge=0, le=2, description="p in the adaptive weight 1 / (loss + c)^p; 1 as released, 0 is unweighted"
     )
     constant: float = Field(1e-5, gt=0, description="c in the weight 1 / (loss + c)^p")
     cosine: bool = Field(
@@ -233,6 +233,16 @@ class TransitionConfig(ObjectiveConfig):
         """Guidance needs a condition, and a null that somebody teaches."""
         yield from guidance_findings(self.cfg_scale, facts)
         yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
+        if not self.power:
+            yield from idle(self, "power is 0", "constant")
+        if self.cfg_scale == 1:
+            yield from idle(self, "there is no guidance to go along", "direction")
+        if self.cosine and facts.channels == 1:
+            why = (
+                "of data with one channel the cosine is a sign: it has no gradient, and its 0 or 2 is in the adaptive "
+                "weight; use cosine = false"
+            )
+            yield Finding("warning", ("cosine",), why)
 
     def build(self) -> Objective:
         """Make the objective."""
