@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmap.intervals import LENT
+from flowmap.intervals import KEPT, LENT
 from flowmap.quantiles import shortfall, student, studentized_range
 
 Array = NDArray[np.float64]
@@ -26,6 +26,7 @@ SCENARIOS: dict[str, Callable[[int], Array]] = {
     "equal": np.ones,
     "one with 10 times the spread": lambda count: np.array([10.0, *np.ones(count - 1)]),
     "half with 5 times the spread": lambda count: np.where(np.arange(count) < count // 2, 5.0, 1.0),
+    "a third with 30 times the spread": lambda count: np.where(np.arange(count) < count // 3, 30.0, 1.0),
 }
 COMPARED = {"equal": (2, 4, 8, 12), "one with 10 times the spread": (4, 8, 12)}
 """Numbers of contestants; two that are as steady as the others are told apart."""
@@ -58,8 +59,8 @@ def ours(pairs: Array, count: int) -> Array:
     own = _error(pairs)
     usual = own.mean(axis=1, keepdims=True) / shortfall(freedom + 1)
     error = np.sqrt((own**2 + LENT * usual**2) / (1 + LENT))
-    wide = studentized_range(1 - ERROR, count, (1 + LENT) * freedom) / math.sqrt(2) * error
-    wider: Array = np.maximum(wide, student(1 - ERROR / 4, freedom) * own)
+    wide = studentized_range(1 - KEPT * ERROR, count, (1 + LENT) * freedom) / math.sqrt(2) * error
+    wider: Array = np.maximum(wide, student(1 - KEPT * ERROR / 4, freedom) * own)
     return wider
 
 

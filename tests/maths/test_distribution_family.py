@@ -345,6 +345,7 @@ def test_score_times_follow_the_law_of_whose_they_are(kind: type[DistributionCon
     expected = {
         "dmd2": shifted(0.001 + 0.998 * uniform, 5.0),
         "rcm": shifted(uniform, 5.0),
+        "causvid": shifted(uniform, 8.0).clamp(0.02, 0.98),
     }.get(kind.type_name(), shifted(uniform, 5.0).clamp(0.02, 0.98))
     torch.testing.assert_close(score_times(config)(whole(4000), "score time"), expected, rtol=0, atol=0)
 
