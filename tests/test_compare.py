@@ -178,11 +178,12 @@ def test_the_harness_favours_nobody(finished: tuple[Path, str], tmp_path: Path) 
         for row, spot in spots.items():
             name = row.contestant.replace("twin", "alias")
             assert after.spots[place][row._replace(contestant=name)].values == spot.values
-    pairs = [t for t in sentences(before) if " against " in t]
-    assert pairs
-    assert [t.replace("twin", "alias") for t in pairs if not t.startswith("teacher")] == [
-        t for t in reversed(sentences(after)) if " against map" in t and not t.startswith(("teacher", "idle"))
-    ]
+    first, second = (
+        [t for t in sentences(found) if " against map: " in t and not t.startswith(("teacher", "idle"))]
+        for found in (before, after)
+    )
+    assert first
+    assert [t.replace("twin", "alias") for t in first] == second[::-1]
 
 
 def test_budgets_are_equal_in_the_ledger(finished: tuple[Path, str]) -> None:
