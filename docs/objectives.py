@@ -870,7 +870,7 @@ _DMD2 = Page(
         ),
         Row(
             "critic_sigma_d",
-            Said(None, "method:347; methods/common_loss.py:54-57", "error of the network's own output"),
+            Said(0.0, "method:347; methods/common_loss.py:54-57", "error of the network's own output"),
             "DMD2's EDM models have 0.5 (main/edm/edm_guidance.py:152-155); FastGen's Wan recipe the error of x0 "
             "(wan:33), which is t^2 and not offered",
         ),
