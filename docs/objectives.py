@@ -1157,7 +1157,9 @@ def _section(name: str, page: Page, settings: Mapping[str, Any]) -> str:
         lines.append(f"Preset: stage `{page.preset.stage}` of `recipes/{page.preset.recipe}.toml`.\n")
     released = as_released(name, page, settings)
     said = f"`objective = {_inline(released)}`" if len(released) > 1 else f'`objective = "{name}"`, the defaults'
-    lines.append(f"As released, as far as fields can say it: {said}.\n")
+    unsaid = [row.name for row in page.rows if row.released.value is _OTHER and row.released not in _EMPTY]
+    but = f"; not of {', '.join(f'`{each}`' for each in unsaid)}" if unsaid else ""
+    lines.append(f"As released, as far as fields can say it: {said}{but}.\n")
     lines += _table(
         ("field", "published", "released", "ours", "why"), [_line(name, page, r, settings) for r in page.rows]
     )
