@@ -88,7 +88,8 @@ def test_of_forward_mode_nothing_is_measured(tmp_path: Path) -> None:
 def test_updates_are_counted_by_the_turn(tmp_path: Path) -> None:
     """The student's second turn is at the fourth step, the tenth at the 28th: by the step they would be the 10th."""
     objective = (
-        '{ type = "rcm", critic_steps = 3, forward = { type = "scm", velocity = "data", tangent.method = "central" } }'
+        '{ type = "rcm", start = 0, critic_steps = 2, forward = { type = "scm", velocity = "data", '
+        'tangent.method = "central" } }'
     )
     train_all(planned(text(steps=28, objective=objective), tmp_path))
     assert list(measured(tmp_path)) == [1, 28]
