@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -40,48 +41,34 @@ def lines(run: Path) -> Lines:
     return {(line["stage"], line["sampler"], line["nfe"], line["metric"]): line for line in read}
 
 
-def noise(a: dict[str, float], b: dict[str, float]) -> float:
-    return 2 * math.hypot(a["spread"], b["spread"])
+@pytest.fixture(scope="module")
+def verdicts(run: Path) -> dict[tuple[str, str, str], str]:
+    """What the report says of each claim, by kind, beginning and metric."""
+    return {(c.kind, c.text.partition(" for ")[0], c.metric): c.verdict for c in claims_of(read_run(run))}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["forward", "on_policy"])
-def test_the_map_sampler_does_not_get_worse_with_more_calls(lines: Lines, stage: str) -> None:
-    few, many = (lines[stage, "flow_map", calls, "frechet_teacher"] for calls in (4, 32))
-    assert many["value"] <= max(few["value"], few["floor"]) + noise(few, many)
+@pytest.mark.parametrize("stage", ["forward", "more_forward", "on_policy"])
+def test_the_map_sampler_does_not_get_worse_with_more_calls(verdicts: dict[Any, str], stage: str) -> None:
+    text = f"{stage}: the map sampler does not get worse from 4 to 32 calls"
+    assert verdicts["map", text, "frechet_teacher"] == "holds"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["frechet_teacher", "frechet_pixels"])
-def test_the_consistency_sampler_on_the_same_weights_does(lines: Lines, metric: str) -> None:
-    few, many = (lines["on_policy", "consistency", calls, metric] for calls in (4, 32))
-    assert many["value"] > max(few["value"], few["floor"]) + noise(few, many)
+def test_the_consistency_sampler_on_the_same_weights_does(verdicts: dict[Any, str], metric: str) -> None:
+    text = "on_policy: on the same weights the consistency sampler gets worse from 4 to 32 calls"
+    assert verdicts["consistency", text, metric] == "holds"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", FRECHET)
 @pytest.mark.parametrize("stage", ["forward", "on_policy"])
-def test_the_student_beats_the_teachers_euler_at_four_calls_twofold(lines: Lines, stage: str, metric: str) -> None:
-    teacher, student = lines["teacher", "euler", 4, metric], lines[stage, "flow_map", 4, metric]
-    worst = max(student["value"], student["floor"]) + student["spread"]
-    assert teacher["value"] - teacher["spread"] > 2 * worst
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("calls", [1, 2])
-def test_on_policy_training_gains_at_few_calls_what_as_much_compute_does_not(lines: Lines, calls: int) -> None:
-    control, after = (lines[stage, "flow_map", calls, "frechet_teacher"] for stage in ("more_forward", "on_policy"))
-    assert max(after["value"], after["floor"]) < control["value"] - noise(control, after)
-
-
-@pytest.mark.slow
-def test_and_costs_nothing_at_many(lines: Lines) -> None:
-    one, many = (
-        [lines[stage, "flow_map", calls, "frechet_teacher"] for stage in ("more_forward", "on_policy")]
-        for calls in (1, 32)
-    )
-    control, after = (max(line["value"], line["floor"]) for line in many)
-    assert after - control + noise(*many) < (one[0]["value"] - one[1]["value"]) / 4
+def test_the_student_beats_the_teachers_euler_at_four_calls_twofold(
+    verdicts: dict[Any, str], stage: str, metric: str
+) -> None:
+    text = f"{stage}: 4 calls beat 4 Euler calls of 'teacher' by at least 2×"
+    assert verdicts["student", text, metric] == "holds"
 
 
 @pytest.mark.slow
