@@ -138,17 +138,21 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
 
 
 def _warn(comparison: Comparison, console: Console) -> None:
-    """Say what is doubtful about the stages now that their steps are known, and was not while they were not."""
+    """Say what is doubtful about the stages now that their steps are known, and was not while they were not.
+
+    Raises FlowmapError if anything of that is wrong.
+    """
+    told: list[tuple[str, str]] = []
     for entrant in comparison.entrants:
-        known, before = entrant.of_seed(comparison.seeds[0]), list(entrant.recipe.findings())
-        for finding in known.findings():
+        before = list(entrant.recipe.findings())
+        for finding in entrant.of_seed(comparison.seeds[0]).findings():
             if finding not in before:
                 field = ".".join(map(str, finding.field))
-                console.print(
-                    f"[yellow]contestant {escape(entrant.name)}: {escape(field)}: {finding.level}: "
-                    f"{escape(finding.message)}[/]",
-                    soft_wrap=True,
-                )
+                told.append((finding.level, f"contestant {entrant.name}: {field}: {finding.level}: {finding.message}"))
+    if wrong := [text for level, text in told if level == "error"]:
+        raise FlowmapError("\n".join(wrong))
+    for _, text in told:
+        console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 
 def _digest(value: object) -> str:

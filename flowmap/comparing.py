@@ -70,7 +70,7 @@ class CompareSpec(Config):
     processes: int = Field(1, ge=1, description="how many trainings run at the same time")
     metric: str | None = Field(None, description="what decides; the first of the evaluation's metrics if left out")
     against: str | None = Field(None, description="the contestant that sentences compare the others with")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="that nothing is false that is said at a number of calls")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="that no difference named at a number of calls is chance")
     budget: BudgetConfig | None = Field(None, description="what each may spend; needed if any contestant trains")
     recipe: Table = Field(description="a recipe without name, seeds and contests: what all share")
     stage: Table = Field(

@@ -121,8 +121,8 @@ class Round:
         if not logs:
             return found
         centre = _centre(a, b, logs)
-        alone = statistics.variance([x - y for x, y in logs]) if len(logs) > 1 else 0.0
-        if not alone and centre and len(logs) < 3:
+        alone = statistics.variance([x - y for x, y in logs]) if len(logs) > 1 else math.inf
+        if math.isinf(alone) or (len(logs) == 2 and not alone and centre):
             # Two numbers that differ by the same may well do so by chance: scores of few values often do.
             return replace(found, ratio=_exp(centre))
         half = 0.0 if a.values == b.values else self._half(len(logs), alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -246,6 +247,13 @@ def test_scores_that_are_no_numbers_are_told_apart_from_differences(tmp_path: Pa
     said = told(load(found.folder))
     assert any(t.startswith("bert has scores that are no numbers (training seed 1;") for t in said)
     assert not any(t.startswith("bert against anna") for t in said)
+
+
+def test_one_number_is_no_interval() -> None:
+    floors = {0: 0.0, 1: 0.0}
+    for value in (1.0, 2.0):
+        found = difference(Spot({0: (1.0,)}, floors), Spot({0: (value,)}, floors))
+        assert (found.count, found.low, found.high, found.verdict, found.more) == (1, 0.0, math.inf, "same", None)
 
 
 def test_two_numbers_that_differ_by_the_same_prove_nothing() -> None:

@@ -36,6 +36,20 @@ class OnePoint(FlowMap):
         return (x - (1 - like(t, x)) * self.x0) / like(t, x) - self.x0
 
 
+@pytest.mark.parametrize("config", [FlowMapConfig(), ConsistencyConfig(), GammaConfig(gamma=0.3)], ids=str)
+def test_samples_may_have_times_of_their_own(config: SamplerConfig) -> None:
+    """As rCM's rollouts have them: each sample comes out as it would by its times alone."""
+    count = 3  # as many as elements along no other axis
+    draw = whole(count)
+    x, cond = draw.normal("start", (1, 5)).double(), NoCond()
+    times = torch.tensor([[1.0, 1.0, 1.0], [0.9, 0.5, 0.2], [0.4, 0.5, 0.1], [0.0, 0.0, 0.0]]).double()
+    network = OnePoint(0.7)
+    together = config.build().sample(network, x, times, cond, draw)
+    for row in range(count):
+        alone = config.build().sample(network, x[row : row + 1], times[:, row], cond, draw.part(row, 1))
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
 # -- gamma-sampling
 
 
