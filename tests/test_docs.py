@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 from pathlib import Path
 
@@ -11,16 +11,13 @@ import pytest
 from flowmap.recipe import read
 from flowmap.testing import check_sampler
 
+from .doc_scripts import doc_script
+
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_recipe_reference_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "recipe.md").read_text() == module.page(), "run: python docs/reference.py"
+    assert (ROOT / "docs" / "recipe.md").read_text() == doc_script("reference").page(), "run: python docs/reference.py"
 
 
 def test_every_field_in_the_reference_has_a_meaning() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +12,8 @@ from typing import Any
 import pytest
 
 from flowmap.errors import FlowmapError
+
+from .doc_scripts import doc_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,15 +46,8 @@ DIFFERING_FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def fidelity() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("fidelity", ROOT / "docs" / "fidelity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fidelity"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["fidelity"]
+def fidelity() -> ModuleType:
+    return doc_script("fidelity")
 
 
 @pytest.fixture(scope="module")

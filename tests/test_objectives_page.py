@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tomllib
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,8 @@ import pytest
 
 from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
+
+from .doc_scripts import doc_script
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,15 +40,8 @@ DIFFERING = {
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("objectives_page", ROOT / "docs" / "objectives.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["objectives_page"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["objectives_page"]
+def script() -> ModuleType:
+    return doc_script("objectives")
 
 
 @pytest.fixture(scope="module")
