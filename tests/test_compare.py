@@ -309,7 +309,7 @@ def test_several_recipes_are_compared_as_they_are(finished: tuple[Path, str], tm
     compare([paths[0], paths[2]], [], tmp_path / "runs", 1, False, [], console)
     found = load(tmp_path / "runs" / "map-vs-two")
     assert {row.contestant for row in found.rows} == {"map", "two"}
-    assert len(list((tmp_path / "runs" / "map-vs-two" / "shared").glob("*/teacher-*"))) == 2
+    assert len(list((tmp_path / "runs" / "map-vs-two" / "shared").glob("seed-*/teacher-*"))) == 2
     paths[2].write_text(re.sub(r"\bcalls = \[[^\]]*\]", "calls = [1, 4]", paths[2].read_text()))
     with pytest.raises(FlowmapError, match=r"evaluation\.calls differs"):
         read_comparison([paths[0], paths[2]])
