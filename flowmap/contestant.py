@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowmap.configs import FrameView, NetworkKind, SamplerConfig, SampleSpec, Weights, context_refusal
+from flowmap.configs import FrameView, NetworkKind, Precision, SamplerConfig, SampleSpec, Weights, context_refusal
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
@@ -17,6 +17,7 @@ from flowmap.interfaces import Backbone, Batch, Data, Velocity
 from flowmap.outside import Outside
 from flowmap.path import grid
 from flowmap.plan import StagePlan
+from flowmap.precision import compute_in
 from flowmap.rollout import rollout
 from flowmap.stage import base_draw, stage_weights
 
@@ -52,42 +53,61 @@ class Contestant:
 
 
 def open_contestant(
-    plan: StagePlan, weights: Weights, device: torch.device, data: Data | None = None, backbone: Backbone | None = None
+    plan: StagePlan,
+    weights: Weights,
+    device: torch.device,
+    data: Data | None = None,
+    backbone: Backbone | None = None,
+    precision: Precision | None = None,
 ) -> Contestant:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
-    `data` are what it is measured on, if not what its own recipe says. A `backbone` that was made before saves reading
-    its base weights again; a student that it made before is then no longer valid.
+    `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
+    that was made before saves reading its base weights again; a student that it made before is then no longer valid.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    network = _network(backbone, student.kind, own, plan.seed, device)
+    network = _network(backbone, student.kind, own, plan.seed, device, precision or plan.recipe.compute.precision)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     return Contestant(stage.name, plan.seed, weights, network, student.view, backbone, contexts, data, device)
 
 
 def open_weights(
-    weights: Outside, spec: SampleSpec, seed: int, device: torch.device, data: Data, backbone: Backbone
+    weights: Outside,
+    spec: SampleSpec,
+    seed: int,
+    device: torch.device,
+    data: Data,
+    backbone: Backbone,
+    precision: Precision = "no",
 ) -> Contestant:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
+
+    Calls compute in `precision`; "no" is that of the weights.
 
     Raises FlowmapError unless every parameter is set.
     """
     kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device)
+    network = _network(backbone, kind, None, seed, device, precision)
     contexts = weights.backbone.contexts(spec)
     return Contestant(weights.name, seed, "ema", network, view, backbone, contexts, data, device)
 
 
 def _network(
-    backbone: Backbone, kind: NetworkKind, own: Mapping[str, Tensor] | None, seed: int, device: torch.device
+    backbone: Backbone,
+    kind: NetworkKind,
+    own: Mapping[str, Tensor] | None,
+    seed: int,
+    device: torch.device,
+    precision: Precision,
 ) -> Velocity:
-    """The network of a student that nobody trains, on `device`."""
+    """The network of a student that nobody trains, on `device`, computing as it was trained."""
     role = backbone.role("student", kind, own, base_draw(seed))
     role.freeze()
+    compute_in(role.module, precision, device)
     role.module.to(device).eval()
     return role.network
 

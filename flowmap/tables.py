@@ -102,8 +102,12 @@ class EvaluationConfig(Config):
 class ComputeConfig(Config):
     """Where and in what precision the run computes."""
 
-    device: Literal["auto", "cpu"] = Field("auto", description="'auto' takes an accelerator if there is one")
-    precision: Literal["no", "bf16"] = Field("no", description="mixed precision of the network calls")
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="'auto' takes an accelerator if there is one (not Apple's, which has no float64)"
+    )
+    precision: Literal["no", "bf16"] = Field(
+        "no", description="mixed precision of the network calls, in training, evaluation and samples alike"
+    )
     micro_batch: int = Field(
         0, ge=0, description="samples per process that go through a network at once; 0 = all, without accumulation"
     )
