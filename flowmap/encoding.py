@@ -19,8 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flowmap.configs import ArchiveConfig, ComponentConfig
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
-from flowmap.home import expanded
 from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.names import expanded, printable
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 
@@ -103,7 +103,7 @@ def _encode(
     with bar, torch.no_grad():
         task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
         for number, part in enumerate(parts, start=1):
-            bar.update(task, description=escape(part))
+            bar.update(task, description=escape(printable(part)))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
                 done += some
@@ -111,7 +111,7 @@ def _encode(
             total += done
             if not console.is_terminal:
                 found = f"{done} samples, {_faults(faults.count - before)}"
-                console.print(f"{escape(part)}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
+                console.print(f"{escape(printable(part))}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
     encoded = total - (faults.count - began)
     # With those that were found before: of whole parts, and of samples that are not even counted.
     listed = f", listed in {folder / _FAULTS}" if faults.count else ""

@@ -124,7 +124,7 @@ def read_null(folder: Path, facts: Facts) -> Tensor:
     if list(null.shape) != facts.text:
         raise FlowmapError(f"{path}: is {list(null.shape)}, but {ENCODED} says {facts.text}; encode anew")
     if not _finite(null):
-        raise FlowmapError(f"{path}: has numbers that are not finite; copy it again, or encode anew")
+        raise FlowmapError(f"{path}: has numbers that are not finite, or integers; copy it again, or encode anew")
     return null
 
 
@@ -143,7 +143,7 @@ def unpack(content: bytes, facts: Facts) -> tuple[Tensor, list[Tensor]]:
         raise ClipError(f"its {LATENT} is damaged ({error})") from None
     length, width = facts.text
     if not all(map(_finite, (latent, *texts))):
-        raise ClipError(f"its {LATENT} has numbers that are not finite")
+        raise ClipError(f"its {LATENT} has numbers that are not finite, or integers")
     if list(latent.shape) != facts.latent:
         raise ClipError(f"its latent is {list(latent.shape)}, not {facts.latent} as {ENCODED} says")
     if not texts or any(text.ndim != 2 or len(text) > length or text.shape[1] != width for text in texts):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import final
 
 from flowmap.errors import FlowmapError
-from flowmap_video.tars import printable
+from flowmap.names import printable
 
 FAULTS = "faults.jsonl"
 """Beside encoded shards: one line per sample that was left out, with its tar and the reason."""
@@ -28,7 +27,7 @@ class Fault:
 
     def __str__(self) -> str:
         # A file's name need not be text.
-        tar = printable(os.fsencode(self.tar))
+        tar = printable(self.tar)
         return f"{tar}: {self.key}: {self.reason}" if self.key else f"{tar}: {self.reason}"
 
 

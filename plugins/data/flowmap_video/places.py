@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from flowmap.home import expanded
+from flowmap.names import expanded
 
 _PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from flowmap.errors import FlowmapError
+from flowmap.errors import ClipError, FlowmapError
 from flowmap_video.faults import Faults
 from flowmap_video.tars import Member, members
 
@@ -31,18 +31,24 @@ _MOST_LINKS = 8  # from one to the next, before they are taken for a circle
 @final
 @dataclass(frozen=True)
 class Entry:
-    """A sample: its tar, its key, and (offset, size) of its members by suffix."""
+    """A sample: its tar, its key, (offset, size) of its members by suffix, and why it cannot be used, if so."""
 
     tar: Path
     key: str
     members: dict[str, tuple[int, int]]
+    problem: str = ""
 
     def has(self, suffix: str) -> bool:
         """Whether the sample has such a member."""
         return suffix in self.members
 
     def read(self, suffix: str) -> bytes:
-        """The bytes of a member. The file is opened anew: there is no handle that a fork or a copy could share."""
+        """The bytes of a member; raises ClipError if the sample cannot be used.
+
+        The file is opened anew: there is no handle that a fork or a copy could share.
+        """
+        if self.problem:
+            raise ClipError(self.problem)
         offset, size = self.members[suffix]
         try:
             with self.tar.open("rb") as file:
@@ -59,7 +65,7 @@ def index(tars: Sequence[Path], faults: Faults) -> list[Entry]:
     """The samples of all `tars`, by key, from headers alone.
 
     A damaged tar is a fault, and its whole members are used. A sample of which a member cannot be had, or is there
-    twice, is a fault and left out.
+    twice, keeps its place and has a `problem`.
     """
     entries = [entry for tar in tars for entry in _entries(tar, faults)]
     return sorted(entries, key=lambda entry: (entry.key, str(entry.tar)))
@@ -163,13 +169,9 @@ def _entries(tar: Path, faults: Faults) -> Iterator[Entry]:
         more = f" and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
         text = f"{len(unread)} of its files are no part of a sample and not read: {', '.join(unread[:_SHOWN])}{more}"
         faults.add(str(tar), "", text)
-    for key, reason in found.spoilt.items():
-        faults.add(str(tar), key, reason)
-    return (
-        Entry(tar, key, {suffix: (member.offset, member.size) for suffix, member in parts.items()})
-        for key, parts in found.samples.items()
-        if key not in found.spoilt
-    )
+    for key, parts in found.samples.items():
+        places = {suffix: (member.offset, member.size) for suffix, member in parts.items()}
+        yield Entry(tar, key, places, found.spoilt.get(key, ""))
 
 
 def _end(member: Member, everything: dict[str, Member]) -> Member | None:

@@ -7,9 +7,10 @@ until the file ends; formats are those of pax(1) (POSIX.1-2008) and of GNU tar.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, final
+
+from flowmap.names import printable
 
 BLOCK = 512
 
@@ -166,7 +167,7 @@ class _Walk:
 
     def _member(self, header: _Header, start: int, size: int) -> Member | None:
         """The member of `header`; None if it is no file, or its name is not known. Forgets what was said of it."""
-        said, unnamed = {**self._general, **self._said}, self._unnamed
+        said, unnamed = (self._general | self._said) if self._said else self._general, self._unnamed
         self._said, self._unnamed = {}, False
         name = said.get(b"GNU.sparse.name") or said.get(b"path") or header.name
         folder = header.kind in _FOLDERS or (header.kind in b"0\0" and name.endswith(b"/"))
@@ -182,15 +183,6 @@ class _Walk:
             what = _KINDS.get(header.kind, f"of a kind that is not known ('{printable(header.kind)}')")
             return Member(shown, start, size, problem=f"is {what}, and no file")
         return Member(shown, start, size)
-
-
-def printable(name: bytes) -> str:
-    """`name` as Unicode; what is no UTF-8, and characters that have no place on a line, are escaped by a backslash."""
-    text = name.decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    shown = (c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
-    return "".join(shown)
 
 
 def _not_tar(why: str) -> str:
