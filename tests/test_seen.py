@@ -326,6 +326,29 @@ def test_interlaced_clips_are_a_fault() -> None:
     assert "it is interlaced" in fault(content)
 
 
+def test_two_pictures_in_a_frame_are_a_fault() -> None:
+    content = film(quarters(), options={"crf": "1", "x264-params": "frame-packing=3"})
+    assert "two pictures, one for each eye" in fault(content)
+
+
+def test_a_cover_is_not_taken_for_a_clip() -> None:
+    """A song with a picture of its cover."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as out:
+        song, cover = out.add_stream("aac", rate=8000), out.add_stream("mjpeg", rate=16)
+        cover.height = cover.width = SIDE
+        cover.pix_fmt, cover.disposition = "yuvj420p", av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(plain()), format="rgb24")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        out.mux([*cover.encode(picture.reformat(format="yuvj420p")), *cover.encode(None)])
+        out.mux([*song.encode(silence), *song.encode(None)])
+    content = buffer.getvalue()
+    with av.open(io.BytesIO(content)) as container:
+        assert container.streams.video[0].disposition & av.stream.Disposition.attached_pic
+    assert fault(content) == "it has no video in it"
+
+
 # Colours of pictures
 
 
@@ -476,13 +499,18 @@ def test_a_title_that_is_no_utf8_does_not_matter() -> None:
 def test_only_formats_of_a_list_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above all no PostScript, which Pillow gives to another program, and no lists of files and addresses."""
 
-    def started(*_: Any, **__: Any) -> None:
-        raise AssertionError("another program was started")
+    started: list[Any] = []
 
-    monkeypatch.setattr("subprocess.Popen", started)
+    def start(*words: Any, **_: Any) -> None:
+        started.append(words)
+        raise OSError("not in a test")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "a.png").write_bytes(eps)
     assert "cannot be read as an image" in image_fault(tmp_path / "a.png")
+    assert not started
     for ending in ("gif", "ppm", "ico"):
         Image.fromarray(quarters()).save(tmp_path / f"a.{ending}")
         assert "cannot be read as an image" in image_fault(tmp_path / f"a.{ending}")

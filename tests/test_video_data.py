@@ -717,6 +717,11 @@ def test_what_should_be_a_tar_beside_others_and_is_none_is_a_fault(
     (folder / "0.tar.gz").write_bytes(b"of 0.tar, which is there")
     os.mkfifo(folder / "5.tar")
     (folder / "notes.txt").write_text("hello")
+    assert [(finding.level, finding.message) for finding in source.missing()] == [
+        ("warning", "2.tar is left out: it is a folder, and no tar"),
+        ("warning", "3.tar is left out: it is a link to a file that is not there"),
+        ("warning", "4.tar.zst is left out: it is a compressed tar, which is not read; unpack it to a .tar"),
+    ]
     assert len(all_train(source.build())) == 5
     assert said() == [
         f"skipped {folder / '2.tar'}: it is a folder, and no tar",

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec
 from flowmap.hookspecs import hookimpl
+from flowmap.names import printable
 from flowmap_video.places import is_tar, named, nothing_at, why_not
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Archive
 
 _TINY = 32
+_SHOWN = 3  # of what is left out; the run names all of it
 
 
 class VideoShardsConfig(ArchiveConfig):
@@ -57,9 +59,12 @@ class VideoShardsConfig(ArchiveConfig):
         return SampleSpec(shape, text=True, fps=self.fps, frame_choice=self.frame_choice, fit=self.fit)
 
     def missing(self) -> Iterable[Finding]:
-        """An error where no shard matches the path."""
+        """An error where no shard matches the path; a warning for what lies there and should be one."""
         if not self.shards():
             yield Finding("error", ("path",), self.no_shards())
+            return
+        for path, why in self.passed_over()[:_SHOWN]:
+            yield Finding("warning", ("path",), f"{printable(path.name)} is left out: {why}")
 
     def shards(self) -> list[Path]:
         """The tars that `path` names, sorted; unfinished ones are not among them."""
