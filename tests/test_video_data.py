@@ -768,6 +768,17 @@ def test_a_tar_that_shrinks_meanwhile_is_said(raw: Shards, tmp_path: Path) -> No
     assert "was cut or replaced while it was in use; start again" in refused(lambda: data.batch(draw(1)))
 
 
+def test_a_tar_that_is_replaced_meanwhile_is_said(raw: Shards, tmp_path: Path) -> None:
+    """By one of the same size, whose members would be read at the places of the old one's."""
+    data = raw().build()
+    tar = tmp_path / "raw" / "1.tar"
+    content = tar.read_bytes()
+    tar.unlink()
+    tar.write_bytes(content[::-1])
+    os.utime(tar, ns=(0, 0))
+    assert "was cut or replaced while it was in use; start again" in refused(lambda: all_train(data))
+
+
 # Encoded shards
 
 

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import BinaryIO, Literal, final
 
 from flowmap.errors import ClipError, FlowmapError
 from flowmap_video.faults import Faults
@@ -31,11 +31,15 @@ _MOST_LINKS = 8  # from one to the next, before they are taken for a circle
 @final
 @dataclass(frozen=True)
 class Entry:
-    """A sample: its tar, its key, (offset, size) of its members by suffix, and why it cannot be used, if so."""
+    """A sample: its tar, its key, (offset, size) of its members by suffix, and why it cannot be used, if so.
+
+    `stamp` is the size of the tar and when it was last written, by which another one in its place is noticed.
+    """
 
     tar: Path
     key: str
     members: dict[str, tuple[int, int]]
+    stamp: tuple[int, int]
     problem: str = ""
 
     def has(self, suffix: str) -> bool:
@@ -52,11 +56,12 @@ class Entry:
         offset, size = self.members[suffix]
         try:
             with self.tar.open("rb") as file:
+                stamp = _stamp(file)
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
             raise FlowmapError(f"{self.tar} cannot be read: {error.strerror}", code=1) from None
-        if len(content) < size:
+        if len(content) < size or stamp != self.stamp:
             raise FlowmapError(f"{self.tar} was cut or replaced while it was in use; start again", code=1)
         return content
 
@@ -158,8 +163,8 @@ def _entries(tar: Path, faults: Faults) -> Iterator[Entry]:
     found = _Found()
     try:
         with tar.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            for member in members(file, length, lambda text: faults.add(str(tar), "", text)):
+            stamp = _stamp(file)
+            for member in members(file, stamp[0], lambda text: faults.add(str(tar), "", text)):
                 found.add(member)
     except OSError as error:
         raise FlowmapError(f"{tar} cannot be read: {error.strerror}", code=1) from None
@@ -171,7 +176,12 @@ def _entries(tar: Path, faults: Faults) -> Iterator[Entry]:
         faults.add(str(tar), "", text)
     for key, parts in found.samples.items():
         places = {suffix: (member.offset, member.size) for suffix, member in parts.items()}
-        yield Entry(tar, key, places, found.spoilt.get(key, ""))
+        yield Entry(tar, key, places, stamp, found.spoilt.get(key, ""))
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def _end(member: Member, everything: dict[str, Member]) -> Member | None:
