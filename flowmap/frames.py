@@ -75,10 +75,10 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     # What is grey has no matrix, but BT.709's does it no harm.
     source = None if plain else matrix(frame.colorspace, frame.width, frame.height)
     if layout.has_palette or any(component.is_alpha for component in layout.components):
-        with_alpha = frame.to_ndarray(format="rgba", src_colorspace=source)
+        with_alpha = np.asarray(frame.to_ndarray(format="rgba", src_colorspace=source), dtype=np.uint8)
         refuse_transparent(with_alpha[..., 3])
         return np.ascontiguousarray(with_alpha[..., :3])
-    return np.ascontiguousarray(frame.to_ndarray(format="rgb24", src_colorspace=source))
+    return np.ascontiguousarray(frame.to_ndarray(format="rgb24", src_colorspace=source), dtype=np.uint8)
 
 
 def _upright(picture: Picture, display: bytes) -> Picture:
