@@ -33,13 +33,13 @@ _MOST_LINKS = 8  # from one to the next, before they are taken for a circle
 class Entry:
     """A sample: its tar, its key, (offset, size) of its members by suffix, and why it cannot be used, if so.
 
-    `stamp` is the size of the tar and when it was last written, by which another one in its place is noticed.
+    `length` is the size of the tar, by which another one in its place is noticed.
     """
 
     tar: Path
     key: str
     members: dict[str, tuple[int, int]]
-    stamp: tuple[int, int]
+    length: int
     problem: str = ""
 
     def has(self, suffix: str) -> bool:
@@ -56,12 +56,12 @@ class Entry:
         offset, size = self.members[suffix]
         try:
             with self.tar.open("rb") as file:
-                stamp = _stamp(file)
+                length = _length(file)
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
             raise FlowmapError(f"{self.tar} cannot be read: {error.strerror}", code=1) from None
-        if len(content) < size or stamp != self.stamp:
+        if len(content) < size or length != self.length:
             raise FlowmapError(f"{self.tar} was cut or replaced while it was in use; start again", code=1)
         return content
 
@@ -163,8 +163,8 @@ def _entries(tar: Path, faults: Faults) -> Iterator[Entry]:
     found = _Found()
     try:
         with tar.open("rb") as file:
-            stamp = _stamp(file)
-            for member in members(file, stamp[0], lambda text: faults.add(str(tar), "", text)):
+            length = _length(file)
+            for member in members(file, length, lambda text: faults.add(str(tar), "", text)):
                 found.add(member)
     except OSError as error:
         raise FlowmapError(f"{tar} cannot be read: {error.strerror}", code=1) from None
@@ -176,12 +176,11 @@ def _entries(tar: Path, faults: Faults) -> Iterator[Entry]:
         faults.add(str(tar), "", text)
     for key, parts in found.samples.items():
         places = {suffix: (member.offset, member.size) for suffix, member in parts.items()}
-        yield Entry(tar, key, places, stamp, found.spoilt.get(key, ""))
+        yield Entry(tar, key, places, length, found.spoilt.get(key, ""))
 
 
-def _stamp(file: BinaryIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_size, found.st_mtime_ns
+def _length(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _end(member: Member, everything: dict[str, Member]) -> Member | None:
