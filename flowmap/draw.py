@@ -100,6 +100,18 @@ class Draw:
         values = ((bits >> 9).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
         return torch.from_numpy(values.reshape(self.count, *shape)).to(self.device)
 
+    def below(self, name: str, bounds: Sequence[int]) -> list[int]:
+        """For each of these samples an integer from 0 to its bound - 1, all with the same chance (to bound / 2^64).
+
+        `uniform` has 2^23 values: of a million samples it would draw some a sixth more often than others, and of ten
+        million some never.
+        """
+        words = self._bits(f"{name}/below", 2).astype(np.uint64)
+        # Python's integers: a product of 64 bits and a bound needs more than numpy has. High words of products are
+        # spread as evenly as the words (Lemire, arXiv 1805.10941).
+        drawn = ((words[:, 0] << np.uint64(32)) | words[:, 1]).tolist()
+        return [word * bound >> 64 for word, bound in zip(drawn, bounds, strict=True)]
+
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
         size = math.prod(shape)

@@ -20,6 +20,7 @@ from flowmap.configs import ArchiveConfig, ComponentConfig
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.names import expanded, printable
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 
@@ -84,7 +85,10 @@ def _encode(
     console: Console,
     faults: _Listener,
 ) -> None:
-    """Encode `parts` one after the other, and say what became of their samples."""
+    """Encode `parts` one after the other, and say what became of their samples.
+
+    Raises FlowmapError, and leaves no part behind, if not one sample could be used.
+    """
     counts = {part: archive.count(part) for part in parts}
     bar = Progress(
         TextColumn("[bold]{task.description}"),
@@ -99,7 +103,7 @@ def _encode(
     with bar, torch.no_grad():
         task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
         for number, part in enumerate(parts, start=1):
-            bar.update(task, description=escape(part))
+            bar.update(task, description=escape(printable(part)))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
                 done += some
@@ -107,10 +111,15 @@ def _encode(
             total += done
             if not console.is_terminal:
                 found = f"{done} samples, {_faults(faults.count - before)}"
-                console.print(f"{escape(part)}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
-    skipped = faults.count - began
-    listed = f", listed in {folder / _FAULTS}" if skipped else ""
-    summary = f"encoded {total - skipped} samples in {len(parts)} parts, {_faults(skipped)}{listed}"
+                console.print(f"{escape(printable(part))}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
+    encoded = total - (faults.count - began)
+    # With those that were found before: of whole parts, and of samples that are not even counted.
+    listed = f", listed in {folder / _FAULTS}" if faults.count else ""
+    summary = f"encoded {encoded} samples in {len(parts)} parts, {_faults(faults.count)}{listed}"
+    if not encoded and not any((folder / part).exists() for part in archive.parts() if part not in parts):
+        for part in parts:
+            (folder / part).unlink(missing_ok=True)
+        raise FlowmapError(f"no sample could be encoded: {_faults(faults.count)}{listed}", code=1)
     console.print(f"[green]✓[/] {escape(summary)}", soft_wrap=True)
 
 
@@ -138,9 +147,11 @@ def _on_cpu(prompts: Any) -> Any:
 
 def _target(path: Path, data: ArchiveConfig, to: Path | None) -> Path:
     """The folder to write into."""
-    if to is None and (glob.has_magic(data.path) or Path(data.path).expanduser().is_file()):
+    if to is None and (glob.has_magic(data.path) or expanded(data.path).is_file()):
         raise FlowmapError(f"{path}: data.path is '{data.path}', which is no folder to write into; give one with --to")
-    folder = (to or Path(data.path)).expanduser()
+    folder = expanded(to or data.path)
+    if "\0" in str(folder):
+        raise FlowmapError(f"{path}: data.path has a NUL character in it, which no folder has")
     if folder.exists() and not folder.is_dir():
         raise FlowmapError(f"{folder}: is a file; the encoded parts need a folder, give one with --to")
     return folder
@@ -148,7 +159,7 @@ def _target(path: Path, data: ArchiveConfig, to: Path | None) -> Path:
 
 def _refuse_same(raw: str, folder: Path) -> None:
     """Refuse to write where the raw parts are: they would be taken for encoded ones."""
-    place = Path(raw).expanduser()
+    place = expanded(raw)
     places = {place} if place.is_dir() else {Path(p).parent for p in glob.glob(str(place), recursive=True)}
     if folder.resolve() in {p.resolve() for p in places}:
         raise FlowmapError(
@@ -180,7 +191,7 @@ def _size(size: float) -> str:
 def _go_on(path: Path, data: ArchiveConfig, folder: Path, overrides: Sequence[str]) -> str:
     """The command that trains on what was encoded."""
     settings = [word for text in overrides for word in ("--set", text)]
-    if Path(data.path).expanduser().resolve() != folder.resolve():
+    if expanded(data.path).resolve() != folder.resolve():
         settings += ["--set", f"data.path={folder}"]
     return shlex.join(["flowmap", "run", str(path), *settings])
 

@@ -1,4 +1,4 @@
-"""The one exception whose text is written for the person at the keyboard."""
+"""The exceptions whose text is written for the person at the keyboard."""
 
 
 class FlowmapError(Exception):
@@ -10,3 +10,10 @@ class FlowmapError(Exception):
     def __init__(self, message: str, code: int = 2) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ClipError(FlowmapError):
+    """A clip, an image or its caption cannot be used; the text says why.
+
+    Where many are read, it is a fault: named, counted, and the next one takes its place.
+    """

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from flowmap.errors import FlowmapError
 
@@ -45,9 +46,11 @@ def scatter(points: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture `[H, W, 3]` as PNG bytes."""
+    """A picture `[H, W, 3]` as PNG bytes, which say that its colours are sRGB."""
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise FlowmapError(f"a picture must be uint8 [H, W, 3], not {picture.dtype} {list(picture.shape)}")
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    said = PngInfo()
+    said.add(b"sRGB", b"\0")
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=said)
     return buffer.getvalue()

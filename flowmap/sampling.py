@@ -13,11 +13,11 @@ from torch import Tensor
 from flowmap.configs import SampleSpec
 from flowmap.contestant import Contestant, generate, latent_context
 from flowmap.draw import Draw
-from flowmap.errors import FlowmapError
+from flowmap.errors import ClipError, FlowmapError
 from flowmap.folder import readable, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
-from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
+from flowmap.video import read_clip, read_image, to_float, to_uint8, write_mp4
 from flowmap.wishes import Opened, Wish, open_wished, open_wished_run
 
 _IMAGES, _VIDEOS = 64, 4

@@ -6,34 +6,45 @@ Pixels are uint8 `[T, 3, H, W]` here and float32 in [-1, 1] in data space; `to_f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import BinaryIO
 
 import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from flowmap.configs import Fit, SampleSpec
-from flowmap.errors import FlowmapError
+from flowmap.colour import BT709, LIMITED
+from flowmap.configs import SampleSpec
+from flowmap.errors import ClipError, FlowmapError
+from flowmap.fitting import fitted
+from flowmap.frames import MOST_PIXELS, seen, too_large
+from flowmap.pacing import Counted, by_rate, paced
+from flowmap.stills import read_still
 
 _ROWS = _COLUMNS = 8
 _WIDEST = 256
 _PART = ".part-"  # as flowmap.folder has it, which is a layer above
-_LAST = 0.01  # of a frame: what rounding of timestamps may take from the end of a clip
-
-
-class ClipError(FlowmapError):
-    """A clip, an image or its caption cannot be used; the text says why."""
+_COVER = Disposition.attached_pic | Disposition.timed_thumbnails
+# Not more: FFmpeg's formats include lists of other files and addresses, and decoders that nobody has looked at lately.
+_READ = "mp4, mov, mkv, webm, avi, mpeg and ts"
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
+_CODECS = {
+    *("h264", "hevc", "av1", "vp8", "vp9", "theora", "h263", "mpeg1video", "mpeg2video", "mpeg4"),
+    *("msmpeg4v2", "msmpeg4v3", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "utvideo", "qtrle", "png"),
+    *("rawvideo", "v210"),
+}
+# Sizes of coded frames are rounded up to blocks; what is read of them is asked for in `seen`.
+_OPTIONS = {"format_whitelist": _FORMATS, "max_pixels": str(2 * MOST_PIXELS)}
 
 
 def read_clip(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
@@ -42,48 +53,48 @@ def read_clip(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
     H and W are the last two of `spec.shape`, and `spec.fit` says how a frame comes to them. By `spec.frame_choice`,
     frame k is the one nearest to k / `spec.fps` seconds after the first, or counted by the rate that the video
     declares; without `fps` every frame is taken. What comes after the last frame that is needed is not decoded.
-    Raises ClipError if the video cannot be read, is damaged, is too short, or declares no rate to count by.
+    Frames are upright and in the colours of BT.709 (`flowmap.frames`). Raises ClipError if the video cannot be read, is
+    damaged, is too short or too large, declares no rate to count by, or says of itself what is not well defined.
     """
     fps, counted = spec.fps, spec.frame_choice == "rate"
     where = f"{source}: " if isinstance(source, Path) else ""
     chosen: list[NDArray[np.uint8]] = []
-    decoded, declared = _Counted(iter(())), 0
+    decoded, declared = Counted(iter(())), 0
+    opened = False
     try:
-        with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
+        with av.open(
+            str(source) if isinstance(source, Path) else source, "r", options=_OPTIONS, metadata_errors="replace"
+        ) as container:
+            opened = True
             stream = _video(container)
             declared = stream.frames
+            pixel = stream.sample_aspect_ratio
             # Without this a decoder paints over damage and says nothing.
-            stream.codec_context.options = {"err_detect": "explode"}
-            decoded = _Counted(container.decode(stream))
+            stream.codec_context.options = {"err_detect": "explode", **_OPTIONS}
+            decoded = Counted(container.decode(stream))
             rate = float(stream.average_rate or 0)
-            for frame in _by_rate(decoded, fps, rate) if fps and counted else _paced(decoded, fps, rate or fps or 25):
-                chosen.append(_fitted(_upright(frame), spec))
+            for frame in by_rate(decoded, fps, rate) if fps and counted else paced(decoded, fps, rate or fps or 25):
+                chosen.append(fitted(seen(frame, pixel), spec))
                 if len(chosen) == frames:
                     return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
     except ClipError as error:
         raise ClipError(f"{where}{error}") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise ClipError(f"{where}{_why(error, decoded.count)}") from None
+    except Exception as error:  # decoders of strangers' files raise anything
+        raise ClipError(f"{where}{_why(error, decoded.count, opened)}") from None
     pace = "" if fps is None else f" chosen by rate for {fps:g} fps" if counted else f" at {fps:g} fps"
     cut = f" (it breaks off: {decoded.count} of its {declared} frames are there)" if decoded.count < declared else ""
     raise ClipError(f"{where}it has {len(chosen)} frames{pace}, {frames} are needed{cut}")
 
 
 def read_image(path: Path, spec: SampleSpec) -> Tensor:
-    """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError."""
-    try:
-        with Image.open(path) as image:
-            pixels = _fitted(ImageOps.exif_transpose(image).convert("RGB"), spec)
-    except FileNotFoundError:
-        raise ClipError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ClipError(f"{path}: cannot be read as an image: {error}") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError (`flowmap.stills`)."""
+    return torch.from_numpy(fitted(read_still(path), spec)).permute(2, 0, 1)[None].contiguous()
 
 
 def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     """Write `frames` `[T, H, W, 3]` as H.264 (MPEG-4 where x264 is missing), 4:2:0; the file is whole or absent.
 
+    The file says what its colours are: BT.709 of limited range, and so they are coded, whatever the size.
     An odd height or width grows by one pixel, which repeats the edge: 4:2:0 has no odd sizes. Raises FlowmapError
     if the file cannot be written.
     """
@@ -99,8 +110,13 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
             assert isinstance(stream, VideoStream)
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
             stream.options = {"crf": "18"} if good else {"qscale": "3"}
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = LIMITED
             for picture in frames:
-                container.mux(stream.encode(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+                frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                coded = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED)
+                container.mux(stream.encode(coded))
             container.mux(stream.encode(None))
         part.replace(path)
     except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
@@ -144,104 +160,32 @@ def strips(x: Tensor) -> NDArray[np.uint8]:
 
 
 def _video(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
-        raise ClipError("it has no video in it")
-    return container.streams.video[0]
-
-
-@final
-class _Counted:
-    """Frames, and how many of them have been decoded."""
-
-    def __init__(self, frames: Iterator[VideoFrame]) -> None:
-        self._frames = frames
-        self.count = 0
-
-    def __iter__(self) -> Iterator[VideoFrame]:
-        for frame in self._frames:
-            self.count += 1
-            yield frame
-
-
-def _paced(decoded: Iterable[VideoFrame], fps: float | None, rate: float) -> Iterator[VideoFrame]:
-    """The frames nearest to 0, 1 / fps, 2 / fps ... seconds; `rate` is that of videos without timestamps."""
-    wanted, start, before = 0, 0.0, -1.0
-    previous: VideoFrame | None = None
-    for index, frame in enumerate(decoded):
-        if fps is None:
-            yield frame
+    """The stream to read: the first that is no cover picture. Raises ClipError if there is none, or it is not read."""
+    for stream in container.streams.video:
+        if stream.disposition & _COVER:
             continue
-        time = index / rate if frame.time is None else frame.time
-        start = time if previous is None else start
-        time -= start
-        while wanted / fps <= time:
-            nearer = previous if previous is not None and wanted / fps - before < time - wanted / fps else frame
-            yield nearer
-            wanted += 1
-        previous, before = frame, time
-    if fps is None or previous is None:
-        return
-    # The last frame is shown for a while too.
-    shown = float(previous.duration * previous.time_base) if previous.duration and previous.time_base else 1 / rate
-    while wanted < (before + shown) * fps - _LAST:
-        yield previous
-        wanted += 1
+        # PyAV has no context where FFmpeg has no decoder, whatever its types say.
+        context: VideoCodecContext | None = stream.codec_context
+        codec = context and context.codec.canonical_name
+        if context is None or codec not in _CODECS:
+            raise ClipError(f"its codec ({codec or 'an unknown one'}) is not read; convert it to H.264")
+        if context.width * context.height > MOST_PIXELS:
+            raise ClipError(too_large(context.width, context.height))
+        if ("alpha_mode", "1") in ((key.lower(), value) for key, value in stream.metadata.items()):
+            raise ClipError("it has transparent parts beside its pictures (alpha_mode), and nothing behind; flatten it")
+        return stream
+    raise ClipError("it has no video in it")
 
 
-def _by_rate(decoded: Iterable[VideoFrame], fps: float, rate: float) -> Iterator[VideoFrame]:
-    """The first frame, and each one with which a sum of `fps` / `rate` a frame is full; of slower clips every frame.
-
-    The sum is one of float64 after the other, and its rounding counts, as in the released AnyFlow reader: 24 fps give
-    frames 0, 2, 4, 5, 7, 8, ... for 16, where fractions would give 0, 2, 3, 5, 6, 8. Raises ClipError without a rate.
-    """
-    if not rate:
-        raise ClipError('it declares no frame rate, and its frames are to be chosen by it (frame_choice = "rate")')
-    due = 1.0
-    for frame in decoded:
-        if due >= 1:
-            yield frame
-            due -= 1
-        due += fps / rate
-
-
-def _upright(frame: VideoFrame) -> Image.Image:
-    """The frame as it is meant to be seen: telephones store a rotation beside the pixels."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))))
-
-
-def _fitted(image: Image.Image, spec: SampleSpec) -> NDArray[np.uint8]:
-    """Bring to the size of `spec`, in its way; antialiased."""
-    *_, height, width = spec.shape
-    return _FITS[spec.fit](image, height, width)
-
-
-def _cropped(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Scale to cover, bicubic; keep the middle."""
-    scale = max(height / image.height, width / image.width)
-    across, down = min(width / scale, image.width), min(height / scale, image.height)
-    left, top = (image.width - across) / 2, (image.height - down) / 2
-    box = (left, top, left + across, top + down)
-    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
-
-
-def _stretched(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Squash, bilinear, in float32 as torchvision's Resize does; rounded to 8 bits."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    resized = interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
-    return np.asarray(resized.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
-
-
-_FITS: dict[Fit, Callable[[Image.Image, int, int], NDArray[np.uint8]]] = {"crop": _cropped, "stretch": _stretched}
-
-
-def _why(error: Exception, decoded: int) -> str:
+def _why(error: Exception, decoded: int, opened: bool) -> str:
     if decoded:
         return f"it is damaged: it cannot be decoded after frame {decoded} ({_reason(error)})"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    return f"it cannot be read as a video ({_reason(error)})"
+    # What FFmpeg says of a format that it knows and may not read.
+    other = isinstance(error, av.ArgumentError) and not opened
+    return f"it cannot be read as a video ({f'it is none of {_READ}' if other else _reason(error)})"
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

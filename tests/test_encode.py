@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -244,6 +245,52 @@ def test_faults_are_shown_counted_and_listed(encode: Encode) -> None:
     assert [line["key"] for line in listed][:2] == ["blue-disc", "red-disc"]
     assert {line["tar"] for line in listed} == {"000.tar", "001.tar"}
     assert members("latents/000.tar")[::2] == ["green-disc.safetensors", "yellow-disc.safetensors"]
+
+
+def test_tars_that_were_written_one_behind_the_other_are_encoded_whole(encode: Encode) -> None:
+    whole = Path("raw/000.tar").read_bytes() + Path("raw/001.tar").read_bytes()
+    Path("raw/001.tar").unlink()
+    Path("raw/000.tar").write_bytes(whole)
+    done = encode()
+    assert (done.code, done.err) == (0, "")
+    assert "✓ encoded 8 samples in 1 parts, 0 faults\n" in done.out
+    assert members("latents/000.tar")[::2] == [f"{key}.safetensors" for key in sorted(KEYS)]
+
+
+def test_what_is_wrong_with_a_whole_tar_is_counted_too(encode: Encode) -> None:
+    with Path("raw/000.tar").open("ab") as file:
+        file.write(b"junk" * 300)
+    done = encode()
+    assert done.code == 0
+    assert "are no tar" in done.out.splitlines()[0]
+    assert "✓ encoded 8 samples in 2 parts, 1 fault, listed in latents/faults.jsonl\n" in done.out
+    (line,) = map(json.loads, Path("latents/faults.jsonl").read_text().splitlines())
+    assert (line["tar"], line["key"]) == ("000.tar", "")
+
+
+def test_names_that_are_no_utf8_are_encoded_and_trained_on(encode: Encode) -> None:
+    with tarfile.open("raw/000.tar") as old:
+        files = [(member.name, old.extractfile(member).read()) for member in old]  # type: ignore[union-attr]
+    with tarfile.open("raw/000.tar", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as new:
+        for name, content in files:
+            add_file(new, "caf\xe9-" + name, content)
+    os.rename("raw/000.tar", b"raw/caf\xe9.tar")
+    done = encode()
+    assert done.code == 0
+    assert "✓ encoded 8 samples in 2 parts, 0 faults\n" in done.out
+    assert members(os.fsdecode(b"latents/caf\xe9.tar"))[0].startswith("caf\\xe9-")
+    data = VideoShardsConfig(path="latents", frames=5, height=16, width=16, fps=8.0, held_out=0.4).build()
+    assert len(data.reference("train", 9).x) + len(data.reference("held_out", 9).x) == 8
+
+
+def test_nothing_that_could_be_encoded_is_an_error(encode: Encode) -> None:
+    for tar, keys in (("000", KEYS[:4]), ("001", KEYS[4:])):
+        spoil(f"raw/{tar}.tar", lambda files, keys=keys: [files.pop(f"{key}.json") for key in keys])
+    for _ in range(2):
+        stopped = encode()
+        assert stopped.code == 1
+        assert stopped.err == "error: no sample could be encoded: 8 faults, listed in latents/faults.jsonl\n"
+        assert names() == ["faults.jsonl"]
 
 
 def test_too_many_faults_stop_it(encode: Encode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import pickle
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,18 +17,20 @@ import numpy as np
 import pytest
 import torch
 from flowmap_video import VideoShardsConfig
-from flowmap_video.encoded import trimmed
+from flowmap_video.captions import read_captions
+from flowmap_video.encoded import read_facts, trimmed, unpack
 from flowmap_video.rehearsal import add_file, draw_clip, write_clips
 from flowmap_video.videos import VideoShards
 from PIL import Image
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from flowmap.configs import SampleSpec
 from flowmap.draw import Draw
-from flowmap.errors import FlowmapError
+from flowmap.errors import ClipError, FlowmapError
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.testing import check_data
-from flowmap.video import ClipError, read_clip, read_image, to_float, to_uint8, write_mp4
+from flowmap.video import read_clip, read_image, to_float, to_uint8, write_mp4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -474,6 +477,35 @@ _WRONG: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
     "no caption": (lambda files: files.update({"b.json": b'{"x": 1}'}), "its .json has no 'captions'"),
     "empty caption": (lambda files: files.update({"b.json": about(" ", "")}), "its 'captions' is empty"),
     "no captions": (lambda files: files.update({"b.json": about()}), "its 'captions' is empty"),
+    "a list for JSON": (lambda files: files.update({"b.json": b"[1]"}), "its .json has no 'captions'"),
+    "no UTF-8": (
+        lambda files: files.update({"b.json": '{"captions": "caf\xe9"}'.encode("latin-1")}),
+        "its .json is no UTF-8",
+    ),
+    "nothing": (lambda files: files.update({"b.json": b""}), "its .json is no JSON"),
+    "deep": (lambda files: files.update({"b.json": b"[" * 100_000}), "its .json is no JSON"),
+    "a long number": (
+        lambda files: files.update({"b.json": b'{"captions": ' + b"9" * 5000 + b"}"}),
+        "its .json is no JSON",
+    ),
+    "a mark and a space": (lambda files: files.update({"b.json": about("\ufeff ")}), "its 'captions' is empty"),
+    "NUL": (lambda files: files.update({"b.json": about("a\0cat")}), "its 'captions' has a NUL character in it"),
+    "half a character": (
+        lambda files: files.update({"b.json": b'{"captions": "a \\ud83d"}'}),
+        "its 'captions' has half of a character in it",
+    ),
+    "a book": (
+        lambda files: files.update({"b.json": about("word " * 30_000)}),
+        "its 'captions' has 149999 characters, more than the 100000 that are read",
+    ),
+    "a library": (
+        lambda files: files.update({"b.json": about(*["word"] * 1001)}),
+        "its 'captions' are 1001 captions, more than the 1000 that are read",
+    ),
+    "a member that is too large": (
+        lambda files: files.update({"b.json": b"{" + b" " * 2**24}),
+        "its .json has 16777217 bytes, more than the 16777216 that are read",
+    ),
     "odd caption": (
         lambda files: files.update({"b.json": b'{"captions": [1]}'}),
         "its 'captions' is neither a string nor a list of strings",
@@ -498,6 +530,31 @@ def test_an_unusable_sample_stands_for_the_next_one(
     assert all_train(data) == [i for i in trained if i != 1]
     assert len(said()) == 1
     assert said()[0].startswith(f"skipped {tmp_path / 'raw' / '0.tar'}: b: {reason}")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(raw: Shards, tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    for content in ('\ufeff{"captions": "\ufeffa cat"}'.encode(), '{"captions": "a cat"}'.encode("utf-16")):
+        write_tar(tmp_path / "raw" / "0.tar", {"a.mp4": mp4(), "a.json": content})
+        assert config(tmp_path / "raw").build().batch(draw(1)).prompts == ["a cat"]
+
+
+def test_damaged_captions_are_captions_or_a_fault() -> None:
+    content = json.dumps({"captions": ["a cat", "ein Kater \U0001f408"], "more": {"x": [1, 2.5, None]}}).encode()
+    random, outcomes = np.random.default_rng(0), {True: 0, False: 0}
+    for _ in range(500):
+        data = bytearray(content)
+        for _ in range(int(random.integers(1, 4))):
+            place = int(random.integers(len(data)))
+            data[place : place + int(random.integers(2))] = random.bytes(int(random.integers(3)))
+        try:
+            captions = read_captions(bytes(data), "captions")
+        except ClipError:
+            outcomes[False] += 1
+            continue
+        outcomes[True] += 1
+        assert captions
+        assert all(caption and isinstance(caption, str) and caption.encode() for caption in captions)
+    assert min(outcomes.values()) > 50
 
 
 def test_a_caption_that_is_missing_again_and_again_is_one_fault(raw: Shards, said: Callable[[], list[str]]) -> None:
@@ -621,6 +678,69 @@ def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path, monkeypat
         assert refused(config(path).build) == f"data: {finding.message}"
 
 
+def test_what_lies_there_instead_of_tars_is_said(tmp_path: Path, mp4: Callable[..., bytes]) -> None:
+    write_tar(tmp_path / "deep" / "one" / "0.tar", {"a.mp4": mp4()})
+    for name, content in (("packed/0.tar.gz", b"x"), ("packed2/0.TGZ", b"x"), ("loose/a.mp4", mp4()), ("file", b"x")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for path, reason in (
+        ("deep", f", but in folders of it: name them as {tmp_path / 'deep'}/*/*.tar. "),
+        ("packed", "; 0.tar.gz is compressed: unpack it to a .tar. "),
+        ("packed2", "; 0.TGZ is compressed: unpack it to a .tar. "),
+        ("loose", "; a.mp4 lies there as it is: pack clips and captions into tars. "),
+        ("file", f"'{tmp_path / 'file'}' is a file, and no .tar (looked from "),
+        ("no\0path", "no .tar file or folder matches "),
+    ):
+        (finding,) = config(tmp_path / path).missing()
+        assert reason in finding.message
+        assert refused(config(tmp_path / path).build) == f"data: {finding.message}"
+    assert "the path of the shards is empty" in refused(config("").build)
+
+
+def test_the_home_folder_may_be_a_tilde(raw: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    raw()
+    for path in ("~/raw", "~/raw/*.tar"):
+        assert len(all_train(config(path).build())) == 5
+    assert "no .tar file or folder matches '~nobody-of-this-name/raw'" in refused(
+        config("~nobody-of-this-name/raw").build
+    )
+
+
+def test_what_should_be_a_tar_beside_others_and_is_none_is_a_fault(
+    raw: Shards, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    source, folder = raw(), tmp_path / "raw"
+    (folder / "2.tar").mkdir()
+    (folder / "3.tar").symlink_to("nowhere.tar")
+    (folder / "4.tar.zst").write_bytes(b"x")
+    (folder / "0.tar.gz").write_bytes(b"of 0.tar, which is there")
+    os.mkfifo(folder / "5.tar")
+    (folder / "notes.txt").write_text("hello")
+    assert [(finding.level, finding.message) for finding in source.missing()] == [
+        ("warning", "2.tar is left out: it is a folder, and no tar"),
+        ("warning", "3.tar is left out: it is a link to a file that is not there"),
+        ("warning", "4.tar.zst is left out: it is a compressed tar, which is not read; unpack it to a .tar"),
+    ]
+    assert len(all_train(source.build())) == 5
+    assert said() == [
+        f"skipped {folder / '2.tar'}: it is a folder, and no tar",
+        f"skipped {folder / '3.tar'}: it is a link to a file that is not there",
+        f"skipped {folder / '4.tar.zst'}: it is a compressed tar, which is not read; unpack it to a .tar",
+        f"skipped {folder / '5.tar'}: it is no file",
+    ]
+    encode_all(source, tmp_path / "latents")
+    lines = (tmp_path / "latents" / "faults.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tar"] for line in lines] == ["2.tar", "3.tar", "4.tar.zst", "5.tar"]
+
+
+def test_a_tar_s_own_name_may_be_in_any_encoding(raw: Shards, tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    source = raw(lambda files: files.pop("a.json"))
+    os.rename(tmp_path / "raw" / "0.tar", os.fsencode(tmp_path / "raw") + b"/caf\xe9.tar")
+    assert len(all_train(source.build()) + all_held_out(source.build())) == 5
+    assert said()[0] == f"skipped {tmp_path / 'raw'}/caf\\xe9.tar: a: it has no .json, where its caption would be"
+
+
 def test_unfinished_tars_are_not_shards(raw: Shards, tmp_path: Path) -> None:
     source = raw()
     assert not list(source.missing())
@@ -631,7 +751,14 @@ def test_unfinished_tars_are_not_shards(raw: Shards, tmp_path: Path) -> None:
 
 def test_a_tar_without_samples_says_what_it_should_hold(tmp_path: Path) -> None:
     write_tar(tmp_path / "raw" / "0.tar", {"readme.txt": b"hello"})
-    assert "the tars hold no samples: NAME.mp4 with NAME.json (raw)" in refused(config(tmp_path / "raw").build)
+    assert refused(config(tmp_path / "raw").build).endswith(
+        "NAME.mp4 with NAME.json (raw), or NAME.safetensors (encoded)"
+    )
+    write_tar(tmp_path / "raw" / "0.tar", {"a.mov": b"hello"})
+    assert refused(config(tmp_path / "raw").build).endswith(
+        "What was found wrong:\n"
+        f"  {tmp_path / 'raw' / '0.tar'}: 1 of its files are no part of a sample and not read: a.mov"
+    )
 
 
 def test_a_tar_that_shrinks_meanwhile_is_said(raw: Shards, tmp_path: Path) -> None:
@@ -639,6 +766,16 @@ def test_a_tar_that_shrinks_meanwhile_is_said(raw: Shards, tmp_path: Path) -> No
     for tar in (tmp_path / "raw").iterdir():
         tar.write_bytes(b"")
     assert "was cut or replaced while it was in use; start again" in refused(lambda: data.batch(draw(1)))
+
+
+def test_a_tar_that_is_replaced_meanwhile_is_said(raw: Shards, tmp_path: Path) -> None:
+    """By a longer one, whose bytes would be read at the places of the old one's members."""
+    data = raw().build()
+    tar = tmp_path / "raw" / "1.tar"
+    content = tar.read_bytes()
+    tar.unlink()
+    tar.write_bytes(content[::-1] + bytes(512))
+    assert "was cut or replaced while it was in use; start again" in refused(lambda: all_train(data))
 
 
 # Encoded shards
@@ -663,8 +800,6 @@ def test_what_was_encoded_comes_back(raw: Shards, tmp_path: Path) -> None:
 
 
 def test_the_format_of_an_encoded_shard(raw: Shards, tmp_path: Path) -> None:
-    from safetensors.torch import load, load_file
-
     encode_all(raw(), tmp_path / "latents")
     assert sorted(p.name for p in (tmp_path / "latents").iterdir()) == [
         "0.tar",
@@ -777,6 +912,10 @@ def test_a_lost_or_damaged_fact_is_said(raw: Shards, tmp_path: Path) -> None:
     assert "null.safetensors: is missing or damaged" in refused(source.build)
     facts.write_text(whole.replace('"format": 1', '"format": 2'))
     assert "has format 2; this version of flowmap reads 1" in refused(source.build)
+    facts.write_text(whole)
+    for numbers in (torch.full((LENGTH, WIDTH), torch.nan), torch.ones(LENGTH, WIDTH).int()):
+        null.write_bytes(save({"null": numbers}))
+        assert "null.safetensors: has numbers that are not finite" in refused(source.build)
     facts.write_text(whole[:20])
     assert "encoded.json: is damaged" in refused(source.build)
     facts.unlink()
@@ -793,6 +932,95 @@ def test_a_damaged_encoded_sample_is_skipped(raw: Shards, tmp_path: Path, said: 
     data = config(tmp_path / "latents").build()
     assert len(data.reference("train", 99).x) == 4
     assert "b: its .safetensors is damaged" in said()[0]
+
+
+def test_numbers_that_are_not_finite_are_never_trained_on(
+    raw: Shards, tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    tar = tmp_path / "latents" / "0.tar"
+    files = dict(_contents(tar))
+    for name, value in (("latent", torch.nan), ("text.1", torch.inf)):
+        tensors = load(files["b.safetensors"])
+        tensors[name].view(-1)[1] = value
+        write_tar(tar, files | {"b.safetensors": save(tensors)})
+        assert len(config(tmp_path / "latents").build().reference("train", 99).x) == 4
+        assert said()[-1].endswith("b: its .safetensors has numbers that are not finite, or integers")
+    # What is finite as it stands may not be once it is float32.
+    tensors = load(files["b.safetensors"])
+    tensors["latent"] = torch.full(tensors["latent"].shape, 1e300, dtype=torch.float64)
+    write_tar(tar, files | {"b.safetensors": save(tensors)})
+    assert len(config(tmp_path / "latents").build().reference("train", 99).x) == 4
+
+
+_FACTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a list": (lambda facts: [facts], "is damaged ("),
+    "a number": (lambda facts: 7, "is damaged ("),
+    "null": (lambda facts: None, "is damaged ("),
+    "no format": (lambda facts: facts.pop("format") and facts, "is damaged ('format')"),
+    "a format of words": (lambda facts: facts | {"format": ["x"]}, "has format ['x']"),
+    "a field more": (lambda facts: facts | {"more": 1}, "is damaged ("),
+    "a field less": (lambda facts: facts.pop("text") and facts, "is damaged ("),
+    "made from a list": (lambda facts: facts | {"made_from": [1]}, "'made_from' is no object"),
+    "made from nothing": (lambda facts: facts | {"made_from": {}}, "the shards were made with null"),
+    "a latent of three": (lambda facts: facts | {"latent": [1, 2, 3]}, "'latent' is [1, 2, 3], not 4 sizes"),
+    "a latent of words": (lambda facts: facts | {"latent": "abcd"}, "'latent' is \"abcd\", not 4 sizes"),
+    "a text of floats": (lambda facts: facts | {"text": [6.0, 3.0]}, "'text' is [6.0, 3.0], not 2 sizes"),
+    "a text of truth": (lambda facts: facts | {"text": [True, 3]}, "'text' is [true, 3], not 2 sizes"),
+    "a negative size": (lambda facts: facts | {"text": [-6, 3]}, "'text' is [-6, 3], not 2 sizes"),
+    "a size without end": (lambda facts: facts | {"text": [6, 10**400]}, "not 2 sizes"),
+    "another text": (
+        lambda facts: facts | {"text": [6, 4]},
+        "null.safetensors: is [6, 3], but encoded.json says [6, 4]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _FACTS)
+def test_facts_of_the_wrong_shape_are_said(kind: str, raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    change, reason = _FACTS[kind]
+    path = tmp_path / "latents" / "encoded.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert reason in refused(config(tmp_path / "latents").build)
+
+
+def test_facts_that_are_deep_or_no_text_are_said(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents")
+    path = tmp_path / "latents" / "encoded.json"
+    for content in (b"[" * 100_000, b"\xff\xfe{", b"", b'{"format": ' + b"9" * 5000 + b"}", b" " * 2**21 + b"{}"):
+        path.write_bytes(content)
+        assert "encoded.json: is damaged (" in refused(config(tmp_path / "latents").build)
+    path.unlink()
+    path.mkdir()
+    assert "encoded.json: is damaged (" in refused(config(tmp_path / "latents").build)
+
+
+def test_a_damaged_encoded_sample_is_itself_or_a_fault(raw: Shards, tmp_path: Path) -> None:
+    """What is changed within the numbers cannot be seen, so that the header and the length are damaged here."""
+    encode_all(raw(), tmp_path / "latents")
+    content = dict(_contents(tmp_path / "latents" / "0.tar"))["b.safetensors"]
+    facts = read_facts(tmp_path / "latents", config(tmp_path / "latents"))
+    latent, texts = unpack(content, facts)
+    random, outcomes = np.random.default_rng(0), {True: 0, False: 0}
+    header = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(500):
+        data = bytearray(content)
+        place = int(random.integers(header))
+        if random.random() < 0.2:
+            del data[int(random.integers(len(data))) :]
+        else:
+            data[place : place + int(random.integers(2))] = random.bytes(int(random.integers(2)))
+        try:
+            found = unpack(bytes(data), facts)
+        except ClipError:
+            outcomes[False] += 1
+            continue
+        outcomes[True] += 1
+        assert found[0].shape == latent.shape
+        assert all(bool(tensor.float().isfinite().all()) for tensor in (found[0], *found[1]))
+        assert 1 <= len(found[1]) <= len(texts)
+    assert outcomes[False] > 300
 
 
 # Encoding a part

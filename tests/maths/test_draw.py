@@ -95,6 +95,43 @@ def test_one_address_always_has_the_same_numbers() -> None:
     assert torch.equal(draw.uniform("a"), draw.uniform("a"))
 
 
+@pytest.mark.parametrize("bound", [1, 2, 3, 10, 1000])
+def test_integers_below_a_bound_are_all_as_likely(bound: int) -> None:
+    drawn = whole(COUNT).below("i", [bound] * COUNT)
+    counts = np.bincount(drawn, minlength=bound)
+    assert len(counts) == bound
+    assert bound == 1 or chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("bound", [1_600_001, 10**7, 10**10, 2**64])
+def test_every_integer_below_a_large_bound_can_be_drawn_and_none_more_often(
+    bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first and the last word that give k tell how many do: as many as any other's, to one of them."""
+    words: list[int] = []
+
+    def bits(draw: Draw, name: str, size: int) -> np.ndarray:
+        assert size == 2
+        return np.array([[word >> 32, word & 0xFFFFFFFF] for word in words], dtype=np.uint32)
+
+    monkeypatch.setattr(Draw, "_bits", bits)
+    for k in (0, 1, bound // 3, bound - 2, bound - 1):
+        first, after = -(-(k << 64) // bound), -(-((k + 1) << 64) // bound)
+        words[:] = [first, after - 1]
+        assert whole(2).below("i", [bound] * 2) == [k, k]
+        assert abs((after - first) * bound / 2**64 - 1) <= bound / 2**64
+
+
+def test_integers_have_bounds_of_their_own_and_do_not_depend_on_the_parts() -> None:
+    draw, bounds = whole(500), [1 + i % 7 for i in range(500)]
+    drawn = draw.below("i", bounds)
+    assert all(0 <= k < bound for k, bound in zip(drawn, bounds, strict=True))
+    assert drawn == draw.part(0, 123).below("i", bounds[:123]) + draw.part(123, 377).below("i", bounds[123:])
+    assert drawn != draw.below("j", bounds)
+    with pytest.raises(ValueError, match="zip"):
+        draw.below("i", bounds[1:])
+
+
 def test_shapes_are_count_by_shape_in_float32() -> None:
     for shape in ((), (1,), (2, 3), (1, 1, 8, 8)):
         for numbers in (whole(3).uniform("x", shape), whole(3).normal("x", shape)):

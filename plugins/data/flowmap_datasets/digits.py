@@ -16,6 +16,8 @@ from flowmap.interfaces import Data, Samples
 from flowmap.pictures import tiles
 from flowmap_datasets import DigitsConfig
 
+CLASSES = 10
+
 
 @final
 class Digits(Data):
@@ -36,7 +38,7 @@ class Digits(Data):
     def batch(self, draw: Draw) -> Samples:
         """`draw.count` training images `[B, 1, 1, 8, 8]`, drawn with replacement."""
         pixels, labels = self._splits["train"]
-        rows = (draw.uniform("rows").cpu() * len(pixels)).long()
+        rows = torch.tensor(draw.below("rows", [len(pixels)] * draw.count), dtype=torch.long)
         return self._samples(pixels[rows].to(draw.device), labels[rows].to(draw.device))
 
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
@@ -46,7 +48,9 @@ class Digits(Data):
 
     def prompts(self, draw: Draw) -> Any:
         """Uniform labels `[count]`, or None if unconditional."""
-        return (draw.uniform("labels") * 10).long() if self._conditional else None
+        if not self._conditional:
+            return None
+        return torch.tensor(draw.below("labels", [CLASSES] * draw.count), dtype=torch.long, device=draw.device)
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """A sheet of images, dark ink on white."""

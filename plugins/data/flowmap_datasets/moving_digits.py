@@ -16,7 +16,7 @@ from flowmap.draw import Draw
 from flowmap.interfaces import Data, EncodedText, Samples
 from flowmap.pictures import tiles
 from flowmap_datasets import DigitsConfig, MovingDigitsConfig
-from flowmap_datasets.digits import Digits
+from flowmap_datasets.digits import CLASSES, Digits
 
 _SIDE = 8
 # A sheet is shown a few centimetres wide: more videos could not be seen.
@@ -43,7 +43,8 @@ class MovingDigits(Data):
 
     def prompts(self, draw: Draw) -> Any:
         """Uniform classes, embedded."""
-        return self._text((draw.uniform("labels") * 10).long())
+        labels = draw.below("labels", [CLASSES] * draw.count)
+        return self._text(torch.tensor(labels, dtype=torch.long, device=draw.device))
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """A row of frames for each of the first videos, dark ink on white."""
@@ -68,7 +69,8 @@ class MovingDigits(Data):
 
     def _rows(self, split: str, draw: Draw) -> Tensor:
         """Which digits of the split the videos of `draw` show."""
-        return (draw.uniform("rows").cpu() * len(self._splits[split].x)).long()
+        count = len(self._splits[split].x)
+        return torch.tensor(draw.below("rows", [count] * draw.count), dtype=torch.long)
 
     def _text(self, labels: Tensor) -> EncodedText:
         # Components of about unit size, as networks expect them.

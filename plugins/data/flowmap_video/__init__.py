@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -11,12 +10,14 @@ from pydantic import Field
 
 from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec
 from flowmap.hookspecs import hookimpl
+from flowmap.names import printable
+from flowmap_video.places import is_tar, named, nothing_at, why_not
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Archive
 
-_PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
 _TINY = 32
+_SHOWN = 3  # of what is left out; the run names all of it
 
 
 class VideoShardsConfig(ArchiveConfig):
@@ -58,23 +59,25 @@ class VideoShardsConfig(ArchiveConfig):
         return SampleSpec(shape, text=True, fps=self.fps, frame_choice=self.frame_choice, fit=self.fit)
 
     def missing(self) -> Iterable[Finding]:
-        """An error where no shard matches the path."""
+        """An error where no shard matches the path; a warning for what lies there and should be one."""
         if not self.shards():
             yield Finding("error", ("path",), self.no_shards())
+            return
+        for path, why in self.passed_over()[:_SHOWN]:
+            yield Finding("warning", ("path",), f"{printable(path.name)} is left out: {why}")
 
     def shards(self) -> list[Path]:
         """The tars that `path` names, sorted; unfinished ones are not among them."""
-        path = Path(self.path).expanduser()
-        found = path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        return sorted(p for p in found if p.suffix == ".tar" and not p.name.startswith(_PART) and p.is_file())
+        return [path for path in named(self.path) if is_tar(path) and path.is_file()]
+
+    def passed_over(self) -> list[tuple[Path, str]]:
+        """What `path` names and is not read although it should be a tar, and why."""
+        return [(path, why) for path in named(self.path) if (why := why_not(path))]
 
     def no_shards(self) -> str:
         """What was looked for, where, and how to get it."""
-        path = Path(self.path).expanduser()
-        where = f"the folder {self.path}" if path.is_dir() else f"'{self.path}'"
-        what = "there is no .tar in" if path.is_dir() else "no .tar file or folder matches"
         return (
-            f"{what} {where} (looked from {Path.cwd()}). Encoded shards are made from raw ones by: "
+            f"{nothing_at(self.path)}. Encoded shards are made from raw ones by: "
             "flowmap encode RECIPE --from RAW_FOLDER; raw shards are tars in the WebDataset layout, "
             f"with NAME.mp4 and NAME.json for each sample, and its caption in the json's '{self.caption}'"
         )

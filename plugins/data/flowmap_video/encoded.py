@@ -8,6 +8,7 @@ the tars, `encoded.json` says what all of them have in common, and `null.safeten
 from __future__ import annotations
 
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -17,22 +18,23 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.functional import pad
 
-from flowmap.errors import FlowmapError
+from flowmap.errors import ClipError, FlowmapError
 from flowmap.folder import SKIP_PREFIX, make_folder, sync, write_whole, writing
 from flowmap.interfaces import EncodedText, Samples
-from flowmap.video import ClipError
 from flowmap_video import VideoShardsConfig
 from flowmap_video.rehearsal import add_file
-from flowmap_video.shards import ABOUT, LATENT
+from flowmap_video.shards import ABOUT, LARGEST, LATENT
 
 ENCODED = "encoded.json"
 NULL = "null.safetensors"
 _FORMAT = 1
+_LARGEST_FACTS = 2**20  # bytes; what is written here has some hundred
+_MOST_NUMBERS = 2**31  # of a tensor: eight gigabytes, which no sample has
+_SHOWN = 100  # characters of what was found instead
 _LATER = ("fit", "frame_choice")  # older folders do not name them, and were made with their defaults
 
 
@@ -64,17 +66,26 @@ def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
     """The facts of the shards in `folder`; raises FlowmapError unless they are what the recipe wants."""
     path = folder / ENCODED
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = json.loads(file.read(_LARGEST_FACTS))
         version = content.pop("format")
-        facts = Facts(**content)
     except FileNotFoundError:
         raise FlowmapError(
             f"{folder}: has encoded shards, but no {ENCODED}; copy it from where they were made"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise FlowmapError(f"{path}: is damaged ({error}); copy it again, or encode anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
     if version != _FORMAT:
-        raise FlowmapError(f"{path}: has format {version}; this version of flowmap reads {_FORMAT}. Encode anew")
+        raise FlowmapError(f"{path}: has format {version!r}; this version of flowmap reads {_FORMAT}. Encode anew")
+    try:
+        facts = Facts(**content)
+    except TypeError as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(facts.made_from, dict):
+        raise _damaged(path, "'made_from' is no object")
+    for name, sizes, number in (("latent", facts.latent, 4), ("text", facts.text, 2)):
+        if not _are_sizes(sizes, number):
+            raise _damaged(path, f"'{name}' is {json.dumps(sizes)[:_SHOWN]}, not {number} sizes of a tensor")
     made = {name: VideoShardsConfig.model_fields[name].default for name in _LATER} | facts.made_from
     wrong = [
         f"data.{name} = {json.dumps(value)}, the shards were made with {json.dumps(made.get(name))}"
@@ -89,16 +100,37 @@ def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
     return facts
 
 
+def _damaged(path: Path, why: str) -> FlowmapError:
+    return FlowmapError(f"{path}: is damaged ({why}); copy it again, or encode anew")
+
+
+def _are_sizes(value: object, number: int) -> bool:
+    if not isinstance(value, list) or len(value) != number:
+        return False
+    return all(type(size) is int and size > 0 for size in value) and math.prod(value) <= _MOST_NUMBERS
+
+
 def read_null(folder: Path, facts: Facts) -> Tensor:
     """The null condition `[L, D]`."""
     path = folder / NULL
     try:
+        if path.stat().st_size > LARGEST[LATENT]:
+            raise FlowmapError(f"{path}: is larger than {LARGEST[LATENT]} bytes, so it is no {NULL}; copy it again")
         null = load(path.read_bytes())["null"]
-    except (OSError, SafetensorError, KeyError) as error:
+    except FlowmapError:
+        raise
+    except Exception as error:  # safetensors raises anything for files of strangers
         raise FlowmapError(f"{path}: is missing or damaged ({error}); copy it again, or encode anew") from None
     if list(null.shape) != facts.text:
         raise FlowmapError(f"{path}: is {list(null.shape)}, but {ENCODED} says {facts.text}; encode anew")
+    if not _finite(null):
+        raise FlowmapError(f"{path}: has numbers that are not finite, or integers; copy it again, or encode anew")
     return null
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether it is what a network is given: numbers that are finite in float32 too."""
+    return tensor.is_floating_point() and bool(tensor.float().isfinite().all())
 
 
 def unpack(content: bytes, facts: Facts) -> tuple[Tensor, list[Tensor]]:
@@ -107,9 +139,11 @@ def unpack(content: bytes, facts: Facts) -> tuple[Tensor, list[Tensor]]:
         tensors = load(content)
         latent = tensors.pop("latent")
         texts = [tensors[f"text.{i}"] for i in range(len(tensors))]
-    except (SafetensorError, KeyError) as error:
+    except Exception as error:  # safetensors raises anything for files of strangers
         raise ClipError(f"its {LATENT} is damaged ({error})") from None
     length, width = facts.text
+    if not all(map(_finite, (latent, *texts))):
+        raise ClipError(f"its {LATENT} has numbers that are not finite, or integers")
     if list(latent.shape) != facts.latent:
         raise ClipError(f"its latent is {list(latent.shape)}, not {facts.latent} as {ENCODED} says")
     if not texts or any(text.ndim != 2 or len(text) > length or text.shape[1] != width for text in texts):
@@ -122,7 +156,7 @@ def pack(sample: Samples) -> bytes:
     encoded: EncodedText = sample.prompts
     latent = sample.x[0].detach().cpu().contiguous()
     texts = [trimmed(text.detach().cpu()) for text in encoded.text]
-    if not all(bool(tensor.isfinite().all()) for tensor in (latent, *texts)):
+    if not all(map(_finite, (latent, *texts))):
         raise ClipError("its encoding is not finite")
     tensors = {"latent": latent} | {f"text.{i}": text for i, text in enumerate(texts)}
     return save(tensors, {"length": str(encoded.text.shape[1])})
@@ -184,7 +218,9 @@ def _refuse_others(folder: Path, config: VideoShardsConfig) -> None:
     """Refuse a folder with encoded shards for another recipe, or with tars that are not encoded shards."""
     if (folder / ENCODED).exists():
         read_facts(folder, config)
-    elif any(not tar.name.startswith(SKIP_PREFIX) and _has_members(tar) for tar in folder.glob("*.tar")):
+    elif any(
+        not tar.name.startswith(SKIP_PREFIX) and _has_members(tar) for tar in folder.glob("*.tar") if tar.is_file()
+    ):
         raise FlowmapError(
             f"{folder}: has tars, but no {ENCODED}, so they are not encoded shards; choose another folder"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from flowmap.errors import FlowmapError
+from flowmap.names import printable
 
 FAULTS = "faults.jsonl"
 """Beside encoded shards: one line per sample that was left out, with its tar and the reason."""
@@ -25,7 +26,9 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.tar}: {self.key}: {self.reason}" if self.key else f"{self.tar}: {self.reason}"
+        # A file's name need not be text.
+        tar = printable(self.tar)
+        return f"{tar}: {self.key}: {self.reason}" if self.key else f"{tar}: {self.reason}"
 
 
 @final
@@ -34,12 +37,16 @@ class Faults:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._found: dict[tuple[str, str], Fault] = {}
+        self._found: dict[tuple[str, str, str], Fault] = {}
 
     def add(self, tar: str, key: str, reason: str) -> None:
-        """Log and count a fault, once; raises FlowmapError, listing them, when they are too many."""
-        if (tar, key) not in self._found:
-            fault = self._found[tar, key] = Fault(tar, key, reason)
+        """Log and count a fault: of a sample the first one, of a whole tar each reason.
+
+        Raises FlowmapError, listing them, when they are too many.
+        """
+        which = (tar, key, "" if key else reason)
+        if which not in self._found:
+            fault = self._found[which] = Fault(tar, key, reason)
             _log.warning("skipped %s", fault)
         self.refuse_too_many()
 
@@ -51,7 +58,7 @@ class Faults:
 
     def known(self, tar: str, key: str) -> bool:
         """Whether this sample has been found to be unusable."""
-        return (tar, key) in self._found
+        return (tar, key, "") in self._found
 
     def of(self, tar: str) -> list[Fault]:
         """What was found in a tar, in order."""

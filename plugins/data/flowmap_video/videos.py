@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.draw import Draw
-from flowmap.errors import FlowmapError
+from flowmap.errors import ClipError, FlowmapError
 from flowmap.folder import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
-from flowmap.video import ClipError, read_clip, strips, to_float
+from flowmap.video import read_clip, strips, to_float
 from flowmap_video import VideoShardsConfig
 from flowmap_video.captions import read_captions
 from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack
@@ -54,9 +54,11 @@ class VideoShards(Archive):
             raise FlowmapError(f"data: {config.no_shards()}")
         self._config = config
         self._faults = Faults(config.faults)
+        for path, why in config.passed_over():
+            self._faults.add(str(path), "", why)
         entries = index(tars, self._faults)
         self._common: _Common | None = None
-        if layout(entries, config.path) == "encoded":
+        if layout(entries, config.path, self._faults) == "encoded":
             folders = sorted({str(tar.parent) for tar in tars})
             if len(folders) > 1:
                 listed = ", ".join(folders)
@@ -82,9 +84,7 @@ class VideoShards(Archive):
     def prompts(self, draw: Draw) -> Any:
         """Captions of held-out samples, drawn with replacement: a list of strings, or `EncodedText`."""
         found = self._drawn("held_out", draw, self._texts)
-        return self._joined(
-            [_pick(texts, at) for texts, at in zip(found, self._captions(draw), strict=True)], draw.device
-        )
+        return self._joined(self._one_each(found, draw), draw.device)
 
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """At most eight videos as rows, each of at most eight evenly spaced frames."""
@@ -125,17 +125,19 @@ class VideoShards(Archive):
             self._faults.add(str(entry.tar), entry.key, str(error))
 
     def _record(self, tar: Path, folder: Path) -> None:
-        """Replace what `faults.jsonl` says of this tar, which may have been begun before."""
+        """Replace what `faults.jsonl` says of this tar, which may have been begun before, and of no tars."""
         before = read_lines(folder / FAULTS)
-        after = [line for line in before if line.get("tar") != tar.name]
-        after += [asdict(fault) | {"tar": tar.name} for fault in self._faults.of(str(tar))]
+        files = [tar, *(path for path, _ in self._config.passed_over())]
+        names = {path.name for path in files}
+        after = [line for line in before if not isinstance(line, dict) or line.get("tar") not in names]
+        after += [asdict(fault) | {"tar": path.name} for path in files for fault in self._faults.of(str(path))]
         if after != before:
             rewrite_lines(folder / FAULTS, after)
 
     def _drawn(self, split: Split, draw: Draw, load: Callable[[Entry], T]) -> list[T]:
         """One sample of the split for each of the draw's."""
         entries = self._splits[split]
-        rows = (draw.uniform("rows").cpu().double() * len(entries)).long().tolist()
+        rows = draw.below("rows", [len(entries)] * draw.count)
         return [next(self._usable(entries, row, load)) for row in rows]
 
     def _usable(self, entries: Sequence[Entry], start: int, load: Callable[[Entry], T]) -> Iterator[T]:
@@ -184,14 +186,15 @@ class VideoShards(Archive):
         return read_captions(entry.read(ABOUT), self._config.caption)
 
     def _samples(self, found: Sequence[tuple[Tensor, list[Any]]], draw: Draw) -> Samples:
-        texts = [_pick(texts, at) for (_, texts), at in zip(found, self._captions(draw), strict=True)]
+        texts = self._one_each([texts for _, texts in found], draw)
         return self._gathered([x for x, _ in found], texts, draw.device)
 
-    def _captions(self, draw: Draw) -> list[float]:
-        """For each sample, where among its captions the one to take is."""
+    def _one_each(self, captions: Sequence[list[Any]], draw: Draw) -> list[Any]:
+        """For each sample the one of its captions that it is trained with."""
         if self._config.caption_choice == "first":
-            return [0.0] * draw.count
-        return draw.uniform("captions").cpu().double().tolist()
+            return [texts[0] for texts in captions]
+        places = draw.below("captions", [len(texts) for texts in captions])
+        return [texts[place] for texts, place in zip(captions, places, strict=True)]
 
     def _gathered(self, x: list[Tensor], texts: list[Any], device: torch.device = _CPU) -> Samples:
         together = torch.stack(x).float().to(device)
@@ -213,10 +216,6 @@ def _split(entries: Sequence[Entry], share: float) -> dict[Split, list[Entry]]:
     train = [entry for i, entry in enumerate(entries) if i not in out]
     # A single sample is compared with itself: there is no other.
     return {"train": train, "held_out": [entries[i] for i in sorted(out)] or train}
-
-
-def _pick(texts: list[Any], at: float) -> Any:
-    return texts[int(at * len(texts))]
 
 
 def _first(count: int, found: Iterator[T]) -> Iterator[T]:
