@@ -293,7 +293,7 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing key": (lambda f: edit(f, lambda s: s.pop(NORM)), rf"transformer.* 1 parameters differ, first {NORM}"),
     "missing times": (
         lambda f: edit(f, lambda s: s.pop("condition_embedder.time_embedder.linear_2.bias")),
-        r"2 parameters differ, first condition_embedder\.delta_embedder\.linear_2\.bias",
+        r"1 parameters differ, first condition_embedder\.time_embedder\.linear_2\.bias is missing",
     ),
     "extra key": (lambda f: edit(f, lambda s: s.update(odd=torch.zeros(1))), "1 parameters differ, first odd"),
     "wrong shape": (
@@ -308,9 +308,6 @@ MISFITS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-TOLD_BEFORE = ("truncated", "image encoder", "image channels", "another model", "no JSON")
-
-
 @KINDS
 @pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS.keys())
 def test_weights_that_do_not_fit(kind: str, change: Callable[[Path], object], message: str, copy: Path) -> None:
@@ -321,8 +318,7 @@ def test_weights_that_do_not_fit(kind: str, change: Callable[[Path], object], me
     assert str(copy) in str(caught.value)
     # What the headers tell is said before anything is read.
     told = [finding.message for finding in config.findings(SPEC) if finding.level == "error"]
-    assert len(told) == (message in [MISFITS[name][1] for name in TOLD_BEFORE])
-    assert all(str(copy) in text for text in told)
+    assert told == [str(caught.value)]
 
 
 def test_what_is_damaged_says_how_to_fetch_it_again(copy: Path) -> None:

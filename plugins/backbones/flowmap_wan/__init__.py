@@ -165,7 +165,8 @@ class _WanConfig(BackboneConfig):
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
-        from flowmap_wan.checkpoint import Checkpoint, hub_id
+        from flowmap_wan.checkpoint import Checkpoint
+        from flowmap_wan.names import hub_id
 
         folder = None if self.random_base else find(self.weights)
         if folder is None or (folder / RUN_LOCK).is_file():
