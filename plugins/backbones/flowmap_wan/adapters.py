@@ -83,14 +83,16 @@ def add_adapter(
     alpha: float,
     two_times: bool,
     layers: Sequence[str] = PUBLISHED_LAYERS,
+    drawn: bool = True,
 ) -> dict[str, nn.Parameter]:
     """Add the trainable adapter `name` to the frozen `model`; returns its parameters by names without the adapter's.
 
     LoRA on the linear `layers` of every block, of a two-time network on the time embedders too; the patches of
     compressed frames are trained whole (AnyFlow's published choice). An adapter of that name that was there before
-    is replaced.
+    is replaced. Unless it is `drawn`, LoRA holds whatever was in memory, for whoever sets all of it.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     remove_adapter(model, name)
     wanted = [rf"blocks\.\d+\.({'|'.join(map(re.escape, layers))})"] + ([_TIMES] if two_times else [])
@@ -103,7 +105,13 @@ def add_adapter(
     with warnings.catch_warnings():
         # Several adapters on one model are what we want.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
-        inject_adapter_in_model(config, model, _inside(name))
+        # Without memory nothing is drawn: at 14B that takes longer than reading the base.
+        inject_adapter_in_model(config, model, _inside(name), low_cpu_mem_usage=not drawn)
+    if not drawn:
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                for part in (layer.lora_A, layer.lora_B):
+                    part[_inside(name)].to_empty(device=layer.get_base_layer().weight.device)
     own = parameters_of(model, name)
     for parameter in own.values():
         parameter.data = parameter.data.float()

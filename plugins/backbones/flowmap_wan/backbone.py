@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
@@ -89,9 +89,19 @@ class WanBackbone(Backbone):
             _fill(name, own, weights, may_lack=())
         else:
             module, adapter = self._base, name
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                own = add_adapter(module.transformer, name, lora.rank, lora.alpha, kind == "flow_map", lora.layers)
+
+            def added(drawn: bool) -> dict[str, nn.Parameter]:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    two_times = kind == "flow_map"
+                    return add_adapter(
+                        module.transformer, name, lora.rank, lora.alpha, two_times, lora.layers, drawn=drawn
+                    )
+
+            own = added(drawn=weights is None)
+            if weights is not None and own.keys() - weights.keys():
+                # Some are set, and the others, which a teacher has none of, begin as any.
+                own = added(drawn=True)
             module.switch.refresh()
             _fill(name, own, weights, may_lack=("condition_embedder.",))
         network = _WanFlowMap(module, adapter) if kind == "flow_map" else _WanVelocity(module, adapter)
