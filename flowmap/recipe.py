@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from flowmap import outside
+from flowmap import made_with, outside
 from flowmap.configs import (
     NAME,
     AnyBackbone,
     AnyData,
+    ArchiveConfig,
     ComponentConfig,
     Config,
     DataConfig,
@@ -120,6 +121,13 @@ class Recipe(Config):
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
         if self.evaluation is not None:
             yield from outside.missing(self.evaluation)
+
+    def encoded_findings(self) -> Iterator[Finding]:
+        """Encoded data that are here, and were not made with the recipe's backbone."""
+        for place, data in ((("data",), self.data), *self._other_data()):
+            if isinstance(data, ArchiveConfig):
+                for finding in made_with.findings(data, self.backbone):
+                    yield Finding(finding.level, (*place, *finding.field), finding.message)
 
     def _other_data(self) -> Iterator[tuple[Place, DataConfig]]:
         """The data that a stage or the evaluation has of its own, and where they are named."""
@@ -330,7 +338,7 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
         raise FlowmapError("\n".join(explain_validation(error, source))) from None
     findings = list(recipe.findings())
     if absent != "ignore":
-        findings += [replace(finding, level=absent) for finding in recipe.missing()]
+        findings += [*(replace(finding, level=absent) for finding in recipe.missing()), *recipe.encoded_findings()]
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise FlowmapError("\n".join(explain(errors, source)))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from flowmap_wan import Wan21Config
-from flowmap_wan.codec import Codec, text_precision
+from flowmap_wan.checkpoint import text_precision
+from flowmap_wan.codec import Codec
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -23,7 +24,7 @@ from flowmap.configs import (
 )
 from flowmap.errors import FlowmapError
 from flowmap.hookspecs import hookimpl
-from flowmap.hub import RUN_LOCK, find
+from flowmap.hub import RUN_LOCK, find, of_tensors
 
 if TYPE_CHECKING:
     from flowmap.footprint import Footprint
@@ -184,6 +185,32 @@ class _WanConfig(BackboneConfig):
     def reads_text(self) -> bool:
         """With a checkpoint comes a text encoder."""
         return not self.random_base
+
+    def encoding(self, training: bool = False) -> Mapping[str, Any]:
+        """The encoders, the length of a text and the null condition.
+
+        A `null_embedding` takes the place of the one that data bring (`WanBackbone.condition`).
+        """
+        if self.random_base:
+            return {}
+        from flowmap_wan.architecture import encoders_of
+
+        found: dict[str, Any] = {"text_length": self.text_length}
+        checkpoint, file = encoders_of(self.weights), self.null_embedding
+        # What is absent or damaged is said elsewhere.
+        with suppress(FlowmapError):
+            found |= {} if checkpoint is None else {"weights": checkpoint.encoders()}
+        if training and file is not None:
+            return found
+        with suppress(FlowmapError):
+            found["null_embedding"] = None if file is None else of_tensors([Path(file)])
+        return found | {"negative_prompt": self.negative_prompt if file is None else None}
+
+    def encoding_precision(self, device: str) -> str | None:
+        """That of the text encoder; the VAE's is float32 everywhere."""
+        from flowmap_wan.checkpoint import text_precision
+
+        return None if self.random_base else text_precision(device)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Counted on the meta device; known where the sizes are."""

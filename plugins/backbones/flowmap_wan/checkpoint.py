@@ -257,6 +257,11 @@ class Checkpoint:
         return found[1] if found else ("apache-2.0" if self.kind == "wan" else "unknown")
 
 
+def text_precision(device: str) -> Literal["bfloat16", "float32"]:
+    """The precision in which prompts are read on a kind of device (cpu, cuda)."""
+    return "bfloat16" if device == "cuda" else "float32"
+
+
 def claimed(weights: str) -> Kind | None:
     """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none."""
     folder = find(weights)

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import ftfy
 import torch
@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from flowmap.errors import FlowmapError
 from flowmap_wan import null, reading
-from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.checkpoint import Checkpoint, text_precision
 
 _TOKENS_TOGETHER = 2048
 _MOST_PADDED = 1.25  # times the shortest prompt of a group, the longest one
@@ -112,11 +112,6 @@ class Codec:
             for values in (config.latents_mean, config.latents_std)
         )
         return mean, deviation
-
-
-def text_precision(device: str) -> Literal["bfloat16", "float32"]:
-    """The precision in which prompts are read on a kind of device."""
-    return "bfloat16" if device == "cuda" else "float32"
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -10,6 +10,7 @@ from flowmap.configs import Pretrained, SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.hub import RUN_LOCK, find
 from flowmap.outside import run_stage
+from flowmap.tables import sampling_shift
 from flowmap_wan.checkpoint import Checkpoint, claimed, missing
 from flowmap_wan.parts import CONFIG
 
@@ -77,5 +78,5 @@ def _of_run(folder: Path) -> Pretrained:
     manifest = home / last.name / "checkpoints" / f"step-{last.steps:06d}" / "manifest.json"
     if not manifest.is_file():
         raise FlowmapError(f"the base weights are those of the run {folder}, whose stage '{last.name}' is not finished")
-    student, shift = last.objective.roles()["student"], lock.evaluation.shift if lock.evaluation else None
+    student, shift = last.objective.roles()["student"], sampling_shift(last, lock.evaluation)
     return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift)

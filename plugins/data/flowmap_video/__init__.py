@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flowmap.interfaces import Archive
 
 _PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
+_ENCODED = "encoded.json"  # flowmap_video.encoded.ENCODED; that module imports torch
 _TINY = 32
 
 
@@ -67,6 +68,11 @@ class VideoShardsConfig(ArchiveConfig):
         path = Path(self.path).expanduser()
         found = path.glob("*.tar") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
         return sorted(p for p in found if p.suffix == ".tar" and not p.name.startswith(_PART) and p.is_file())
+
+    def encoded_in(self) -> Path | None:
+        """The folder with the file that says what encoded shards have in common."""
+        found = (tar.parent for tar in self.shards() if (tar.parent / _ENCODED).exists())
+        return next(found, None)
 
     def no_shards(self) -> str:
         """What was looked for, where, and how to get it."""
