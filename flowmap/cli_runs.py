@@ -14,6 +14,7 @@ from flowmap.errors import FlowmapError
 
 app = typer.Typer()
 _out = Console()
+_err = Console(stderr=True)
 
 
 def _samplers(incomplete: str) -> list[str]:
@@ -163,8 +164,10 @@ def export(
 ) -> None:
     """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
     from flowmap.export import export_run
+    from flowmap.phase_line import phases_shown
 
-    chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
+    with phases_shown(_err) as tell:
+        chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form, tell)
     _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
     _out.print(loading, soft_wrap=True, markup=False, highlight=False)
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -145,28 +146,41 @@ def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     return {key.replace(mark, "."): p for key, p in model.named_parameters() if mark in f"{key}."}
 
 
-def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
-    """The weights of `model` under adapter `name` (None: the base alone), as those of a model without adapters."""
+def merged(model: nn.Module, name: str | None) -> dict[str, Callable[[], Tensor]]:
+    """The weights of `model` under adapter `name` (None: the base alone), as those of a model without adapters.
+
+    Each is made when it is called for: merged, a layer is a tensor of its own, and all of them would be a whole model.
+    """
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import ModulesToSaveWrapper
 
     name = None if name is None else _inside(name)
-    state: dict[str, Tensor] = {}
+    makes: dict[str, Callable[[], Tensor]] = {}
     adapted: list[str] = []
     for path, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             base = layer.get_base_layer()
-            weight = base.weight.detach()
-            if name is not None and name in layer.lora_A:
-                weight = (weight.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
-            state[f"{path}.weight"] = weight
+            makes[f"{path}.weight"] = partial(_weight, layer, name)
             if base.bias is not None:
-                state[f"{path}.bias"] = base.bias.detach()
+                makes[f"{path}.bias"] = base.bias.detach
             adapted.append(f"{path}.")
         elif isinstance(layer, ModulesToSaveWrapper):
             kept = name is not None and name in layer.modules_to_save
             chosen = layer.modules_to_save[name] if kept else layer.original_module
-            state |= {f"{path}.{key}": value.detach() for key, value in chosen.state_dict().items()}
+            makes |= {f"{path}.{key}": value.detach for key, value in chosen.state_dict().items()}
             adapted.append(f"{path}.")
-    rest = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(tuple(adapted))}
-    return rest | state if adapted else rest
+    rest = {k: v.detach for k, v in model.state_dict().items() if not (adapted and k.startswith(tuple(adapted)))}
+    return rest | makes
+
+
+def _weight(layer: Any, name: str | None) -> Tensor:
+    """The weight of a layer with the adapter called `name` by PEFT merged into it."""
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    if name is None or name not in layer.lora_A:
+        return weight
+    return (weight.float() + layer.get_delta_weight(name).detach().float()).to(weight.dtype)
+
+
+def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
+    """All of `merged` at once."""
+    return {key: make() for key, make in merged(model, name).items()}

@@ -172,12 +172,16 @@ class WanBackbone(Backbone):
         return self._chunking
 
     def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
-        """A folder that AnyFlow's pipelines load, diffusers' or NVIDIA's; of random weights the transformer alone."""
+        """A folder that AnyFlow's pipelines load, diffusers' or NVIDIA's; of a velocity one that Wan's pipeline loads.
+
+        Of random weights there is the transformer alone.
+        """
         module = role.module
         assert isinstance(module, WanModule)
         adapter = role.name if self._config.lora else None
         source = None if self._config.random_base else self._source
-        return write_pipeline(self._config, module.transformer, adapter, source, folder, form, merged, shift)
+        kind: NetworkKind = "flow_map" if isinstance(role.network, FlowMap) else "velocity"
+        return write_pipeline(self._config, module.transformer, adapter, source, folder, form, merged, shift, kind)
 
 
 def base_of(config: WanConfig) -> Checkpoint:

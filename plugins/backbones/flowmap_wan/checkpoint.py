@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, absence, find, fingerprint, of_tensors, read_json
+from flowmap.hub import RUN_LOCK, absence, find, fingerprint, header, of_tensors, read_json
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
     Shapes,
@@ -46,6 +47,7 @@ _CLASSES: Mapping[str, list[str]] = {
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
 _MOST_SHIFT = 1e4
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 Kind = Literal["wan", "anyflow", "far"]
 _KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
@@ -63,8 +65,10 @@ _PIPELINES: Mapping[str, Kind] = {
     "AnyFlowFARPipeline": "far",
     "FARWanAnyFlowPipeline": "far",
 }
-DELTA, FAR = "condition_embedder.delta_embedder.", "far_patch_embedding."
-"""What the parameters of the second time, and of the patches of compressed frames, begin with."""
+TIME, DELTA = "condition_embedder.time_embedder.", "condition_embedder.delta_embedder."
+"""What the parameters of the embedders of the first and of the second time begin with."""
+FAR = "far_patch_embedding."
+"""What those of the patches of compressed frames begin with."""
 
 IMAGE_MODEL = (
     "is Wan's separate image-to-video model, with more channels or an image encoder; "
@@ -237,6 +241,14 @@ class Checkpoint:
         tokenizer = fingerprint(self.folder / "tokenizer" / name for name in words)
         files = [*self.files("text_encoder"), *self.files("vae")]
         return of_tensors(files, f"{text!r} {vae!r} {tokenizer}")
+
+    def precision(self, part: str) -> str:
+        """The precision in which the most parameters of `part` are stored, as torch calls it."""
+        sizes: Counter[str] = Counter()
+        for file in self.files(part):
+            for tensor in header(file).values():
+                sizes[tensor["dtype"]] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+        return _TORCH[sizes.most_common(1)[0][0]]
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of `part`: transformer, vae, text_encoder, as it stands."""

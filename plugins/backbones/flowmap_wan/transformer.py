@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from flowmap.errors import FlowmapError
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
-from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, Checkpoint
+from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, TIME, Checkpoint
 from flowmap_wan.layout import misfit
 from flowmap_wan.reading import tensors
 
@@ -33,7 +34,9 @@ _SHARED = (
     "eps",
     "rope_max_seq_len",
 )
-_TIME = "condition_embedder.time_embedder."
+# What the classes of diffusers keep in float32 (`_keep_in_fp32_modules` of 0.42), and the embedder of r, which they
+# leave out, and then round its times.
+_EXACT = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "delta_embedder")
 
 
 def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
@@ -103,20 +106,33 @@ def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str,
     if not any(key.startswith(DELTA) for key in state):
         # With r in the place of t this makes r = t exactly the single-time model.
         # A copy: full training updates both.
-        state |= {key.replace(_TIME, DELTA): value.clone() for key, value in state.items() if key.startswith(_TIME)}
+        state |= {key.replace(TIME, DELTA): value.clone() for key, value in state.items() if key.startswith(TIME)}
     if FAR + "weight" in wanted and FAR + "weight" not in state and "patch_embedding.weight" in state:
         state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[FAR + "weight"])
     odd = misfit({key: tuple(value.shape) for key, value in state.items()}, wanted)
     if odd is not None:
         raise FlowmapError(f"{what} does not fit a {type(model).__name__}: {odd}")
-    precision = getattr(torch, config.base_precision)
-    # diffusers leaves the embedder of r out, which then rounds its times.
-    exact = (*model._keep_in_fp32_modules, "delta_embedder")
-    state = {k: v.to(torch.float32 if any(e in k for e in exact) else precision) for k, v in state.items()}
+    state = {key: value.to(stored(config, key)) for key, value in state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     # The gate is a buffer that checkpoints do not hold.
     model.condition_embedder.delta_emb_gate = torch.tensor([model.config.gate_value], dtype=torch.float32)
     return model
+
+
+def stored(config: WanConfig, key: str) -> torch.dtype:
+    """The precision in which the base weight called `key` is held, and exported."""
+    precision: torch.dtype = getattr(torch, config.base_precision)
+    return torch.float32 if any(part in key for part in _EXACT) else precision
+
+
+def shell(config: WanConfig, architecture: Mapping[str, Any], single_time: bool) -> Any:
+    """A transformer of `architecture` without weights, two-time or (`single_time`) plain Wan's own."""
+    kept = {key: architecture[key] for key in _SHARED if key in architecture}
+    with torch.device("meta"):
+        if single_time:
+            return WanTransformer3DModel(**kept)
+        times = {key: architecture[key] for key in ("gate_value", "deltatime_type") if key in architecture}
+        return _new(config, kept | times)
 
 
 def _compressed(weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
