@@ -265,9 +265,17 @@ class BackboneConfig(ComponentConfig):
         """The same for samples of `spec`: what depends on their size is made to fit, if it can be."""
         return self
 
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """The same, with prompts and the null condition read as `other` reads them, beside which it is measured."""
+        return self
+
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
         """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
         return {}
+
+    def goes_on(self) -> bool:
+        """Whether its networks learn to go on from frames that are given to them, where they can be given any."""
+        return True
 
     def causal(self) -> bool:
         """Whether samples are generated in several chunks, one after the other."""

@@ -21,6 +21,7 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.made_with import MadeWith, agree
+from flowmap.phases import told
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 
@@ -101,14 +102,21 @@ def _encode(
         disable=not console.is_terminal,
     )
     began, total = faults.count, 0
-    with bar, torch.no_grad():
-        task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
+    task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
+
+    def tell(text: str, done: int, number: int) -> None:
+        shown = escape(f"{text} ({done} of {number})" if number > 1 else text)
+        bar.update(task, description=shown)
+        if not console.is_terminal:
+            console.print(shown, soft_wrap=True)
+
+    with bar, torch.no_grad(), told(tell):
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(part))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
                 done += some
-                bar.update(task, advance=some, faults=_faults(faults.count - began))
+                bar.update(task, description=escape(part), advance=some, faults=_faults(faults.count - began))
             total += done
             if not console.is_terminal:
                 found = f"{done} samples, {_faults(faults.count - before)}"

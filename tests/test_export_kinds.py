@@ -187,7 +187,7 @@ def test_weights_that_are_no_numbers_are_not_exported(
 @pytest.fixture
 def model() -> Any:
     return diffusers.WanTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=3
+        num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=6
     )
 
 
@@ -236,7 +236,8 @@ def test_one_file_is_in_memory_at_a_time(model: Any, tmp_path: Path) -> None:
     write_model(shell_of(model), makes, full, tmp_path / "made", 40_000)
     whole = sum(value.nbytes for value in model.state_dict().values())
     largest = max(value.nbytes for value in model.state_dict().values())
-    assert 0 < most[0] <= 2 * 40_000 + largest < whole / 2
+    # With the last one of the file before.
+    assert 0 < most[0] <= 40_000 + largest < whole / 2
 
 
 def test_a_model_that_is_not_complete_is_not_written(model: Any, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class _WanConfig(BackboneConfig):
     def _null_problem(self, file: str) -> str | None:
         """What is wrong with the file of the null condition."""
         from flowmap_wan.architecture import architecture_of
-        from flowmap_wan.null import shape_of
+        from flowmap_wan.null import finite, shape_of
 
         try:
             tokens, width = shape_of(Path(file))
@@ -162,7 +162,10 @@ class _WanConfig(BackboneConfig):
             return f"{file} has {width} dimensions, and the text embeddings of these weights have {sizes['text_dim']}"
         if tokens > self.text_length:
             return f"{file} has {tokens} tokens, more than text_length = {self.text_length}; set that to {tokens}"
-        return None
+        try:
+            return None if finite(Path(file)) else f"{file}: not all of its numbers are finite"
+        except FlowmapError as error:
+            return str(error)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
@@ -185,6 +188,13 @@ class _WanConfig(BackboneConfig):
     def reads_text(self) -> bool:
         """With a checkpoint comes a text encoder."""
         return not self.random_base
+
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """With the text length and the null condition of another Wan backbone with a text encoder."""
+        if not isinstance(other, _WanConfig) or other.random_base or self.random_base:
+            return self
+        told = ("text_length", "negative_prompt", "null_embedding")
+        return self.model_copy(update={name: getattr(other, name) for name in told})
 
     def encoding(self, training: bool = False) -> Mapping[str, Any]:
         """The encoders, the length of a text and the null condition.
@@ -290,7 +300,7 @@ class _WanConfig(BackboneConfig):
     def _checkpoint_findings(self) -> Iterable[Finding]:
         """What the configuration of a checkpoint on this machine tells beforehand."""
         from flowmap_wan.architecture import architecture_of
-        from flowmap_wan.pretrained import problem
+        from flowmap_wan.pretrained import complete, problem
 
         if self.random_base:
             return
@@ -300,6 +310,12 @@ class _WanConfig(BackboneConfig):
             why = f"its heads have {sizes['attention_head_dim']} dimensions; rotary positions turn pairs of them"
         if why is not None:
             yield Finding("error", ("weights",), why)
+            return
+        checkpoint = complete(self.weights)
+        if checkpoint is not None and checkpoint.kind != "wan" and "gate" in self.model_fields_set:
+            own = checkpoint.transformer.gate_value
+            if own != self.gate:
+                yield Finding("warning", ("gate",), f"has no effect: the weights have a gate of their own, {own:g}")
 
     def pretrained(self) -> Pretrained | None:
         """The checkpoint's own network, or the student of the run that the weights are."""
@@ -369,6 +385,10 @@ class Wan21Config(_WanConfig):
         from flowmap_wan.checkpoint import claimed
 
         return cls(weights=weights) if claimed(weights) in ("wan", "anyflow") else None
+
+    def goes_on(self) -> bool:
+        """With `first_frame`; text-to-video weights as they are never saw a frame without noise beside others."""
+        return self.first_frame > 0
 
     def _starts(self, frames: int) -> Iterable[int]:
         return range(1, frames)
