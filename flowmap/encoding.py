@@ -21,6 +21,7 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.made_with import MadeWith, agree
+from flowmap.phase_line import lines, words
 from flowmap.phases import told
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
@@ -105,12 +106,9 @@ def _encode(
     task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
 
     def tell(text: str, done: int, number: int) -> None:
-        shown = escape(f"{text} ({done} of {number})" if number > 1 else text)
-        bar.update(task, description=shown)
-        if not console.is_terminal:
-            console.print(shown, soft_wrap=True)
+        bar.update(task, description=escape(words(text, done, number)))
 
-    with bar, torch.no_grad(), told(tell):
+    with bar, torch.no_grad(), told(tell if console.is_terminal else lines(console)):
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(part))
             done, before = 0, faults.count

@@ -281,8 +281,9 @@ def claimed(weights: str) -> Kind | None:
         return None
     if folder is not None and (folder / "transformer" / CONFIG).is_file():
         name = read_json(folder / "transformer" / CONFIG).get("_class_name")
-        # As a text: what a file says may be anything.
-        return Checkpoint(folder).kind if str(name) in (*_KINDS, FIRST_RELEASE) else None
+        if isinstance(name, str):
+            return Checkpoint(folder).kind if name in (*_KINDS, FIRST_RELEASE) else None
+        # Damaged, and what of it is Wan's to say if anything else says that it is Wan.
     if folder is not None and (folder / _INDEX).is_file():
         return _PIPELINES.get(str(read_json(folder / _INDEX).get("_class_name")))
     name = Path(weights).name
