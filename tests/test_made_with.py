@@ -133,7 +133,9 @@ def test_other_weights_are_refused(part: str, there: Path) -> None:
     shutil.copytree("twin", "other")
     if part == "tokenizer":
         file = Path("other/tokenizer/tokenizer.json")
-        file.write_text(file.read_text().replace('"▁red"', '"▁der"'))
+        content = json.loads(file.read_text())
+        content["model"]["vocab"][5][1] -= 1
+        file.write_text(json.dumps(content))
     else:
         (file,) = Path("other", part).glob("*.safetensors")
         state = load_file(file)
