@@ -110,7 +110,8 @@ def add_adapter(
         inject_adapter_in_model(config, model, _inside(name), low_cpu_mem_usage=not drawn)
     if not drawn:
         for layer in model.modules():
-            if isinstance(layer, LoraLayer):
+            # Layers of the times have adapters of two-time networks alone.
+            if isinstance(layer, LoraLayer) and _inside(name) in layer.lora_A:
                 for part in (layer.lora_A, layer.lora_B):
                     part[_inside(name)].to_empty(device=layer.get_base_layer().weight.device)
     own = parameters_of(model, name)
