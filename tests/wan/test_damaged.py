@@ -17,6 +17,7 @@ from transformers import UMT5EncoderModel
 from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
+from flowmap.wishes import Wish, open_wished
 
 from .support import draw
 
@@ -423,3 +424,39 @@ def test_embeddings_that_differ_are_no_one_thing(copy: Path) -> None:
 def text(folder: Path) -> Any:
     backbone = Wan21Config(weights=str(folder), text_length=16).build(SPEC)
     return backbone.precompute(Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"])).prompts.text
+
+
+def without_shard(_: object, part: Path) -> None:
+    next(part.glob("*-00001-*")).unlink()
+
+
+SAMPLED: dict[str, Change] = {
+    "a pointer": lambda f: pointer(f / "vae" / WEIGHTS["vae"]),
+    "no JSON": lambda f: (f / "transformer" / "config.json").write_text("{"),
+    "no class": lambda f: (f / "transformer" / "config.json").write_text("{}"),
+    "a class that is a number": lambda f: told_of(f / "transformer" / "config.json", _class_name=3),
+    "a class that is a list": lambda f: told_of(f / "transformer" / "config.json", _class_name=["Wan"]),
+    "sizes that are text": lambda f: told_of(f / "transformer" / "config.json", num_layers="2"),
+    "no shard": lambda f: shards(f / "text_encoder", without_shard),
+    "no index": lambda f: (f / "model_index.json").write_text("["),
+    "no pipeline": lambda f: [shutil.rmtree(f / "transformer"), told_of(f / "model_index.json", _class_name=[1])],
+    "no shift": lambda f: told_of(f / "scheduler" / "scheduler_config.json", flow_shift=[5]),
+    "a garbled vocabulary": lambda f: (f / "tokenizer" / "tokenizer.json").write_text("x"),
+    "no numbers": lambda f: edited(
+        f / "transformer" / WEIGHTS["transformer"], lambda s: s[ONE_KEY["transformer"]].fill_(float("nan"))
+    ),
+    "a licence of bytes": lambda f: [(f / "README.md").write_bytes(b"\xff\xfe"), (f / "vae" / "config.json").unlink()],
+    "chunks of none": lambda f: told_of(
+        f / "transformer" / "config.json", _class_name="AnyFlowFARTransformer3DModel", chunk_partition=["a"]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", SAMPLED)
+def test_weights_that_are_asked_for_directly(damage: str, copy: Path) -> None:
+    """As `flowmap sample` and `evaluate` take them, and an evaluation may name them."""
+    SAMPLED[damage](copy)
+    wish = Wish(prompts=("a red ball",), length=5, height=32, width=32, calls=1)
+    with pytest.raises(FlowmapError) as caught:
+        open_wished(str(copy), wish)
+    assert str(copy) in str(caught.value)
