@@ -21,8 +21,6 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.made_with import MadeWith, agree
-from flowmap.phase_line import lines, words
-from flowmap.phases import told
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
 
@@ -105,16 +103,13 @@ def _encode(
     began, total = faults.count, 0
     task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
 
-    def tell(text: str, done: int, number: int) -> None:
-        bar.update(task, description=escape(words(text, done, number)))
-
-    with bar, torch.no_grad(), told(tell if console.is_terminal else lines(console)):
+    with bar, torch.no_grad():
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(part))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
                 done += some
-                bar.update(task, description=escape(part), advance=some, faults=_faults(faults.count - began))
+                bar.update(task, advance=some, faults=_faults(faults.count - began))
             total += done
             if not console.is_terminal:
                 found = f"{done} samples, {_faults(faults.count - before)}"

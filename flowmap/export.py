@@ -15,7 +15,7 @@ from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
 from flowmap.folder import read_lines, readable, write_whole_folder
 from flowmap.hub import read_json
-from flowmap.phases import Tell, say, told
+from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
 from flowmap.stage import base_draw, stage_weights
@@ -35,13 +35,11 @@ def export_run(
     train_seed: int | None,
     merged: bool,
     form: str | None = None,
-    tell: Tell | None = None,
 ) -> tuple[StagePlan, str]:
     """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
 
-    `form` is one of the backbone's, the first if it is None; `tell` hears what is being done. All is written or
-    nothing. Raises FlowmapError if `to` exists, if the stage is not finished, or if there is no form of it that others
-    load.
+    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises FlowmapError if `to`
+    exists, if the stage is not finished, or if there is no form of it that others load.
     """
     if to.exists():
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
@@ -56,29 +54,27 @@ def export_run(
             f"stage '{chosen.stage.name}' trains a velocity that makes videos chunk by chunk: it is no any-step model, "
             "and no other pipeline samples it so; export a stage that trains a flow map"
         )
-    with told(tell):
-        say(f"checking the weights of stage '{chosen.stage.name}'")
-        with going_on(rerun(folder)):
-            own = stage_weights(chosen, chosen.stage.name, weights)
-        backbone = recipe.backbone.build(recipe.data.spec())
-        role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
-        # They are in the role now: once is enough.
-        del own
-        shift = sampling_shift(chosen.stage, recipe.evaluation)
-        loading = ""
+    with going_on(rerun(folder)), phase(f"checking the weights of stage '{chosen.stage.name}'"):
+        own = stage_weights(chosen, chosen.stage.name, weights)
+    backbone = recipe.backbone.build(recipe.data.spec())
+    role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
+    # They are in the role now: once is enough.
+    del own
+    shift = sampling_shift(chosen.stage, recipe.evaluation)
+    loading = ""
 
-        def fill(part: Path) -> None:
-            nonlocal loading
-            with torch.no_grad():
-                loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
-            (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
-            (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift))
-            for file in part.rglob("*.safetensors"):
-                # What is linked is the base's own file, and none of our business.
-                if file.stat().st_nlink == 1:
-                    readable(file)
+    def fill(part: Path) -> None:
+        nonlocal loading
+        with torch.no_grad():
+            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
+        (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift), "utf-8")
+        for file in part.rglob("*.safetensors"):
+            # What is linked is the base's own file, and none of our business.
+            if file.stat().st_nlink == 1:
+                readable(file)
 
-        write_whole_folder(to, fill)
+    write_whole_folder(to, fill)
     return chosen, loading.replace("FOLDER", str(to))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from flowmap.contestant import open_contestant
 from flowmap.errors import FlowmapError
 from flowmap.export import export_run
+from flowmap.phases import Phase, listening
 from flowmap.reopen import open_run
 from tests.video_runs import digits_run, finished, wan_run
 
@@ -146,21 +147,30 @@ def test_a_base_in_bfloat16_is_exported_and_loaded_in_it(bidirectional: Path, tm
     assert all(torch.equal(own[k].float(), v.to(own[k].dtype).float()) for k, v in written.items())
 
 
+class Heard:
+    """Hears of phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[Phase] = []
+
+    def begin(self, phase: Phase) -> None:
+        self.phases.append(phase)
+
+    def end(self, phase: Phase) -> None:
+        assert phase.done == phase.total
+
+
 def test_what_is_being_done_is_told(bidirectional: Path, tmp_path: Path) -> None:
-    heard: list[tuple[str, int, int]] = []
-    export_run(
-        bidirectional,
-        tmp_path / "made",
-        None,
-        "ema",
-        None,
-        True,
-        tell=lambda *words: heard.append(words),  # type: ignore
-    )
-    texts = [text for text, _, _ in heard]
-    assert texts[0] == "checking the weights of stage 'forward'"
-    assert "reading transformer/diffusion_pytorch_model.safetensors" in texts
-    assert texts[-4:] == ["writing transformer", "copying text_encoder", "copying tokenizer", "copying vae"]
+    heard = Heard()
+    with listening(heard):
+        export_run(bidirectional, tmp_path / "made", None, "ema", None, True)
+    told = [phase.what for phase in heard.phases]
+    assert told[0] == "checking the weights of stage 'forward'"
+    assert "reading transformer" in told
+    assert told[-4:] == ["writing transformer", "copying text_encoder", "copying tokenizer", "copying vae"]
+    written = tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert heard.phases[-4].unit == "bytes"
+    assert 0 < heard.phases[-4].total < written.stat().st_size
 
 
 def test_weights_that_are_no_numbers_are_not_exported(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowmap.configs import NetworkKind
 from flowmap.errors import FlowmapError
-from flowmap.phases import say
+from flowmap.phases import phase
 from flowmap_wan import FarWan21Config
 from flowmap_wan.adapters import merged as weights_of
 from flowmap_wan.adapters import parameters_of
@@ -208,10 +208,9 @@ def _as_released(
 
 def _copy_encoders(source: Checkpoint, folder: Path) -> None:
     """Text encoder, tokenizer and VAE, linked where the file system can: they are large and never change."""
-    parts = ("text_encoder", "tokenizer", "vae")
-    for number, part in enumerate(parts):
-        say(f"copying {part}", number, len(parts))
-        shutil.copytree(source.folder / part, folder / part, copy_function=_link)
+    for part in ("text_encoder", "tokenizer", "vae"):
+        with phase(f"copying {part}"):
+            shutil.copytree(source.folder / part, folder / part, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

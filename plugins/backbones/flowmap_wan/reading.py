@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
-from flowmap.phases import say
+from flowmap.phases import phase
 from flowmap_wan.checkpoint import EMBEDDING, SHARED, Checkpoint
 from flowmap_wan.layout import TextEncoderFields, VaeFields
 from flowmap_wan.names import how_to_get
@@ -23,18 +23,19 @@ def tensors(checkpoint: Checkpoint, part: str, weights: str | None = None) -> di
     Raises FlowmapError for a file that cannot be read, and for a number that is not finite.
     """
     how, found = how_to_get(weights or str(checkpoint.folder)), dict[str, Tensor]()
-    files = checkpoint.files(part)
-    for number, file in enumerate(files):
-        say(f"reading {file.parent.name}/{file.name}", number, len(files))
-        try:
-            read = load_file(file)
-        except (SafetensorError, OSError) as error:
-            why = f"{file} cannot be read: {error}; it is damaged or was fetched in part"
-            raise FlowmapError(f"{why}{how}") from None
-        for name, value in read.items():
-            if not _finite(value):
-                raise FlowmapError(f"{file}: {name} has numbers that are not finite; the file is damaged{how}")
-        found |= read
+    sizes = {file: file.stat().st_size for file in checkpoint.files(part)}
+    with phase(f"reading {part}", sum(sizes.values()), "bytes") as reading:
+        for file, size in sizes.items():
+            try:
+                read = load_file(file)
+            except (SafetensorError, OSError) as error:
+                why = f"{file} cannot be read: {error}; it is damaged or was fetched in part"
+                raise FlowmapError(f"{why}{how}") from None
+            for name, value in read.items():
+                if not _finite(value):
+                    raise FlowmapError(f"{file}: {name} has numbers that are not finite; the file is damaged{how}")
+            found |= read
+            reading.advance(size)
     return found
 
 

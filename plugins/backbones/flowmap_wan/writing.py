@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.phases import say
+from flowmap.phases import phase
 
 _STEM, _END = "diffusion_pytorch_model", ".safetensors"
 _MOST_BYTES = 4_000_000_000
@@ -38,22 +38,33 @@ def write_model(
     sizes = {key: math.prod(shape) * precision(key).itemsize for key, shape in wanted.items()}
     shards = list(_shards(sizes, most))
     places: dict[str, str] = {}
-    for number, keys in enumerate(shards, start=1):
-        say(f"writing {folder.name}", number - 1, len(shards))
-        name = f"{_STEM}-{number:05d}-of-{len(shards):05d}{_END}" if len(shards) > 1 else _STEM + _END
-        tensors = {}
-        for key in keys:
-            value = makes[key]().to("cpu", precision(key)).contiguous()
-            if tuple(value.shape) != wanted[key]:
-                raise FlowmapError(f"{key} is {list(value.shape)}, and not {list(wanted[key])}", code=1)
-            if not bool(value.isfinite().all()):
-                raise FlowmapError(f"{key} has numbers that are not finite: nobody could use these weights", code=1)
-            tensors[key] = value
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        places |= dict.fromkeys(keys, name)
+    with phase(f"writing {folder.name}", sum(sizes.values()), "bytes") as doing:
+        for number, keys in enumerate(shards, start=1):
+            name = f"{_STEM}-{number:05d}-of-{len(shards):05d}{_END}" if len(shards) > 1 else _STEM + _END
+            _write(folder / name, {key: makes[key] for key in keys}, precision, wanted)
+            places |= dict.fromkeys(keys, name)
+            doing.advance(sum(sizes[key] for key in keys))
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
         (folder / f"{_STEM}{_END}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write(
+    file: Path,
+    makes: Mapping[str, Callable[[], Tensor]],
+    precision: Callable[[str], torch.dtype],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Make these weights and write them into one file."""
+    tensors = {}
+    for key, make in makes.items():
+        value = make().to("cpu", precision(key)).contiguous()
+        if tuple(value.shape) != wanted[key]:
+            raise FlowmapError(f"{key} is {list(value.shape)}, and not {list(wanted[key])}", code=1)
+        if not bool(value.isfinite().all()):
+            raise FlowmapError(f"{key} has numbers that are not finite: nobody could use these weights", code=1)
+        tensors[key] = value
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
