@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import phase
+from flowmap_wan.reading import finite
 
 _STEM, _END = "diffusion_pytorch_model", ".safetensors"
 _MOST_BYTES = 4_000_000_000
@@ -61,7 +62,7 @@ def _write(
         value = make().to("cpu", precision(key)).contiguous()
         if tuple(value.shape) != wanted[key]:
             raise FlowmapError(f"{key} is {list(value.shape)}, and not {list(wanted[key])}", code=1)
-        if not bool(value.isfinite().all()):
+        if not finite(value):
             raise FlowmapError(f"{key} has numbers that are not finite: nobody could use these weights", code=1)
         tensors[key] = value
     save_file(tensors, file, metadata={"format": "pt"})
