@@ -122,12 +122,16 @@ class Recipe(Config):
         if self.evaluation is not None:
             yield from outside.missing(self.evaluation)
 
-    def encoded_findings(self) -> Iterator[Finding]:
-        """Encoded data that are here, and were not made with the recipe's backbone."""
+    def here(self, absent: Absent) -> list[Finding]:
+        """What is wrong with weights and data on this machine: what is absent, and encoded data of another backbone."""
+        if absent == "ignore":
+            return []
+        found = [replace(finding, level=absent) for finding in self.missing()]
         for place, data in ((("data",), self.data), *self._other_data()):
             if isinstance(data, ArchiveConfig):
-                for finding in made_with.findings(data, self.backbone):
-                    yield Finding(finding.level, (*place, *finding.field), finding.message)
+                encoded = made_with.findings(data, self.backbone)
+                found += [replace(finding, field=(*place, *finding.field)) for finding in encoded]
+        return found
 
     def _other_data(self) -> Iterator[tuple[Place, DataConfig]]:
         """The data that a stage or the evaluation has of its own, and where they are named."""
@@ -337,8 +341,7 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
     except ValidationError as error:
         raise FlowmapError("\n".join(explain_validation(error, source))) from None
     findings = list(recipe.findings())
-    if absent != "ignore":
-        findings += [*(replace(finding, level=absent) for finding in recipe.missing()), *recipe.encoded_findings()]
+    findings += recipe.here(absent)
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise FlowmapError("\n".join(explain(errors, source)))
