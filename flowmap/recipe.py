@@ -127,7 +127,8 @@ class Recipe(Config):
         if absent == "ignore":
             return []
         found = [replace(finding, level=absent) for finding in self.missing()]
-        for place, data in ((("data",), self.data), *self._other_data()):
+        parts: list[tuple[Place, DataConfig]] = [(("data",), self.data), *self._other_data()]
+        for place, data in parts:
             if isinstance(data, ArchiveConfig):
                 encoded = made_with.findings(data, self.backbone)
                 found += [replace(finding, field=(*place, *finding.field)) for finding in encoded]
