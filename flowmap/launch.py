@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.commands import command_line, going_on
+from flowmap.commands import command_line, going_on, process
 from flowmap.configs import unknown_word
 from flowmap.display import display
 from flowmap.errors import FlowmapError
@@ -74,7 +74,7 @@ def run_recipe(
     machine does not have.
     """
     recipe, warnings = read(path, overrides, absent="error")
-    for warning in () if quiet else warnings:
+    for warning in () if quiet or process()[0] else warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     for name in only:
         if name not in [s.name for s in recipe.stages]:
@@ -155,6 +155,10 @@ class _Both:
     def step(self, record: StepRecord) -> None:
         for watcher in self._watchers:
             watcher.step(record)
+
+    def warn(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.warn(text)
 
     def end(self, plan: StagePlan, note: str) -> None:
         for watcher in self._watchers:

@@ -80,12 +80,14 @@ class ProgressWatcher:
         if done:
             self._print(f"{escape(self._name)}: going on after step {done}")
         if self._live:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
             self._task = self._bar.add_task(escape(self._name), total=self._steps, completed=done, speed="", losses="")
 
     def step(self, record: StepRecord) -> None:
         """A step was finished; most steps are not worth redrawing for."""
         for doubt in record.doubts:
-            self._print(f"[yellow]{escape(f'{self._name}, step {record.step}: {doubt}')}[/]")
+            self.warn(f"{self._name}, step {record.step}: {doubt}")
         rate = 1 / max(record.seconds, 1e-9)
         self._speed = rate if not self._speed else _MEMORY * self._speed + (1 - _MEMORY) * rate
         now = time.monotonic()
@@ -109,6 +111,10 @@ class ProgressWatcher:
             self._bar.update(self._task, losses=f"[yellow]{escape(text)}[/]")
         elif not self._console.quiet:
             say(text)
+
+    def warn(self, text: str) -> None:
+        """What the user should hear."""
+        self._print(f"[yellow]{escape(text)}[/]")
 
     def end(self, plan: StagePlan, note: str) -> None:
         """A stage ended, or had been finished before."""

@@ -26,6 +26,7 @@ from flowmap.configs import (
     SamplerConfig,
     StageFacts,
     context_refusal,
+    idle,
     unknown_word,
 )
 from flowmap.errors import FlowmapError
@@ -34,7 +35,16 @@ from flowmap.locate import Path as Place
 from flowmap.outside import Outside
 from flowmap.overrides import override
 from flowmap.step_length import default_step, settled, step_findings
-from flowmap.tables import CheckpointsConfig, ComputeConfig, ContestConfig, EvaluationConfig, RoleConfig, StageConfig
+from flowmap.tables import (
+    CheckpointsConfig,
+    ComputeConfig,
+    ContestConfig,
+    EvaluationConfig,
+    RoleConfig,
+    StageConfig,
+    WatchdogConfig,
+    has_critic,
+)
 
 Absent = Literal["ignore", "warning", "error"]
 """What it means if weights or data are not on this machine."""
@@ -53,6 +63,9 @@ class Recipe(Config):
     evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig, description="how often to save")
+    watchdog: WatchdogConfig = Field(
+        default_factory=WatchdogConfig, description="of stages that train a critic beside their student"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -100,6 +113,8 @@ class Recipe(Config):
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
+        for finding in self._watchdog_findings():
+            yield Finding(finding.level, ("watchdog", *finding.field), finding.message)
         if self.evaluation is not None:
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
@@ -217,6 +232,16 @@ class Recipe(Config):
             yield Finding("error", ("teacher_cfg_scale",), why)
         yield from self._shift_findings(evaluation)
         yield from self._contest_findings(evaluation, kinds)
+
+    def _watchdog_findings(self) -> Iterator[Finding]:
+        """Settings of a watchdog that has nothing to watch, or does something else."""
+        config = self.watchdog
+        if config.action != "rewind":
+            yield from idle(config, f"action is '{config.action}'", "lower", "rewinds")
+        if config.action == "off":
+            yield from idle(config, "action is 'off'", "rise", "variance", "memory")
+        elif not any(has_critic(stage) for stage in self.stages):
+            yield from idle(config, "no stage trains a critic", "action", "rise", "variance", "memory")
 
     def _shift_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
         """Say it where stages are measured on another grid than they are trained on."""

@@ -23,10 +23,12 @@ from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.phases import phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
+from flowmap.rewinds import collapsed, lowered, rewind, watchdog_of
 from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
+from flowmap.watchdog import CollapseError, watched
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
@@ -44,6 +46,9 @@ class Watcher(Protocol):
     def step(self, record: StepRecord) -> None:
         """A step was finished."""
 
+    def warn(self, text: str) -> None:
+        """Something about the training that the user should hear, beside the doubts of single steps."""
+
     def end(self, plan: StagePlan, note: str) -> None:
         """A stage ended, or was found finished; `note` says which."""
 
@@ -54,15 +59,37 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
     Raises FlowmapError if its folder holds another configuration's stage or on a non-finite loss or gradient, and
     StoppedError on a damaged checkpoint, an unfinished source, a failing write, and on a signal (after saving).
     """
-    if processes.first:
-        clean(plan.folder)
-    processes.wait()
-    found = _resume_point(plan)
-    if found is not None and found.step >= plan.stage.steps:
-        watcher.end(plan, f"finished before, {found.step} steps")
+    while True:
+        if processes.first:
+            clean(plan.folder)
+        processes.wait()
+        found = _resume_point(plan)
+        if found is not None and found.step >= plan.stage.steps:
+            watcher.end(plan, f"finished before, {found.step} steps")
+            return
+        try:
+            _go_on(plan, processes, found, watcher, interruption)
+        except CollapseError as error:
+            _stop_or_rewind(plan, error, processes, watcher)
+            continue
+        watcher.end(plan, f"{plan.stage.steps} steps")
         return
-    _go_on(plan, processes, found, watcher, interruption)
-    watcher.end(plan, f"{plan.stage.steps} steps")
+
+
+def _stop_or_rewind(plan: StagePlan, error: CollapseError, processes: Processes, watcher: Watcher) -> None:
+    """Do with a collapse what the recipe says; raises FlowmapError if the stage is not to go on."""
+    if plan.recipe.watchdog.action == "stop":
+        raise FlowmapError(
+            f"{collapsed(plan, error.alarm)}\nLower its learning rates, let it go back by itself with "
+            "watchdog.action = 'rewind', or let it go on with 'warn'.",
+            code=1,
+        ) from error
+    # Nobody changes checkpoints while others look at them.
+    processes.wait()
+    if processes.first:
+        told = rewind(plan, error)
+        _log.warning("%s", told)
+        watcher.warn(told)
 
 
 def _go_on(
@@ -70,7 +97,7 @@ def _go_on(
 ) -> None:
     """Train from the checkpoint `found`, or from the start."""
     with phase(f"{plan.stage.name}: reading weights, making networks and optimisers"):
-        stage = open_stage(plan, processes)
+        stage = open_stage(plan, processes, lowered(plan))
     if found is not None:
         with phase(f"{plan.stage.name}: reading the checkpoint of step {found.step}"):
             restore(found, stage.optimizers, stage.roles)
@@ -79,6 +106,7 @@ def _go_on(
         _write_lock(plan)
         # Steps after the checkpoint are taken again: their lines would stand twice.
         rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
+    processes.wait()
     watcher.begin(plan, done)
     with interruption.patience():
         _steps(stage, done, found, watcher, interruption)
@@ -87,9 +115,11 @@ def _go_on(
 def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
+    watchdog = watchdog_of(plan, read_lines(plan.folder / STEPS))
+    ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
         with _tracking(plan, processes.first) as track, closing(run_stage(stage, done)) as records:
-            for record in records:
+            for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
                     append_line(plan.folder / STEPS, record.line())
                     for doubt in record.doubts:

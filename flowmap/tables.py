@@ -119,6 +119,25 @@ class ComputeConfig(Config):
     trackers: tuple[Literal["tensorboard"], ...] = Field((), description="where losses are also sent")
 
 
+class WatchdogConfig(Config):
+    """What to do when a stage that trains a critic beside its student seems to collapse."""
+
+    action: Literal["off", "warn", "stop", "rewind"] = Field(
+        "warn",
+        description="'stop' ends the run; 'rewind' goes back to the last checkpoint before the first sign and goes on "
+        "with lower learning rates",
+    )
+    rise: float = Field(
+        4.0, gt=1, le=1e6, description="times its running mean at which a loss or a gradient norm is a sign"
+    )
+    variance: float = Field(
+        4.0, gt=1, le=1e6, description="factor by which the variance of samples may differ from that of the data"
+    )
+    memory: int = Field(500, ge=20, le=1_000_000, description="steps that the running mean goes back")
+    lower: float = Field(0.5, gt=0, lt=1, description="times the learning rates after each rewind")
+    rewinds: int = Field(3, ge=1, le=100, description="of a stage, at most; then it stops")
+
+
 class CheckpointsConfig(Config):
     """How often a stage is saved."""
 
@@ -132,3 +151,8 @@ def sampling_shift(stage: StageConfig, evaluation: EvaluationConfig | None) -> f
         return evaluation.shift
     trained = stage.objective.grid_shift()
     return 1.0 if trained is None else trained
+
+
+def has_critic(stage: StageConfig) -> bool:
+    """Whether `stage` trains another network beside its student, and so can collapse as on-policy stages do."""
+    return sum(spec.trained for spec in stage.objective.roles().values()) > 1
