@@ -131,6 +131,11 @@ def without(folder: Path, start: str) -> None:
     edit(folder, lambda state: [state.pop(key) for key in list(state) if key.startswith(start)])
 
 
+def forget(folder: Path, field: str) -> None:
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != field}))
+
+
 DELTA, FAR = "condition_embedder.delta_embedder.", "far_patch_embedding."
 BOTH = {"init_flowmap_model": True, "init_far_model": True}
 CONTRADICTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -150,6 +155,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "second key, not causal": (
         lambda f: [released(f, causal=True, **BOTH), without(f, FAR)],
         f"says init_far_model = true, and the weights have no {FAR}*; fetch or export them again",
+    ),
+    "no gate": (
+        lambda f: [released(f, causal=False, init_flowmap_model=True), forget(f, "gate_value")],
+        ": gate_value is missing; set it as in training (AnyFlow has 0.25)",
     ),
     "causal with one time": (
         lambda f: [released(f, causal=True, init_far_model=True), without(f, DELTA)],
@@ -174,7 +183,7 @@ def test_a_configuration_that_its_weights_contradict(
     """The released class would drop what its configuration does not name, and warn at most."""
     change(copy)
     config = configured(kind, copy, **({"full_chunks": 2} if kind == "far_wan21" else {}))
-    words = f"{copy}/transformer/config.json {message}"
+    words = f"{copy}/transformer/config.json {message}".replace(" : ", ": ")
     assert [finding.message for finding in config.findings(SPEC) if finding.level == "error"] == [words]
     with pytest.raises(FlowmapError) as caught:
         role(config.build(SPEC))  # type: ignore[arg-type]

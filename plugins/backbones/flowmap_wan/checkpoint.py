@@ -191,6 +191,9 @@ class Checkpoint:
                 gate = ", with gate_value and deltatime_type as in training" if field == "init_flowmap_model" else ""
                 way = f"set {field} = true{gate}" if released and there else "fetch or export them again"
                 return f"{self._config} says {said}, and the weights have {'' if there else 'no '}{start}*; {way}"
+        if released and kind != "wan" and "gate_value" not in fields.model_fields_set:
+            # That class takes 0 then, which gives the second time no part at all.
+            return f"{self._config}: gate_value is missing; set it as in training (AnyFlow has 0.25)"
         if released and fields.init_far_model and kind == "wan":
             why = "init_far_model without init_flowmap_model: no backbone here is causal with one time"
             return f"{self._config} says {why}"
