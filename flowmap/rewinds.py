@@ -45,8 +45,8 @@ def rewind(plan: StagePlan, error: CollapseError) -> str:
             code=1,
         )
     latest = error.alarm.good
-    if past and error.step <= past[-1]["step"]:
-        # No further than the last time: what it went back to was not good either.
+    if past and error.step - past[-1]["to"] <= 2 * (past[-1]["step"] - past[-1]["to"]):
+        # Hardly further than the last time: what it went back to was not good either.
         latest = min(latest, past[-1]["to"] - 1)
     good = [found for found in checkpoints(plan.folder) if found.step <= latest]
     to = good[-1].step if good else 0
