@@ -228,7 +228,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         except ValidationError as error:
             findings += map(located, validation_findings(error))
             continue
-        lacking = [] if absent == "ignore" else [replace(finding, level=absent) for finding in recipe.missing()]
+        lacking = recipe.here(absent)
         findings += map(located, [*recipe.findings(), *lacking])
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}

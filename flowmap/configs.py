@@ -265,9 +265,17 @@ class BackboneConfig(ComponentConfig):
         """The same for samples of `spec`: what depends on their size is made to fit, if it can be."""
         return self
 
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """The same, with prompts and the null condition read as `other` reads them, beside which it is measured."""
+        return self
+
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
         """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
         return {}
+
+    def goes_on(self) -> bool:
+        """Whether its networks learn to go on from frames that are given to them, where they can be given any."""
+        return True
 
     def causal(self) -> bool:
         """Whether samples are generated in several chunks, one after the other."""
@@ -276,6 +284,18 @@ class BackboneConfig(ComponentConfig):
     def reads_text(self) -> bool:
         """Whether the backbone can be asked for anything in words."""
         return False
+
+    def encoding(self, training: bool = False) -> Mapping[str, Any]:
+        """What decides what `flowmap encode` makes of data, as JSON, by the names of fields; nothing if it makes none.
+
+        Weights stand there by a fingerprint, and not at all if they are not here. With `training`, without what is not
+        taken from encoded data but made from this configuration.
+        """
+        return {}
+
+    def encoding_precision(self, device: str) -> str | None:
+        """The precision in which texts are encoded on that kind of device (cpu, cuda); None if none are."""
+        return None
 
     def recomputes(self) -> bool:
         """Whether backward computes the forward once more instead of keeping what it needs."""
@@ -319,6 +339,10 @@ class ArchiveConfig(DataConfig):
     """Configuration of raw data that `flowmap encode` can turn into encoded data, once, ahead of training."""
 
     path: str = Field(description="a folder of parts, or a pattern such as data/*.tar")
+
+    def encoded_in(self) -> Path | None:
+        """The folder of the parts that `path` names, if they are encoded; None if they are raw, or not here."""
+        return None
 
     @abstractmethod
     def build(self) -> Archive:

@@ -20,6 +20,7 @@ from flowmap.configs import ArchiveConfig, ComponentConfig
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.made_with import MadeWith, agree
 from flowmap.names import expanded, printable
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
@@ -45,16 +46,20 @@ def encode_recipe(
     folder = _target(path, recipe.data, to)
     _refuse_same(raw, folder)
     _refuse_missing(source, recipe.backbone)
+    device = Processes(recipe.compute).device
     with _Listener(console) as faults, locked(folder):
         archive = source.build()
         names = archive.parts()
+        doubt = agree(folder, MadeWith.now(recipe.backbone, device.type))
+        if doubt:
+            console.print(f"[yellow]{escape(doubt)}[/]", soft_wrap=True)
         left = [name for name in names if not (folder / name).exists()]
         if len(left) < len(names):
             there = f"{len(names) - len(left)} of {len(names)} parts are in {folder} already; skipped"
             console.print(escape(there), soft_wrap=True)
         if left:
             with _explained(folder, names):
-                _encode(archive, left, _precompute(recipe), folder, console, faults)
+                _encode(archive, left, _precompute(recipe, device), folder, console, faults)
     size = _size(sum((folder / name).stat().st_size for name in names))
     console.print(f"[green]✓[/] {escape(str(folder))} has all {len(names)} parts, {size}", soft_wrap=True)
     if not quiet:
@@ -100,8 +105,9 @@ def _encode(
         disable=not console.is_terminal,
     )
     began, total = faults.count, 0
+    task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
+
     with bar, torch.no_grad():
-        task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(printable(part)))
             done, before = 0, faults.count
@@ -127,9 +133,8 @@ def _faults(count: int) -> str:
     return f"{count} fault" if count == 1 else f"{count} faults"
 
 
-def _precompute(recipe: Recipe) -> Callable[[Samples], Samples]:
+def _precompute(recipe: Recipe, device: torch.device) -> Callable[[Samples], Samples]:
     """The backbone's `precompute`, on the accelerator; what comes back is on the CPU."""
-    device = Processes(recipe.compute).device
     backbone = recipe.backbone.build(recipe.data.spec())
 
     def precompute(samples: Samples) -> Samples:

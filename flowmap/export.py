@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +14,8 @@ from flowmap.configs import Weights, unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
 from flowmap.folder import read_lines, readable, write_whole_folder
+from flowmap.hub import read_json
+from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
 from flowmap.stage import base_draw, stage_weights
@@ -21,6 +23,8 @@ from flowmap.tables import sampling_shift
 
 _MOST_ROWS = 40
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
+_ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
+_MANY_STEPS = "It is a velocity u(x, t), and no flow map: it is sampled with many steps, as its base is."
 
 
 def export_run(
@@ -34,30 +38,37 @@ def export_run(
 ) -> tuple[StagePlan, str]:
     """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
 
-    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises
-    FlowmapError if `to` exists, if the stage is not finished, or if the backbone has no form that others load.
+    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises FlowmapError if `to`
+    exists, if the stage is not finished, or if there is no form of it that others load.
     """
     if to.exists():
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
     plan = open_run(folder)
     chosen = choose_stage(plan, stage, train_seed)
-    forms = plan.recipe.backbone.forms
+    recipe, forms = plan.recipe, plan.recipe.backbone.forms
     if form is not None and forms and form not in forms:
         raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
-    with going_on(rerun(folder)):
+    student = chosen.stage.objective.roles()["student"]
+    if student.kind == "velocity" and student.view == "forced" and recipe.backbone.causal():
+        raise FlowmapError(
+            f"stage '{chosen.stage.name}' trains a velocity that makes videos chunk by chunk: it is no any-step model, "
+            "and no other pipeline samples it so; export a stage that trains a flow map"
+        )
+    with going_on(rerun(folder)), phase(f"checking the weights of stage '{chosen.stage.name}'"):
         own = stage_weights(chosen, chosen.stage.name, weights)
-    backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
-    kind = chosen.stage.objective.roles()["student"].kind
-    role = backbone.role("student", kind, own, base_draw(chosen.seed))
-    shift = sampling_shift(chosen.stage, plan.recipe.evaluation)
+    backbone = recipe.backbone.build(recipe.data.spec())
+    role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
+    # They are in the role now: once is enough.
+    del own
+    shift = sampling_shift(chosen.stage, recipe.evaluation)
     loading = ""
 
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
             loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
-        (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
-        (part / "README.md").write_text(_card(plan, chosen, weights, loading))
+        (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift), "utf-8")
         for file in part.rglob("*.safetensors"):
             # What is linked is the base's own file, and none of our business.
             if file.stat().st_nlink == 1:
@@ -67,22 +78,27 @@ def export_run(
     return chosen, loading.replace("FOLDER", str(to))
 
 
-def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str) -> str:
+def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float) -> str:
     """The model card: what it is, how it was made and measured, how it is loaded, under which licence."""
     recipe = plan.recipe
     origin = recipe.backbone.origin()
+    flow_map = chosen.stage.objective.roles()["student"].kind == "flow_map"
     head = [
         "---",
         f"license: {origin.licence}",
         "library_name: diffusers",
         *([f"base_model: {origin.hub_id}"] if origin.hub_id else []),
-        "tags: [flow-map, distillation, flowmap]",
+        f"tags: [{'flow-map, distillation' if flow_map else 'flow-matching'}, flowmap]",
         "---",
     ]
     about = _about(plan.folder)
     versions = {"flowmap": __version__, **{k: v for k, v in about.items() if k in ("torch", "diffusers", "device")}}
+    # The chosen stage and those that it starts from: no other has a part in these weights, or need be trained.
+    trained = [stage["name"] for stage in chosen.lock["stages"]]
     stages = "\n".join(
-        f"| {s.name} | {s.objective.type} | {s.steps} | {s.batch} | {s.optimizer.lr:g} |" for s in recipe.stages
+        f"| {s.name} | {s.objective.type} | {s.steps} | {s.batch} | {s.optimizer.lr:g} |"
+        for s in recipe.stages
+        if s.name in trained
     )
     return "\n".join(
         [
@@ -90,15 +106,18 @@ def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str) -> str:
             f"# {recipe.name}: {chosen.stage.name}",
             "",
             f"The {'moving average' if weights == 'ema' else 'raw weights'} of the student of stage "
-            f"`{chosen.stage.name}` (training seed {chosen.seed}), distilled with "
+            f"`{chosen.stage.name}` (training seed {chosen.seed}), {'distilled' if flow_map else 'trained'} with "
             f"[flowmap](https://arxiv.org/abs/2605.13724) {__version__} by the recipe in `{_RECIPE}`.",
+            "",
+            _ANY_STEP if flow_map else _MANY_STEPS,
             "",
             "## Load",
             "```python",
             *(["import diffusers"] if "diffusers." in loading else []),
             loading,
             "```",
-            "`FOLDER` is where this file lies." + _conditions(recipe.data.spec().fps),
+            f"`FOLDER` is where this file lies. Its sampling grid has shift {shift:g}."
+            + _conditions(recipe.data.spec().fps),
             "",
             "## Training",
             "| stage | objective | steps | batch | learning rate |",
@@ -121,12 +140,11 @@ def _conditions(fps: float | None) -> str:
     return f" Videos are made at {fps:g} frames per second." if fps else ""
 
 
-def _about(folder: Path) -> dict[str, str]:
+def _about(folder: Path) -> dict[str, Any]:
     try:
-        about: dict[str, str] = json.loads((folder / "about.json").read_text())
-    except (OSError, ValueError):
+        return read_json(folder / "about.json")
+    except FlowmapError:
         return {"torch": importlib.metadata.version("torch")}
-    return about
 
 
 def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:

@@ -66,7 +66,7 @@ def _evaluate_run(folder: Path, fresh: bool, console: Console) -> Plan:
         for stage in plan.stages:
             if finished(stage.folder, stage.stage.steps) is None:
                 raise StoppedError(f"stage '{stage.stage.name}' is not finished in {stage.folder}.")
-    absent = [finding.message for finding in plan.recipe.missing() if finding.level == "error"]
+    absent = [finding.message for finding in plan.recipe.here("error") if finding.level == "error"]
     if absent:
         raise FlowmapError("\n".join(absent))
     if fresh:
@@ -83,7 +83,7 @@ def _evaluate_weights(
         raise FlowmapError(f"{path}: has no [evaluation], which says by what weights are measured")
     weights = look_up(where if is_weights(where) else f"./{where}")
     measured, told = _recipe_for(weights, recipe, recipe.evaluation, path)
-    findings = [*measured.findings(), *measured.missing()]
+    findings = [*measured.findings(), *measured.here("error")]
     said: dict[str, list[str]] = {"error": [], "warning": told}
     for finding in findings:
         field = ".".join(map(str, finding.field))

@@ -145,8 +145,14 @@ def of_base(backbone: BackboneConfig) -> Outside:
 
 
 def find_weights(name: str, backbone: BackboneConfig) -> Outside:
-    """The weights `name`, `base` being those of `backbone`; raises as look_up and of_base do."""
-    return of_base(backbone) if name == BASE else look_up(name)
+    """The weights `name`, `base` being those of `backbone`; raises as look_up and of_base do.
+
+    Texts are read as `backbone` reads them, but by a run of ours, which reads them as in its training.
+    """
+    if name == BASE:
+        return of_base(backbone)
+    found = look_up(name)
+    return found if found.run else replace(found, backbone=found.backbone.reading_as(backbone))
 
 
 def run_stage(folder: Path) -> tuple[_RunLock, StageConfig]:
@@ -276,3 +282,8 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
         possible = other.sized(spec).backbone.contexts(spec)
         if contest.context and contest.context not in possible:
             yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
+        elif contest.context and not other.backbone.goes_on():
+            why = (
+                f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
+            )
+            yield Finding("warning", (*where, "context"), f"{why}; leave this out, or take weights that did")

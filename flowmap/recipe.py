@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from flowmap import outside
+from flowmap import made_with, outside
 from flowmap.configs import (
     NAME,
     AnyBackbone,
     AnyData,
+    ArchiveConfig,
     ComponentConfig,
     Config,
     DataConfig,
@@ -135,6 +136,18 @@ class Recipe(Config):
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
         if self.evaluation is not None:
             yield from outside.missing(self.evaluation)
+
+    def here(self, absent: Absent) -> list[Finding]:
+        """What is wrong with weights and data on this machine: what is absent, and encoded data of another backbone."""
+        if absent == "ignore":
+            return []
+        found = [replace(finding, level=absent) for finding in self.missing()]
+        parts: list[tuple[Place, DataConfig]] = [(("data",), self.data), *self._other_data()]
+        for place, data in parts:
+            if isinstance(data, ArchiveConfig):
+                encoded = made_with.findings(data, self.backbone)
+                found += [replace(finding, field=(*place, *finding.field)) for finding in encoded]
+        return found
 
     def _other_data(self) -> Iterator[tuple[Place, DataConfig]]:
         """The data that a stage or the evaluation has of its own, and where they are named."""
@@ -354,8 +367,7 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
     except ValidationError as error:
         raise FlowmapError("\n".join(explain_validation(error, source))) from None
     findings = list(recipe.findings())
-    if absent != "ignore":
-        findings += [replace(finding, level=absent) for finding in recipe.missing()]
+    findings += recipe.here(absent)
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise FlowmapError("\n".join(explain(errors, source)))

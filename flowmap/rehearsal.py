@@ -207,7 +207,8 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
     exported = plan.folder.parent / "exported"
     try:
         _, loading = export_run(plan.folder, exported, None, "ema", None, merged=True)
-        _say(console, "export", f"to {exported}; load it with {loading.splitlines()[0]}")
+        line = next((line for line in loading.splitlines() if "from_pretrained" in line), loading)
+        _say(console, "export", f"to {exported}; load it with {line}")
         made.append(exported)
     except FlowmapError as error:
         _say(console, "export", f"skipped: {error}")

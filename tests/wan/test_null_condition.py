@@ -124,9 +124,20 @@ def test_a_file_that_is_not_there_or_damaged_is_refused(twin: Path, tmp_path: Pa
     assert told.endswith(f"); {how}")
 
 
-def test_numbers_that_are_not_finite_are_refused(twin: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_numbers_that_are_not_finite_are_refused(
+    value: float, precision: torch.dtype, twin: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "null.safetensors"
-    save_file({"null": torch.full((3, WIDTH), float("nan"))}, file)
+    save_file({"null": torch.full((3, WIDTH), 3e4, dtype=precision)}, file)
+    assert not problems(config(twin, null_embedding=str(file)))
+    spoiled = torch.full((3, WIDTH), 3e4, dtype=torch.float64)
+    spoiled[2, -1] = value
+    save_file({"null": spoiled.to(precision)}, file)
+    assert problems(config(twin, null_embedding=str(file))) == [
+        f"null_embedding: {file}: not all of its numbers are finite"
+    ]
     with pytest.raises(FlowmapError, match="not all of its numbers are finite"):
         null_of(config(twin, null_embedding=str(file)))
 

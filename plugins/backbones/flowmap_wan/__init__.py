@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -23,7 +24,7 @@ from flowmap.configs import (
 )
 from flowmap.errors import FlowmapError
 from flowmap.hookspecs import hookimpl
-from flowmap.hub import RUN_LOCK, find
+from flowmap.hub import RUN_LOCK, find, of_tensors
 
 if TYPE_CHECKING:
     from flowmap.footprint import Footprint
@@ -150,7 +151,7 @@ class _WanConfig(BackboneConfig):
     def _null_problem(self, file: str) -> str | None:
         """What is wrong with the file of the null condition."""
         from flowmap_wan.architecture import architecture_of
-        from flowmap_wan.null import shape_of
+        from flowmap_wan.null import finite, shape_of
 
         try:
             tokens, width = shape_of(Path(file))
@@ -161,11 +162,15 @@ class _WanConfig(BackboneConfig):
             return f"{file} has {width} dimensions, and the text embeddings of these weights have {sizes['text_dim']}"
         if tokens > self.text_length:
             return f"{file} has {tokens} tokens, more than text_length = {self.text_length}; set that to {tokens}"
-        return None
+        try:
+            return None if finite(Path(file)) else f"{file}: not all of its numbers are finite"
+        except FlowmapError as error:
+            return str(error)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
-        from flowmap_wan.checkpoint import Checkpoint, hub_id
+        from flowmap_wan.checkpoint import Checkpoint
+        from flowmap_wan.names import hub_id
 
         folder = None if self.random_base else find(self.weights)
         if folder is None or (folder / RUN_LOCK).is_file():
@@ -183,6 +188,39 @@ class _WanConfig(BackboneConfig):
     def reads_text(self) -> bool:
         """With a checkpoint comes a text encoder."""
         return not self.random_base
+
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """With the text length and the null condition of another Wan backbone with a text encoder."""
+        if not isinstance(other, _WanConfig) or other.random_base or self.random_base:
+            return self
+        told = ("text_length", "negative_prompt", "null_embedding")
+        return self.model_copy(update={name: getattr(other, name) for name in told})
+
+    def encoding(self, training: bool = False) -> Mapping[str, Any]:
+        """The encoders, the length of a text and the null condition.
+
+        A `null_embedding` takes the place of the one that data bring (`WanBackbone.condition`).
+        """
+        if self.random_base:
+            return {}
+        from flowmap_wan.architecture import encoders_of
+
+        found: dict[str, Any] = {"text_length": self.text_length}
+        checkpoint, file = encoders_of(self.weights), self.null_embedding
+        # What is absent or damaged is said elsewhere.
+        with suppress(FlowmapError):
+            found |= {} if checkpoint is None else {"weights": checkpoint.encoders()}
+        if training and file is not None:
+            return found
+        with suppress(FlowmapError):
+            found["null_embedding"] = None if file is None else of_tensors([Path(file)])
+        return found | {"negative_prompt": self.negative_prompt if file is None else None}
+
+    def encoding_precision(self, device: str) -> str | None:
+        """That of the text encoder; the VAE's is float32 everywhere."""
+        from flowmap_wan.checkpoint import text_precision
+
+        return None if self.random_base else text_precision(device)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Counted on the meta device; known where the sizes are."""
@@ -262,7 +300,7 @@ class _WanConfig(BackboneConfig):
     def _checkpoint_findings(self) -> Iterable[Finding]:
         """What the configuration of a checkpoint on this machine tells beforehand."""
         from flowmap_wan.architecture import architecture_of
-        from flowmap_wan.pretrained import problem
+        from flowmap_wan.pretrained import complete, problem
 
         if self.random_base:
             return
@@ -272,6 +310,12 @@ class _WanConfig(BackboneConfig):
             why = f"its heads have {sizes['attention_head_dim']} dimensions; rotary positions turn pairs of them"
         if why is not None:
             yield Finding("error", ("weights",), why)
+            return
+        checkpoint = complete(self.weights)
+        if checkpoint is not None and checkpoint.kind != "wan" and "gate" in self.model_fields_set:
+            own = checkpoint.transformer.gate_value
+            if own != self.gate:
+                yield Finding("warning", ("gate",), f"has no effect: the weights have a gate of their own, {own:g}")
 
     def pretrained(self) -> Pretrained | None:
         """The checkpoint's own network, or the student of the run that the weights are."""
@@ -341,6 +385,10 @@ class Wan21Config(_WanConfig):
         from flowmap_wan.checkpoint import claimed
 
         return cls(weights=weights) if claimed(weights) in ("wan", "anyflow") else None
+
+    def goes_on(self) -> bool:
+        """With `first_frame`; text-to-video weights as they are never saw a frame without noise beside others."""
+        return self.first_frame > 0
 
     def _starts(self, frames: int) -> Iterable[int]:
         return range(1, frames)

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -83,14 +84,16 @@ def add_adapter(
     alpha: float,
     two_times: bool,
     layers: Sequence[str] = PUBLISHED_LAYERS,
+    drawn: bool = True,
 ) -> dict[str, nn.Parameter]:
     """Add the trainable adapter `name` to the frozen `model`; returns its parameters by names without the adapter's.
 
     LoRA on the linear `layers` of every block, of a two-time network on the time embedders too; the patches of
     compressed frames are trained whole (AnyFlow's published choice). An adapter of that name that was there before
-    is replaced.
+    is replaced. Unless it is `drawn`, LoRA holds whatever was in memory, for whoever sets all of it.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
 
     remove_adapter(model, name)
     wanted = [rf"blocks\.\d+\.({'|'.join(map(re.escape, layers))})"] + ([_TIMES] if two_times else [])
@@ -103,7 +106,14 @@ def add_adapter(
     with warnings.catch_warnings():
         # Several adapters on one model are what we want.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)
-        inject_adapter_in_model(config, model, _inside(name))
+        # Without memory nothing is drawn: at 14B that takes longer than reading the base.
+        inject_adapter_in_model(config, model, _inside(name), low_cpu_mem_usage=not drawn)
+    if not drawn:
+        for layer in model.modules():
+            # Layers of the times have adapters of two-time networks alone.
+            if isinstance(layer, LoraLayer) and _inside(name) in layer.lora_A:
+                for part in (layer.lora_A, layer.lora_B):
+                    part[_inside(name)].to_empty(device=layer.get_base_layer().weight.device)
     own = parameters_of(model, name)
     for parameter in own.values():
         parameter.data = parameter.data.float()
@@ -137,28 +147,41 @@ def parameters_of(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     return {key.replace(mark, "."): p for key, p in model.named_parameters() if mark in f"{key}."}
 
 
-def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
-    """The weights of `model` under adapter `name` (None: the base alone), as those of a model without adapters."""
+def merged(model: nn.Module, name: str | None) -> dict[str, Callable[[], Tensor]]:
+    """The weights of `model` under adapter `name` (None: the base alone), as those of a model without adapters.
+
+    Each is made when it is called for: merged, a layer is a tensor of its own, and all of them would be a whole model.
+    """
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import ModulesToSaveWrapper
 
     name = None if name is None else _inside(name)
-    state: dict[str, Tensor] = {}
+    makes: dict[str, Callable[[], Tensor]] = {}
     adapted: list[str] = []
     for path, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             base = layer.get_base_layer()
-            weight = base.weight.detach()
-            if name is not None and name in layer.lora_A:
-                weight = (weight.float() + layer.get_delta_weight(name).float()).to(weight.dtype)
-            state[f"{path}.weight"] = weight
+            makes[f"{path}.weight"] = partial(_weight, layer, name)
             if base.bias is not None:
-                state[f"{path}.bias"] = base.bias.detach()
+                makes[f"{path}.bias"] = base.bias.detach
             adapted.append(f"{path}.")
         elif isinstance(layer, ModulesToSaveWrapper):
             kept = name is not None and name in layer.modules_to_save
             chosen = layer.modules_to_save[name] if kept else layer.original_module
-            state |= {f"{path}.{key}": value.detach() for key, value in chosen.state_dict().items()}
+            makes |= {f"{path}.{key}": value.detach for key, value in chosen.state_dict().items()}
             adapted.append(f"{path}.")
-    rest = {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(tuple(adapted))}
-    return rest | state if adapted else rest
+    rest = {k: v.detach for k, v in model.state_dict().items() if not (adapted and k.startswith(tuple(adapted)))}
+    return rest | makes
+
+
+def _weight(layer: Any, name: str | None) -> Tensor:
+    """The weight of a layer with the adapter called `name` by PEFT merged into it."""
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    if name is None or name not in layer.lora_A:
+        return weight
+    return (weight.float() + layer.get_delta_weight(name).detach().float()).to(weight.dtype)
+
+
+def merged_state(model: nn.Module, name: str | None) -> dict[str, Tensor]:
+    """All of `merged` at once."""
+    return {key: make() for key, make in merged(model, name).items()}

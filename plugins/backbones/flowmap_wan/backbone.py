@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind, SampleSpec
 from flowmap.draw import Draw
@@ -89,9 +89,19 @@ class WanBackbone(Backbone):
             _fill(name, own, weights, may_lack=())
         else:
             module, adapter = self._base, name
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                own = add_adapter(module.transformer, name, lora.rank, lora.alpha, kind == "flow_map", lora.layers)
+
+            def added(drawn: bool) -> dict[str, nn.Parameter]:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    two_times = kind == "flow_map"
+                    return add_adapter(
+                        module.transformer, name, lora.rank, lora.alpha, two_times, lora.layers, drawn=drawn
+                    )
+
+            own = added(drawn=weights is None)
+            if weights is not None and own.keys() - weights.keys():
+                # Some are set, and the others, which a teacher has none of, begin as any.
+                own = added(drawn=True)
             module.switch.refresh()
             _fill(name, own, weights, may_lack=("condition_embedder.",))
         network = _WanFlowMap(module, adapter) if kind == "flow_map" else _WanVelocity(module, adapter)
@@ -162,12 +172,16 @@ class WanBackbone(Backbone):
         return self._chunking
 
     def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
-        """A folder that AnyFlow's pipelines load, diffusers' or NVIDIA's; of random weights the transformer alone."""
+        """A folder that AnyFlow's pipelines load, diffusers' or NVIDIA's; of a velocity one that Wan's pipeline loads.
+
+        Of random weights there is the transformer alone.
+        """
         module = role.module
         assert isinstance(module, WanModule)
         adapter = role.name if self._config.lora else None
         source = None if self._config.random_base else self._source
-        return write_pipeline(self._config, module.transformer, adapter, source, folder, form, merged, shift)
+        kind: NetworkKind = "flow_map" if isinstance(role.network, FlowMap) else "velocity"
+        return write_pipeline(self._config, module.transformer, adapter, source, folder, form, merged, shift, kind)
 
 
 def base_of(config: WanConfig) -> Checkpoint:

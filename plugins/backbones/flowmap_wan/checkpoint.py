@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, absence, find, header, is_hub_id
+from flowmap.hub import RUN_LOCK, absence, find, fingerprint, header, of_tensors, read_json
+from flowmap_wan.layout import (
+    LATENT_CHANNELS,
+    Shapes,
+    TextEncoderFields,
+    TransformerFields,
+    VaeFields,
+    misfit,
+    text_encoder_shapes,
+    transformer_shapes,
+    vae_shapes,
+)
+from flowmap_wan.names import KNOWN, how_to_get
+from flowmap_wan.parts import (
+    CONFIG,
+    PIECES,
+    VOCABULARY,
+    absent,
+    absent_tokenizer,
+    fields_of,
+    shapes_of,
+    tokenizer_flaw,
+    weight_files,
+)
 
-# As diffusers and as transformers name them.
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_KNOWN = {
-    "Wan2.1-T2V-1.3B-Diffusers": "Wan-AI",
-    "Wan2.1-T2V-14B-Diffusers": "Wan-AI",
-    "AnyFlow-Wan2.1-T2V-1.3B-Diffusers": "nvidia",
-    "AnyFlow-Wan2.1-T2V-14B-Diffusers": "nvidia",
-    "AnyFlow-FAR-Wan2.1-1.3B-Diffusers": "nvidia",
-    "AnyFlow-FAR-Wan2.1-14B-Diffusers": "nvidia",
+PARTS = ("transformer", "text_encoder", "vae")
+"""What has a configuration and weights."""
+
+SHARED, EMBEDDING = "shared.weight", "encoder.embed_tokens.weight"
+"""The names of the text encoder's one embedding."""
+
+_CLASSES: Mapping[str, list[str]] = {
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
 }
+_MOST_SHIFT = 1e4
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 Kind = Literal["wan", "anyflow", "far"]
 _KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
@@ -40,8 +65,10 @@ _PIPELINES: Mapping[str, Kind] = {
     "AnyFlowFARPipeline": "far",
     "FARWanAnyFlowPipeline": "far",
 }
-DELTA, FAR = "condition_embedder.delta_embedder.", "far_patch_embedding."
-"""What the parameters of the second time, and of the patches of compressed frames, begin with."""
+TIME, DELTA = "condition_embedder.time_embedder.", "condition_embedder.delta_embedder."
+"""What the parameters of the embedders of the first and of the second time begin with."""
+FAR = "far_patch_embedding."
+"""What those of the patches of compressed frames begin with."""
 
 IMAGE_MODEL = (
     "is Wan's separate image-to-video model, with more channels or an image encoder; "
@@ -50,6 +77,7 @@ IMAGE_MODEL = (
 """Why a checkpoint of the other task is refused."""
 
 _SCHEDULER = "scheduler/scheduler_config.json"
+_INDEX = "model_index.json"
 
 
 @final
@@ -60,89 +88,193 @@ class Checkpoint:
     folder: Path
 
     @property
+    def transformer(self) -> TransformerFields:
+        """The configuration of the transformer; raises FlowmapError, naming the field, if it cannot be one."""
+        return fields_of(self.folder / "transformer", TransformerFields)
+
+    @property
     def kind(self) -> Kind:
         """What the transformer is: plain Wan2.1, or AnyFlow's two-time one, bidirectional or causal."""
-        config = self.config("transformer")
-        name = str(config.get("_class_name"))
-        if name == FIRST_RELEASE:
-            if not config.get("init_flowmap_model"):
+        fields = self.transformer
+        if fields.class_name == FIRST_RELEASE:
+            if not fields.init_flowmap_model:
                 return "wan"
-            return "far" if config.get("init_far_model") else "anyflow"
-        if name not in _KINDS:
+            return "far" if fields.init_far_model else "anyflow"
+        if fields.class_name not in _KINDS:
             raise FlowmapError(
-                f"{self.folder / 'transformer' / 'config.json'}: holds a {name}; "
-                f"weights can be one of {', '.join(_KINDS)}"
+                f"{self._config}: holds a {fields.class_name}; weights can be one of {', '.join(_KINDS)}"
             )
-        return _KINDS[name]
+        return _KINDS[fields.class_name]
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "transformer" / CONFIG
+
+    def flaw(self, weights: str) -> str | None:
+        """What is wrong with the files and what to do, as far as configurations and headers tell; None if nothing is.
+
+        `weights` is what the recipe calls this checkpoint.
+        """
+        try:
+            if self.is_image_model():
+                return f"{self.folder} {IMAGE_MODEL}"
+            contradiction = self.contradiction(shapes_of(self.folder / "transformer"))
+        except FlowmapError as error:
+            return f"{error}{how_to_get(weights)}"
+        found = contradiction or next(self._flaws(), None)
+        return found if found is None or contradiction else f"{found}{how_to_get(weights)}"
+
+    def _flaws(self) -> Iterator[str]:
+        for check in (self._transformer_flaws, self._text_flaws, self._vae_flaws, self._pipeline_flaws):
+            try:
+                yield from check()
+            except FlowmapError as error:
+                yield str(error)
+
+    def _transformer_flaws(self) -> Iterator[str]:
+        fields, kind, found = self.transformer, self.kind, shapes_of(self.folder / "transformer")
+        far = kind == "far" or fields.init_far_model
+        yield from self._misfit("transformer", found, transformer_shapes(fields, kind != "wan", far))
+        if fields.in_channels != LATENT_CHANNELS:
+            yield f"{self._config}: in_channels is {fields.in_channels}, and Wan's VAE makes {LATENT_CHANNELS}"
+
+    def _text_flaws(self) -> Iterator[str]:
+        part = self.folder / "text_encoder"
+        fields, found = fields_of(part, TextEncoderFields), shapes_of(part)
+        # One tensor under two names, of which a file has either or both.
+        if EMBEDDING in found:
+            found.setdefault(SHARED, found[EMBEDDING])
+            del found[EMBEDDING]
+        yield from self._misfit("text_encoder", found, text_encoder_shapes(fields))
+        if self.transformer.text_dim != fields.d_model:
+            yield (
+                f"{self._config}: text_dim is {self.transformer.text_dim}, and d_model of {part / CONFIG} is "
+                f"{fields.d_model}; they do not belong together"
+            )
+        flaw = tokenizer_flaw(self.folder / "tokenizer", fields.vocab_size)
+        if flaw is not None:
+            yield flaw
+
+    def _vae_flaws(self) -> Iterator[str]:
+        part = self.folder / "vae"
+        fields = fields_of(part, VaeFields)
+        if sum(fields.temperal_downsample) != 2:
+            yield f"{part / CONFIG}: temperal_downsample is {list(fields.temperal_downsample)}; Wan's halves time twice"
+        yield from self._misfit("vae", shapes_of(part), vae_shapes(fields))
+
+    def _pipeline_flaws(self) -> Iterable[str]:
+        # Both raise what is wrong.
+        self.shift(), self.classes()
+        return ()
+
+    def _misfit(self, part: str, found: Mapping[str, Sequence[int]], wanted: Shapes) -> Iterator[str]:
+        why = misfit(found, wanted)
+        if why is not None:
+            yield f"the weights in {self.folder / part} do not fit its {CONFIG}: {why}"
 
     def contradiction(self, keys: Collection[str]) -> str | None:
         """Where the configuration and the `keys` of the weights say different things of what the model is; else None.
 
         The released class leaves parameters out with a warning only; what is left would be another model.
         """
-        config, kind = self.config("transformer"), self.kind
-        released = config.get("_class_name") == FIRST_RELEASE
-        delta = config.get("deltatime_type", "r")
+        fields, kind = self.transformer, self.kind
+        released, delta = fields.class_name == FIRST_RELEASE, fields.deltatime_type
         if kind != "wan" and delta not in ("r", "t-r"):
-            return f"{self.folder / 'transformer' / 'config.json'}: deltatime_type is {delta!r}; it is 'r' or 't-r'"
-        where = f"{self.folder / 'transformer' / 'config.json'} says"
+            return f"{self._config}: deltatime_type is {delta!r}; it is 'r' or 't-r'"
         for start, has, field in (
             (DELTA, kind != "wan", "init_flowmap_model"),
-            (FAR, kind == "far" or bool(config.get("init_far_model")), "init_far_model"),
+            (FAR, kind == "far" or fields.init_far_model, "init_far_model"),
         ):
             there = any(key.startswith(start) for key in keys)
             if there != has:
-                said = f"{field} = {str(has).lower()}" if released else f"_class_name = {config.get('_class_name')}"
+                said = f"{field} = {str(has).lower()}" if released else f"_class_name = {fields.class_name}"
                 gate = ", with gate_value and deltatime_type as in training" if field == "init_flowmap_model" else ""
                 way = f"set {field} = true{gate}" if released and there else "fetch or export them again"
-                return f"{where} {said}, and the weights have {'' if there else 'no '}{start}*; {way}"
-        if released and config.get("init_far_model") and kind == "wan":
-            return f"{where} init_far_model without init_flowmap_model: no backbone here is causal with one time"
+                return f"{self._config} says {said}, and the weights have {'' if there else 'no '}{start}*; {way}"
+        if released and kind != "wan" and "gate_value" not in fields.model_fields_set:
+            # That class takes 0 then, which gives the second time no part at all.
+            return f"{self._config}: gate_value is missing; set it as in training (AnyFlow has 0.25)"
+        if released and fields.init_far_model and kind == "wan":
+            why = "init_far_model without init_flowmap_model: no backbone here is causal with one time"
+            return f"{self._config} says {why}"
         return None
 
     def keys(self) -> list[str]:
         """The names of the transformer's parameters; no weights are read."""
-        return [key for file in self.files("transformer") for key in header(file)]
+        return list(shapes_of(self.folder / "transformer"))
 
     def is_image_model(self) -> bool:
         """Whether it is Wan's separate image-to-video model, with more channels or an image encoder."""
-        found = self.config("transformer")
-        more = found.get("in_channels") != (found.get("out_channels") or found.get("in_channels"))
-        return bool(found.get("image_dim") or found.get("added_kv_proj_dim") or more)
+        found = self.transformer
+        more = found.in_channels != (found.out_channels or found.in_channels)
+        return bool(found.image_dim or found.added_kv_proj_dim or more)
 
     def shift(self) -> float | None:
         """The shift of the grid that the scheduler's configuration names; None if it names none."""
         if not (self.folder / _SCHEDULER).is_file():
             return None
-        found = _json(self.folder / _SCHEDULER)
+        found = read_json(self.folder / _SCHEDULER)
         value = found.get("shift", found.get("flow_shift"))
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_SHIFT:
             raise FlowmapError(f"{self.folder / _SCHEDULER}: its shift is {value!r}; it must be a number above 0")
         return float(value)
 
+    def classes(self) -> dict[str, list[str]]:
+        """Which library and class model_index.json names for the encoders' parts; raises FlowmapError if it cannot."""
+        if not (self.folder / _INDEX).is_file():
+            return dict(_CLASSES)
+        found = read_json(self.folder / _INDEX)
+        for part in _CLASSES:
+            named = found.get(part, _CLASSES[part])
+            if not (isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)):
+                raise FlowmapError(f"{self.folder / _INDEX}: {part} is {named!r}; it is a library and a class")
+        return {part: found.get(part, named) for part, named in _CLASSES.items()}
+
     def everything(self) -> tuple[Path, ...]:
         """The files that decide what is computed: configurations and weights of all parts."""
-        parts = ("transformer", "text_encoder", "vae")
-        return tuple(f for p in parts for f in (self.folder / p / "config.json", *self.files(p)))
+        return tuple(f for p in PARTS for f in (self.folder / p / CONFIG, *self.files(p)))
+
+    def encoders(self) -> str:
+        """A short name for what text encoder, tokenizer and VAE are, however their files are divided."""
+        text = fields_of(self.folder / "text_encoder", TextEncoderFields)
+        vae = fields_of(self.folder / "vae", VaeFields)
+        words = [f for f in (VOCABULARY, PIECES) if (self.folder / "tokenizer" / f).is_file()][:1]
+        tokenizer = fingerprint(self.folder / "tokenizer" / name for name in words)
+        files = [*self.files("text_encoder"), *self.files("vae")]
+        return of_tensors(files, f"{text!r} {vae!r} {tokenizer}")
+
+    def precision(self, part: str) -> str:
+        """The precision in which the most parameters of `part` are stored, as torch calls it."""
+        sizes: Counter[str] = Counter()
+        for file in self.files(part):
+            for tensor in header(file).values():
+                sizes[tensor["dtype"]] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+        return _TORCH[sizes.most_common(1)[0][0]]
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of `part`: transformer, vae, text_encoder."""
-        return _json(self.folder / part / "config.json")
+        """The configuration of `part`: transformer, vae, text_encoder, as it stands."""
+        return read_json(self.folder / part / CONFIG)
 
     def files(self, part: str) -> list[Path]:
-        """The safetensors files of `part`; raises FlowmapError naming the first that is missing."""
-        missing = list(_missing_weights(self.folder / part))
-        if missing:
-            raise FlowmapError(f"{self.folder} is not complete: {missing[0]} is missing{how_to_get(str(self.folder))}")
-        return _weight_files(self.folder / part)
+        """The safetensors files of `part`; raises FlowmapError naming the first file that is missing."""
+        gone = next(absent(self.folder / part), None)
+        if gone is not None:
+            raise FlowmapError(f"{self.folder} is not complete: {gone} is missing{how_to_get(str(self.folder))}")
+        return weight_files(self.folder / part)
 
     def licence(self) -> str:
         """What the model card of the base says; Wan2.1's own licence for a plain Wan checkpoint without a card."""
         card = self.folder / "README.md"
-        found = re.search(r"^license:\s*(\S+)", card.read_text("utf-8"), re.MULTILINE) if card.is_file() else None
+        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+        found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
         return found[1] if found else ("apache-2.0" if self.kind == "wan" else "unknown")
+
+
+def text_precision(device: str) -> Literal["bfloat16", "float32"]:
+    """The precision in which prompts are read on a kind of device (cpu, cuda)."""
+    return "bfloat16" if device == "cuda" else "float32"
 
 
 def claimed(weights: str) -> Kind | None:
@@ -150,32 +282,33 @@ def claimed(weights: str) -> Kind | None:
     folder = find(weights)
     if folder is not None and (folder / RUN_LOCK).is_file():
         return None
-    if folder is not None and (folder / "transformer" / "config.json").is_file():
-        name = _json(folder / "transformer" / "config.json").get("_class_name")
-        return Checkpoint(folder).kind if name in (*_KINDS, FIRST_RELEASE) else None
-    if folder is not None and (folder / "model_index.json").is_file():
-        return _PIPELINES.get(str(_json(folder / "model_index.json").get("_class_name")))
+    if folder is not None and (folder / "transformer" / CONFIG).is_file():
+        name = read_json(folder / "transformer" / CONFIG).get("_class_name")
+        if isinstance(name, str):
+            return Checkpoint(folder).kind if name in (*_KINDS, FIRST_RELEASE) else None
+        # Damaged, and what of it is Wan's to say if anything else says that it is Wan.
+    if folder is not None and (folder / _INDEX).is_file():
+        return _PIPELINES.get(str(read_json(folder / _INDEX).get("_class_name")))
     name = Path(weights).name
-    if name not in _KNOWN:
+    if name not in KNOWN:
         return None
     return "far" if "-FAR-" in name else "anyflow" if name.startswith("AnyFlow") else "wan"
 
 
-def hub_id(weights: str) -> str | None:
-    """The hub's name of `weights`, if it has one that we know."""
-    if is_hub_id(weights):
-        return weights
-    owner = _KNOWN.get(Path(weights).name)
-    return f"{owner}/{Path(weights).name}" if owner else None
-
-
 def open_checkpoint(weights: str) -> Checkpoint:
-    """The complete checkpoint called `weights`; raises FlowmapError with all that is missing, and how to get it."""
+    """The complete checkpoint called `weights`, with no flaw that can be told without reading it whole.
+
+    Raises FlowmapError with all that is missing, or the first flaw, and how to get it.
+    """
     problems = list(missing(weights))
     folder = find(weights)
     if problems or folder is None:
         raise FlowmapError("\n".join(problems))
-    return Checkpoint(folder)
+    checkpoint = Checkpoint(folder)
+    flaw = checkpoint.flaw(weights)
+    if flaw is not None:
+        raise FlowmapError(flaw)
+    return checkpoint
 
 
 def missing(weights: str) -> Iterator[str]:
@@ -186,68 +319,7 @@ def missing(weights: str) -> Iterator[str]:
         return
     if (folder / RUN_LOCK).is_file():
         return
-    gone = []
-    for part in ("transformer", "text_encoder", "vae"):
-        if not (folder / part / "config.json").is_file():
-            gone.append(f"{part}/config.json")
-        gone += [str(path.relative_to(folder)) for path in _missing_weights(folder / part)]
-    if not (folder / "tokenizer").is_dir() or not any((folder / "tokenizer").iterdir()):
-        gone.append("tokenizer/")
+    gone = [name for part in PARTS for name in absent(folder / part)]
+    gone += absent_tokenizer(folder / "tokenizer")
     if gone:
         yield f"the weights in {folder} are not complete; missing: {', '.join(gone)}{how_to_get(weights)}"
-
-
-def _missing_weights(part: Path) -> Iterator[Path]:
-    """The weight files that `part` should have and has not."""
-    index = _index(part)
-    if index is not None:
-        for name in sorted(set(_json(index)["weight_map"].values())):
-            if not (part / name).is_file():
-                yield part / name
-    elif not _weight_files(part):
-        yield part / _WEIGHTS[part.name == "text_encoder"]
-
-
-def _index(part: Path) -> Path | None:
-    found = (part / f"{name}.index.json" for name in _WEIGHTS)
-    return next((path for path in found if path.is_file()), None)
-
-
-def _weight_files(part: Path) -> list[Path]:
-    """The weights of `part`, and no variant of them that may lie beside."""
-    index = _index(part)
-    if index is not None:
-        return [part / name for name in sorted(set(_json(index)["weight_map"].values()))]
-    return [part / name for name in _WEIGHTS if (part / name).is_file()][:1]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FlowmapError(f"{path} is missing{how_to_get(str(path.parents[1]))}") from None
-    except ValueError as error:
-        raise FlowmapError(f"{path} is not JSON: {error}; fetch it again") from None
-    if not isinstance(read, dict):
-        raise FlowmapError(f"{path} is no table of settings; fetch it again")
-    return read
-
-
-def how_to_get(weights: str) -> str:
-    """The command that fetches `weights`, if it is a name we know."""
-    name = Path(weights).name
-    owner = _KNOWN.get(name)
-    if Path(weights).parts[:-1] == (owner,):
-        return (
-            f".\n  Get them: hf download {owner}/{name}   (into that cache; or add --local-dir FOLDER, "
-            "and name the folder here)"
-        )
-    if owner:
-        return f".\n  Get them: hf download {owner}/{name} --local-dir {weights}"
-    if is_hub_id(weights):
-        return f".\n  Get them, if that is a hub id: hf download {weights}"
-    return (
-        ".\n  A folder that diffusers wrote has transformer/, text_encoder/, tokenizer/ and vae/. "
-        f"Known: {', '.join(f'{owner}/{name}' for name, owner in _KNOWN.items())}; "
-        f"get one: hf download ID --local-dir {weights}"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -11,11 +11,14 @@ from typing import Any, final
 import ftfy
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from flowmap.errors import FlowmapError
-from flowmap_wan import null
-from flowmap_wan.checkpoint import Checkpoint
-from flowmap_wan.quiet import no_bars
+from flowmap_wan import null, reading
+from flowmap_wan.checkpoint import Checkpoint, text_precision
+
+_TOKENS_TOGETHER = 2048
+_MOST_PADDED = 1.25  # times the shortest prompt of a group, the longest one
 
 
 @final
@@ -33,65 +36,54 @@ class Codec:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self._checkpoint.folder / "tokenizer", local_files_only=True)
+        return reading.tokenizer(self._checkpoint)
 
     @cached_property
     def _text_encoder(self) -> Any:
-        from transformers import UMT5EncoderModel
-
-        return self._read(UMT5EncoderModel, "text_encoder", self._precision)
+        return reading.text_encoder(self._checkpoint, self._precision).to(self.device)
 
     @cached_property
     def vae(self) -> Any:
         """The Wan VAE, in float32, without gradient."""
-        from diffusers import AutoencoderKLWan
-
-        return self._read(AutoencoderKLWan, "vae", torch.float32)
+        return reading.vae(self._checkpoint, torch.float32).to(self.device)
 
     @property
     def _precision(self) -> torch.dtype:
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
-
-    def _read(self, kind: Any, part: str, precision: torch.dtype) -> Any:
-        self._checkpoint.files(part)
-        try:
-            with no_bars():
-                model = kind.from_pretrained(
-                    self._checkpoint.folder, subfolder=part, torch_dtype=precision, local_files_only=True
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise FlowmapError(f"{self._checkpoint.folder / part} cannot be read: {error}") from None
-        return model.to(self.device).eval().requires_grad_(False)
+        return getattr(torch, text_precision(self.device.type))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings `[B, L, D]` of prompts, zero beyond each prompt's tokens (as Wan2.1 was trained); on the CPU."""
+        """Embeddings `[B, L, D]` of prompts, zero beyond each prompt's tokens (as Wan2.1 was trained); on the CPU.
+
+        Only the tokens that there are go through the encoder, prompts of about the same length together: it takes no
+        notice of what is masked, so that the numbers are those of L padded tokens up to rounding.
+        """
         encoder = self._text_encoder
-        parts = []
-        for prompt in prompts:
-            tokens = self._tokenizer(
-                [_clean(prompt)],
-                padding="max_length",
-                max_length=self._length,
-                truncation=True,
-                add_special_tokens=True,
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            mask = tokens.attention_mask.to(self.device)
-            states = encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
-            parts.append((states * mask[..., None]).float().cpu())
-        return torch.cat(parts)
+        words = list(dict.fromkeys(_clean(prompt) for prompt in prompts))
+        if not words:
+            return torch.zeros(0, self._length, encoder.config.d_model)
+        found = self._tokenizer(words, max_length=self._length, truncation=True, add_special_tokens=True)
+        tokens: list[list[int]] = found.input_ids
+        embedded = dict.fromkeys(words, torch.zeros(self._length, encoder.config.d_model))
+        for group in _groups([len(row) for row in tokens]):
+            longest = max(len(tokens[index]) for index in group)
+            mask = torch.tensor([[n < len(tokens[i]) for n in range(longest)] for i in group]).long()
+            ids = torch.tensor([tokens[i] + [0] * (longest - len(tokens[i])) for i in group])
+            states = encoder(ids.to(self.device), mask.to(self.device)).last_hidden_state.float().cpu()
+            states = pad(states * mask[..., None], (0, 0, 0, self._length - longest))
+            embedded |= {words[i]: row for i, row in zip(group, states, strict=True)}
+        return torch.stack([embedded[_clean(prompt)] for prompt in prompts])
 
     @cached_property
     def null(self) -> Tensor:
         """The embedding `[L, D]` of the null condition of guidance: the negative prompt's, unless a file has it."""
         if self._null_file is None:
-            return self.text([self._negative])[0]
-        embedding: Tensor = null.read(Path(self._null_file), self._length)
-        return embedding
+            embedding = self.text([self._negative])[0]
+            if not bool(embedding.isfinite().all()):
+                raise FlowmapError(f"{self._checkpoint.folder}: its embedding of the negative prompt is not finite")
+            return embedding
+        read: Tensor = null.read(Path(self._null_file), self._length)
+        return read
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
@@ -120,6 +112,21 @@ class Codec:
             for values in (config.latents_mean, config.latents_std)
         )
         return mean, deviation
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The places of prompts of about the same length, several at a time; empty ones are in none."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        length = lengths[place]
+        full = (len(group) + 1) * length > _TOKENS_TOGETHER
+        if group and (full or length > _MOST_PADDED * lengths[group[0]]):
+            yield group
+            group = []
+        if length:
+            group.append(place)
+    if group:
+        yield group
 
 
 def _clean(prompt: str) -> str:

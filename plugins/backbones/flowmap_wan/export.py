@@ -5,27 +5,41 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import FlowMapEulerDiscreteScheduler
+import torch
+from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
+from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 from safetensors.torch import save_file
+from torch import Tensor
 
+from flowmap.configs import NetworkKind
 from flowmap.errors import FlowmapError
+from flowmap.phases import phase
 from flowmap_wan import FarWan21Config
-from flowmap_wan.adapters import merged_state, parameters_of
-from flowmap_wan.checkpoint import FIRST_RELEASE, Checkpoint
+from flowmap_wan.adapters import merged as weights_of
+from flowmap_wan.adapters import parameters_of
+from flowmap_wan.checkpoint import DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
 from flowmap_wan.quiet import no_bars
-from flowmap_wan.transformer import WanConfig, from_state
+from flowmap_wan.transformer import WanConfig, shell, stored
+from flowmap_wan.writing import write_model
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
 _RELEASED_SCHEDULER = ("far.schedulers.scheduling_flowmap_euler_discrete", "FlowMapDiscreteScheduler")
 _RELEASED_PIPELINES = {
     False: ("far.pipelines.pipeline_wan_anyflow", "WanAnyFlowPipeline"),
     True: ("far.pipelines.pipeline_far_wan_anyflow", "FARWanAnyFlowPipeline"),
+}
+_PIPELINES: Mapping[type[Any], str] = {
+    WanTransformer3DModel: "WanPipeline",
+    AnyFlowTransformer3DModel: "AnyFlowPipeline",
+    AnyFlowFARTransformer3DModel: "AnyFlowFARPipeline",
 }
 # Those of the released class's arguments that ours has too.
 _RELEASED_KEYS = (
@@ -57,56 +71,105 @@ def write_pipeline(
     form: str,
     merged: bool,
     shift: float,
+    kind: NetworkKind,
 ) -> str:
     """Write `transformer` under `adapter`, and the encoders of `source`, into `folder`; returns how to load them.
 
-    `form` is `diffusers` or `released` (the classes of NVlabs/AnyFlow). Adapters are merged into the weights, or
-    written beside the base in the form of diffusers' LoRA files (the patches of compressed frames, which are trained
-    whole, are always in the weights).
+    `form` is `diffusers` or `released` (the classes of NVlabs/AnyFlow). A flow map becomes an AnyFlow model, a velocity
+    the plain Wan model that it is. Adapters are merged into the weights, or written beside the base in the form of
+    diffusers' LoRA files (the patches of compressed frames, which are trained whole, are always in the weights).
+    Raises FlowmapError for a velocity that plain Wan is not, and for a form that cannot be.
     """
-    causal = config.type == "far_wan21"
     apart = adapter is not None and not merged
     if apart and form == "released":
         raise FlowmapError("--keep-lora: AnyFlow's released classes take whole weights only; leave it out")
-    state = merged_state(transformer, None if apart else adapter)
+    if kind == "velocity" and form == "released":
+        raise FlowmapError(
+            "--format released: AnyFlow's own classes are flow maps, and this stage trains a velocity; leave it out"
+        )
+    makes = weights_of(transformer, None if apart else adapter)
     if apart:
-        state |= {k: v for k, v in merged_state(transformer, adapter).items() if k.startswith("far_patch_embedding.")}
-    # From a fresh model: the trained one has wrappers around its layers, and hooks of whoever trained it.
-    state = {key: value.detach().clone() for key, value in state.items()}
-    plain = from_state(config, dict(transformer.config), state, "the trained transformer")
-    with no_bars():
-        plain.save_pretrained(folder / "transformer")
+        makes |= {k: make for k, make in weights_of(transformer, adapter).items() if k.startswith(FAR)}
+    if kind == "velocity":
+        makes = _of_one_time(makes)
+    plain = shell(config, transformer.config, single_time=kind == "velocity")
+    write_model(plain, makes, partial(stored, config), folder / "transformer")
+    about = _precision_of(config)
     if form == "released":
-        return _as_released(config, plain, source, folder, shift)
-    name = type(plain).__name__
-    loads = [f'transformer = diffusers.{name}.from_pretrained("FOLDER/transformer")']
+        return _as_released(config, plain, source, folder, shift, about)
+    about.insert(1, "# dtype is called torch_dtype in diffusers before 0.42")
+    name, pipeline = type(plain).__name__, _PIPELINES[type(plain)]
+    loads = [*about, f'transformer = diffusers.{name}.from_pretrained("FOLDER/transformer", {_dtype(config)})']
     if source is not None:
         _copy_encoders(source, folder)
-        FlowMapEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
-        pipeline = "AnyFlowFARPipeline" if causal else "AnyFlowPipeline"
-        _write_index(
-            source, folder, pipeline, ["diffusers", name], ["diffusers", FlowMapEulerDiscreteScheduler.__name__]
-        )
-        loads = [f'pipe = diffusers.{pipeline}.from_pretrained("FOLDER")', "transformer = pipe.transformer"]
+        scheduler = _scheduler(kind, shift)
+        with no_bars():
+            scheduler.save_pretrained(folder / "scheduler")
+        _write_index(source, folder, pipeline, ["diffusers", name], ["diffusers", type(scheduler).__name__])
+        loads = [
+            *about,
+            f'pipe = diffusers.{pipeline}.from_pretrained("FOLDER", {_dtype(config, source)})',
+            "transformer = pipe.transformer",
+        ]
     if apart:
         assert adapter is not None
-        weights = {k: v.detach().cpu().contiguous() for k, v in parameters_of(transformer, adapter).items()}
-        weights = {k: v for k, v in weights.items() if "lora_" in k}
-        (folder / "lora").mkdir()
-        assert config.lora is not None
-        # Without this diffusers takes alpha to be the rank.
-        about = {
-            "r": config.lora.rank,
-            "lora_alpha": config.lora.alpha,
-            "target_modules": sorted({key.split(".lora_")[0] for key in weights}),
-        }
-        metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(about)}
-        save_file(weights, folder / "lora" / LORA, metadata=metadata)
-        loads.append(f'transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)')
+        loads.append(_write_lora(config, transformer, adapter, folder / "lora"))
     return "\n".join(loads)
 
 
-def _as_released(config: WanConfig, plain: Any, source: Checkpoint | None, folder: Path, shift: float) -> str:
+def _of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
+    """Plain Wan's weights among those of a two-time network, which at r = t must be plain Wan."""
+    for key in makes:
+        if key.startswith(DELTA) and not torch.equal(makes[key](), makes[key.replace(DELTA, TIME)]()):
+            raise FlowmapError(
+                "this stage trains a velocity whose two embedders of time differ (its base is AnyFlow's, or it trains "
+                "every weight, without backbone.lora): it is neither an any-step model nor one that plain Wan's class "
+                "computes, so there is no form of it that others load; export a stage that trains a flow map"
+            )
+    return {key: make for key, make in makes.items() if not key.startswith((DELTA, FAR))}
+
+
+def _scheduler(kind: NetworkKind, shift: float) -> Any:
+    """What walks along the grid: the flow map's own steps, or Wan's UniPC."""
+    if kind == "flow_map":
+        return FlowMapEulerDiscreteScheduler(shift=shift)
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+
+
+def _write_lora(config: WanConfig, transformer: Any, adapter: str, folder: Path) -> str:
+    """Write the adapter as diffusers' LoRA files; returns how to load it."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in parameters_of(transformer, adapter).items() if "lora_" in k}
+    folder.mkdir()
+    assert config.lora is not None
+    # Without this diffusers takes alpha to be the rank.
+    about = {
+        "r": config.lora.rank,
+        "lora_alpha": config.lora.alpha,
+        "target_modules": sorted({key.split(".lora_")[0] for key in weights}),
+    }
+    save_file(weights, folder / LORA, metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(about)})
+    return f'transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)'
+
+
+def _precision_of(config: WanConfig) -> list[str]:
+    """What precision the weights are written in, as the first lines of how to load them."""
+    rest = "" if config.base_precision == "float32" else "; its time embedders, norms and tables in float32"
+    return [f"# the transformer's weights are in {config.base_precision}{rest}", "import torch"]
+
+
+def _dtype(config: WanConfig, source: Checkpoint | None = None) -> str:
+    """The argument that has diffusers load each part as it is written; without, all of it becomes float32."""
+    found = {"transformer": config.base_precision}
+    if source is not None:
+        found |= {part: source.precision(part) for part in ("text_encoder", "vae")}
+    if len(set(found.values())) == 1:
+        return f"dtype=torch.{config.base_precision}"
+    return "dtype={" + ", ".join(f'"{part}": torch.{name}' for part, name in found.items()) + "}"
+
+
+def _as_released(
+    config: WanConfig, plain: Any, source: Checkpoint | None, folder: Path, shift: float, precision: list[str]
+) -> str:
     """Describe the weights of `plain`, whose names are the released class's too, as AnyFlow's pipelines do."""
     causal = config.type == "far_wan21"
     about = {key: plain.config[key] for key in _RELEASED_KEYS if key in plain.config}
@@ -120,13 +183,13 @@ def _as_released(config: WanConfig, plain: Any, source: Checkpoint | None, folde
         about["full_chunk_limit"] = config.full_chunks
         about["compressed_patch_size"] = list(config.compressed_patch_size)
     _write_json(folder / "transformer" / "config.json", FIRST_RELEASE, about)
-    loads = ["# with the code of https://github.com/NVlabs/AnyFlow on the path"]
+    loads = [*precision, "# with the code of https://github.com/NVlabs/AnyFlow on the path"]
     if source is None:
         return "\n".join(
             [
                 *loads,
                 f"from {_RELEASED_MODEL} import {FIRST_RELEASE}",
-                f'transformer = {FIRST_RELEASE}.from_pretrained("FOLDER/transformer")',
+                f'transformer = {FIRST_RELEASE}.from_pretrained("FOLDER/transformer", torch_{_dtype(config)})',
             ]
         )
     _copy_encoders(source, folder)
@@ -137,7 +200,7 @@ def _as_released(config: WanConfig, plain: Any, source: Checkpoint | None, folde
     _write_index(source, folder, pipeline, [_RELEASED_MODEL, FIRST_RELEASE], list(_RELEASED_SCHEDULER))
     loads += [
         f"from {module} import {pipeline}",
-        f'pipe = {pipeline}.from_pretrained("FOLDER")',
+        f'pipe = {pipeline}.from_pretrained("FOLDER", torch_{_dtype(config, source)})',
         "transformer = pipe.transformer",
     ]
     return "\n".join(loads)
@@ -146,7 +209,8 @@ def _as_released(config: WanConfig, plain: Any, source: Checkpoint | None, folde
 def _copy_encoders(source: Checkpoint, folder: Path) -> None:
     """Text encoder, tokenizer and VAE, linked where the file system can: they are large and never change."""
     for part in ("text_encoder", "tokenizer", "vae"):
-        shutil.copytree(source.folder / part, folder / part, copy_function=_link)
+        with phase(f"copying {part}"):
+            shutil.copytree(source.folder / part, folder / part, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
@@ -161,15 +225,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _write_index(source: Checkpoint, folder: Path, pipeline: str, transformer: list[str], scheduler: list[str]) -> None:
-    index_file = source.folder / "model_index.json"
-    known = json.loads(index_file.read_text()) if index_file.is_file() else {}
-    index = {
-        "scheduler": scheduler,
-        "text_encoder": known.get("text_encoder", ["transformers", "UMT5EncoderModel"]),
-        "tokenizer": known.get("tokenizer", ["transformers", "T5TokenizerFast"]),
-        "transformer": transformer,
-        "vae": known.get("vae", ["diffusers", "AutoencoderKLWan"]),
-    }
+    index = {"scheduler": scheduler, "transformer": transformer, **source.classes()}
     _write_json(folder / "model_index.json", pipeline, index)
 
 

@@ -36,5 +36,6 @@ def from_run(config: WanConfig, folder: Path) -> Any:
         own = stage_weights(last, last.stage.name, "ema")
     role = backbone.role("student", kind, own, base_draw(last.seed))
     transformer: Any = role.module.transformer
-    state = {k: v.clone() for k, v in merged_state(transformer, "student" if there.lora else None).items()}
+    # No copies: the model that these are of is not kept.
+    state = merged_state(transformer, "student" if there.lora else None)
     return from_state(config, dict(transformer.config), state, f"the student of {folder}")

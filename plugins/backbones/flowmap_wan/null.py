@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flowmap.errors import FlowmapError
+from flowmap.hub import header
+
+_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_EXPONENT = 0x7F80
 
 
 def shape_of(path: Path) -> tuple[int, int]:
@@ -22,6 +27,21 @@ def shape_of(path: Path) -> tuple[int, int]:
     if len(shape) != 2 or 0 in shape:
         raise FlowmapError(f"{path}: its tensor is {shape}, and one embedding is [tokens, dimensions]")
     return shape[0], shape[1]
+
+
+def finite(path: Path) -> bool:
+    """Whether all numbers in `path` are finite in float32, known without torch; `shape_of` has taken the file."""
+    (tensor,) = header(path).values()
+    kind = _KINDS.get(tensor["dtype"])
+    if kind is None:
+        raise FlowmapError(f"{path}: its tensor is of {tensor['dtype']}; an embedding is of {', '.join(_KINDS)}")
+    content = path.read_bytes()
+    numbers = np.frombuffer(content, kind, offset=len(content) - tensor["data_offsets"][1])
+    if tensor["dtype"] == "BF16":
+        # numpy has no such numbers: those with all bits of the exponent set are not finite.
+        return bool(((numbers & _EXPONENT) != _EXPONENT).all())
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(numbers.astype("<f4")).all())
 
 
 def read(path: Path, length: int) -> Any:

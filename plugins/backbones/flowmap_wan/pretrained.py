@@ -10,7 +10,9 @@ from flowmap.configs import Pretrained, SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.hub import RUN_LOCK, find
 from flowmap.outside import run_stage
-from flowmap_wan.checkpoint import IMAGE_MODEL, Checkpoint, claimed, how_to_get, missing
+from flowmap.tables import sampling_shift
+from flowmap_wan.checkpoint import Checkpoint, claimed, missing
+from flowmap_wan.parts import CONFIG
 
 _HEIGHT, _WIDTH, _FPS = 480, 832, 16.0
 _FRAMES = 21  # in model space
@@ -47,20 +49,9 @@ def complete(weights: str) -> Checkpoint | None:
 
 
 def problem(weights: str) -> str | None:
-    """Why the checkpoint `weights`, which is here, cannot be read, as far as its configuration and headers tell."""
+    """Why the checkpoint `weights`, which is here, cannot be read, as far as configurations and headers tell."""
     checkpoint = complete(weights)
-    if checkpoint is None:
-        return None
-    try:
-        if checkpoint.is_image_model():
-            return f"{checkpoint.folder} {IMAGE_MODEL}"
-        checkpoint.kind  # noqa: B018  raises for models of others
-    except FlowmapError as error:
-        return str(error)
-    try:
-        return checkpoint.contradiction(checkpoint.keys())
-    except FlowmapError as error:
-        return f"{error}{how_to_get(weights)}"
+    return None if checkpoint is None else checkpoint.flaw(weights)
 
 
 def far_fields(weights: str) -> dict[str, Any] | None:
@@ -68,13 +59,15 @@ def far_fields(weights: str) -> dict[str, Any] | None:
     if claimed(weights) != "far":
         return None
     folder = find(weights)
-    config = Checkpoint(folder).config("transformer") if folder and (folder / "transformer").is_dir() else {}
-    told = {
-        "chunks": config.get("chunk_partition"),
-        "full_chunks": config.get("full_chunk_limit"),
-        "compressed_patch_size": config.get("compressed_patch_size"),
+    if folder is None or not (folder / "transformer" / CONFIG).is_file():
+        return {"weights": weights}
+    told = Checkpoint(folder).transformer
+    fields = {
+        "chunks": told.chunk_partition,
+        "full_chunks": told.full_chunk_limit,
+        "compressed_patch_size": told.compressed_patch_size,
     }
-    return {"weights": weights, **{name: value for name, value in told.items() if value is not None}}
+    return {"weights": weights, **{name: value for name, value in fields.items() if value is not None}}
 
 
 def _of_run(folder: Path) -> Pretrained:
@@ -85,5 +78,5 @@ def _of_run(folder: Path) -> Pretrained:
     manifest = home / last.name / "checkpoints" / f"step-{last.steps:06d}" / "manifest.json"
     if not manifest.is_file():
         raise FlowmapError(f"the base weights are those of the run {folder}, whose stage '{last.name}' is not finished")
-    student, shift = last.objective.roles()["student"], lock.evaluation.shift if lock.evaluation else None
+    student, shift = last.objective.roles()["student"], sampling_shift(last, lock.evaluation)
     return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift)

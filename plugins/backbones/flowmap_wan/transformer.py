@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowmap.errors import FlowmapError
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
-from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, Checkpoint, how_to_get
+from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, TIME, Checkpoint
+from flowmap_wan.layout import misfit
+from flowmap_wan.reading import tensors
 
 WanConfig = Wan21Config | FarWan21Config
 
@@ -33,7 +34,9 @@ _SHARED = (
     "eps",
     "rope_max_seq_len",
 )
-_TIME = "condition_embedder.time_embedder."
+# What the classes of diffusers keep in float32 (`_keep_in_fp32_modules` of 0.42), and the embedder of r, which they
+# leave out, and then round its times.
+_EXACT = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "delta_embedder")
 
 
 def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
@@ -41,30 +44,22 @@ def from_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Any:
 
     Raises FlowmapError if a parameter is missing, left over or misshapen.
     """
-    kind, found = checkpoint.kind, checkpoint.config("transformer")
+    kind, found = checkpoint.kind, checkpoint.transformer
     if checkpoint.is_image_model():
         raise FlowmapError(f"{checkpoint.folder} {IMAGE_MODEL}")
     causal = isinstance(config, FarWan21Config)
     if kind == "far" and not causal:
         raise FlowmapError(f"{checkpoint.folder} is a causal checkpoint; use backbone type 'far_wan21'")
-    limit = found.get("full_chunk_limit")
+    limit = found.full_chunk_limit
     if kind == "far" and isinstance(config, FarWan21Config) and limit is not None and limit != config.full_chunks:
         raise FlowmapError(
             f"{checkpoint.folder} was trained with {limit} chunks at full resolution, and backbone.full_chunks is "
             f"{config.full_chunks}; set it to {limit}"
         )
-    architecture = {key: found[key] for key in _SHARED if key in found}
-    if kind != "wan":
-        architecture |= {key: found[key] for key in ("gate_value", "deltatime_type") if key in found}
-    else:
-        architecture["gate_value"] = config.gate
-    state: dict[str, Tensor] = {}
-    for file in checkpoint.files("transformer"):
-        try:
-            state |= load_file(file)
-        except SafetensorError as error:
-            why = f"{file} cannot be read: {error}; it is damaged or was fetched in part{how_to_get(config.weights)}"
-            raise FlowmapError(why) from None
+    architecture = found.model_dump(include={*_SHARED, "gate_value", "deltatime_type"})
+    if kind == "wan":
+        architecture |= {"gate_value": config.gate, "deltatime_type": "r"}
+    state = tensors(checkpoint, "transformer", config.weights)
     contradiction = checkpoint.contradiction(state.keys())
     if contradiction is not None:
         raise FlowmapError(contradiction)
@@ -107,29 +102,40 @@ def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
 def _filled(config: WanConfig, architecture: Mapping[str, Any], state: dict[str, Tensor], what: str) -> Any:
     with torch.device("meta"):
         model = _new(config, architecture)
-    wanted = {key: value.shape for key, value in model.state_dict().items()}
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     if not any(key.startswith(DELTA) for key in state):
         # With r in the place of t this makes r = t exactly the single-time model.
         # A copy: full training updates both.
-        state |= {key.replace(_TIME, DELTA): value.clone() for key, value in state.items() if key.startswith(_TIME)}
+        state |= {key.replace(TIME, DELTA): value.clone() for key, value in state.items() if key.startswith(TIME)}
     if FAR + "weight" in wanted and FAR + "weight" not in state and "patch_embedding.weight" in state:
         state |= _compressed(state["patch_embedding.weight"], state["patch_embedding.bias"], wanted[FAR + "weight"])
-    odd = sorted(wanted.keys() ^ state.keys())
-    odd += [key for key in wanted.keys() & state.keys() if wanted[key] != state[key].shape]
-    if odd:
-        name = type(model).__name__
-        raise FlowmapError(f"{what} does not fit a {name}: {len(odd)} parameters differ, first {odd[0]}")
-    precision = getattr(torch, config.base_precision)
-    # diffusers leaves the embedder of r out, which then rounds its times.
-    exact = (*model._keep_in_fp32_modules, "delta_embedder")
-    state = {k: v.to(torch.float32 if any(e in k for e in exact) else precision) for k, v in state.items()}
+    odd = misfit({key: tuple(value.shape) for key, value in state.items()}, wanted)
+    if odd is not None:
+        raise FlowmapError(f"{what} does not fit a {type(model).__name__}: {odd}")
+    state = {key: value.to(stored(config, key)) for key, value in state.items()}
     model.load_state_dict(state, strict=True, assign=True)
     # The gate is a buffer that checkpoints do not hold.
     model.condition_embedder.delta_emb_gate = torch.tensor([model.config.gate_value], dtype=torch.float32)
     return model
 
 
-def _compressed(weight: Tensor, bias: Tensor, shape: torch.Size) -> dict[str, Tensor]:
+def stored(config: WanConfig, key: str) -> torch.dtype:
+    """The precision in which the base weight called `key` is held, and exported."""
+    precision: torch.dtype = getattr(torch, config.base_precision)
+    return torch.float32 if any(part in key for part in _EXACT) else precision
+
+
+def shell(config: WanConfig, architecture: Mapping[str, Any], single_time: bool) -> Any:
+    """A transformer of `architecture` without weights, two-time or (`single_time`) plain Wan's own."""
+    kept = {key: architecture[key] for key in _SHARED if key in architecture}
+    with torch.device("meta"):
+        if single_time:
+            return WanTransformer3DModel(**kept)
+        times = {key: architecture[key] for key in ("gate_value", "deltatime_type") if key in architecture}
+        return _new(config, kept | times)
+
+
+def _compressed(weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> dict[str, Tensor]:
     """Patches of compressed frames from those of full ones, by trilinear interpolation (FAR)."""
     flat = weight.float().reshape(-1, 1, *weight.shape[2:])
     larger = F.interpolate(flat, size=shape[2:], mode="trilinear", align_corners=False)

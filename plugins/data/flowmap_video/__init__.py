@@ -16,6 +16,7 @@ from flowmap_video.places import is_tar, named, nothing_at, why_not
 if TYPE_CHECKING:
     from flowmap.interfaces import Archive
 
+_ENCODED = "encoded.json"  # flowmap_video.encoded.ENCODED; that module imports torch
 _TINY = 32
 _SHOWN = 3  # of what is left out; the run names all of it
 
@@ -73,6 +74,11 @@ class VideoShardsConfig(ArchiveConfig):
     def passed_over(self) -> list[tuple[Path, str]]:
         """What `path` names and is not read although it should be a tar, and why."""
         return [(path, why) for path in named(self.path) if (why := why_not(path))]
+
+    def encoded_in(self) -> Path | None:
+        """The folder with the file that says what encoded shards have in common."""
+        found = (tar.parent for tar in self.shards() if (tar.parent / _ENCODED).exists())
+        return next(found, None)
 
     def no_shards(self) -> str:
         """What was looked for, where, and how to get it."""
