@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,8 @@ from rich.table import Table
 from flowmap import __version__, cli_runs
 from flowmap.commands import process
 from flowmap.errors import FlowmapError
+from flowmap.terminal import prepare, settle_launcher
+from flowmap.texts import home_in
 
 app = typer.Typer(
     name="flowmap",
@@ -33,7 +34,11 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.")]
+RecipePath = Annotated[
+    Path,
+    typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.", callback=cli_runs.at_home),
+]
+Runs = Annotated[Path, typer.Option(help="Where the folders of runs are.", callback=cli_runs.at_home)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,7 +72,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
     ] = False,
-    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Try every code path in minutes, with a tiny twin of model and data.")
     ] = False,
@@ -105,7 +110,12 @@ def run(
 @app.command()
 def compare(
     specification: Annotated[
-        list[Path], typer.Argument(metavar="SPEC", help="A specification, or several recipes to compare as they are.")
+        list[Path],
+        typer.Argument(
+            metavar="SPEC",
+            help="A specification, or several recipes to compare as they are.",
+            callback=lambda paths: [cli_runs.at_home(path) for path in paths],
+        ),
     ],
     overrides: Overrides = None,
     processes: Annotated[
@@ -115,7 +125,7 @@ def compare(
         bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
     ] = False,
     redo: Annotated[list[str] | None, typer.Option(help="Start over with this contestant only. Repeatable.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
 ) -> None:
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
     from flowmap.compare import compare as run_comparison
@@ -151,10 +161,18 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def encode(
     recipe: RecipePath,
-    raw: Annotated[str, typer.Option("--from", metavar="RAW", help="Where the raw data are: a folder or a pattern.")],
+    raw: Annotated[
+        str,
+        typer.Option("--from", metavar="RAW", help="Where the raw data are: a folder or a pattern.", callback=home_in),
+    ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where they go; the recipe's data.path if not given."),
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Where they go; the recipe's data.path if not given.",
+            callback=cli_runs.at_home,
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -197,10 +215,20 @@ def plan(
     overrides: Overrides = None,
     devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
     memory: Annotated[
-        float | None, typer.Option(min=0.001, help="GB of one device: refuse what cannot fit, warn where it is tight.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            callback=cli_runs.finite,
+            help="GB of one device: refuse what cannot fit, warn where it is tight.",
+        ),
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            callback=cli_runs.finite,
+            help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
@@ -219,6 +247,13 @@ def plan(
 
 def main() -> None:
     """Run the command; a FlowmapError is a message, not a traceback."""
+    terminal = prepare()
+    try:
+        settle_launcher()
+    except FlowmapError as error:
+        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.code)
+    code: object = 0
     try:
         app()
     except FlowmapError as error:
@@ -232,7 +267,9 @@ def main() -> None:
         who = f"process {index}: " if index else ""
         _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.code)
-    except BrokenPipeError:
-        # The reader of our output went away (`flowmap plugins | head`): not worth a word.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as stop:
+        code = stop.code
+    if not code and (why := terminal.lost()):
+        _err.print(f"[red]error:[/] not all of the output could be written: {escape(why)}", soft_wrap=True)
+        code = 1
+    sys.exit(code)
