@@ -99,7 +99,7 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def shaped(content: bytes, shape: type[M]) -> M:
-    """What a JSON text says, as `shape` has it; raises TextError, naming the field, if it is none or of another shape."""
+    """What a JSON text says, as `shape` has it; raises TextError, naming the field, if it is of another shape."""
     try:
         return shape.model_validate_json(content)
     except ValidationError as error:
