@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,12 @@ from pydantic import Field, ValidationError
 
 from flowmap.configs import NAME, AnyObjective, AnySampler, Config, Finding, Weights, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.explain import Source, explain, explain_syntax, validation_findings
+from flowmap.explain import Source, explain, validation_findings
 from flowmap.locate import Path as Place
 from flowmap.overrides import override
-from flowmap.recipe import Absent, Recipe, read, text_of
+from flowmap.recipe import Absent, Recipe, read, tables_of, text_of
 from flowmap.tables import EvaluationConfig
+from flowmap.texts import parse_toml
 
 SHARED = "shared"
 """The folder of what several contestants build on, so no contestant may be called so."""
@@ -128,10 +128,7 @@ def read_comparison(
     if len(paths) > 1:
         return _of_recipes(paths, overrides, absent)
     text = text_of(paths[0])
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FlowmapError(explain_syntax(error, str(paths[0]), text)) from None
+    raw = tables_of(paths[0], text)
     if "contestants" not in raw and ("stages" in raw or "evaluation" in raw):
         raise FlowmapError(f"{paths[0]}: is a recipe; give a specification with contestants, or several recipes")
     source = Source(str(paths[0]), text, raw)
@@ -148,8 +145,8 @@ def read_comparison(
 def is_comparison(path: Path) -> bool:
     """Whether the file at `path` looks like a specification of contestants."""
     try:
-        return "contestants" in tomllib.loads(text_of(path))
-    except tomllib.TOMLDecodeError:
+        return "contestants" in parse_toml(text_of(path))
+    except ValueError:  # it is no TOML, which will be said where it is read
         return False
 
 

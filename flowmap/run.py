@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
+from flowmap.texts import TextError, read_toml
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
@@ -216,11 +216,13 @@ def _write_lock(plan: StagePlan) -> None:
 
 
 def read_lock(path: Path) -> dict[str, Any]:
-    """The configuration in a stage's lock file."""
+    """The configuration in a lock file; raises FlowmapError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise FlowmapError(f"{path} cannot be read: {error}; move the stage's folder away", code=1) from None
+        return read_toml(path)
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}; move its folder away", code=1) from None
+    except TextError as error:
+        raise FlowmapError(f"{path} cannot be read: it {error}; move its folder away", code=1) from None
 
 
 class _StageLock(Config):
