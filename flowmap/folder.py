@@ -232,26 +232,39 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, without the last one if a kill has cut it off; none if there is no file.
+
+    Raises FlowmapError if the file cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
+
+
+def parsed(lines: Iterable[bytes], shape: type[BaseModel] | None = None) -> list[dict[str, Any]]:
+    """The JSON objects of `lines`, as `shape` has them; raises TextError, naming the line, for any other."""
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(_object(line) if shape is None else dict(shaped(line, shape)))
+        except TextError as error:
+            raise TextError(f"line {number}: damaged, {_shortened(str(error))}") from None
+    return found
+
+
 def read_lines(path: Path, shape: type[BaseModel] | None = None) -> list[dict[str, Any]]:
     """The JSON objects of a lines file, as `shape` has them; a last line cut off by a kill is left out.
 
     Raises FlowmapError, naming the line, if another one is no JSON object, or not of that shape.
     """
     try:
-        *whole, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(whole, start=1):
-        try:
-            found.append(_object(line) if shape is None else dict(shaped(line, shape)))
-        except TextError as error:
-            raise FlowmapError(
-                f"{path}, line {number}: damaged, {_shortened(str(error))}; delete the line", 1
-            ) from None
-    return found
+        return parsed(whole_lines(path), shape)
+    except TextError as error:
+        raise FlowmapError(f"{path}, {error}; delete the line", code=1) from None
 
 
 def _object(line: bytes) -> dict[str, Any]:

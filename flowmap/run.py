@@ -18,11 +18,13 @@ import tomli_w
 from pydantic import ValidationError
 
 from flowmap import __version__
-from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, verify
+from flowmap.checkpoint import clean, prune, restore, save, verify
 from flowmap.configs import AnyBackbone, AnyData, Config
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
+from flowmap.folder import StoppedError, append_line, sync, write_whole, writing
+from flowmap.journal import STEPS, Seal, begin
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
+from flowmap.manifest import Checkpoint, checkpoints
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
@@ -30,7 +32,6 @@ from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
 from flowmap.texts import TextError, read_toml
 
-STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
 _SHOWN = 8
 _AGAIN_SECONDS = 0.05
@@ -118,10 +119,17 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
         clean(plan.folder)
     processes.wait()
     found = _resume_point(plan)
+    if found is not None and processes.first:
+        # A kill may have come between the saving of the newest and the removal of the oldest.
+        prune(plan.folder, plan.recipe.checkpoints.keep)
     if found is not None and found.step >= plan.stage.steps:
         watcher.end(plan, f"finished before, {found.step} steps")
         return
-    _go_on(plan, processes, found, watcher, interruption)
+    try:
+        _go_on(plan, processes, found, watcher, interruption)
+    finally:
+        # The accelerator would hold the networks of all stages for the whole run.
+        processes.accelerator.free_memory()
     watcher.end(plan, f"{plan.stage.steps} steps")
 
 
@@ -133,23 +141,35 @@ def _go_on(
     if found is not None:
         restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
+    seal = Seal()
     if processes.first:
         _write_lock(plan)
         # Steps after the checkpoint are taken again: their lines would stand twice.
-        rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
+        seal, lost = begin(plan.folder, done)
+        if lost:
+            _log.warning(
+                "%s: %s says nothing of the first %d steps, and no report counts them",
+                plan.stage.name,
+                plan.folder / STEPS,
+                lost,
+            )
     watcher.begin(plan, done)
     with interruption.patience():
-        _steps(stage, done, found, watcher, interruption)
+        _steps(stage, done, found, watcher, interruption, seal)
 
 
-def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
+def _steps(
+    stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption, seal: Seal
+) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
     try:
-        with _tracking(plan, processes.first) as track, closing(run_stage(stage, done)) as records:
+        with _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
             for record in records:
                 if processes.first:
-                    append_line(plan.folder / STEPS, record.line())
+                    line = record.line()
+                    append_line(plan.folder / STEPS, line)
+                    seal.note(line)
                     for doubt in record.doubts:
                         _log.warning("%s, step %d: %s", plan.stage.name, record.step, doubt)
                 watcher.step(record)
@@ -161,7 +181,8 @@ def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, i
                         with writing(plan.folder / STEPS):
                             # What a checkpoint has behind it must survive whatever the checkpoint survives.
                             sync(plan.folder / STEPS)
-                    last = save(plan.folder, record.step, stage.optimizers, stage.roles, rhythm.keep, processes.first)
+                    state = (stage.optimizers, stage.roles, rhythm.keep, processes.first, seal.facts())
+                    last = save(plan.folder, record.step, *state)
                     processes.wait()
                     if stop:
                         name = signal.Signals(stop).name
@@ -265,8 +286,8 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], None]]:
-    """Open the recipe's trackers, if `wanted`; yields what sends them a record now and then."""
+def _tracking(plan: StagePlan, wanted: bool, done: int) -> Iterator[Callable[[StepRecord], None]]:
+    """Open the recipe's trackers, if `wanted`, after `done` steps; yields what sends them a record now and then."""
     trackers: list[accelerate.tracking.GeneralTracker] = []
 
     def track(record: StepRecord) -> None:
@@ -278,7 +299,9 @@ def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], 
     try:
         with writing(plan.folder):
             for name in plan.recipe.compute.trackers if wanted else ():
-                trackers.append(accelerate.tracking.LOGGER_TYPE_TO_CLASS[name](name, logging_dir=plan.folder))
+                kind = accelerate.tracking.LOGGER_TYPE_TO_CLASS[name]
+                # What was sent of steps that are taken again is hidden: they stand once.
+                trackers.append(kind(name, logging_dir=plan.folder, purge_step=done + 1))
                 trackers[-1].start()
         yield track
     finally:

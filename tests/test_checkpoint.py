@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flowmap import checkpoint
-from flowmap.checkpoint import Checkpoint, checkpoints, clean, read_weights, restore, save, verify
+from flowmap.checkpoint import clean, read_weights, restore, save, verify
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
+from flowmap.manifest import Checkpoint, checkpoints
 from flowmap.processes import Processes
 from flowmap.stage import Stage, open_stage
 from flowmap.tables import ComputeConfig

@@ -13,11 +13,12 @@ import torch
 
 from flowmap import contestant, evaluate
 from flowmap.catalogue import catalogue
-from flowmap.checkpoint import checkpoints, read_weights, save
+from flowmap.checkpoint import read_weights, save
 from flowmap.configs import NetworkKind, SamplerConfig
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Evidence, Sampler
+from flowmap.manifest import checkpoints
 from flowmap.plan import Plan
 from flowmap.processes import Processes
 from flowmap.shelf import SHELF

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
+from flowmap.manifest import checkpoints
 from flowmap.processes import Processes
 from flowmap.run import Interruption, train
 from flowmap.tables import ComputeConfig
