@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.markup import escape
 
@@ -27,11 +28,11 @@ from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
 from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
+from flowmap.scores import METRICS
 from flowmap.shelf import SHELF
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
@@ -58,6 +59,26 @@ class _Task:
     began: float = 0.0
     failure: str | None = None
     done: bool = False
+
+
+class _FinishedLine(BaseModel):
+    """The shape of a line of `finished.jsonl`."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: str
+    contestant: str
+    seed: int
+
+
+class _BudgetLine(BaseModel):
+    """The shape of a line of `budget.jsonl`."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: str
+    stage: str
+    steps: Annotated[int, Field(ge=1, lt=2**63)]
 
 
 def compare(
@@ -90,7 +111,10 @@ def compare(
         _warn(comparison, console)
         tasks = _tasks(comparison, root)
         write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
-        known = {line["key"] for line in read_lines(root / FINISHED)}
+        finished = read_lines(root / FINISHED, _FinishedLine)
+        # A line that a kill has cut off goes, and there is a file to append to.
+        rewrite_lines(root / FINISHED, finished)
+        known = {line["key"] for line in finished}
         for task in tasks:
             task.done = task.result.exists() and _key(task) in known
         try:
@@ -113,7 +137,7 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
     budget = comparison.budget
     if budget is None:
         return comparison
-    known = {line["key"]: line for line in read_lines(root / BUDGETS)}
+    known = {line["key"]: line for line in read_lines(root / BUDGETS, _BudgetLine)}
     entrants: list[Entrant] = []
     for entrant in comparison.entrants:
         steps: dict[int, dict[str, int]] = {}
@@ -261,7 +285,7 @@ def _link(link: Path, place: Path) -> None:
 
 def _key(task: _Task) -> str:
     """Names a training and all that it depends on."""
-    text = f"{task.file.read_text()}\n{task.only}"
+    text = f"{task.file.read_text(encoding='utf-8')}\n{task.only}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -353,7 +377,7 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
     from flowmap.launch import run_recipe
 
     torch.set_num_threads(threads)
-    with file.with_suffix(".log").open("a", buffering=1) as log:
+    with file.with_suffix(".log").open("a", 1, encoding="utf-8", errors="backslashreplace") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         console = Console(file=log, width=shutil.get_terminal_size().columns)

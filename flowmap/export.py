@@ -12,10 +12,10 @@ from flowmap import __version__
 from flowmap.commands import going_on
 from flowmap.configs import Weights, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
-from flowmap.folder import read_lines, readable, write_whole_folder
+from flowmap.folder import readable, write_whole_folder
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
+from flowmap.scores import METRICS, read_scores
 from flowmap.stage import base_draw, stage_weights
 
 _MOST_ROWS = 40
@@ -131,7 +131,7 @@ def _about(folder: Path) -> dict[str, str]:
 def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:
     """The stage's own lines of the results."""
     wanted = (chosen.stage.name, chosen.seed, weights)
-    lines = read_lines(plan.folder / METRICS)
+    lines = read_scores(plan.folder / METRICS)
     lines = [line for line in lines if (line["stage"], line["seed"], line["weights"]) == wanted]
     if not lines:
         return "Nothing was measured."

@@ -182,6 +182,22 @@ def write_whole_file(path: Path, fill: Callable[[Path], object]) -> None:
         sync(path.parent)
 
 
+def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write several files, each by a function that is given another path; none has its name before all are written."""
+    parts = {path.with_name(SKIP_PREFIX + path.name): path for path in files}
+    try:
+        for part, path in parts.items():
+            with writing(path):
+                files[path](part)
+                sync(part)
+        for part, path in parts.items():
+            with writing(path):
+                part.replace(path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
 def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `path` with the files that `fill` writes into the folder it is given; all or nothing."""
     part = path.with_name(SKIP_PREFIX + path.name)

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,6 @@ from rich.markup import escape
 from flowmap.commands import evaluate_line, going_on
 from flowmap.configs import SamplerConfig
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
 from flowmap.folder import StoppedError, set_aside
 from flowmap.hub import RUN_LOCK
 from flowmap.launch import Commands, carry_out
@@ -23,8 +23,10 @@ from flowmap.plan import LOCK, Plan
 from flowmap.recipe import Recipe, read
 from flowmap.reopen import open_run, rerun, runs_near, sampler_called
 from flowmap.run import read_lock
+from flowmap.scores import METRICS
 from flowmap.stage import finished
 from flowmap.tables import ContestConfig, EvaluationConfig
+from flowmap.texts import TextError, read_text
 
 
 def evaluate_at(
@@ -148,8 +150,10 @@ def _refuse_others(folder: Path, name: str) -> None:
     if not (folder / LOCK).is_file():
         return
     lock = read_lock(folder / LOCK)
-    contests = lock.get("evaluation", {}).get("contests", [])
-    if lock.get("stages") or any(contest.get("stage") != name for contest in contests):
+    evaluation = lock.get("evaluation")
+    contests = evaluation.get("contests") if isinstance(evaluation, dict) else None
+    ours = isinstance(contests, list) and all(isinstance(c, dict) and c.get("stage") == name for c in contests)
+    if lock.get("stages") or not ours:
         raise FlowmapError(
             f"{folder} holds another run or the evaluation of other weights; move it away, or say --runs elsewhere"
         )
@@ -158,5 +162,8 @@ def _refuse_others(folder: Path, name: str) -> None:
 def _example(weights: Outside) -> Path:
     """A recipe that such weights could be measured by, if one is near."""
     wanted = f'type = "{weights.backbone.type}"'
-    near = [path for path in sorted(Path("recipes").glob("*.toml")) if wanted in path.read_text(encoding="utf-8")]
-    return near[0] if near else Path("RECIPE")
+    for path in sorted(Path("recipes").glob("*.toml")):
+        with suppress(OSError, TextError):  # it is a guess: what cannot be read is no example
+            if wanted in read_text(path):
+                return path
+    return Path("RECIPE")

@@ -382,8 +382,14 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         (lambda f: (f / "recipe.lock.toml").write_text("seed = 0\nstages = []"), "folder of one stage"),
         (lambda f: (f / "recipe.lock.toml").write_text("name = "), "damaged"),
         (lambda f: (f / "metrics.jsonl").write_text("{oops}\n"), "metrics.jsonl|damaged"),
-        (lambda f: (f / "metrics.jsonl").write_text('{"stage": "a"}\n'), "not as flowmap writes it.*weights"),
-        (lambda f: write_lines(f / "teacher" / "steps.jsonl", [{"step": 1}]), "not as flowmap writes it"),
+        (
+            lambda f: (f / "metrics.jsonl").write_text('{"stage": "a"}\n'),
+            "line 1: damaged, '(sampler|weights)': field required",
+        ),
+        (
+            lambda f: write_lines(f / "teacher" / "steps.jsonl", [{"step": 1}]),
+            r"steps\.jsonl: line 1: damaged, 'losses'.*\nFirst: mv",
+        ),
         (lambda f: [p.unlink() for p in f.rglob("*.jsonl")], "no scores and no steps yet; train first: flowmap run"),
     ],
 )
