@@ -166,16 +166,16 @@ def _warn(comparison: Comparison, console: Console) -> None:
 
     Raises FlowmapError if anything of that is wrong.
     """
-    told: list[tuple[str, str]] = []
+    wrong: list[str] = []
+    doubtful: list[str] = []
     for entrant in comparison.entrants:
         before = list(entrant.recipe.findings())
-        for finding in entrant.of_seed(comparison.seeds[0]).findings():
-            if finding not in before:
-                field = ".".join(map(str, finding.field))
-                told.append((finding.level, f"contestant {entrant.name}: {field}: {finding.level}: {finding.message}"))
-    if wrong := [text for level, text in told if level == "error"]:
-        raise FlowmapError("\n".join(wrong))
-    for _, text in told:
+        new = [f for f in entrant.of_seed(comparison.seeds[0]).findings() if f not in before]
+        wrong += comparison.told(entrant, [finding for finding in new if finding.level == "error"])
+        doubtful += comparison.told(entrant, [finding for finding in new if finding.level != "error"])
+    if wrong:
+        raise FlowmapError("\n".join(dict.fromkeys(wrong)))
+    for text in dict.fromkeys(doubtful):
         console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 

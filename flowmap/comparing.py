@@ -85,12 +85,13 @@ class Entrant:
     """One contestant, as a complete recipe; its folder's name.
 
     `own` maps the stages that the budget pays for to their shares of it. Their steps in the recipe are a placeholder;
-    `steps` has what the budget buys, by training seed, once that is known.
+    `steps` has what the budget buys, by training seed, once that is known. `index` is its place in the specification.
     """
 
     name: str
     recipe: Recipe
     own: Mapping[str, float]
+    index: int = 0
     steps: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
     def of_seed(self, seed: int) -> Recipe:
@@ -103,7 +104,7 @@ class Entrant:
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """A whole comparison; `text` is its specification as it was written."""
+    """A whole comparison; `text` is its specification as it was written, `source` where its fields stand in that."""
 
     name: str
     about: str
@@ -115,6 +116,15 @@ class Comparison:
     budget: BudgetConfig | None
     entrants: tuple[Entrant, ...]
     text: str
+    source: Source | None = None
+
+    def told(self, entrant: Entrant, findings: Sequence[Finding]) -> list[str]:
+        """A line for each of `findings` about the recipe of `entrant`: where the specification says so, if there is one."""
+        if self.source is None:
+            return [f"{entrant.name}: {'.'.join(map(str, f.field))}: {f.level}: {f.message}" for f in findings]
+        shared, raw = len(entrant.recipe.stages) - len(entrant.own), self.source.raw
+        located = [replace(f, field=_origin(f.field, entrant.index, shared, raw)) for f in findings]
+        return [f"{line} (contestant {entrant.name})" for line in explain(located, self.source)]
 
 
 def read_comparison(
@@ -229,7 +239,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         findings += map(located, [*recipe.findings(), *lacking])
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}
-        entrants.append(Entrant(contestant.name, recipe, own))
+        entrants.append(Entrant(contestant.name, recipe, own, index))
     _refuse(findings, source)
     evaluation = evaluation_of(entrants[0])
     names = [metric.type for metric in evaluation.metrics]
@@ -246,6 +256,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         budget=spec.budget,
         entrants=tuple(entrants),
         text=source.text,
+        source=source,
     )
     return comparison, list(dict.fromkeys(explain(findings, source)))
 
