@@ -119,7 +119,7 @@ class Comparison:
     source: Source | None = None
 
     def told(self, entrant: Entrant, findings: Sequence[Finding]) -> list[str]:
-        """A line for each of `findings` about the recipe of `entrant`: where the specification says so, if there is one."""
+        """A line for each of `findings` about the recipe of `entrant`, with the place in the specification, if any."""
         if self.source is None:
             return [f"{entrant.name}: {'.'.join(map(str, f.field))}: {f.level}: {f.message}" for f in findings]
         shared, raw = len(entrant.recipe.stages) - len(entrant.own), self.source.raw
