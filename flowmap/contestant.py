@@ -20,6 +20,7 @@ from flowmap.plan import StagePlan
 from flowmap.precision import compute_in
 from flowmap.rollout import rollout
 from flowmap.stage import base_draw, stage_weights
+from flowmap.tables import sampling_shift
 
 _MOST_TOGETHER = 2048
 _NUMBERS_TOGETHER = 2**19
@@ -30,7 +31,8 @@ _HELD_OUT = 64
 class Contestant:
     """A finished stage's student or weights from outside, ready to sample: in chunks, or together if `view` is whole.
 
-    `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured).
+    `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured), `shift`
+    that of the grid on which it is sampled unless another is asked for.
     """
 
     stage: str
@@ -38,6 +40,7 @@ class Contestant:
     weights: Weights
     network: Velocity
     view: FrameView
+    shift: float
     backbone: Backbone
     contexts: Mapping[int, int]
     data: Data
@@ -72,7 +75,8 @@ def open_contestant(
     network = _network(backbone, student.kind, own, plan.seed, device, precision or plan.recipe.compute.precision)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
-    return Contestant(stage.name, plan.seed, weights, network, student.view, backbone, contexts, data, device)
+    shift = sampling_shift(stage, plan.recipe.evaluation)
+    return Contestant(stage.name, plan.seed, weights, network, student.view, shift, backbone, contexts, data, device)
 
 
 def open_weights(
@@ -93,7 +97,8 @@ def open_weights(
     kind, view = weights.pretrained.kind, weights.pretrained.view
     network = _network(backbone, kind, None, seed, device, precision)
     contexts = weights.backbone.contexts(spec)
-    return Contestant(weights.name, seed, "ema", network, view, backbone, contexts, data, device)
+    shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
+    return Contestant(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
 
 
 def _network(
@@ -141,13 +146,14 @@ def generate(
     contestant: Contestant,
     sampler: SamplerConfig,
     calls: int,
-    shift: float,
+    shift: float | None,
     draw: Draw,
     start: Batch | None = None,
     cfg_scale: float = 1.0,
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
+    The grid has the `shift` given, or the contestant's own.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
     those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot
     take so many calls.
@@ -164,7 +170,8 @@ def generate(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
             f"it); leave out the guidance of {cfg_scale:g}, or take a velocity sampler such as euler"
         )
-    backbone, times = contestant.backbone, grid(steps, shift, contestant.device)
+    backbone = contestant.backbone
+    times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
     shape = backbone.latent_shape()
     network, chunking = contestant.network, backbone.chunking()
     if contestant.view == "whole":

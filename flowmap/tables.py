@@ -94,7 +94,11 @@ class EvaluationConfig(Config):
     )
     data: AnyData | None = Field(None, description="the real samples to compare with, if not the recipe's data")
     real: int = Field(20_000, ge=2, description="real samples of a split that are compared with, at most")
-    shift: float = Field(1.0, gt=0, description="shift of the sampling grid")
+    shift: float | None = Field(
+        None,
+        gt=0,
+        description="shift of the sampling grid; if left out, each stage is sampled as it is trained",
+    )
     metrics: tuple[AnyMetric, ...] = Field(min_length=1, description="what is measured; lower is better")
     contests: tuple[ContestConfig, ...] = Field(min_length=1, description="what is compared")
 
@@ -120,3 +124,11 @@ class CheckpointsConfig(Config):
 
     every: int = Field(1000, gt=0, description="steps between checkpoints; the last step is always saved")
     keep: int = Field(2, ge=1, description="how many to keep per stage")
+
+
+def sampling_shift(stage: StageConfig, evaluation: EvaluationConfig | None) -> float:
+    """The shift of the grid on which the student of `stage` is measured, sampled and exported."""
+    if evaluation is not None and evaluation.shift is not None:
+        return evaluation.shift
+    trained = stage.objective.grid_shift()
+    return 1.0 if trained is None else trained

@@ -149,6 +149,10 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     steps: int = Field(4, ge=1, description="steps of the grid; the student is trained on its times and no others")
     shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
 
+    def grid_shift(self) -> float | None:
+        """That of the grid."""
+        return self.shift
+
 
 def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
     """Guidance needs a condition."""
