@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +15,7 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import readable, write_whole_folder
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
+from flowmap.runfiles import read_about
 from flowmap.scores import METRICS, read_scores
 from flowmap.stage import base_draw, stage_weights
 from flowmap.tables import sampling_shift
@@ -56,8 +57,8 @@ def export_run(
         nonlocal loading
         with torch.no_grad():
             loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
-        (part / _RECIPE).write_text((plan.folder / LOCK).read_text())
-        (part / "README.md").write_text(_card(plan, chosen, weights, loading))
+        (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading), "utf-8")
         for file in part.rglob("*.safetensors"):
             # What is linked is the base's own file, and none of our business.
             if file.stat().st_nlink == 1:
@@ -121,12 +122,12 @@ def _conditions(fps: float | None) -> str:
     return f" Videos are made at {fps:g} frames per second." if fps else ""
 
 
-def _about(folder: Path) -> dict[str, str]:
+def _about(folder: Path) -> dict[str, Any]:
     try:
-        about: dict[str, str] = json.loads((folder / "about.json").read_text())
-    except (OSError, ValueError):
-        return {"torch": importlib.metadata.version("torch")}
-    return about
+        about = read_about(folder)
+    except FlowmapError:
+        about = {}  # what it was trained with is not known
+    return about or {"torch": importlib.metadata.version("torch")}
 
 
 def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:

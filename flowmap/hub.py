@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.texts import home, is_folder
 
 RUN_LOCK = "recipe.lock.toml"
 """What the folder of a run of ours has, and no other."""
@@ -23,28 +22,27 @@ _END = 64  # bytes
 
 def is_hub_id(weights: str) -> bool:
     """Whether `weights` can be a hub id, and no folder is called so."""
-    return _HUB_ID.fullmatch(weights) is not None and not os.path.exists(weights)
+    return _HUB_ID.fullmatch(weights) is not None and not Path(weights).exists()
 
 
 def find(weights: str) -> Path | None:
     """The folder of `weights`: a folder, or a hub id that is in the hub's cache. None if it is neither."""
-    folder = home(Path(weights))
-    if is_folder(folder):
-        return folder
+    if Path(weights).is_dir():
+        return Path(weights)
     return _cached(weights) if is_hub_id(weights) else None
 
 
 def absence(weights: str) -> str:
     """Where `weights` were looked for and not found."""
     cached = f", and no {weights} in the hub's cache {cache_folder()}" if is_hub_id(weights) else ""
-    return f"the weights are not on this machine: there is no folder {home(Path(weights)).absolute()}{cached}"
+    return f"the weights are not on this machine: there is no folder {Path(weights).absolute()}{cached}"
 
 
 def cache_folder() -> Path:
-    """Where the hub's cache is, without importing the hub's client; one that is not there, if nobody has a home."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    kept = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path(cache, "huggingface"), "hub")
-    return Path(os.path.expanduser(kept))
+    """Where the hub's cache is, without importing the hub's client."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    home = Path(os.environ.get("HF_HOME", cache / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
 
 
 def _cached(hub_id: str) -> Path | None:

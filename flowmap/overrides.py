@@ -36,7 +36,9 @@ def override(source: Source, text: str) -> None:
         if made:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{'.'.join(parts[:-1])}' is a single value; it has no field '{parts[-1]}'")
+        raise FlowmapError(
+            f"--set {shortened(text)}: '{shortened('.'.join(parts[:-1]))}' is a single value; it has no field '{shortened(parts[-1])}'"
+        )
     step = _step(node, parts[-1], text)
     node[step] = _value(value)
     source.overridden[(*path, step)] = text
@@ -45,7 +47,7 @@ def override(source: Source, text: str) -> None:
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
     """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{part}' is asked of a single value; it has no fields")
+        raise FlowmapError(f"--set {shortened(text)}: '{shortened(part)}' is asked of a single value; it has no fields")
     step: Any = _step(node, part, text)
     inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
     if isinstance(inside, str):
@@ -63,7 +65,7 @@ def _step(node: Any, part: str, text: str) -> Any:
         return labels.index(part)
     if part.isdecimal() and len(part) < 10 and int(part) < len(node):
         return int(part)
-    raise FlowmapError(f"--set {text}: {unknown_word('element', part, labels)}")
+    raise FlowmapError(f"--set {shortened(text)}: {unknown_word('element', shortened(part), labels)}")
 
 
 def _label(element: Any, position: int) -> str:

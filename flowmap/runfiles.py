@@ -134,7 +134,7 @@ def read_run(folder: Path) -> Run:
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
     """
     text, recipe = _lock(folder)
-    about = _about(folder / "about.json")
+    about = read_about(folder)
     lines = read_scores(folder / METRICS)
     steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
     doubts: list[str] = []
@@ -179,7 +179,9 @@ def _damaged(path: Path, why: str) -> FlowmapError:
     return FlowmapError(f"{path} is damaged: {why}; run the recipe again, which writes it anew", code=1)
 
 
-def _about(path: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` was made with and on; raises FlowmapError if that is damaged."""
+    path = folder / "about.json"
     try:
         return dict(shaped(read_bytes(path), _About).root)
     except FileNotFoundError:
