@@ -36,9 +36,8 @@ def override(source: Source, text: str) -> None:
         if made:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
-        raise FlowmapError(
-            f"--set {shortened(text)}: '{shortened('.'.join(parts[:-1]))}' is a single value; it has no field '{shortened(parts[-1])}'"
-        )
+        parent, last = shortened(".".join(parts[:-1])), shortened(parts[-1])
+        raise FlowmapError(f"--set {shortened(text)}: '{parent}' is a single value; it has no field '{last}'")
     step = _step(node, parts[-1], text)
     node[step] = _value(value)
     source.overridden[(*path, step)] = text

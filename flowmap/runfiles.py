@@ -167,11 +167,9 @@ def _lock(folder: Path) -> tuple[str, dict[str, Any]]:
     except OSError as error:
         raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
     except ValidationError as error:
-        raise FlowmapError(
-            f"{path} is damaged, {misfit(error)}; run the recipe again, which writes it anew", 1
-        ) from None
+        raise _damaged(path, misfit(error)) from None
     except ValueError as error:  # no TOML, no text, too much of either
-        raise FlowmapError(f"{path} is damaged: {error}; run the recipe again, which writes it anew", 1) from None
+        raise _damaged(path, str(error)) from None
     return text, recipe
 
 

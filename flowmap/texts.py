@@ -110,7 +110,7 @@ def misfit(error: ValidationError) -> str:
     """The first thing that is wrong, as a sentence: "'nfe': field required"."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(map(str, first["loc"]))
-    message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+    message = re.sub(r" or instance of \w+", "", f"{first['msg'][:1].lower()}{first['msg'][1:]}")
     return f"'{field}': {message}" if field else message
 
 
@@ -137,7 +137,7 @@ def is_folder(path: str | Path) -> bool:
 def _refuse_extremes(found: Any) -> None:
     """Refuse what is deeper than `MOST_DEPTH`, and integers that no field could mean and that cannot be printed."""
     level: list[Any] = [[found]]
-    for _ in range(MOST_DEPTH + 2):
+    for _ in range(MOST_DEPTH + 1):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return
