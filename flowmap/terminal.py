@@ -46,6 +46,7 @@ _OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "
 # Of MPI's launchers accelerate takes them too, and of its own launcher flags.
 _READ_BY_OTHERS = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "ACCELERATE_", "FSDP_")
 _MOST_PORT = 65_535
+_SHOWN = 40  # characters of a value
 
 
 @final
@@ -170,7 +171,7 @@ def settle_launcher() -> None:
                 f"RANK is {rank} and WORLD_SIZE {world}, but ranks begin at 0; start this by torchrun, or unset both"
             )
         for name in _OTHERS:
-            _number(name, 1 if name.endswith("SIZE") else 0, 0)
+            _number(name, int(name.endswith("SIZE")), 1)
         return
     # Left behind by something else: alone, this process is the first.
     if rank:
@@ -193,6 +194,6 @@ def _number(name: str, least: int, default: int) -> int:
     whole = text.isascii() and text.isdecimal() and len(text) < 10
     if not whole or int(text) < least or (name == "MASTER_PORT" and int(text) > _MOST_PORT):
         raise FlowmapError(
-            f"the environment variable {name} is '{text}', which no launcher of processes says; unset it"
+            f"the environment variable {name} is '{text[:_SHOWN]}', which no launcher of processes says; unset it"
         )
     return int(text)
