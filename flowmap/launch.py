@@ -165,13 +165,18 @@ class _LogFile(logging.FileHandler):
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, encoding="utf-8", delay=True, errors="backslashreplace")
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record."""
+        with writing(self._file):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Raise what went wrong, of which logging itself would print a traceback."""
         error = sys.exception()
         assert error is not None  # logging calls this while it handles one
-        with writing(Path(self.baseFilename)):
-            raise error
+        raise error
 
 
 @contextmanager
