@@ -114,8 +114,13 @@ def writing(path: Path) -> Iterator[None]:
 def locked(folder: Path) -> Iterator[None]:
     """Make `folder`, and hold it for this process; raises FlowmapError at once if another run holds it.
 
-    While it is held, it is not made again if it vanishes.
+    While it is held, it is not made again if it vanishes. Raises FlowmapError too if its name is no UTF-8, in which
+    safetensors can write no file.
     """
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise FlowmapError(f"{folder}: the name of a folder on the way is no UTF-8; choose another") from None
     with writing(folder):
         _hold(folder)
     try:

@@ -26,7 +26,7 @@ from flowmap.run import read_lock
 from flowmap.scores import METRICS
 from flowmap.stage import finished
 from flowmap.tables import ContestConfig, EvaluationConfig
-from flowmap.texts import TextError, read_text
+from flowmap.texts import TextError, is_file, read_text
 
 
 def evaluate_at(
@@ -43,7 +43,7 @@ def evaluate_at(
     folder = Path(where)
     if recipe is not None:
         return _evaluate_weights(where, recipe, overrides, runs, fresh, console)
-    if any((place / RUN_LOCK).is_file() for place in (folder, folder.parent)):
+    if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
         if overrides:
             raise FlowmapError("--set: a run is measured by its own recipe; give --recipe to measure it by another")
         return _evaluate_run(folder, fresh, console)
@@ -147,7 +147,7 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
 
 def _refuse_others(folder: Path, name: str) -> None:
     """Raise FlowmapError if `folder` holds anything but the evaluation of the weights `name`."""
-    if not (folder / LOCK).is_file():
+    if not is_file(folder / LOCK):
         return
     lock = read_lock(folder / LOCK)
     evaluation = lock.get("evaluation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +17,13 @@ from flowmap.outside import is_weights, main_stage
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import read_lock
-from flowmap.texts import is_folder
+from flowmap.texts import is_file, is_folder
 
 
 def open_run(folder: Path) -> Plan:
     """The plan of the run in `folder`. Raises FlowmapError if it is no run of this version's recipes."""
-    if not os.path.isfile(folder / LOCK):  # a name that is too long for a file is none; Path.is_file raises
-        if os.path.isfile(folder.parent / LOCK):
+    if not is_file(folder / LOCK):
+        if is_file(folder.parent / LOCK):
             raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
         raise FlowmapError(f"{folder} is not the folder of a run{runs_near(folder)}")
     lock = read_lock(folder / LOCK)

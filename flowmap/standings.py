@@ -22,7 +22,7 @@ from flowmap.journal import STEPS, lost_steps, read_steps
 from flowmap.runfiles import Cost
 from flowmap.scores import METRICS, DrawsLine
 from flowmap.spots import Row, Spot
-from flowmap.texts import MOST_RECORD, TextError, misfit, parse_json, read_bytes
+from flowmap.texts import MOST_RECORD, TextError, is_file, misfit, parse_json, read_bytes
 
 RECORD = "comparison.json"
 LINES = "comparison.jsonl"
@@ -169,7 +169,7 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
 
 def is_comparison_folder(folder: Path) -> bool:
     """Whether `folder` is that of a comparison."""
-    return (folder / RECORD).is_file()
+    return is_file(folder / RECORD)
 
 
 class _Stage(BaseModel):

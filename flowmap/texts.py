@@ -134,6 +134,11 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # Path.is_dir raises for some of them
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; no, for what can be no path."""
+    return os.path.isfile(path)
+
+
 def _refuse_extremes(found: Any) -> None:
     """Refuse what is deeper than `MOST_DEPTH`, and integers that no field could mean and that cannot be printed."""
     level: list[Any] = [[found]]

@@ -136,6 +136,25 @@ def test_consoles_of_other_encodings(place: Path, name: str, encoding: str) -> N
     content.decode(encoding)
 
 
+@pytest.mark.parametrize(
+    "words", [("check",), ("report",), ("sample",), ("evaluate",), ("compare",), ("plan",), ("run",)]
+)
+def test_a_name_in_another_encoding(place: Path, words: tuple[str, ...]) -> None:
+    """As a shell hands over the bytes of a name that are no UTF-8."""
+    code, text = flowmap(place, *words, "n\udcffchts")
+    assert code == 2
+    assert "Traceback" not in text
+    assert "n\\udcffchts" in text
+
+
+def test_a_folder_whose_name_is_in_another_encoding_is_refused_before_the_work(place: Path) -> None:
+    code, text = flowmap(place, "run", "rezept ✓.toml", "--runs", "l\udce4ufe")
+    assert code == 2
+    assert text.endswith("error: l\\udce4ufe/small: the name of a folder on the way is no UTF-8; choose another\n")
+    assert "step" not in text
+    assert "l\udce4ufe" not in os.listdir(place)
+
+
 def test_a_read_only_home(place: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o555)
