@@ -36,6 +36,9 @@ _SIGNS: Final = str.maketrans(
         "’": "'",
         "“": '"',
         "”": '"',
+        "━": "-",
+        # What turns while something is done.
+        **dict(zip("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\|/-\\|/", strict=True)),
     }
 )
 """What stands for a sign of ours on a terminal that does not have it."""
