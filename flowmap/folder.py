@@ -271,7 +271,7 @@ def parsed(lines: Iterable[bytes], shape: type[BaseModel] | None = None) -> list
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(_object(line) if shape is None else dict(shaped(line, shape)))
+            found.append(_object(line) if shape is None else vars(shaped(line, shape)))
         except TextError as error:
             raise TextError(f"line {number}: damaged, {_shortened(str(error))}") from None
     return found
