@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import accelerate.tracking
@@ -25,8 +21,10 @@ from flowmap.folder import StoppedError, append_line, sync, write_whole, writing
 from flowmap.journal import STEPS, Seal, begin
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.manifest import Checkpoint, checkpoints
+from flowmap.phases import phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
+from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
@@ -49,64 +47,6 @@ class Watcher(Protocol):
 
     def end(self, plan: StagePlan, note: str) -> None:
         """A stage ended, or was found finished; `note` says which."""
-
-
-class _SignalledError(KeyboardInterrupt):
-    """A signal that ends the work where it stands; no KeyboardInterrupt is caught by mistake."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = signal.Signals(number)
-
-
-class Interruption:
-    """Turns Ctrl-C and SIGTERM into a StoppedError: at once, or when the step in hand is finished and saved."""
-
-    def __init__(self) -> None:
-        self.noted: signal.Signals | None = None
-        self._patient = False
-        self._hook = sys.unraisablehook
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within this context a signal ends the work with a StoppedError."""
-        before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
-        try:
-            yield
-        except _SignalledError as error:
-            name = error.signal.name
-            raise StoppedError(f"stopped by {name}; what was finished is saved.", 128 + error.signal) from None
-        finally:
-            sys.unraisablehook = self._hook
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Within this context the first signal is only noted, for the work to end by itself; a second acts at once.
-
-        One of the other kind does not: on Ctrl-C torchrun sends SIGTERM to processes that have had SIGINT already.
-        """
-        self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
-        if self.noted is not None:
-            raise _SignalledError(self.noted)
-
-    def _swallowed(self, lost: sys.UnraisableHookArgs) -> None:
-        """Send a signal again that came while Python was in a finaliser, where every exception is printed and lost."""
-        if isinstance(lost.exc_value, _SignalledError):
-            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.signal)).start()
-        else:
-            self._hook(lost)
-
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._patient and self.noted != number:
-            self.noted = self.noted or signal.Signals(number)
-        else:
-            raise _SignalledError(number)
 
 
 def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption: Interruption) -> None:
@@ -133,9 +73,11 @@ def _go_on(
     plan: StagePlan, processes: Processes, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
 ) -> None:
     """Train from the checkpoint `found`, or from the start."""
-    stage = open_stage(plan, processes)
+    with phase(f"{plan.stage.name}: reading weights, making networks and optimisers"):
+        stage = open_stage(plan, processes)
     if found is not None:
-        restore(found, stage.optimizers, stage.roles)
+        with phase(f"{plan.stage.name}: reading the checkpoint of step {found.step}"):
+            restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
     seal = Seal()
     if processes.first:
@@ -177,9 +119,10 @@ def _steps(
                         with writing(plan.folder / STEPS):
                             # What a checkpoint has behind it must survive whatever the checkpoint survives.
                             sync(plan.folder / STEPS)
-                    state = (stage.optimizers, stage.roles, rhythm.keep, processes.first, seal.facts())
-                    last = save(plan.folder, record.step, *state)
-                    processes.wait()
+                    with phase(f"{plan.stage.name}: saving step {record.step}"):
+                        state = (stage.optimizers, stage.roles, rhythm.keep, processes.first, seal.facts())
+                        last = save(plan.folder, record.step, *state)
+                        processes.wait()
                     if stop:
                         name = signal.Signals(stop).name
                         where = f"after step {record.step} of stage '{plan.stage.name}'"
@@ -223,7 +166,8 @@ def _resume_point(plan: StagePlan) -> Checkpoint | None:
     if not _begun(plan):
         return None
     newest = checkpoints(plan.folder)[-1]
-    verify(newest)
+    with phase(f"{plan.stage.name}: checking the checkpoint of step {newest.step}"):
+        verify(newest)
     return newest
 
 

@@ -9,6 +9,7 @@ import codecs
 import errno
 import io
 import os
+import stat
 import sys
 from typing import IO, TYPE_CHECKING, Final, final
 
@@ -44,7 +45,7 @@ _SIGNS: Final = str.maketrans(
 """What stands for a sign of ours on a terminal that does not have it."""
 
 _HANDLER = "flowmap.plain"
-_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ESHUTDOWN)
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN)
 _OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "MASTER_PORT")
 # Of MPI's launchers accelerate takes them too, and of its own launcher flags.
 _READ_BY_OTHERS = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "ACCELERATE_", "FSDP_")
@@ -142,7 +143,9 @@ class _Lasting(io.RawIOBase):
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 raise
-            if error.errno not in _GONE:
+            # Of a file it is a disk that fails.
+            hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self._descriptor).st_mode)
+            if not hung_up and error.errno not in _GONE:
                 self.failure = error.strerror
                 return len(data)
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -32,7 +32,8 @@ from flowmap.loop import StepRecord
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
-from flowmap.run import Interruption, train
+from flowmap.run import train
+from flowmap.signals import Interruption
 from flowmap.tables import ComputeConfig
 
 HEAD = """
