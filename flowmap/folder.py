@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -121,13 +121,25 @@ def locked(folder: Path) -> Iterator[None]:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
         raise FlowmapError(f"{folder}: the name of a folder on the way is no UTF-8; choose another") from None
+    new = not folder.exists()
     with writing(folder):
         _hold(folder)
     try:
         yield
     finally:
         if held := _held.pop(folder, None):
-            held.lock.release()
+            _let_go(held, new)
+
+
+def _let_go(held: _Held, new: bool) -> None:
+    """Release the lock, and leave none behind; a `new` folder into which nothing was written goes too."""
+    with suppress(OSError, StoppedError):
+        # Whoever has opened it meanwhile holds a lock without a name, which FileLock and `take` both see.
+        held.check()
+        (held.folder / LOCKED).unlink()
+        if new and not any(held.folder.iterdir()):
+            held.folder.rmdir()
+    held.lock.release()
 
 
 def _hold(folder: Path) -> None:
@@ -249,6 +261,7 @@ def set_aside(path: Path) -> Path | None:
         path.rename(aside)
         if held is not None:
             _held.pop(path).lock.release()
+            (aside / LOCKED).unlink(missing_ok=True)
             _hold(path)
     return aside
 

@@ -81,12 +81,12 @@ def _read(stage: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     raw = whole_lines(path)
     try:
         found = parsed(raw, StepLine)
+    except TextError as error:
+        raise _damaged(path, f", {error}") from None
+    try:
         _refuse_altered(found, raw, newest[0] if newest else None)
     except TextError as error:
-        raise StoppedError(
-            f"{path}: {error}. Put it back as it was, or move it away: then no report counts its steps.",
-            first=shlex.join(["mv", str(path), str(_aside(path))]),
-        ) from None
+        raise _damaged(path, f": {error}") from None
     return found, raw
 
 
@@ -137,6 +137,13 @@ def _refuse_altered(found: Sequence[Mapping[str, Any]], raw: Sequence[bytes], ne
         mine.add(line)
     if seal and mine.facts() != seal:
         raise TextError(f"one of the first {sealed} lines is not as it was when {newest.path.name} was saved")
+
+
+def _damaged(path: Path, why: str) -> StoppedError:
+    return StoppedError(
+        f"{path}{why}. Put it back as it was, or move it away: then no report counts its steps.",
+        first=shlex.join(["mv", str(path), str(_aside(path))]),
+    )
 
 
 def _aside(path: Path) -> Path:

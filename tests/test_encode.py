@@ -20,7 +20,7 @@ from flowmap import cli
 from flowmap.catalogue import catalogue
 from flowmap.configs import BackboneConfig, Finding, SampleSpec
 from flowmap.draw import Draw
-from flowmap.folder import LOCKED, locked
+from flowmap.folder import locked
 from flowmap.interfaces import EncodedText, Samples
 
 from .conftest import edited
@@ -126,7 +126,7 @@ def stop_before(call: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
 
 
 def names(folder: str = "latents") -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir() if path.name != LOCKED)
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def members(tar: str) -> list[str]:

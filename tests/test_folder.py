@@ -375,6 +375,27 @@ def test_what_is_set_aside_under_a_lock_is_begun_anew_and_held(tmp_path: Path) -
         pass
 
 
+def test_a_folder_into_which_nothing_was_written_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(FlowmapError, match="refused"), locked(tmp_path / "runs" / "x"):
+        raise FlowmapError("refused")
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "runs" / "x").mkdir()
+    with locked(tmp_path / "runs" / "x"):
+        pass
+    assert (tmp_path / "runs" / "x").is_dir()  # it was there before
+    with locked(tmp_path / "runs" / "y"):
+        write_whole(tmp_path / "runs" / "y" / "file", "")
+        assert sorted(p.name for p in (tmp_path / "runs" / "y").iterdir()) == [LOCKED, "file"]
+    assert [p.name for p in (tmp_path / "runs" / "y").iterdir()] == ["file"]
+
+
+def test_the_lock_of_another_is_not_removed(tmp_path: Path) -> None:
+    """Of a run whose folder was replaced meanwhile: what stands there is not its own."""
+    with locked(tmp_path / "x"):
+        _replaced(tmp_path / "x")
+    assert (tmp_path / "x" / LOCKED).exists()
+
+
 # --- lines
 
 
