@@ -246,6 +246,16 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def clear(folder: Path) -> None:
+    """Delete all that is in a folder but its lock."""
+    with writing(folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCKED:
+                path.unlink()
+
+
 def set_aside(path: Path) -> Path | None:
     """Rename a folder to the first free `<name>.old-N`; returns the new path, or None if there was nothing.
 

@@ -69,41 +69,58 @@ def read_steps(stage: Path) -> list[dict[str, Any]]:
     They may begin later than at step 1 (see `lost_steps`). Raises StoppedError if a line is damaged, missing or
     altered, as far as the newest checkpoint can tell; its `first` is the command that moves the file away.
     """
-    found, _ = _read(stage)
-    return found
-
-
-def _read(stage: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The lines, and how they stand in the file."""
     # The manifest first: a run that is at work adds lines meanwhile, and never takes any away.
-    newest = checkpoints(stage)[-1:]
+    newest = _newest(stage)
+    return _checked(stage, whole_lines(stage / STEPS), newest, _seal(newest))
+
+
+def _newest(stage: Path) -> Checkpoint | None:
+    return next(reversed(checkpoints(stage)), None)
+
+
+def _seal(checkpoint: Checkpoint | None) -> StepsSeal | None:
+    """What `checkpoint` says of the lines; None if it does not, or cannot be read, which whoever reads it says."""
+    try:
+        return read_manifest(checkpoint).steps if checkpoint else None
+    except TextError:
+        return None
+
+
+def _checked(
+    stage: Path, raw: Sequence[bytes], newest: Checkpoint | None, seal: StepsSeal | None
+) -> list[dict[str, Any]]:
+    """The lines `raw` of the stage, held against its newest checkpoint."""
     path = stage / STEPS
-    raw = whole_lines(path)
     try:
         found = parsed(raw, StepLine)
     except TextError as error:
         raise _damaged(path, f", {error}") from None
     try:
-        _refuse_altered(found, raw, newest[0] if newest else None)
+        _refuse_altered(found, raw, newest, seal)
     except TextError as error:
         raise _damaged(path, f": {error}") from None
-    return found, raw
+    return found
 
 
 def lost_steps(stage: Path, found: Sequence[Mapping[str, Any]]) -> int:
     """How many finished steps of the stage the lines `found` say nothing about."""
     if found:
         return int(found[0]["step"]) - 1
-    newest = checkpoints(stage)[-1:]
-    return newest[0].step if newest else 0
+    newest = _newest(stage)
+    return newest.step if newest else 0
 
 
 def begin(stage: Path, done: int) -> tuple[Seal, int]:
     """Keep the lines of the first `done` steps and no others: those after a checkpoint are taken again.
 
-    Returns their seal, and how many of the steps they say nothing about. Raises what `read_steps` does.
+    Returns their seal, and how many of the steps they say nothing about. Raises what `read_steps` does, but for the lines
+    that are kept alone: what was written after the checkpoint may be anything, if the machine has died.
     """
-    found, raw = _read(stage)
+    newest = _newest(stage)
+    sealed = _seal(newest)
+    raw = whole_lines(stage / STEPS) if done else []
+    raw = raw[: sealed.lines] if sealed else raw
+    found = _checked(stage, raw, newest, sealed)
     kept = raw[: sum(line["step"] <= done for line in found)]
     write_whole_file(stage / STEPS, lambda part: part.write_bytes(b"".join(line + b"\n" for line in kept)))
     seal = Seal()
@@ -112,7 +129,9 @@ def begin(stage: Path, done: int) -> tuple[Seal, int]:
     return seal, done - len(kept)
 
 
-def _refuse_altered(found: Sequence[Mapping[str, Any]], raw: Sequence[bytes], newest: Checkpoint | None) -> None:
+def _refuse_altered(
+    found: Sequence[Mapping[str, Any]], raw: Sequence[bytes], newest: Checkpoint | None, seal: StepsSeal | None
+) -> None:
     """Raise TextError if the lines are not what was written, as far as the checkpoint `newest` can tell."""
     if not found:
         return
@@ -124,19 +143,15 @@ def _refuse_altered(found: Sequence[Mapping[str, Any]], raw: Sequence[bytes], ne
     # Begun anew after that checkpoint: what was before is lost, which `lost_steps` counts.
     if newest is None or first > newest.step:
         return
-    try:
-        seal = read_manifest(newest).steps
-    except TextError:
-        return  # whoever reads the checkpoint says so
-    sealed = sum(line["step"] <= newest.step for line in found)
+    there = sum(line["step"] <= newest.step for line in found)
     wanted = seal.lines if seal else newest.step - first + 1
-    if sealed != wanted:
-        raise TextError(f"{sealed} of the {wanted} lines are left that were there when {newest.path.name} was saved")
+    if there != wanted:
+        raise TextError(f"{there} of the {wanted} lines are left that were there when {newest.path.name} was saved")
     mine = Seal()
-    for line in raw[:sealed]:
+    for line in raw[:there]:
         mine.add(line)
     if seal and mine.facts() != seal:
-        raise TextError(f"one of the first {sealed} lines is not as it was when {newest.path.name} was saved")
+        raise TextError(f"one of the first {there} lines is not as it was when {newest.path.name} was saved")
 
 
 def _damaged(path: Path, why: str) -> StoppedError:

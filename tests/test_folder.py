@@ -24,6 +24,7 @@ from flowmap.folder import (
     SKIP_PREFIX,
     StoppedError,
     append_line,
+    clear,
     locked,
     make_folder,
     read_lines,
@@ -387,6 +388,17 @@ def test_a_folder_into_which_nothing_was_written_is_not_left_behind(tmp_path: Pa
         write_whole(tmp_path / "runs" / "y" / "file", "")
         assert sorted(p.name for p in (tmp_path / "runs" / "y").iterdir()) == [LOCKED, "file"]
     assert [p.name for p in (tmp_path / "runs" / "y").iterdir()] == ["file"]
+
+
+def test_what_is_cleared_is_held_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with locked(tmp_path / "x"):
+        write_whole(tmp_path / "x" / "deep" / "file", "")
+        (tmp_path / "x" / "link").symlink_to(tmp_path / "kept")
+        clear(tmp_path / "x")
+        assert [p.name for p in (tmp_path / "x").iterdir()] == [LOCKED]
+        write_whole(tmp_path / "x" / "file", "")
+    assert (tmp_path / "kept").is_dir()
 
 
 def test_the_lock_of_another_is_not_removed(tmp_path: Path) -> None:
