@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from flowmap.folder import read_lines
+from flowmap.scores import read_scores
 from flowmap.standings import is_comparison_folder, load, sentences
 from flowmap.verdict import HEADLINES, Cell, Place, cells
 
@@ -20,7 +20,7 @@ def tables(folder: Path) -> str:
     A cell is the mean over training seeds and, behind ±, the larger of the mean spread under fresh noise and the
     standard deviation over seeds.
     """
-    found = cells(read_lines(folder / "metrics.jsonl"))
+    found = cells(read_scores(folder / "metrics.jsonl"))
     parts: list[str] = []
     for metric in HEADLINES:
         mine = {place: cell for place, cell in found.items() if place.metric == metric}

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import FrameType
 from typing import TypeVar
 
 import pluggy
@@ -93,21 +98,71 @@ def load(points: list[EntryPoint]) -> Catalogue:
     components: list[Component] = []
     broken: list[BrokenPlugin] = []
     for point in points:
-        owner = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
-        # One manager per plugin: a hook call then says whose components they are.
-        manager = pluggy.PluginManager(hookspecs.GROUP)
-        manager.add_hookspecs(hookspecs)
-        try:
-            manager.register(point.load(), name=point.name)
-            manager.check_pending()
-            returned = manager.hook.flowmap_components()
-            if not returned:
-                raise TypeError("it implements no hook 'flowmap_components' (is the function marked @hookimpl?)")
-            components += [_component(config, owner) for configs in returned for config in configs]
-        except Exception as error:  # a stranger's code may raise anything at import
-            reason = " ".join(str(error).split())
-            broken.append(BrokenPlugin(point.name, owner, f"{type(error).__name__}: {reason}"))
+        owner = _owner(point)
+        with _heard() as heard:
+            try:
+                components += _components(point, owner)
+            except BaseException as error:
+                # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would end a
+                # command without a word.
+                broken.append(BrokenPlugin(point.name, owner, _reason(error)))
+        if heard:
+            # What the user has sent is the user's, whatever the plugin made of it.
+            raise heard[0]
     return Catalogue(components, broken)
+
+
+@contextmanager
+def _heard() -> Iterator[list[BaseException]]:
+    """Within this context the list fills with what a real Ctrl-C raises."""
+    heard: list[BaseException] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield heard  # in this thread no signal arrives, or none that raises
+        return
+
+    def arrived(number: int, frame: FrameType | None) -> None:
+        try:
+            before(number, frame)
+        except BaseException as error:
+            heard.append(error)
+            raise
+
+    signal.signal(signal.SIGINT, arrived)
+    try:
+        yield heard
+    finally:
+        # A handler that a plugin has put there goes too.
+        signal.signal(signal.SIGINT, before)
+
+
+def _owner(point: EntryPoint) -> str:
+    """The distribution that a plugin comes from; metadata of others may lack anything."""
+    try:
+        return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+    except Exception:
+        return "a distribution whose metadata are damaged"
+
+
+def _components(point: EntryPoint, owner: str) -> list[Component]:
+    # One manager per plugin: a hook call then says whose components they are.
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(point.load(), name=point.name)
+    manager.check_pending()
+    returned = manager.hook.flowmap_components()
+    if not returned:
+        raise TypeError("it implements no hook 'flowmap_components' (is the function marked @hookimpl?)")
+    return [_component(config, owner) for configs in returned for config in configs]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in a plugin, in one line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # its own exceptions are its own code
+        text = "its error cannot be shown"
+    return f"{type(error).__name__}: {text}"
 
 
 def _component(config: object, owner: str) -> Component:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,28 +22,14 @@ from torch import Tensor
 from flowmap import __version__
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
-from flowmap.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder
+from flowmap.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder, writing
 from flowmap.interfaces import Role
+from flowmap.manifest import FORMAT, MANIFEST, Checkpoint, StepsSeal, checkpoints, read_manifest
 from flowmap.sharding import like_sharded, local, whole
+from flowmap.texts import TextError
 
-MANIFEST = "manifest.json"
-_FORMAT = 1
-_STEP = re.compile(r"step-(\d{6,})")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One folder of a stage's checkpoints; `step` is the number of finished steps."""
-
-    path: Path
-    step: int
-
-
-def checkpoints(stage: Path) -> list[Checkpoint]:
-    """The checkpoints of the stage folder, oldest first (not verified)."""
-    folder = stage / "checkpoints"
-    found = [(path, _STEP.fullmatch(path.name)) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((Checkpoint(path, int(m[1])) for path, m in found if m), key=lambda c: c.step)
+_MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
+"""What AdamW knows of a parameter that it has stepped."""
 
 
 def save(
@@ -56,11 +39,13 @@ def save(
     roles: Mapping[str, Role],
     keep: int,
     write: bool = True,
+    steps: StepsSeal | None = None,
 ) -> Checkpoint:
     """Save the trained `roles` after `step` finished steps and drop all but the newest `keep` checkpoints.
 
-    Where networks are sharded, all processes must call this and one of them must `write`; what it writes is whole,
-    so that any number of processes can go on from it.
+    `steps` seals what `steps.jsonl` says of them. The folder `stage` must be there. Where networks are sharded, all
+    processes must call this and one of them must `write`; what it writes is whole, so that any number of processes can
+    go on from it.
     """
     path = stage / "checkpoints" / f"step-{step:06d}"
 
@@ -71,40 +56,55 @@ def save(
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
         }
         manifest = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "step": step,
             "flowmap": __version__,
             "torch": torch.__version__,
             "files": files,
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if steps is not None:
+            manifest["steps"] = steps.model_dump()
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     if not write:
         for _ in _contents(optimizers, roles, write):
             pass
         return Checkpoint(path, step)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
     write_whole_folder(path, fill)
-    for old in checkpoints(stage)[:-keep]:
-        remove_folder(old.path)
+    prune(stage, keep)
     return Checkpoint(path, step)
 
 
+def prune(stage: Path, keep: int) -> None:
+    """Drop all but the newest `keep` checkpoints."""
+    for old in checkpoints(stage)[:-keep]:
+        remove_folder(old.path)
+
+
 def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]) -> None:
-    """Put a verified checkpoint back into the trained `roles` and their `optimizers`, completely or not at all."""
-    loaded = {
-        name: {
-            part: _read(checkpoint.path / f"{name}{part}.safetensors")
-            for part in ("", ".ema", ".optimizer")
-            if part != ".ema" or roles[name].average
-        }
-        for name in optimizers
-    }
+    """Put a verified checkpoint back into the trained `roles` and their `optimizers`, completely or not at all.
+
+    Raises FlowmapError, before anything is changed, if a tensor is missing, too many, or of another shape or type.
+    """
+    loaded: list[tuple[Role, torch.optim.Optimizer, dict[str, dict[str, Tensor]]]] = []
     for name, optimizer in optimizers.items():
         role = roles[name]
-        for target, part in ((role.own, ""), (role.average, ".ema")):
-            if part in loaded[name]:
-                _copy(target, loaded[name][part], checkpoint.path / f"{name}{part}.safetensors")
-        _restore_moments(role, optimizer, loaded[name][".optimizer"])
+        files = {part: checkpoint.path / f"{name}{part}.safetensors" for part in ("", ".ema", ".optimizer")}
+        if not role.average:
+            del files[".ema"]
+        read = {part: _read(file) for part, file in files.items()}
+        _refuse_misfit(role.own, read[""], files[""])
+        if role.average:
+            _refuse_misfit(role.average, read[".ema"], files[".ema"])
+        _refuse_odd_moments(role, read[".optimizer"], files[".optimizer"])
+        loaded.append((role, optimizer, read))
+    for role, optimizer, read in loaded:
+        _copy(role.own, read[""])
+        if role.average:
+            _copy(role.average, read[".ema"])
+        _restore_moments(role, optimizer, read[".optimizer"])
 
 
 def read_weights(checkpoint: Checkpoint, role: str, weights: Weights) -> dict[str, Tensor]:
@@ -155,20 +155,22 @@ def clean(stage: Path) -> None:
 def _problems(checkpoint: Checkpoint) -> Iterator[str]:
     """What is wrong with `checkpoint`, the cheapest to find first."""
     try:
-        manifest: dict[str, Any] = json.loads((checkpoint.path / MANIFEST).read_bytes())
-        about = (manifest["format"], manifest["step"])
-        wanted = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"its {MANIFEST} cannot be read ({type(error).__name__})"
+        wanted = read_manifest(checkpoint).files
+        there = sorted(file.name for file in checkpoint.path.glob("*.safetensors"))
+    except TextError as error:
+        yield str(error)
         return
-    if about != (_FORMAT, checkpoint.step):
-        yield f"its {MANIFEST} is of format {about[0]} and step {about[1]}, not {_FORMAT} and {checkpoint.step}"
-    for name, (size, digest) in wanted.items():
+    except OSError as error:
+        yield f"it cannot be read: {error.strerror}"
+        return
+    # What the manifest does not name has no checksum, and would be read all the same.
+    yield from (f"{name} is not in its {MANIFEST}" for name in there if name not in wanted)
+    for name, facts in wanted.items():
         file = checkpoint.path / name
         try:
-            if file.stat().st_size != size:
-                yield f"{name} has {file.stat().st_size} bytes instead of {size}"
-            elif _sha256(file) != digest:
+            if file.stat().st_size != facts.bytes:
+                yield f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+            elif _sha256(file) != facts.sha256:
                 yield f"the contents of {name} do not match their checksum"
         except FileNotFoundError:
             yield f"{name} is missing"
@@ -211,12 +213,30 @@ def _read(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-@torch.no_grad()
-def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor], file: Path) -> None:
-    here, there = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (target, source))
+def _refuse_misfit(target: Mapping[str, Tensor], source: Mapping[str, Tensor], file: Path) -> None:
+    here, there = ({name: (t.shape, t.dtype) for name, t in tensors.items()} for tensors in (target, source))
     odd = sorted({name for name, _ in here.items() ^ there.items()})
     if odd:
         raise FlowmapError(f"{file} does not fit this network: {len(odd)} parameters differ, first {odd[0]}", code=1)
+
+
+def _refuse_odd_moments(role: Role, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Each parameter has all moments, or, if it was never stepped, none; each moment but the count has its shape."""
+    found: dict[str, set[str]] = {}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        found.setdefault(name, set()).add(moment)
+        shape = torch.Size(()) if moment == "step" else role.own[name].shape if name in role.own else None
+        if name not in role.own or moment not in _MOMENTS or value.shape != shape or not value.is_floating_point():
+            raise FlowmapError(f"{file} does not fit this optimizer: {key} is none of its moments", code=1)
+    for name, moments in found.items():
+        if moments != _MOMENTS:
+            missing = min(_MOMENTS - moments)
+            raise FlowmapError(f"{file} does not fit this optimizer: {name}/{missing} is missing", code=1)
+
+
+@torch.no_grad()
+def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     for name, tensor in target.items():
         local(tensor).copy_(local(like_sharded(source[name], tensor)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from flowmap import __version__, cli_runs
 from flowmap.commands import process
 from flowmap.errors import FlowmapError
 from flowmap.phases import phase
+from flowmap.terminal import prepare, settle_launcher
+from flowmap.texts import home_in
 from flowmap.working import working
 
 app = typer.Typer(
@@ -36,7 +37,11 @@ _out = Console()
 _err = Console(stderr=True)
 
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.")]
+RecipePath = Annotated[
+    Path,
+    typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.", callback=cli_runs.at_home),
+]
+Runs = Annotated[Path, typer.Option(help="Where the folders of runs are.", callback=cli_runs.at_home)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -70,7 +75,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
     ] = False,
-    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Try every code path in minutes, with a tiny twin of model and data.")
     ] = False,
@@ -104,7 +109,12 @@ def run(
 @app.command()
 def compare(
     specification: Annotated[
-        list[Path], typer.Argument(metavar="SPEC", help="A specification, or several recipes to compare as they are.")
+        list[Path],
+        typer.Argument(
+            metavar="SPEC",
+            help="A specification, or several recipes to compare as they are.",
+            callback=lambda paths: [cli_runs.at_home(path) for path in paths],
+        ),
     ],
     overrides: Overrides = None,
     processes: Annotated[
@@ -114,7 +124,7 @@ def compare(
         bool, typer.Option("--fresh", help="Start over; the old folder is set aside, not deleted.")
     ] = False,
     redo: Annotated[list[str] | None, typer.Option(help="Start over with this contestant only. Repeatable.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
 ) -> None:
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
     with working(_out, _GO_ON):
@@ -147,10 +157,18 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def encode(
     recipe: RecipePath,
-    raw: Annotated[str, typer.Option("--from", metavar="RAW", help="Where the raw data are: a folder or a pattern.")],
+    raw: Annotated[
+        str,
+        typer.Option("--from", metavar="RAW", help="Where the raw data are: a folder or a pattern.", callback=home_in),
+    ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where they go; the recipe's data.path if not given."),
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Where they go; the recipe's data.path if not given.",
+            callback=cli_runs.at_home,
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -190,10 +208,20 @@ def plan(
     overrides: Overrides = None,
     devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
     memory: Annotated[
-        float | None, typer.Option(min=0.001, help="GB of one device: refuse what cannot fit, warn where it is tight.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            callback=cli_runs.finite,
+            help="GB of one device: refuse what cannot fit, warn where it is tight.",
+        ),
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            callback=cli_runs.finite,
+            help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
@@ -214,6 +242,13 @@ def plan(
 
 def main() -> None:
     """Run the command; a FlowmapError is a message, not a traceback."""
+    terminal = prepare()
+    try:
+        settle_launcher()
+    except FlowmapError as error:
+        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.code)
+    code: object = 0
     try:
         app()
     except FlowmapError as error:
@@ -225,14 +260,11 @@ def main() -> None:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)
         who = f"process {index}: " if index else ""
-        try:
-            _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
-        except OSError:
-            # The terminal has gone: nobody is there to be told, and Python is not to say so either.
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.code)
-    except BrokenPipeError:
-        # The reader of our output went away (`flowmap plugins | head`): not worth a word.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as stop:
+        code = stop.code
+    if not code and (why := terminal.lost()):
+        _err.print(f"[red]error:[/] not all of the output could be written: {escape(why)}", soft_wrap=True)
+        code = 1
+    sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 from flowmap.phases import phase
+from flowmap.texts import home, home_in
 from flowmap.working import working
 
 app = typer.Typer()
@@ -24,11 +26,27 @@ def _samplers(incomplete: str) -> list[str]:
     return [name for name in catalogue().names("sampler") if name.startswith(incomplete)]
 
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
+def at_home(path: Path | None) -> Path | None:
+    """A path as an option gives it, with `~` for the home folder: a shell leaves that of `--out=~/x` as it is."""
+    return None if path is None else home(path)
+
+
+def finite(number: float | None) -> float | None:
+    """A number as an option gives it; `nan` and `inf` are numbers to a parser, and to nobody else."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number:g} is no finite number")
+    return number
+
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.", callback=at_home)
+]
 Where = Annotated[
     str,
     typer.Argument(
-        metavar="RUN_OR_WEIGHTS", help="The folder of a run, a folder of weights, or a hub id that is in the cache."
+        metavar="RUN_OR_WEIGHTS",
+        help="The folder of a run, a folder of weights, or a hub id that is in the cache.",
+        callback=home_in,
     ),
 ]
 Overrides = Annotated[
@@ -51,8 +69,8 @@ def sample(
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.")] = None,
-    video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.", callback=at_home)] = None,
+    video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.", callback=at_home)] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help="How many frames of --video are given; as many as fit if not given.")
     ] = None,
@@ -73,6 +91,7 @@ def sample(
         float | None,
         typer.Option(
             min=1,
+            callback=finite,
             help="w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors.",
         ),
     ] = None,
@@ -84,15 +103,17 @@ def sample(
     width: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
     shift: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Shift of the sampling grid, of weights only; their own if not given."),
+        typer.Option(
+            min=0.001, callback=finite, help="Shift of the sampling grid, of weights only; their own if not given."
+        ),
     ] = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
-    out: Annotated[Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.")] = Path(
-        "samples"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.", callback=at_home)
+    ] = Path("samples"),
     stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
     weights: WhichWeights = "ema",
     train_seed: TrainSeed = None,
@@ -130,11 +151,12 @@ def sample(
 def evaluate(
     where: Where,
     recipe: Annotated[
-        Path | None, typer.Option(help="What weights are measured by; a run has a recipe of its own.")
+        Path | None,
+        typer.Option(help="What weights are measured by; a run has a recipe of its own.", callback=at_home),
     ] = None,
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what has been measured.")] = False,
-    runs: Annotated[Path, typer.Option(help="Where the results of weights go.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Where the results of weights go.", callback=at_home)] = Path("runs"),
 ) -> None:
     """Measure a finished run again, or weights by a recipe, and write a report. Trains nothing."""
     with working(_out, "what was measured is saved. Run the same command again to go on"):
@@ -146,7 +168,7 @@ def evaluate(
 @app.command()
 def export(
     run: RunFolder,
-    to: Annotated[Path, typer.Option(help="A new folder.")],
+    to: Annotated[Path, typer.Option(help="A new folder.", callback=at_home)],
     stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
     weights: WhichWeights = "ema",
     train_seed: TrainSeed = None,

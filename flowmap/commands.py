@@ -45,7 +45,7 @@ def evaluate_line(where: str, recipe: Path, overrides: Sequence[str], runs: Path
 
 def process() -> tuple[int, int]:
     """The index of this process and how many there are, as whoever started them tells each."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def _program() -> list[str]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.markup import escape
 
@@ -28,12 +29,12 @@ from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
 from flowmap.display import display
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
 from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
 from flowmap.phases import phase
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
+from flowmap.scores import METRICS
 from flowmap.shelf import SHELF
 from flowmap.signals import Interruption, Signalled
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
@@ -61,6 +62,26 @@ class _Task:
     began: float = 0.0
     failure: str | None = None
     done: bool = False
+
+
+class _FinishedLine(BaseModel):
+    """The shape of a line of `finished.jsonl`."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: str
+    contestant: str
+    seed: int
+
+
+class _BudgetLine(BaseModel):
+    """The shape of a line of `budget.jsonl`."""
+
+    model_config = ConfigDict(strict=True)
+
+    key: str
+    stage: str
+    steps: Annotated[int, Field(ge=1, lt=2**63)]
 
 
 def compare(
@@ -93,7 +114,10 @@ def compare(
         _warn(comparison, console)
         tasks = _tasks(comparison, root)
         write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
-        known = {line["key"] for line in read_lines(root / FINISHED)}
+        finished = read_lines(root / FINISHED, _FinishedLine)
+        # A line that a kill has cut off goes, and there is a file to append to.
+        rewrite_lines(root / FINISHED, finished)
+        known = {line["key"] for line in finished}
         for task in tasks:
             task.done = task.result.exists() and _key(task) in known
         try:
@@ -118,7 +142,7 @@ def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Compa
     budget = comparison.budget
     if budget is None:
         return comparison
-    known = {line["key"]: line for line in read_lines(root / BUDGETS)}
+    known = {line["key"]: line for line in read_lines(root / BUDGETS, _BudgetLine)}
     entrants: list[Entrant] = []
     for entrant in comparison.entrants:
         steps: dict[int, dict[str, int]] = {}
@@ -147,16 +171,16 @@ def _warn(comparison: Comparison, console: Console) -> None:
 
     Raises FlowmapError if anything of that is wrong.
     """
-    told: list[tuple[str, str]] = []
+    wrong: list[str] = []
+    doubtful: list[str] = []
     for entrant in comparison.entrants:
         before = list(entrant.recipe.findings())
-        for finding in entrant.of_seed(comparison.seeds[0]).findings():
-            if finding not in before:
-                field = ".".join(map(str, finding.field))
-                told.append((finding.level, f"contestant {entrant.name}: {field}: {finding.level}: {finding.message}"))
-    if wrong := [text for level, text in told if level == "error"]:
-        raise FlowmapError("\n".join(wrong))
-    for _, text in told:
+        new = [f for f in entrant.of_seed(comparison.seeds[0]).findings() if f not in before]
+        wrong += comparison.told(entrant, [finding for finding in new if finding.level == "error"])
+        doubtful += comparison.told(entrant, [finding for finding in new if finding.level != "error"])
+    if wrong:
+        raise FlowmapError("\n".join(dict.fromkeys(wrong)))
+    for text in dict.fromkeys(doubtful):
         console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 
@@ -266,7 +290,7 @@ def _link(link: Path, place: Path) -> None:
 
 def _key(task: _Task) -> str:
     """Names a training and all that it depends on."""
-    text = f"{task.file.read_text()}\n{task.only}"
+    text = f"{task.file.read_text(encoding='utf-8')}\n{task.only}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -354,7 +378,7 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
     from flowmap.launch import run_recipe
 
     torch.set_num_threads(threads)
-    with file.with_suffix(".log").open("a", buffering=1) as log:
+    with file.with_suffix(".log").open("a", 1, encoding="utf-8", errors="backslashreplace") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         console = Console(file=log, width=shutil.get_terminal_size().columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,12 @@ from pydantic import Field, ValidationError
 
 from flowmap.configs import NAME, AnyObjective, AnySampler, Config, Finding, Weights, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.explain import Source, explain, explain_syntax, validation_findings
+from flowmap.explain import Source, explain, validation_findings
 from flowmap.locate import Path as Place
 from flowmap.overrides import override
-from flowmap.recipe import Absent, Recipe, read, text_of
+from flowmap.recipe import Absent, Recipe, read, tables_of, text_of
 from flowmap.tables import EvaluationConfig
+from flowmap.texts import parse_toml
 
 SHARED = "shared"
 """The folder of what several contestants build on, so no contestant may be called so."""
@@ -85,12 +85,13 @@ class Entrant:
     """One contestant, as a complete recipe; its folder's name.
 
     `own` maps the stages that the budget pays for to their shares of it. Their steps in the recipe are a placeholder;
-    `steps` has what the budget buys, by training seed, once that is known.
+    `steps` has what the budget buys, by training seed, once that is known. `index` is its place in the specification.
     """
 
     name: str
     recipe: Recipe
     own: Mapping[str, float]
+    index: int = 0
     steps: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
     def of_seed(self, seed: int) -> Recipe:
@@ -103,7 +104,7 @@ class Entrant:
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """A whole comparison; `text` is its specification as it was written."""
+    """A whole comparison; `text` is its specification as it was written, `source` where its fields stand in that."""
 
     name: str
     about: str
@@ -115,6 +116,15 @@ class Comparison:
     budget: BudgetConfig | None
     entrants: tuple[Entrant, ...]
     text: str
+    source: Source | None = None
+
+    def told(self, entrant: Entrant, findings: Sequence[Finding]) -> list[str]:
+        """A line for each of `findings` about the recipe of `entrant`, with the place in the specification, if any."""
+        if self.source is None:
+            return [f"{entrant.name}: {'.'.join(map(str, f.field))}: {f.level}: {f.message}" for f in findings]
+        shared, raw = len(entrant.recipe.stages) - len(entrant.own), self.source.raw
+        located = [replace(f, field=_origin(f.field, entrant.index, shared, raw)) for f in findings]
+        return [f"{line} (contestant {entrant.name})" for line in explain(located, self.source)]
 
 
 def read_comparison(
@@ -128,10 +138,7 @@ def read_comparison(
     if len(paths) > 1:
         return _of_recipes(paths, overrides, absent)
     text = text_of(paths[0])
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FlowmapError(explain_syntax(error, str(paths[0]), text)) from None
+    raw = tables_of(paths[0], text)
     if "contestants" not in raw and ("stages" in raw or "evaluation" in raw):
         raise FlowmapError(f"{paths[0]}: is a recipe; give a specification with contestants, or several recipes")
     source = Source(str(paths[0]), text, raw)
@@ -148,8 +155,8 @@ def read_comparison(
 def is_comparison(path: Path) -> bool:
     """Whether the file at `path` looks like a specification of contestants."""
     try:
-        return "contestants" in tomllib.loads(text_of(path))
-    except tomllib.TOMLDecodeError:
+        return "contestants" in parse_toml(text_of(path))
+    except ValueError:  # it is no TOML, which will be said where it is read
         return False
 
 
@@ -232,7 +239,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         findings += map(located, [*recipe.findings(), *lacking])
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}
-        entrants.append(Entrant(contestant.name, recipe, own))
+        entrants.append(Entrant(contestant.name, recipe, own, index))
     _refuse(findings, source)
     evaluation = evaluation_of(entrants[0])
     names = [metric.type for metric in evaluation.metrics]
@@ -249,6 +256,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         budget=spec.budget,
         entrants=tuple(entrants),
         text=source.text,
+        source=source,
     )
     return comparison, list(dict.fromkeys(explain(findings, source)))
 

@@ -13,6 +13,7 @@ import tomli_w
 from markupsafe import Markup
 
 from flowmap import figures, intervals, standings
+from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style
 from flowmap.folder import write_whole
 from flowmap.intervals import MOST_SEEDS, Difference
@@ -32,7 +33,11 @@ def write_page(folder: Path) -> Path:
     found = load(folder)
     write_lines(found)
     path = folder / PAGE
-    write_whole(path, rendered("comparison.html.j2", _view(found), folder))
+    try:
+        view = _view(found)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise FlowmapError(f"{folder}: a file of it is not as flowmap writes it: {error!r}", code=1) from error
+    write_whole(path, rendered("comparison.html.j2", view, folder))
     return path
 
 

@@ -1,9 +1,9 @@
 """Counter-based randomness: every random number of a run is a pure function of where it is used.
 
-A number's address is (seed, stage, step, turn, name, global index of the sample, position in the sample). So
-there is no generator state to save, a resumed run draws what an uninterrupted one draws, and the draws do not
-depend on how many processes share the batch, nor in how many parts they take it. The generator is Philox (Salmon et
-al., 2011), from numpy; the numbers are made on the CPU and are the same on every device.
+A number's address is (seed, stage, step, turn, name, kind and shape of the numbers, global index of the sample,
+position in the sample). So there is no generator state to save, a resumed run draws what an uninterrupted one draws,
+and the draws do not depend on how many processes share the batch, nor in how many parts they take it. The generator is
+Philox (Salmon et al., 2011), from numpy; the numbers are made on the CPU and are the same on every device.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Draw:
 
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Uniform numbers strictly inside (0, 1), float32, `[count, *shape]`, one stream per sample."""
-        bits = self._bits(name, math.prod(shape))
+        bits = self._bits(_of_kind(name, "uniform", shape), math.prod(shape))
         # 23 bits and a half: every value is exact in float32, so neither 0 nor 1 is reached.
         values = ((bits >> 9).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
         return torch.from_numpy(values.reshape(self.count, *shape)).to(self.device)
@@ -116,7 +116,7 @@ class Draw:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
         size = math.prod(shape)
         half = (size + 1) // 2
-        units = self._bits(name, 2 * half).astype(np.float32)
+        units = self._bits(_of_kind(name, "normal", shape), 2 * half).astype(np.float32)
         # (k + 1/2) / 2^32 lies in (0, 1]: its logarithm is finite. In place: this runs at every step.
         radius, angle = units[:, :half], units[:, half:]
         radius += np.float32(0.5)
@@ -149,6 +149,11 @@ class Draw:
     def _key(self, name: str) -> int:
         address = "\0".join((str(self.seed), self.stage, str(self.step), self.turn, name))
         return int.from_bytes(hashlib.blake2b(address.encode(), digest_size=16).digest(), "little")
+
+
+def _of_kind(name: str, kind: str, shape: Sequence[int]) -> str:
+    """The name of a stream: without kind and shape, different numbers of one name would be made of the same words."""
+    return "\0".join((name, kind, *map(str, shape)))
 
 
 def _stream(key: int, first: int, count: int, blocks: int) -> NDArray[np.uint32]:

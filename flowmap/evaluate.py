@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,45 +17,21 @@ from torch import Tensor
 
 from flowmap.configs import MetricConfig, SamplerConfig, Weights
 from flowmap.contestant import Contestant, generate, held_out_start, steps_for
-from flowmap.folder import read_lines, rewrite_lines, writing
+from flowmap.errors import FlowmapError
+from flowmap.folder import rewrite_lines, write_whole_file, writing
 from flowmap.interfaces import Evidence, Metric, References, Samples
 from flowmap.lineup import Lineup, Member
 from flowmap.outside import file_name
 from flowmap.pictures import png
 from flowmap.plan import Plan
+from flowmap.scores import METRICS, Score, read_scores
 from flowmap.shelf import SHELF, Shelf
+from flowmap.spots import mean_of, spread_of
 from flowmap.tables import EvaluationConfig
 
-METRICS = "metrics.jsonl"
 PICTURES = "pictures"
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One line of `metrics.jsonl`; lower is better.
-
-    `value` is the mean over `repeats` scores (`values`), each of `samples` samples from fresh noise, `spread` their
-    standard deviation, `floor` what a perfect model would score; `nfe` counts network calls per sample; `seed`
-    is the training seed. `checkpoint` and `evaluation` identify the weights and the settings that were
-    measured, so that a line is never mistaken for that of other ones.
-    """
-
-    stage: str
-    weights: Weights
-    sampler: str
-    nfe: int
-    metric: str
-    value: float
-    spread: float
-    floor: float
-    seed: int
-    samples: int
-    repeats: int
-    checkpoint: str
-    evaluation: str
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +69,7 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
     config = plan.recipe.evaluation
     if config is None:
         return
-    found = read_lines(plan.folder / METRICS)
+    found = read_scores(plan.folder / METRICS)
     lineup = Lineup(plan, device)
     entries = [entry for seed in plan.recipe.seeds for entry in _entries(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
@@ -207,7 +183,15 @@ def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tens
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
     draws["again"] = teacher.draw("floor", 0, config.samples)
-    return {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
+    made = {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
+    if not all(samples.isfinite().all() for samples in made.values()):
+        raise FlowmapError(
+            f"the reference samples of the teacher '{teacher.stage}' (seed {teacher.seed}; {calls} calls of "
+            f"{sampler.type}) are not all finite numbers, so nothing can be measured against them; look at how it was "
+            "trained, or lower evaluation.teacher_cfg_scale",
+            code=1,
+        )
+    return made
 
 
 def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:
@@ -231,7 +215,9 @@ def _score(
         for repeat in range(config.repeats):
             evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
             for m, measure in chosen.items():
-                values[m].append(measure.metric.score(evidence))
+                # No metric need know what to make of samples that are no numbers; they are the worst there are.
+                usable = m.network is not None or bool(evidence.samples.isfinite().all())
+                values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
         for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,
@@ -239,8 +225,8 @@ def _score(
                 sampler=entry.label if entry.sampler else m.network or "",
                 nfe=nfe,
                 metric=m.type,
-                value=statistics.fmean(values[m]),
-                spread=statistics.stdev(values[m]),
+                value=mean_of(values[m]),
+                spread=spread_of(values[m]),
                 floor=measure.floor,
                 seed=contestant.seed,
                 samples=config.samples,
@@ -264,11 +250,13 @@ def _evidence(
     samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
         name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
-        _save_picture(plan.folder, name, contestant.data.picture(samples[:_SHEET]))
+        # What is no number has no colour: it is drawn as 0, and what is too large as the largest.
+        shown = samples[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
+        _save_picture(plan.folder, name, contestant.data.picture(shown))
     return Evidence(samples, contestant.network, None, draw)
 
 
 def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
     with writing(folder / PICTURES):
         (folder / PICTURES).mkdir(exist_ok=True)
-        (folder / PICTURES / f"{name}.png").write_bytes(png(picture))
+    write_whole_file(folder / PICTURES / f"{name}.png", lambda part: part.write_bytes(png(picture)))

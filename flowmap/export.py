@@ -12,12 +12,12 @@ from flowmap import __version__
 from flowmap.commands import going_on
 from flowmap.configs import Weights, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
-from flowmap.folder import read_lines, readable, write_whole_folder
-from flowmap.hub import read_json
+from flowmap.folder import readable, write_whole_folder
 from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
+from flowmap.runfiles import read_about
+from flowmap.scores import METRICS, read_scores
 from flowmap.stage import base_draw, stage_weights
 from flowmap.tables import sampling_shift
 
@@ -142,15 +142,16 @@ def _conditions(fps: float | None) -> str:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        return read_json(folder / "about.json")
+        about = read_about(folder)
     except FlowmapError:
-        return {"torch": importlib.metadata.version("torch")}
+        about = {}  # what it was trained with is not known
+    return about or {"torch": importlib.metadata.version("torch")}
 
 
 def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:
     """The stage's own lines of the results."""
     wanted = (chosen.stage.name, chosen.seed, weights)
-    lines = read_lines(plan.folder / METRICS)
+    lines = read_scores(plan.folder / METRICS)
     lines = [line for line in lines if (line["stage"], line["seed"], line["weights"]) == wanted]
     if not lines:
         return "Nothing was measured."

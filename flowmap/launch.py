@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -165,13 +167,33 @@ class _Both:
             watcher.end(plan, note)
 
 
+@final
+class _LogFile(logging.FileHandler):
+    """A log that is as needed as anything else that is written: without its folder the work stops."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", delay=True, errors="backslashreplace")
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record."""
+        with writing(self._file):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Raise what went wrong, of which logging itself would print a traceback."""
+        error = sys.exception()
+        assert error is not None  # logging calls this while it handles one
+        raise error
+
+
 @contextmanager
 def _logged(file: Path) -> Iterator[None]:
     """Append what components log (skipped samples, say) to `file`, besides showing it."""
     logger = logging.getLogger("flowmap")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file, delay=True)
+    handler = _LogFile(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:
@@ -227,11 +249,15 @@ def _print_claims(folder: Path, console: Console) -> None:
     lines: dict[str, list[str]] = {}
     for claim in claims_of(read_run(folder)):
         if claim.metric in HEADLINES:
-            before, after = f"{claim.before.value:.3g}", f"{claim.after.value:.3g}"
+            before, after = (_worded(cell.value) for cell in (claim.before, claim.after))
             numbers = f"{after} against {before}" if claim.versus else f"{before} → {after}"
             lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
     for text, verdicts in lines.items():
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
+
+
+def _worded(score: float) -> str:
+    return f"{score:.3g}" if math.isfinite(score) else "not finite"
 
 
 def _write_about(plan: Plan, processes: Processes) -> None:

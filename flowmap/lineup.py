@@ -11,11 +11,11 @@ from typing import final
 
 import torch
 
-from flowmap.checkpoint import MANIFEST, checkpoints
 from flowmap.configs import BackboneConfig, NetworkKind, SampleSpec, Weights
 from flowmap.contestant import Contestant, open_contestant, open_weights
 from flowmap.hub import fingerprint
 from flowmap.interfaces import Backbone, Data
+from flowmap.manifest import MANIFEST, checkpoints
 from flowmap.outside import Outside, find_weights, is_weights
 from flowmap.plan import Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, reopened

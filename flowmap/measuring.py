@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,6 @@ from rich.markup import escape
 from flowmap.commands import evaluate_line, going_on
 from flowmap.configs import SamplerConfig
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import METRICS
 from flowmap.folder import StoppedError, set_aside
 from flowmap.hub import RUN_LOCK
 from flowmap.launch import Commands, carry_out
@@ -23,8 +23,10 @@ from flowmap.plan import LOCK, Plan
 from flowmap.recipe import Recipe, read
 from flowmap.reopen import open_run, rerun, runs_near, sampler_called
 from flowmap.run import read_lock
+from flowmap.scores import METRICS
 from flowmap.stage import finished
 from flowmap.tables import ContestConfig, EvaluationConfig
+from flowmap.texts import TextError, is_file, read_text
 
 
 def evaluate_at(
@@ -41,7 +43,7 @@ def evaluate_at(
     folder = Path(where)
     if recipe is not None:
         return _evaluate_weights(where, recipe, overrides, runs, fresh, console)
-    if any((place / RUN_LOCK).is_file() for place in (folder, folder.parent)):
+    if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
         if overrides:
             raise FlowmapError("--set: a run is measured by its own recipe; give --recipe to measure it by another")
         return _evaluate_run(folder, fresh, console)
@@ -145,11 +147,13 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
 
 def _refuse_others(folder: Path, name: str) -> None:
     """Raise FlowmapError if `folder` holds anything but the evaluation of the weights `name`."""
-    if not (folder / LOCK).is_file():
+    if not is_file(folder / LOCK):
         return
     lock = read_lock(folder / LOCK)
-    contests = lock.get("evaluation", {}).get("contests", [])
-    if lock.get("stages") or any(contest.get("stage") != name for contest in contests):
+    evaluation = lock.get("evaluation")
+    contests = evaluation.get("contests") if isinstance(evaluation, dict) else None
+    ours = isinstance(contests, list) and all(isinstance(c, dict) and c.get("stage") == name for c in contests)
+    if lock.get("stages") or not ours:
         raise FlowmapError(
             f"{folder} holds another run or the evaluation of other weights; move it away, or say --runs elsewhere"
         )
@@ -158,5 +162,8 @@ def _refuse_others(folder: Path, name: str) -> None:
 def _example(weights: Outside) -> Path:
     """A recipe that such weights could be measured by, if one is near."""
     wanted = f'type = "{weights.backbone.type}"'
-    near = [path for path in sorted(Path("recipes").glob("*.toml")) if wanted in path.read_text(encoding="utf-8")]
-    return near[0] if near else Path("RECIPE")
+    for path in sorted(Path("recipes").glob("*.toml")):
+        with suppress(OSError, TextError):  # it is a guess: what cannot be read is no example
+            if wanted in read_text(path):
+                return path
+    return Path("RECIPE")

@@ -9,6 +9,9 @@ from flowmap.configs import unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.explain import Source
 from flowmap.locate import Path
+from flowmap.texts import MOST_DEPTH, TextError, parse_toml
+
+_SHOWN = 200
 
 
 def override(source: Source, text: str) -> None:
@@ -17,10 +20,13 @@ def override(source: Source, text: str) -> None:
     An element of an array goes by its name, stage, type or position. The value is TOML; what is no TOML is a
     string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist.
     """
+    _refuse_unreadable(text)
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise FlowmapError(f"--set {text}: must look like field.of.the.recipe=value")
+        raise FlowmapError(f"--set {shortened(text)}: must look like field.of.the.recipe=value")
+    if len(parts) > MOST_DEPTH:
+        raise FlowmapError(f"--set {shortened(text)}: has {len(parts)} fields within one another, and no recipe has")
     node: Any = source.raw
     path: Path = ()
     for part in parts[:-1]:
@@ -30,7 +36,8 @@ def override(source: Source, text: str) -> None:
         if made:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{'.'.join(parts[:-1])}' is a single value; it has no field '{parts[-1]}'")
+        parent, last = shortened(".".join(parts[:-1])), shortened(parts[-1])
+        raise FlowmapError(f"--set {shortened(text)}: '{parent}' is a single value; it has no field '{last}'")
     step = _step(node, parts[-1], text)
     node[step] = _value(value)
     source.overridden[(*path, step)] = text
@@ -39,7 +46,7 @@ def override(source: Source, text: str) -> None:
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
     """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{part}' is asked of a single value; it has no fields")
+        raise FlowmapError(f"--set {shortened(text)}: '{shortened(part)}' is asked of a single value; it has no fields")
     step: Any = _step(node, part, text)
     inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
     if isinstance(inside, str):
@@ -55,9 +62,9 @@ def _step(node: Any, part: str, text: str) -> Any:
     labels = [_label(element, position) for position, element in enumerate(node)]
     if part in labels:
         return labels.index(part)
-    if part.isdecimal() and int(part) < len(node):
+    if part.isdecimal() and len(part) < 10 and int(part) < len(node):
         return int(part)
-    raise FlowmapError(f"--set {text}: {unknown_word('element', part, labels)}")
+    raise FlowmapError(f"--set {shortened(text)}: {unknown_word('element', shortened(part), labels)}")
 
 
 def _label(element: Any, position: int) -> str:
@@ -66,10 +73,26 @@ def _label(element: Any, position: int) -> str:
     return str(element.get("name") or element.get("stage") or element.get("type") or position)
 
 
+def _refuse_unreadable(text: str) -> None:
+    """Refuse what could not be written into a recipe again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = shortened(text.encode("utf-8", "backslashreplace").decode())
+        raise FlowmapError(f"--set {shown}: is not UTF-8 text") from None
+
+
 def _value(text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text.strip()
+    except TextError as error:
+        raise FlowmapError(f"--set ...={shortened(text)}: {error}") from None
     # A line break would let further fields in by the back door.
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def shortened(text: str) -> str:
+    """What is shown of a setting that nobody can have typed."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

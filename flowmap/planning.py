@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,14 @@ from typing import Any, final
 from flowmap.cost import StageCost, count
 from flowmap.errors import FlowmapError
 from flowmap.estimate import GB, StageEstimate, estimate
-from flowmap.folder import read_lines
 from flowmap.footprint import Footprint
+from flowmap.journal import read_steps
 from flowmap.limits import refuse_impossible, tight
 from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe, read
+from flowmap.runfiles import read_about
+from flowmap.texts import TextError, read_toml
 
 TFLOPS = 400.0
 """What a device is assumed to achieve, in 1e12 / s: about 40 % of the 989 that an H100 can at most (dense bf16)."""
@@ -105,17 +106,18 @@ def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int
 
 def _measured(plan: Plan, stage: StagePlan) -> Measured | None:
     """What the run in the plan's folder has measured of `stage`, if it is one of the same configuration."""
-    steps = read_lines(stage.folder / "steps.jsonl")
     try:
-        lock = tomllib.loads((stage.folder / LOCK).read_text())
-        about = json.loads((plan.folder / "about.json").read_text())
-    except (OSError, ValueError):
-        return None
+        steps = read_steps(stage.folder)
+        lock = read_toml(stage.folder / LOCK)
+        about = read_about(plan.folder)
+    except (OSError, TextError, FlowmapError):
+        return None  # what is damaged has not been measured
     if not steps or lock != stage.lock:
         return None
     seconds = statistics.median(line["seconds"] for line in steps[_GIVEN_UP:] or steps)
     peak = max(line["peak_bytes"] for line in steps)
-    return Measured(peak, seconds, str(about.get("device")), int(about.get("processes", 1)))
+    processes = about.get("processes")
+    return Measured(peak, seconds, str(about.get("device")), processes if isinstance(processes, int) else 1)
 
 
 # --- as JSON

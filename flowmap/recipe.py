@@ -45,6 +45,7 @@ from flowmap.tables import (
     WatchdogConfig,
     has_critic,
 )
+from flowmap.texts import TextError, is_folder, parse_toml, read_text
 
 Absent = Literal["ignore", "warning", "error"]
 """What it means if weights or data are not on this machine."""
@@ -324,7 +325,7 @@ def _unknown_stage(name: str, stages: Sequence[StageConfig]) -> str:
         return (
             f"there is no stage '{name}', nor any other; name weights: 'base', or a folder or hub id, with a '/' in it"
         )
-    hint = f"; for the folder of that name write './{name}'" if Path(name).is_dir() else ""
+    hint = f"; for the folder of that name write './{name}'" if is_folder(name) else ""
     return unknown_word("stage", name, [stage.name for stage in stages]) + hint
 
 
@@ -350,10 +351,7 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
     problem: file, line, field, what is allowed, the nearest word.
     """
     text = text_of(path)
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FlowmapError(explain_syntax(error, str(path), text)) from None
+    raw = tables_of(path, text)
     if "contestants" in raw and "stages" not in raw:
         raise FlowmapError(f"{path}: is a comparison, not a recipe; flowmap compare {path}")
     source = Source(str(path), text, raw)
@@ -374,23 +372,36 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
     return recipe, explain(findings, source)
 
 
+def tables_of(path: Path, text: str) -> dict[str, Any]:
+    """The tables of the recipe `text` that stands at `path`; raises FlowmapError if it is no TOML, or has too much."""
+    try:
+        return parse_toml(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FlowmapError(explain_syntax(error, str(path), text)) from None
+    except TextError as error:
+        raise FlowmapError(f"{path}: {error}; that is no recipe") from None
+
+
 def text_of(path: Path) -> str:
     """The text of the recipe at `path`; raises FlowmapError, with the recipes that are near, if there is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except FileNotFoundError:
         raise FlowmapError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
     except IsADirectoryError:
         raise FlowmapError(f"{path}: is a folder, not a recipe{_recipes_near(path / 'any')}") from None
-    except UnicodeDecodeError as error:
-        raise FlowmapError(f"{path}: is not UTF-8 text (byte {error.start + 1})") from None
+    except TextError as error:
+        raise FlowmapError(f"{path}: {error}") from None
     except OSError as error:
         raise FlowmapError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _recipes_near(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("recipes")
-    found = sorted(p.name for p in folder.glob("*.toml"))
+    folder = path.parent if is_folder(path.parent) else Path("recipes")
+    try:
+        found = sorted(p.name for p in folder.glob("*.toml"))
+    except OSError:
+        found = []  # a folder that cannot be read has nothing to offer
     near = difflib.get_close_matches(path.name, found, n=1)
     hint = f". Did you mean '{folder / near[0]}'?" if near else ""
     return f"; {folder}/ has: {', '.join(found)}{hint}" if found else ""

@@ -6,7 +6,6 @@ once and resumed), evaluate, report, export, sample.
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
 from flowmap.export import export_run
-from flowmap.folder import locked, write_whole
+from flowmap.folder import clear, locked, write_whole
 from flowmap.launch import run_recipe
 from flowmap.limits import needs, refuse_impossible
 from flowmap.loop import StepRecord
@@ -64,7 +63,7 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     with locked(folder) if processes.first else nullcontext():
         if processes.first:
             # What an earlier rehearsal left would be found finished.
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(folder)
             _prepare(recipe, processes.number, folder, console)
         processes.wait()
         plan = _run_twice(folder / _TWIN, folder, console)

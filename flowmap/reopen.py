@@ -13,16 +13,17 @@ from flowmap.commands import command_line
 from flowmap.configs import NetworkKind, SamplerConfig, unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
-from flowmap.outside import main_stage
+from flowmap.outside import is_weights, main_stage
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import read_lock
+from flowmap.texts import is_file, is_folder
 
 
 def open_run(folder: Path) -> Plan:
     """The plan of the run in `folder`. Raises FlowmapError if it is no run of this version's recipes."""
-    if not (folder / LOCK).is_file():
-        if (folder.parent / LOCK).is_file():
+    if not is_file(folder / LOCK):
+        if is_file(folder.parent / LOCK):
             raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
         raise FlowmapError(f"{folder} is not the folder of a run{runs_near(folder)}")
     lock = read_lock(folder / LOCK)
@@ -35,12 +36,30 @@ def open_run(folder: Path) -> Plan:
             f"{folder / LOCK} does not fit this version of flowmap or its plugins: {error.error_count()} problems, "
             f"first {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
         ) from None
+    if why := _unsound(recipe):
+        raise FlowmapError(f"{folder / LOCK} is damaged: {why}; run the recipe again, which writes it anew", code=1)
     return make_plan(recipe.model_copy(update={"name": folder.resolve().name}), folder.resolve().parent)
+
+
+def _unsound(recipe: Recipe) -> str | None:
+    """Why a lock, whose every table is right, is not one that was written; None if it is."""
+    earlier: list[str] = []
+    for stage in recipe.stages:
+        if stage.name in earlier:
+            return f"two of its stages are called '{stage.name}'"
+        for role in stage.roles.values():
+            if role.from_ not in ("base", *earlier):
+                return f"stage '{stage.name}' starts from '{role.from_}', which does not come before it"
+        earlier.append(stage.name)
+    evaluation = recipe.evaluation
+    named = [evaluation.teacher, *(contest.stage for contest in evaluation.contests)] if evaluation else []
+    unknown = [name for name in named if name not in earlier and not is_weights(name)]
+    return f"its evaluation names '{unknown[0]}', which is no stage of it" if unknown else None
 
 
 def runs_near(folder: Path) -> str:
     """The runs that lie where `folder` was looked for, as a message ends."""
-    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if folder.parent.is_dir() else []
+    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if is_folder(folder.parent) else []
     return f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
 
 

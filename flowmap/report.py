@@ -33,7 +33,7 @@ def write_report(folder: Path) -> Path:
     run = read_run(folder)
     try:
         view = _view(run)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
     path = folder / "report.html"
     write_whole(path, rendered("report.html.j2", view, folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,11 +14,13 @@ import tomli_w
 from pydantic import ValidationError
 
 from flowmap import __version__
-from flowmap.checkpoint import Checkpoint, checkpoints, clean, restore, save, verify
+from flowmap.checkpoint import clean, prune, restore, save, verify
 from flowmap.configs import AnyBackbone, AnyData, Config
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
+from flowmap.folder import StoppedError, append_line, sync, write_whole, writing
+from flowmap.journal import STEPS, Seal, begin, read_steps
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
+from flowmap.manifest import Checkpoint, checkpoints
 from flowmap.phases import phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
@@ -28,9 +29,9 @@ from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
+from flowmap.texts import TextError, read_toml
 from flowmap.watchdog import CollapseError, watched
 
-STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
 _SHOWN = 8
 _AGAIN_SECONDS = 0.05
@@ -64,6 +65,9 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
             clean(plan.folder)
         processes.wait()
         found = _resume_point(plan)
+        if found is not None and processes.first:
+            # A kill may have come between the saving of the newest and the removal of the oldest.
+            prune(plan.folder, plan.recipe.checkpoints.keep)
         if found is not None and found.step >= plan.stage.steps:
             watcher.end(plan, f"finished before, {found.step} steps")
             return
@@ -102,26 +106,38 @@ def _go_on(
         with phase(f"{plan.stage.name}: reading the checkpoint of step {found.step}"):
             restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
+    seal = Seal()
     if processes.first:
         _write_lock(plan)
         # Steps after the checkpoint are taken again: their lines would stand twice.
-        rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
+        seal, lost = begin(plan.folder, done)
+        if lost:
+            _log.warning(
+                "%s: %s says nothing of the first %d steps, and no report counts them",
+                plan.stage.name,
+                plan.folder / STEPS,
+                lost,
+            )
     processes.wait()
     watcher.begin(plan, done)
     with interruption.patience():
-        _steps(stage, done, found, watcher, interruption)
+        _steps(stage, done, found, watcher, interruption, seal)
 
 
-def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
+def _steps(
+    stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption, seal: Seal
+) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
-    watchdog = watchdog_of(plan, read_lines(plan.folder / STEPS))
+    watchdog = watchdog_of(plan, read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
-        with _tracking(plan, processes.first) as track, closing(run_stage(stage, done)) as records:
+        with _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
             for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
-                    append_line(plan.folder / STEPS, record.line())
+                    line = record.line()
+                    append_line(plan.folder / STEPS, line)
+                    seal.note(line)
                     for doubt in record.doubts:
                         _log.warning("%s, step %d: %s", plan.stage.name, record.step, doubt)
                 watcher.step(record)
@@ -134,8 +150,8 @@ def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, i
                             # What a checkpoint has behind it must survive whatever the checkpoint survives.
                             sync(plan.folder / STEPS)
                     with phase(f"{plan.stage.name}: saving step {record.step}"):
-                        folder, first = plan.folder, processes.first
-                        last = save(folder, record.step, stage.optimizers, stage.roles, rhythm.keep, first)
+                        state = (stage.optimizers, stage.roles, rhythm.keep, processes.first, seal.facts())
+                        last = save(plan.folder, record.step, *state)
                         processes.wait()
                     if stop:
                         name = signal.Signals(stop).name
@@ -191,11 +207,13 @@ def _write_lock(plan: StagePlan) -> None:
 
 
 def read_lock(path: Path) -> dict[str, Any]:
-    """The configuration in a stage's lock file."""
+    """The configuration in a lock file; raises FlowmapError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise FlowmapError(f"{path} cannot be read: {error}; move the stage's folder away", code=1) from None
+        return read_toml(path)
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}; move its folder away", code=1) from None
+    except TextError as error:
+        raise FlowmapError(f"{path} cannot be read: it {error}; move its folder away", code=1) from None
 
 
 class _StageLock(Config):
@@ -238,8 +256,8 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], None]]:
-    """Open the recipe's trackers, if `wanted`; yields what sends them a record now and then."""
+def _tracking(plan: StagePlan, wanted: bool, done: int) -> Iterator[Callable[[StepRecord], None]]:
+    """Open the recipe's trackers, if `wanted`, after `done` steps; yields what sends them a record now and then."""
     trackers: list[accelerate.tracking.GeneralTracker] = []
 
     def track(record: StepRecord) -> None:
@@ -251,7 +269,9 @@ def _tracking(plan: StagePlan, wanted: bool) -> Iterator[Callable[[StepRecord], 
     try:
         with writing(plan.folder):
             for name in plan.recipe.compute.trackers if wanted else ():
-                trackers.append(accelerate.tracking.LOGGER_TYPE_TO_CLASS[name](name, logging_dir=plan.folder))
+                kind = accelerate.tracking.LOGGER_TYPE_TO_CLASS[name]
+                # What was sent of steps that are taken again is hidden: they stand once.
+                trackers.append(kind(name, logging_dir=plan.folder, purge_step=done + 1))
                 trackers[-1].start()
         yield track
     finally:

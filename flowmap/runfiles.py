@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from flowmap.catalogue import catalogue
 from flowmap.configs import BackboneConfig
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
-from flowmap.folder import read_lines
+from flowmap.folder import StoppedError
+from flowmap.journal import STEPS, lost_steps, read_steps
 from flowmap.plan import LOCK
+from flowmap.scores import METRICS, read_scores
+from flowmap.texts import TextError, misfit, parse_toml, read_bytes, read_text, shaped
 from flowmap.verdict import Claim, Control, claims
 
 
@@ -55,7 +56,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds; `steps` has the records per stage and seed."""
+    """What a run's folder holds; `steps` has the records per stage and seed, `doubts` what is known to be missing."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -63,6 +64,7 @@ class Run:
     about: dict[str, Any]
     steps: dict[str, dict[int, list[dict[str, Any]]]]
     lines: list[dict[str, Any]]
+    doubts: tuple[str, ...] = ()
 
     @property
     def chunked(self) -> bool:
@@ -77,9 +79,53 @@ class Run:
         backbone = self.recipe.get("backbone")
         try:
             config = catalogue().find("backbone", backbone["type"]).model_validate(backbone) if backbone else None
-        except (LookupError, ValidationError):
+        except (LookupError, TypeError, ValidationError):
             return None
         return config.recomputes() if isinstance(config, BackboneConfig) else None
+
+
+class _Role(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    source: Annotated[str, Field(alias="from")] = "base"
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[^/\x00]+$", max_length=255)]  # that of a folder
+    steps: Annotated[int, Field(ge=0)]
+    roles: dict[str, _Role] = Field(default_factory=dict)
+
+
+class _Contest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    stage: str
+    weights: str = "ema"
+    against: str | None = None
+
+
+class _Evaluation(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    teacher: str | None = None
+    contests: list[_Contest] = Field(default_factory=list)
+
+
+class _Lock(BaseModel):
+    """The shape of a run's lock, as far as a report reads it."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    seeds: Annotated[list[int], Field(min_length=1)]
+    stages: list[_Stage]
+    evaluation: _Evaluation | None = None
+
+
+class _About(RootModel[dict[str, str | int | float]]):
+    """The shape of `about.json`."""
 
 
 def read_run(folder: Path) -> Run:
@@ -87,33 +133,66 @@ def read_run(folder: Path) -> Run:
 
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
     """
-    text = _text(folder / LOCK)
-    try:
-        recipe = tomllib.loads(text)
-        about = json.loads(_text(folder / "about.json") or "{}")
-        lines = read_lines(folder / "metrics.jsonl")
-        steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
-        seeds = recipe.get("seeds", [])
-        for stage in recipe["stages"] if "name" in recipe else []:
-            for seed in seeds:
-                home = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-                if found := read_lines(home / stage["name"] / "steps.jsonl"):
-                    steps.setdefault(stage["name"], {})[seed] = found
-    except (OSError, ValueError, KeyError) as error:
-        raise FlowmapError(f"{folder}: a file of this run is damaged: {error}", code=1) from error
-    if not text:
-        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{LOCK}"))
-        known = f"; there are: {', '.join(near)}" if near else ""
-        raise FlowmapError(f"{folder} is no run folder: it has no {LOCK}{known}")
-    if "name" not in recipe:
-        raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
+    text, recipe = _lock(folder)
+    about = read_about(folder)
+    lines = read_scores(folder / METRICS)
+    steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    doubts: list[str] = []
+    for stage in recipe["stages"]:
+        for seed in recipe["seeds"]:
+            home = (folder if len(recipe["seeds"]) == 1 else folder / f"seed-{seed}") / stage["name"]
+            found = _steps(home)
+            if found:
+                steps.setdefault(stage["name"], {})[seed] = found
+            if lost := lost_steps(home, found):
+                doubts.append(f"{home / STEPS} says nothing of the first {lost:,} steps, so they are counted nowhere.")
     if not lines and not steps:
         raise FlowmapError(f"{folder} has no scores and no steps yet; train first: {command_of(folder)}")
-    return Run(folder, recipe, text, about, steps, lines)
+    return Run(folder, recipe, text, about, steps, lines, tuple(doubts))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+def _lock(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The locked recipe of the run in `folder`, as it stands and as tables."""
+    path = folder / LOCK
+    try:
+        text = read_text(path)
+        recipe = parse_toml(text)
+        if "name" not in recipe and "seed" in recipe:
+            raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
+        _Lock.model_validate(recipe)
+    except (FileNotFoundError, NotADirectoryError):
+        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{LOCK}"))
+        known = f"; there are: {', '.join(near)}" if near else ""
+        raise FlowmapError(f"{folder} is no run folder: it has no {LOCK}{known}") from None
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
+    except ValidationError as error:
+        raise _damaged(path, misfit(error)) from None
+    except ValueError as error:  # no TOML, no text, too much of either
+        raise _damaged(path, str(error)) from None
+    return text, recipe
+
+
+def _damaged(path: Path, why: str) -> FlowmapError:
+    return FlowmapError(f"{path} is damaged: {why}; run the recipe again, which writes it anew", code=1)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` was made with and on; raises FlowmapError if that is damaged."""
+    path = folder / "about.json"
+    try:
+        return dict(shaped(read_bytes(path), _About).root)
+    except FileNotFoundError:
+        return {}
+    except (OSError, TextError) as error:
+        raise FlowmapError(f"{path} is damaged: {error}; delete it, or run the recipe again", code=1) from None
+
+
+def _steps(stage: Path) -> list[dict[str, Any]]:
+    try:
+        return read_steps(stage)
+    except StoppedError as error:
+        raise FlowmapError(f"{error}\nFirst: {error.first}", error.code) from None
 
 
 def command_of(folder: Path) -> str:
@@ -159,7 +238,7 @@ def _controls(run: Run) -> Iterator[Control]:
         if recomputes is not None and ours | theirs <= costs.keys():
             alone = (ours - theirs, theirs - ours)
             spent = [sum(costs[name].equivalents(recomputes) for name in own) for own in alone]
-        yield Control(contest["stage"], contest["weights"], against, *spent)
+        yield Control(contest["stage"], contest.get("weights", "ema"), against, *spent)
 
 
 def _lineage(run: Run, stage: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from flowmap.configs import SampleSpec
 from flowmap.contestant import Contestant, generate, latent_context
 from flowmap.draw import Draw
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.folder import readable, writing
+from flowmap.folder import readable, write_together, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
 from flowmap.video import read_clip, read_image, to_float, to_uint8, write_mp4
@@ -58,6 +60,7 @@ def _drawn(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
         # Before the work, not after it.
         out.parent.mkdir(parents=True, exist_ok=True)
     samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
+    _refuse_no_numbers(samples)
     facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
     if opened.cfg_scale != 1:
         facts["guidance"] = opened.cfg_scale
@@ -115,23 +118,38 @@ def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int,
     return Batch(x0, cond, null)
 
 
+def _refuse_no_numbers(samples: Tensor) -> None:
+    """Refuse to write what looks like a sample and is none."""
+    bad = int((~samples.flatten(1).isfinite()).any(dim=1).sum())
+    if bad:
+        raise FlowmapError(
+            f"{bad} of {len(samples)} samples have values that are no finite numbers, so nothing was written. Their "
+            "weights may be damaged or their training may have diverged; or lower --guidance, or take another --nfe or "
+            "--sampler",
+            code=1,
+        )
+
+
 def _write(
     out: Path, samples: Tensor, contestant: Contestant, spec: SampleSpec, facts: dict[str, object]
 ) -> list[Path]:
     stem = out.with_suffix("") if out.suffix in _ENDINGS else out
     picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
-    with writing(out):
-        picture.write_bytes(png(contestant.data.picture(samples)))
-        save_file({"samples": samples.contiguous()}, tensors, metadata={k: str(v) for k, v in facts.items()})
-        readable(tensors)
-    if spec.fps is None:
-        return [picture, tensors]
-    videos = []
-    for index, video in enumerate(samples):
-        number = f"-{index}" if len(samples) > 1 else ""
-        videos.append(stem.with_name(f"{stem.name}{number}.mp4"))
-        write_mp4(videos[-1], _film(video, contestant), spec.fps)
-    return [*videos, picture, tensors]
+
+    def fill_tensors(file: Path) -> None:
+        save_file({"samples": samples.contiguous()}, file, metadata={k: str(v) for k, v in facts.items()})
+        readable(file)
+
+    files: dict[Path, Callable[[Path], object]] = {}
+    if spec.fps is not None:
+        for index, video in enumerate(samples):
+            number = f"-{index}" if len(samples) > 1 else ""
+            fill_video = partial(write_mp4, frames=_film(video, contestant), fps=spec.fps)
+            files[stem.with_name(f"{stem.name}{number}.mp4")] = fill_video
+    files[picture] = lambda file: file.write_bytes(png(contestant.data.picture(samples)))
+    files[tensors] = fill_tensors
+    write_together(files)
+    return list(files)
 
 
 def _film(video: Tensor, contestant: Contestant) -> NDArray[np.uint8]:

@@ -30,17 +30,17 @@ class Spot:
     @property
     def means(self) -> dict[int, float]:
         """The mean score of each seed."""
-        return {seed: statistics.fmean(values) for seed, values in self.values.items()}
+        return {seed: mean_of(values) for seed, values in self.values.items()}
 
     @property
     def mean(self) -> float:
         """Over seeds and draws."""
-        return statistics.fmean(self.means.values())
+        return mean_of(self.means.values())
 
     @property
     def floor(self) -> float:
         """Over seeds."""
-        return statistics.fmean(self.floors.values())
+        return mean_of(self.floors.values())
 
     @property
     def finite(self) -> bool:
@@ -55,13 +55,13 @@ class Spot:
     @property
     def over_seeds(self) -> float:
         """Standard deviation of the seeds' means; NaN for one seed."""
-        return _deviation(list(self.means.values()))
+        return spread_of(list(self.means.values()))
 
     @property
     def over_noise(self) -> float:
         """Standard deviation over draws of noise, within a seed."""
-        within = [_deviation(values) ** 2 for values in self.values.values()]
-        return math.sqrt(statistics.fmean(within)) if within else math.nan
+        within = [spread_of(values) ** 2 for values in self.values.values()]
+        return math.sqrt(mean_of(within)) if within else math.nan
 
     @property
     def spread(self) -> float:
@@ -75,7 +75,17 @@ class Spot:
         return math.sqrt(self.over_seeds**2 + self.over_noise**2 * (1 - 1 / draws))
 
 
-def _deviation(values: Iterable[float]) -> float:
+def mean_of(values: Iterable[float]) -> float:
+    """The mean; with a value that is no finite number NaN, or the infinity if there is but one kind of it."""
+    values = list(values)
+    odd = {value for value in values if not math.isfinite(value)}
+    if not odd:
+        return statistics.fmean(values)
+    return odd.pop() if len(odd) == 1 else math.nan
+
+
+def spread_of(values: Iterable[float]) -> float:
+    """The sample standard deviation; NaN of fewer than two values, or where one is no finite number."""
     values = list(values)
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return math.nan

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowmap.checkpoint import Checkpoint, checkpoints, read_weights, verify
+from flowmap.checkpoint import read_weights, verify
 from flowmap.configs import Weights
 from flowmap.draw import Draw
 from flowmap.ema import start_average
 from flowmap.folder import StoppedError
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
+from flowmap.manifest import Checkpoint, checkpoints
 from flowmap.plan import StagePlan
 from flowmap.processes import Processes
 from flowmap.sharding import place

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flowmap.comparing import Comparison
+from flowmap.configs import NAME
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
-from flowmap.folder import read_lines, rewrite_lines
+from flowmap.folder import StoppedError, read_lines, rewrite_lines
 from flowmap.intervals import MOST_SEEDS, Difference, Round, Verdict, phrase
+from flowmap.journal import STEPS, lost_steps, read_steps
 from flowmap.runfiles import Cost
+from flowmap.scores import METRICS, DrawsLine
 from flowmap.spots import Row, Spot
+from flowmap.texts import MOST_RECORD, TextError, is_file, misfit, parse_json, read_bytes
 
 RECORD = "comparison.json"
 LINES = "comparison.jsonl"
@@ -164,28 +169,96 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
 
 def is_comparison_folder(folder: Path) -> bool:
     """Whether `folder` is that of a comparison."""
-    return (folder / RECORD).is_file()
+    return is_file(folder / RECORD)
+
+
+class _Stage(BaseModel):
+    name: str
+
+
+class _Contest(BaseModel):
+    stage: str
+
+
+class _Evaluation(BaseModel):
+    contests: Annotated[list[_Contest], Field(min_length=1)]
+
+
+class _Recipe(BaseModel):
+    stages: list[_Stage]
+    evaluation: _Evaluation
+
+
+class _Contestant(BaseModel):
+    name: Annotated[str, Field(pattern=NAME)]
+    recipe: _Recipe
+    own: list[str]
+    recomputes: bool
+
+
+class _Budget(BaseModel):
+    by: str
+    amount: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    """The shape of `comparison.json`, as far as it is read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    about: str
+    seeds: Annotated[list[Annotated[int, Field(ge=-(2**63), lt=2**63)]], Field(min_length=1)]
+    metric: str
+    against: str | None
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    budget: _Budget | None
+    command: str
+    text: str
+    contestants: Annotated[list[_Contestant], Field(min_length=1)]
+
+
+class _FailureLine(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    contestant: str
+    seed: int
+    message: str
 
 
 def load(folder: Path) -> Standings:
-    """What the comparison in `folder` has got so far. Raises FlowmapError if a file of it is damaged."""
+    """What the comparison in `folder` has got so far. Raises FlowmapError, naming the file, if one is damaged."""
+    known = _record(folder / RECORD)
+    contestants = tuple(
+        Contestant(c["name"], c["recipe"], tuple(c["own"]), c["recomputes"]) for c in known.pop("contestants")
+    )
+    known["seeds"] = tuple(known["seeds"])
+    failures = tuple(Failure(**line) for line in read_lines(folder / FAILURES, _FailureLine))
+    return Standings(
+        folder,
+        **known,
+        contestants=contestants,
+        failures=failures,
+        spots=_spots(folder, contestants, known["seeds"]),
+        spent=tuple(_spent(folder, contestant, known["seeds"]) for contestant in contestants),
+    )
+
+
+def _record(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        contestants = tuple(
-            Contestant(c["name"], c["recipe"], tuple(c["own"]), c["recomputes"]) for c in known.pop("contestants")
-        )
-        known["seeds"] = tuple(known["seeds"])
-        failures = tuple(Failure(**line) for line in read_lines(folder / FAILURES))
-        return Standings(
-            folder,
-            **known,
-            contestants=contestants,
-            failures=failures,
-            spots=_spots(folder, contestants, known["seeds"]),
-            spent=tuple(_spent(folder, contestant, known["seeds"]) for contestant in contestants),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FlowmapError(f"{folder}: a file of this comparison is damaged: {error!r}", code=1) from error
+        known = parse_json(read_bytes(path, MOST_RECORD))
+        _Record.model_validate(known)
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
+    except ValidationError as error:
+        raise _damaged(path, misfit(error)) from None
+    except TextError as error:
+        raise _damaged(path, f"it {error}") from None
+    return dict(known)
+
+
+def _damaged(path: Path, why: str) -> FlowmapError:
+    return FlowmapError(f"{path} is damaged: {why}; run the comparison again, which writes it anew", code=1)
 
 
 def _spots(
@@ -197,13 +270,11 @@ def _spots(
         contests = contestant.recipe["evaluation"]["contests"]
         several = len({(contest["stage"], contest.get("weights")) for contest in contests}) > 1
         for seed in seeds:
-            for line in read_lines(folder / contestant.name / f"seed-{seed}" / "metrics.jsonl"):
+            for line in read_lines(folder / contestant.name / f"seed-{seed}" / METRICS, DrawsLine):
                 name = f"{contestant.name}/{line['stage']}" if several else contestant.name
-                key, row = (str(line["metric"]), int(line["nfe"])), Row(name, str(line["sampler"]))
-                if not line["values"]:
-                    raise ValueError(f"a score of '{name}' without values")
+                key, row = (line["metric"], line["nfe"]), Row(name, line["sampler"])
                 values.setdefault(key, {}).setdefault(row, {})[seed] = tuple(line["values"])
-                floors.setdefault(key, {}).setdefault(row, {})[seed] = float(line["floor"])
+                floors.setdefault(key, {}).setdefault(row, {})[seed] = line["floor"]
     return {
         key: {row: Spot(by_seed, floors[key][row]) for row, by_seed in rows.items()} for key, rows in values.items()
     }
@@ -217,13 +288,28 @@ def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:
     for seed in seeds:
         for stage in contestant.own:
             cost = Cost(stage)
-            for line in read_lines(folder / contestant.name / f"seed-{seed}" / stage / "steps.jsonl"):
+            for line in _steps(folder / contestant.name / f"seed-{seed}" / stage, contestant.name):
                 cost.add(line)
             steps[stage] = max(steps.get(stage, 0), cost.steps)
             calls[seed] = calls.get(seed, 0) + equivalents(cost.calls, contestant.recomputes)
             seconds[seed] = seconds.get(seed, 0.0) + cost.seconds
             peak = max(peak, cost.peak_bytes)
     return Spent(contestant.name, steps, calls, seconds, peak)
+
+
+def _steps(stage: Path, contestant: str) -> list[dict[str, Any]]:
+    """The steps of a stage; raises FlowmapError unless all that were taken are there: costs are what is compared."""
+    try:
+        found = read_steps(stage)
+    except StoppedError as error:
+        raise FlowmapError(f"{error} Or train anew: flowmap compare ... --redo {contestant}", error.code) from None
+    if lost := lost_steps(stage, found):
+        raise FlowmapError(
+            f"{stage / STEPS}: {lost} of its lines are gone, so nobody knows what this contestant has cost. Put them "
+            f"back, or train anew: flowmap compare ... --redo {contestant}",
+            code=1,
+        )
+    return found
 
 
 def sentences(standings: Standings) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from flowmap import intervals
 from flowmap.intervals import Difference, difference
-from flowmap.spots import Spot
+from flowmap.spots import Spot, mean_of, spread_of
 
 Verdict = Literal["holds", "fails", "noise"]
 
@@ -181,20 +180,16 @@ def _cell(by_seed: Mapping[int, Mapping[str, Any]]) -> Cell:
     seeds = tuple(sorted(by_seed))
     values = [float(by_seed[seed]["value"]) for seed in seeds]
     return Cell(
-        value=statistics.fmean(values),
-        redraw=statistics.fmean(float(by_seed[seed]["spread"]) for seed in seeds),
-        between=_deviation(values) if len(values) > 1 else None,
-        floor=statistics.fmean(float(by_seed[seed]["floor"]) for seed in seeds),
+        value=mean_of(values),
+        redraw=mean_of(float(by_seed[seed]["spread"]) for seed in seeds),
+        between=spread_of(values) if len(values) > 1 else None,
+        floor=mean_of(float(by_seed[seed]["floor"]) for seed in seeds),
         seeds=seeds,
         spot=Spot(
             {seed: tuple(map(float, by_seed[seed]["values"])) for seed in seeds},
             {seed: float(by_seed[seed]["floor"]) for seed in seeds},
         ),
     )
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def no_worse(found: Difference) -> Verdict:

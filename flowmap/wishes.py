@@ -21,6 +21,7 @@ from flowmap.outside import Outside, is_nowhere, look_up
 from flowmap.processes import Processes
 from flowmap.reopen import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
 from flowmap.tables import ComputeConfig
+from flowmap.texts import is_file
 from flowmap.video import strips
 
 _CALLS = 4
@@ -76,7 +77,7 @@ def open_wished(where: str, wish: Wish) -> Opened:
     if not where.strip():
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
-    if any((place / RUN_LOCK).is_file() for place in (folder, folder.parent)):
+    if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
         return open_wished_run(folder, wish)
     if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -133,6 +135,20 @@ def test_the_catalogue_is_read_once() -> None:
 BROKEN = {
     "import error": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "any error": ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
+    "system exit": ("import sys\nsys.exit(0)", "SystemExit: 0"),
+    "exit without a word": ("raise SystemExit", "SystemExit: "),
+    "an interrupt of its own": ("raise KeyboardInterrupt('mine')", "KeyboardInterrupt: mine"),
+    "generator exit": ("raise GeneratorExit", "GeneratorExit: "),
+    "any base exception": ("class Odd(BaseException): pass\nraise Odd('x')", "Odd: x"),
+    "out of stack": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    "an error without words": (
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+        "Odd: its error cannot be shown",
+    ),
+    "exit in the hook": (
+        PREAMBLE + REGISTER.format("Good").replace("return", "raise SystemExit(3)\n    return"),
+        "SystemExit: 3",
+    ),
     "syntax error": ("def", "SyntaxError: invalid syntax (syntax_error.py, line 1)"),
     "no hook": (
         PREAMBLE,
@@ -195,6 +211,57 @@ def test_a_broken_plugin_is_recorded_and_hurts_no_other(
     expected = reason.replace("{path}", str(tmp_path / f"{module}.py"))
     assert found.broken == [BrokenPlugin(module, "an unknown distribution", expected)]
     assert [(c.kind, c.name, c.summary) for c in found.components] == [("sampler", "good", "A good one.")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        # What a plugin makes of it is not what the user meant.
+        "except BaseException: pass",
+        "except BaseException: raise ImportError('no luck')",
+        "except BaseException: raise SystemExit(0)",
+        "finally: signal.signal(signal.SIGINT, signal.SIG_IGN)",
+    ],
+)
+def test_a_real_interrupt_ends_the_command_whatever_a_plugin_makes_of_it(
+    source: str, entry_point: EntryPoints, tmp_path: Path
+) -> None:
+    number = len(list(tmp_path.iterdir()))
+    work = "signal.raise_signal(signal.SIGINT)"
+    text = f"import signal\ntry:\n    {work}\n{source or 'finally: pass'}\n"
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        load([entry_point(f"interrupted_{number}_{abs(hash(source))}", text)])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_plugin_s_own_handler_goes_with_it(entry_point: EntryPoints) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    load([entry_point("handler", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)")])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_plugins_are_loaded_in_any_thread(entry_point: EntryPoints) -> None:
+    """A signal arrives in the main thread alone, and only there may a handler be set."""
+    point = entry_point("threaded", "raise KeyboardInterrupt('mine')")
+    found: list[Catalogue] = []
+    thread = threading.Thread(target=lambda: found.append(load([point])))
+    thread.start()
+    thread.join()
+    assert [b.reason for b in found[0].broken] == ["KeyboardInterrupt: mine"]
+
+
+def test_a_distribution_without_metadata_is_no_reason_to_end(entry_point: EntryPoints) -> None:
+    class Nameless:
+        @property
+        def name(self) -> str:
+            raise KeyError("Name")
+
+    point = entry_point("nameless", "import no_such_module")
+    vars(point).update(dist=Nameless())
+    (broken,) = load([point]).broken
+    assert broken.distribution == "a distribution whose metadata are damaged"
 
 
 def test_an_unknown_name_mentions_the_plugins_that_could_not_be_loaded(

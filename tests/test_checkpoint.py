@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import pickle
 import re
 import shutil
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flowmap import checkpoint
-from flowmap.checkpoint import Checkpoint, checkpoints, clean, read_weights, restore, save, verify
+from flowmap.checkpoint import clean, read_weights, restore, save, verify
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
+from flowmap.manifest import Checkpoint, checkpoints, read_manifest
 from flowmap.processes import Processes
+from flowmap.run import Interruption, train
 from flowmap.stage import Stage, open_stage
 from flowmap.tables import ComputeConfig
 from tests.small_runs import (
@@ -28,6 +31,7 @@ from tests.small_runs import (
     HEAD,
     ON_POLICY,
     TEACHER,
+    Watcher,
     assert_same,
     checkpoints_every,
     planned,
@@ -85,7 +89,9 @@ def test_what_is_restored_is_what_was_saved(run: Path, tmp_path: Path) -> None:
     newest = checkpoints(run / "runs" / "small" / "on_policy")[-1]
     stage = _stage(run, "on_policy")
     restore(newest, stage.optimizers, stage.roles)
-    again = save(tmp_path / "again", newest.step, stage.optimizers, stage.roles, keep=1)
+    (tmp_path / "again").mkdir()
+    seal = read_manifest(newest).steps
+    again = save(tmp_path / "again", newest.step, stage.optimizers, stage.roles, keep=1, steps=seal)
     ours, theirs = tensors(again.path), tensors(newest.path)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -100,6 +106,7 @@ def test_only_the_newest_are_kept(run: Path) -> None:
 
 def test_a_role_that_was_never_stepped_has_no_moments_yet(run: Path, tmp_path: Path) -> None:
     stage = _stage(run, "on_policy")
+    (tmp_path / "x").mkdir()
     first = save(tmp_path / "x", 1, stage.optimizers, stage.roles, keep=1)
     verify(first)
     restore(first, stage.optimizers, stage.roles)
@@ -119,6 +126,19 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads(file.read_text())
     change(manifest)
     file.write_text(json.dumps(manifest))
+
+
+def _size(checkpoint: Path, size: object) -> None:
+    _edit(checkpoint / "manifest.json", lambda m: m["files"][_PARTS[0]].update(bytes=size))
+
+
+def _name(checkpoint: Path, name: str) -> None:
+    """A manifest made by hand, with the right size and checksum of a file that is elsewhere."""
+
+    def rename(manifest: dict[str, Any]) -> None:
+        manifest["files"][name] = manifest["files"].pop(_PARTS[0])
+
+    _edit(checkpoint / "manifest.json", rename)
 
 
 class _Bomb:
@@ -151,6 +171,32 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sizes": (lambda c: _edit(c / "manifest.json", lambda m: m["files"].update(x={})), "cannot be read"),
     "another step": (lambda c: _edit(c / "manifest.json", lambda m: m.update(step=7)), "step 7, not 1 and"),
     "another format": (lambda c: _edit(c / "manifest.json", lambda m: m.update(format=2)), "of format 2 and step"),
+    "deep manifest": (lambda c: (c / "manifest.json").write_text("[" * 100_000), "manifest.json cannot be read"),
+    "huge manifest": (lambda c: (c / "manifest.json").write_text(" " * 2_000_000), "cannot be read: has more than"),
+    "infinite size": (lambda c: _size(c, math.inf), "manifest.json cannot be read"),
+    "size that is no number": (lambda c: _size(c, math.nan), "manifest.json cannot be read"),
+    "size as text": (lambda c: _size(c, "7"), "manifest.json cannot be read"),
+    "huge size": (lambda c: _size(c, 10**30), "manifest.json cannot be read"),
+    "negative size": (lambda c: _size(c, -1), "manifest.json cannot be read"),
+    "step as text": (lambda c: _edit(c / "manifest.json", lambda m: m.update(step="6")), "cannot be read: 'step'"),
+    "no checksum": (
+        lambda c: _edit(c / "manifest.json", lambda m: m["files"].update({_PARTS[0]: {"bytes": 1}})),
+        "sha256",
+    ),
+    "a name with NUL": (lambda c: _name(c, "a\0b.safetensors"), "manifest.json cannot be read"),
+    "an empty name": (lambda c: _name(c, ""), "manifest.json cannot be read"),
+    "a name above": (lambda c: _name(c, "../step-000005/student.safetensors"), "manifest.json cannot be read"),
+    "a name from the root": (lambda c: _name(c, "/etc/hostname"), "manifest.json cannot be read"),
+    "a name too long": (lambda c: _name(c, "x" * 5000 + ".safetensors"), "manifest.json cannot be read"),
+    "a file that is not named": (
+        lambda c: _edit(c / "manifest.json", lambda m: m["files"].pop(_PARTS[0])),
+        f"{_PARTS[0]} is not in its manifest.json",
+    ),
+    "no file is named": (
+        lambda c: _edit(c / "manifest.json", lambda m: m.update(files={})),
+        "is not in its manifest.json",
+    ),
+    "seal of no steps": (lambda c: _edit(c / "manifest.json", lambda m: m.update(steps=[])), "cannot be read: 'steps'"),
     "a file, no folder": (lambda c: (shutil.rmtree(c), c.write_text("")), "manifest.json cannot be read"),
     "an empty folder": (lambda c: (shutil.rmtree(c), c.mkdir()), "manifest.json cannot be read"),
 }
@@ -271,7 +317,112 @@ def test_weights_of_another_network_change_nothing(run: Path) -> None:
         assert all(torch.equal(p, before[name]) for name, p in stage.roles["student"].own.items())
 
 
+def _state(stage: Stage) -> dict[str, torch.Tensor]:
+    """Everything that restoring changes."""
+    found: dict[str, torch.Tensor] = {}
+    for name, optimizer in stage.optimizers.items():
+        role = stage.roles[name]
+        found |= {f"{name}/{key}": p.detach().clone() for key, p in role.own.items()}
+        found |= {f"{name}/ema/{key}": p.clone() for key, p in (role.average or {}).items()}
+        for key, parameter in role.own.items():
+            found |= {f"{name}/{key}/{m}": torch.as_tensor(v).clone() for m, v in optimizer.state[parameter].items()}
+    return found
+
+
+MISFITS: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], str]] = {
+    "a moment is missing": (
+        "critic.optimizer",
+        lambda t: {k: v for k, v in t.items() if k != "out.bias/exp_avg_sq"},
+        "out.bias/exp_avg_sq is missing",
+    ),
+    "a count is missing": (
+        "critic.optimizer",
+        lambda t: {k: v for k, v in t.items() if k != "out.bias/step"},
+        "out.bias/step is missing",
+    ),
+    "a moment of another shape": (
+        "critic.optimizer",
+        lambda t: {**t, "out.bias/exp_avg": torch.zeros(1)},
+        "out.bias/exp_avg is none of its moments",
+    ),
+    "a moment of another parameter": (
+        "critic.optimizer",
+        lambda t: {**t, "nobody/step": torch.zeros(())},
+        "nobody/step is none of its moments",
+    ),
+    "another optimizer's moment": (
+        "critic.optimizer",
+        lambda t: {**t, "out.bias/momentum_buffer": torch.zeros(2)},
+        "out.bias/momentum_buffer is none of its moments",
+    ),
+    "weights of another shape": ("critic", lambda t: {**t, "out.bias": torch.zeros(1)}, "does not fit this network"),
+    "weights of another type": (
+        "critic",
+        lambda t: {**t, "out.bias": t["out.bias"].double()},
+        "1 parameters differ, first out.bias",
+    ),
+    "no average of one": (
+        "student.ema",
+        lambda t: {k: v for k, v in t.items() if k != "out.bias"},
+        "1 parameters differ, first out.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_checkpoint_is_restored_whole_or_not_at_all(run: Path, misfit: str) -> None:
+    """Whatever part of whichever role does not fit: not even the roles before it are touched."""
+    newest = checkpoints(run / "runs" / "small" / "on_policy")[-1]
+    stage = _stage(run, "on_policy")
+    assert list(stage.optimizers) == ["student", "critic"]
+    restore(newest, stage.optimizers, stage.roles)
+    with torch.no_grad():
+        for role in stage.roles.values():
+            for parameter in role.own.values():
+                parameter.add_(1)
+    before = _state(stage)
+    name, change, words = MISFITS[misfit]
+    file = newest.path / f"{name}.safetensors"
+    save_file(change(load_file(file)), file)
+    with pytest.raises(FlowmapError, match=re.escape(words)) as caught:
+        restore(newest, stage.optimizers, stage.roles)
+    assert str(file) in str(caught.value)
+    after = _state(stage)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
 # --- dying and failing while saving
+
+
+def test_no_more_than_keep_are_left_wherever_a_save_died(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kill may come between the new checkpoint and the removal of the old one."""
+    plan = planned((run / "recipe.toml").read_text().replace("keep = 3", "keep = 2"), run)
+    folder = plan.stages[0].folder
+    before = checkpoints(folder)
+    assert len(before) == 3
+    # As after a kill: one more than there should be.
+    train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
+    assert checkpoints(folder) == before[-2:]
+
+
+def test_the_older_ones_are_kept_while_the_newest_is_damaged(run: Path) -> None:
+    plan = planned((run / "recipe.toml").read_text().replace("keep = 3", "keep = 1"), run)
+    folder = plan.stages[0].folder
+    before = checkpoints(folder)
+    _flip(before[-1].path / "student.safetensors", 0.5)
+    with pytest.raises(StoppedError, match="is damaged"):
+        train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
+    assert checkpoints(folder) == before
+
+
+def test_a_checkpoint_makes_no_stage_s_folder_anew(run: Path) -> None:
+    folder = run / "runs" / "small" / "teacher"
+    stage = _stage(run, "teacher")
+    shutil.rmtree(folder)
+    with pytest.raises(StoppedError, match="is not there any more"):
+        save(folder, 7, stage.optimizers, stage.roles, keep=1)
+    assert not folder.exists()
 
 
 def test_the_last_good_checkpoint_survives_a_death_at_any_point_of_a_save(

@@ -204,6 +204,40 @@ def test_sample_refuses_unknown_weights(call: Call) -> None:
     assert (done.code, done.err) == (2, "error: --weights best: allowed: ema, raw\n")
 
 
+def test_a_path_of_an_option_may_begin_with_the_home_folder(
+    call: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves the ~ of `--out=~/x`, and of what is quoted, as it is."""
+    monkeypatch.setenv("HOME", str(here))
+    assert call("check", "~/r.toml").out.startswith(f"✓ {here}/r.toml: ")
+    for words in (
+        ("report", "~/nothing"),
+        ("export", "~/nothing", "--to=~/x"),
+        ("sample", "~/nothing", "--out=~/x"),
+        ("evaluate", "~/nothing"),
+        ("evaluate", "./nothing", "--recipe=~/nothing"),
+        ("compare", "~/nothing"),
+        ("plan", "~/nothing"),
+        ("run", "~/nothing", "--runs=~/runs"),
+    ):
+        told = call(*words)
+        assert told.code == 2
+        assert f"{here}/nothing" in told.err
+        assert "~" not in told.err
+    assert not (here / "~").exists()
+    told = call("check", "~nobody-is-called-so/r.toml")
+    assert "no home folder is known for '~nobody-is-called-so'" in told.err
+
+
+@pytest.mark.parametrize("command", ["check", "report", "compare", "plan", "run"])
+@pytest.mark.parametrize("name", ["x" * 5000, "a\nb", "/dev/zero", "/proc/self/mem"])
+def test_a_name_that_nothing_has_is_one_sentence(command: str, name: str, call: Call) -> None:
+    told = call(command, name)
+    assert told.code in (1, 2)
+    assert told.err.startswith("error: ")
+    assert "Traceback" not in told.err
+
+
 def test_run_refuses_an_unknown_stage_before_it_writes(call: Call, here: Path) -> None:
     done = call("run", "r.toml", "--stage", "teachr")
     assert done.code == 2

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from flowmap.budget import equivalents, seconds_per_step, steps_within
-from flowmap.compare import _with_budgets, compare
+from flowmap.compare import _warn, _with_budgets, compare
 from flowmap.comparing import BudgetConfig, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.cost import Tally
@@ -268,6 +268,48 @@ def test_a_failure_takes_no_other_down_and_is_said(again: Path) -> None:
     # Mended, it goes on.
     run(again, SPEC + BROKEN.replace("optimizer.lr = 1e30, clip = 0", "optimizer.lr = 1e-3, clip = 0"))
     assert standings(again).failures == ()
+
+
+def test_a_torn_line_of_what_is_finished_costs_that_training_and_no_other(again: Path) -> None:
+    path = again / "runs" / "small" / "finished.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole)[:-9])
+    printed = run(again)
+    assert [line for line in printed.splitlines() if line.startswith(("✓", "✗"))] != []
+    assert printed.count("✓") == 1
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(whole)
+    path.write_bytes(b"".join(whole) + b"[1]\n")
+    with pytest.raises(FlowmapError, match=rf"finished\.jsonl, line {len(whole) + 1}: damaged, .*; delete the line"):
+        run(again)
+    path.write_bytes(b"".join(whole))
+    budgets = path.with_name("budget.jsonl")
+    budgets.write_text(budgets.read_text().replace('"steps": ', '"steps": -', 1))
+    with pytest.raises(FlowmapError, match=r"budget\.jsonl, line 1: damaged, 'steps'"):
+        run(again)
+
+
+RCM = """
+[[contestants]]
+name = "regularised"
+samplers = ["flow_map"]
+stages = [{ objective = "rcm", roles.critic.from = "teacher" }]
+"""
+
+
+def test_what_is_doubtful_once_steps_are_known_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC + RCM)
+    comparison, _ = read_comparison([tmp_path / "spec.toml"])
+    steps = {seed: {"student": 3} for seed in comparison.seeds}
+    entrants = tuple(replace(e, steps=steps) if e.name == "regularised" else e for e in comparison.entrants)
+    console = Console(record=True, width=300, file=io.StringIO())
+    _warn(replace(comparison, entrants=entrants), console)
+    line = (SPEC + RCM).splitlines().index('stages = [{ objective = "rcm", roles.critic.from = "teacher" }]') + 1
+    told = console.export_text().splitlines()
+    assert [text for text in told if "critic_steps" in text] == [
+        f"{tmp_path / 'spec.toml'}:{line}: contestants.regularised.stages.0.objective.critic_steps: warning: the stage "
+        "has 3 steps, of which the student takes the first alone; use fewer of the critic, or more steps "
+        "(contestant regularised)"
+    ]
 
 
 def test_what_fails_before_all_others_is_the_reason_of_theirs(tmp_path: Path) -> None:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import statistics
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
+import tomli_w
 import torch
 
 from flowmap import contestant, evaluate
 from flowmap.catalogue import catalogue
-from flowmap.checkpoint import checkpoints, read_weights, save
+from flowmap.checkpoint import read_weights, save
 from flowmap.configs import NetworkKind, SamplerConfig
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Evidence, Sampler
+from flowmap.manifest import checkpoints
 from flowmap.plan import Plan
 from flowmap.processes import Processes
+from flowmap.report import write_report
+from flowmap.runfiles import read_run
 from flowmap.shelf import SHELF
 from flowmap.stage import open_stage
+from flowmap.verdict import best, cells
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
 
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION
@@ -90,6 +97,75 @@ def change_weights(plan: Plan, stage: str, seed: int) -> None:
             parameter.copy_(weights[name] + 0.01)
     shutil.rmtree(newest.path)
     save(stage_plan.folder, newest.step, opened.optimizers, opened.roles, keep=1)
+
+
+def poison(plan: Plan, stage: str, seed: int, value: float) -> None:
+    """As if training had ended in weights that are no numbers."""
+    stage_plan = plan.find(stage, seed)
+    newest = checkpoints(stage_plan.folder)[-1]
+    opened = open_stage(stage_plan, Processes(plan.recipe.compute))
+    for role in opened.roles.values():
+        for tensor in (*role.own.values(), *(role.average or {}).values()):
+            tensor.detach().fill_(value)
+    shutil.rmtree(newest.path)
+    save(stage_plan.folder, newest.step, opened.optimizers, opened.roles, keep=1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_score_that_is_no_number_ends_nothing_and_is_told_as_what_it_is(
+    plan: Plan, measured: Measured, value: float
+) -> None:
+    before = lines(plan)
+    poison(plan, "forward", 1, value)
+    assert measured.run(plan)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (plan.folder / "metrics.jsonl").read_text()
+    after = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert len(after) == len(before)
+    for old, new in zip(before, after, strict=True):
+        if (new["stage"], new["seed"]) != ("forward", 1):
+            assert new == old
+            continue
+        assert new["value"] in ("NaN", "Infinity")
+        assert new["spread"] == "NaN"
+        assert new["values"] == [new["value"]] * 3
+    # It is read back as what it is: nothing is measured again.
+    assert measured.run(plan) == []
+    (plan.folder / "recipe.lock.toml").write_text(
+        tomli_w.dumps(plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
+    )
+    page = write_report(plan.folder).read_text(encoding="utf-8")
+    assert "not finite" in page
+    assert not re.search(r">\s*(nan|inf)\b", page)
+    table = cells(read_run(plan.folder).lines)
+    for metric in ("frechet_pixels", "frechet_teacher"):
+        # The worst there is: of two at one number of calls the other is the best.
+        assert {place.series.stage for place in best(table, metric)} == {"teacher"}
+
+
+def test_a_metric_is_not_asked_for_samples_that_are_no_numbers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowmap_metrics.frechet import FrechetDistance
+
+    real = FrechetDistance.score
+
+    def score(self: FrechetDistance, evidence: Evidence) -> float:
+        assert evidence.samples.isfinite().all()
+        return real(self, evidence)
+
+    monkeypatch.setattr(FrechetDistance, "score", score)
+    poison(plan, "forward", 0, math.nan)
+    evaluate.evaluate(plan, CPU, lambda text: None)
+
+
+def test_nothing_is_measured_against_a_teacher_whose_samples_are_no_numbers(plan: Plan) -> None:
+    poison(plan, "teacher", 1, math.nan)
+    with pytest.raises(
+        FlowmapError, match=r"the reference samples of the teacher 'teacher' \(seed 1; 4 calls of heun\)"
+    ):
+        evaluate.evaluate(plan, CPU, lambda text: None)
 
 
 def test_the_lines_have_the_documented_fields_and_every_combination_once(plan: Plan) -> None:

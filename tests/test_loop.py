@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowmap.checkpoint import checkpoints
 from flowmap.configs import RoleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn, every
 from flowmap.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
+from flowmap.manifest import checkpoints
 from flowmap.processes import Processes
 from flowmap.run import train
 from flowmap.signals import Interruption

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.checkpoint import checkpoints
+from flowmap.manifest import checkpoints
 from tests.process_runs import furthest, lines, samples, shared, torchrun
 from tests.small_runs import HEAD, TEACHER, flowmap
 from tests.test_run import SLOW, tame

@@ -492,6 +492,21 @@ EVERY = {
 }
 
 
+@pytest.mark.parametrize("scale", ["0.5", "-1", "true", '"4"', "[]", "{}"])
+def test_a_wrong_guidance_of_rcm_is_told_once(scale: str, problem: Problem) -> None:
+    """Its consistency objective has the same one unless it says otherwise."""
+    told = problem(edited(TEACHER_TOO, (FLOW_MAP, f'{{ type = "rcm", cfg_scale = {scale} }}')))
+    assert [line for line in told.splitlines() if "cfg_scale" in line] == [told]
+    assert "forward" not in told
+
+
+def test_a_guidance_of_rcm_that_the_data_have_no_use_for_is_told_once(problem: Problem) -> None:
+    told = problem(edited(TEACHER_TOO, ('"digits"', '"checkerboard"'), (FLOW_MAP, '{ type = "rcm", cfg_scale = 4.0 }')))
+    assert [line.split(": ")[1] for line in told.splitlines() if "cfg_scale" in line] == [
+        "stages.student.objective.cfg_scale"
+    ]
+
+
 @pytest.mark.parametrize("case", EVERY.values(), ids=EVERY.keys())
 def test_error(case: tuple[Any, ...], problem: Problem) -> None:
     *changes, message = case

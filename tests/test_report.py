@@ -204,7 +204,12 @@ def test_a_small_spread_is_not_shown_as_none_and_a_bad_score_is_named(tmp_path: 
 
 def test_several_seeds_show_their_mean_and_deviation(tmp_path: Path) -> None:
     factors = (0.9, 1.0, 1.3)
-    lines = [one | {"seed": s, "value": one["value"] * f} for s, f in enumerate(factors) for one in scores()]
+    lines = [
+        score(*key, n, v * f, seed=s)
+        for s, f in enumerate(factors)
+        for key, values in SERIES.items()
+        for n, v in zip(CALLS, values, strict=True)
+    ]
     page = read(make_run(tmp_path / "demo", lines, seeds=(0, 1, 2)))
     shown, spread = page.table("table")[1][1].replace(" ", "").split("±")
     assert agree(shown, 9.0 * statistics.fmean(factors))
@@ -272,7 +277,7 @@ def make_controlled(folder: Path, backbone: dict[str, Any]) -> Path:
     (folder / "recipe.lock.toml").write_text(
         tomli_w.dumps(recipe | {"evaluation": {"teacher": "teacher", "contests": contests}})
     )
-    twice = [record(i + 1) for i in range(20)] * 2
+    twice = [record(i % 20 + 1) | {"step": i + 1} for i in range(40)]
     write_lines(folder / "other" / "steps.jsonl", twice)
     return folder
 
@@ -382,8 +387,14 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         (lambda f: (f / "recipe.lock.toml").write_text("seed = 0\nstages = []"), "folder of one stage"),
         (lambda f: (f / "recipe.lock.toml").write_text("name = "), "damaged"),
         (lambda f: (f / "metrics.jsonl").write_text("{oops}\n"), "metrics.jsonl|damaged"),
-        (lambda f: (f / "metrics.jsonl").write_text('{"stage": "a"}\n'), "not as flowmap writes it.*weights"),
-        (lambda f: write_lines(f / "teacher" / "steps.jsonl", [{"step": 1}]), "not as flowmap writes it"),
+        (
+            lambda f: (f / "metrics.jsonl").write_text('{"stage": "a"}\n'),
+            "line 1: damaged, '(sampler|weights)': field required",
+        ),
+        (
+            lambda f: write_lines(f / "teacher" / "steps.jsonl", [{"step": 1}]),
+            r"steps\.jsonl: line 1: damaged, 'losses'.*\nFirst: mv",
+        ),
         (lambda f: [p.unlink() for p in f.rglob("*.jsonl")], "no scores and no steps yet; train first: flowmap run"),
     ],
 )

@@ -12,12 +12,14 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
+from flowmap.loop import StepRecord
+from flowmap.manifest import checkpoints
 from flowmap.processes import Processes
 from flowmap.run import train
 from flowmap.signals import Interruption
@@ -215,6 +217,96 @@ def test_a_signal_before_anything_is_begun(finished: Path, whole: Path) -> None:
         tame(process.text)
     # --fresh has not been done yet, so the same command is the right one.
     assert_same(finished / "runs", whole / "runs")
+
+
+# --- a folder that goes away
+
+
+def _moved(run: Path) -> None:
+    run.rename(run.with_name("elsewhere"))
+
+
+def _replaced(run: Path) -> None:
+    run.rename(run.with_name("elsewhere"))
+    shutil.copytree(run.with_name("elsewhere"), run)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (shutil.rmtree, "is no longer the folder that this run works in"),
+        (_moved, "is no longer the folder that this run works in"),
+        (_replaced, "is no longer the folder that this run works in"),
+        (lambda run: shutil.rmtree(run / "teacher"), "is not there any more"),
+        (lambda run: (run / "teacher" / "steps.jsonl").unlink(), "is not there any more"),
+        (lambda run: (run / ".lock").unlink(), "it, or its lock, was deleted"),
+    ],
+)
+def test_training_stops_at_the_next_write_when_its_folder_is_gone(
+    folder: Path, harm: Callable[[Path], object], words: str
+) -> None:
+    process = start(folder, "run", "recipe.toml", patch=SLOW.format(seconds=0.1))
+    run = folder / "runs" / "small"
+    process.until(lambda: len(checkpoints(run / "teacher")) > 0 and len(lines(folder / STEPS)) >= 3)
+    harm(run)
+    time.sleep(0.02)
+    there = _sizes(folder / "runs")
+    assert process.wait() == 1
+    tame(process.text)
+    assert words in process.text
+    assert "To go on: flowmap run recipe.toml" in process.text
+    # Nothing was made again, and nothing was written into what stands in its place.
+    assert _sizes(folder / "runs") == there
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """Of all files but the lock, which goes with the process that holds it."""
+    return {p: p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def test_a_log_whose_folder_is_gone_is_one_sentence(folder: Path) -> None:
+    patch = """
+import logging, shutil
+import flowmap.launch
+about = flowmap.launch._write_about
+def gone(*args):
+    about(*args)
+    shutil.rmtree("runs")
+    logging.getLogger("flowmap.data").warning("skipped something")
+flowmap.launch._write_about = gone
+"""
+    code, text = flowmap(folder, "run", "recipe.toml", patch=patch)
+    assert code == 1
+    tame(text)
+    assert "no longer the folder that this run works in" in text or "is not there any more" in text
+    assert not (folder / "runs").exists()
+
+
+def test_what_is_taken_again_stands_once_in_the_tracker(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Killed(BaseException):
+        pass
+
+    def die(record: StepRecord) -> None:
+        if record.step == 25:
+            raise Killed
+
+    text = HEAD + 'compute = { trackers = ["tensorboard"] }\n' + TEACHER.replace("steps = 6", "steps = 40")
+    plan = planned(text + checkpoints_every(15), tmp_path)
+    # Twice: before the first checkpoint is nothing to go on from, and those steps are taken again too.
+    with pytest.raises(Killed):
+        train_all(plan, Watcher(at=die))
+    shutil.rmtree(plan.stages[0].folder / "checkpoints")
+    with pytest.raises(Killed):
+        train_all(plan, Watcher(at=die))
+    train_all(plan)
+    found = EventAccumulator(str(plan.stages[0].folder / "tensorboard"))
+    found.Reload()
+    tags = [tag for tag in found.Tags()["scalars"] if tag.startswith("loss/")]
+    assert tags
+    for tag in tags:
+        assert [event.step for event in found.Scalars(tag)] == [10, 20, 30, 40]
 
 
 # --- another run, a dead run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from flowmap import sampling
 from flowmap.errors import FlowmapError
 from flowmap.plan import make_plan
 from flowmap.recipe import read
@@ -129,6 +132,50 @@ def test_an_unfinished_stage_says_how_to_finish_it(tmp_path: Path) -> None:
     code, text = flowmap(tmp_path, "sample", "runs/large", "--n", "2", "--nfe", "1")
     assert code == 1
     assert f"&& flowmap run {home}/large/recipe.lock.toml --set name=large --runs {home}\n" in text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_samples_that_are_no_numbers_are_not_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    real = sampling.generate
+
+    def generate(*args: object, **named: object) -> torch.Tensor:
+        samples = real(*args, **named)  # type: ignore[arg-type]
+        samples[1, 0, 0] = value
+        return samples
+
+    good = sampled(run, tmp_path / "a")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(sampling, "generate", generate)
+    for out in ("a", "b"):
+        with pytest.raises(
+            FlowmapError, match="1 of 5 samples have values that are no finite numbers, so nothing was"
+        ) as e:
+            sampled(run, tmp_path / out)
+        assert e.value.code == 1
+    # Neither something new that looks finished, nor anything less of what was there.
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert good.isfinite().all()
+
+
+@pytest.mark.parametrize("option", ["--guidance", "--shift"])
+@pytest.mark.parametrize("number", ["inf", "nan", "1e999"])
+def test_an_option_that_is_no_number_is_refused(run: Path, tmp_path: Path, option: str, number: str) -> None:
+    code, text = flowmap(tmp_path, "sample", str(run), f"{option}={number}")
+    assert code == 2
+    assert "is no finite number" in text or "is not in the range" in text or "greater than or equal" in text
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith("log-")] == []
+
+
+def test_a_file_that_fails_takes_the_others_with_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sampling, "save_file", fail)
+    with pytest.raises(FlowmapError, match=r"a\.safetensors: the disk is full"):
+        sampled(run, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_that_cannot_be_written(run: Path, tmp_path: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flowmap.comparison_page import write_page
+from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines
 from flowmap.intervals import Round, difference
 from flowmap.spots import Row, Spot
-from flowmap.standings import Standings, load, sentences
+from flowmap.standings import LINES, Standings, load, sentences
 
 CALLS = (1, 2, 4)
 FLOOR = 0.01
@@ -247,6 +249,80 @@ def test_scores_that_are_no_numbers_are_told_apart_from_differences(tmp_path: Pa
     said = told(load(found.folder))
     assert any(t.startswith("bert has scores that are no numbers (training seed 1;") for t in said)
     assert not any(t.startswith("bert against anna") for t in said)
+
+
+def test_a_score_that_is_no_number_is_ranked_worst_and_written_as_json(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = scored(tmp_path / "made", drawn(LEVELS), "anna")
+    for seed in range(3):
+        path = found.folder / "bert" / f"seed-{seed}" / "metrics.jsonl"
+        path.write_text(re.sub(r'"values": \[[^]]*\]', '"values": ["Infinity", "NaN"]', path.read_text()))
+    found = load(found.folder)
+    for calls in found.calls("m"):
+        placed = found.rounds["m", calls].ranks()
+        worst = max(placed, key=lambda row: placed[row])
+        assert (worst.contestant, placed[worst]) == ("bert", len(placed))
+    page = write_page(found.folder).read_text(encoding="utf-8")
+    assert "not finite" in page
+    lines = [json.loads(line, parse_constant=refuse) for line in (found.folder / LINES).read_text().splitlines()]
+    bad = [line for line in lines if line["kind"] == "score" and line["contestant"] == "bert"]
+    assert [line["mean"] for line in bad] == ["NaN"] * len(CALLS)
+    assert all(values == ["Infinity", "NaN"] for line in bad for values in line["values"].values())
+
+
+SHAPES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a list": (lambda known: [known], "input should be"),
+    "no name": (lambda known: known.pop("name"), "'name': field required"),
+    "seeds as text": (lambda known: known.update(seeds="0"), "'seeds'"),
+    "no seeds": (lambda known: known.update(seeds=[]), "'seeds'"),
+    "one more field": (lambda known: known.update(more=1), "'more'"),
+    "no contestants": (lambda known: known.update(contestants=[]), "'contestants'"),
+    "a contestant as text": (lambda known: known.update(contestants=["anna"]), "'contestants.0'"),
+    "a name that leads away": (lambda known: known["contestants"][0].update(name="../x"), "'contestants.0.name'"),
+    "no recipe": (lambda known: known["contestants"][0].update(recipe=None), "'contestants.0.recipe'"),
+    "no contests": (
+        lambda known: known["contestants"][0]["recipe"]["evaluation"].update(contests=[]),
+        "'contestants.0.recipe.evaluation.contests'",
+    ),
+    "a stage without a name": (
+        lambda known: known["contestants"][0]["recipe"].update(stages=[{}]),
+        "'contestants.0.recipe.stages.0.name'",
+    ),
+    "a budget of nothing": (lambda known: known.update(budget={"by": "calls", "amount": 0}), "'budget.amount'"),
+    "confidence": (lambda known: known.update(confidence=2), "'confidence'"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_record_of_another_shape_is_named(tmp_path: Path, shape: str) -> None:
+    found = scored(tmp_path / "made", drawn(LEVELS), "anna")
+    path = found.folder / "comparison.json"
+    known = json.loads(path.read_text())
+    change, words = SHAPES[shape]
+    changed = change(known)
+    path.write_text(json.dumps(changed if shape == "a list" else known))
+    with pytest.raises(FlowmapError, match=r"comparison\.json is damaged: ") as caught:
+        load(found.folder)
+    assert words in str(caught.value)
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"1" * 9999 + b"}"])
+def test_a_record_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    found = scored(tmp_path / "made", drawn(LEVELS), "anna")
+    (found.folder / "comparison.json").write_bytes(content)
+    with pytest.raises(FlowmapError, match=r"comparison\.json is damaged: it "):
+        load(found.folder)
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"contestant": "a", "seed": "0", "message": ""}', '{"x": 1}'])
+def test_a_failure_of_another_shape_is_named(tmp_path: Path, line: str) -> None:
+    found = scored(tmp_path / "made", drawn(LEVELS), "anna")
+    (found.folder / "failures.jsonl").write_text(line + "\n")
+    with pytest.raises(FlowmapError, match=r"failures\.jsonl, line 1: damaged, "):
+        load(found.folder)
 
 
 def test_one_number_is_no_interval() -> None:

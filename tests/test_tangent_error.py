@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
+from flowmap.manifest import checkpoints
 from flowmap.processes import Processes
 from flowmap.run import train
 from flowmap.signals import Interruption

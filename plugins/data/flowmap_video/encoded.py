@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn.functional import pad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import final
 
@@ -37,9 +38,11 @@ def frechet(a: tuple[Vectors, Vectors], b: tuple[Vectors, Vectors]) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) for means and covariances.
 
     The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are real and not
-    negative; rounding may say otherwise by a little.
+    negative; rounding may say otherwise by a little. NaN if a number of them is not finite.
     """
     (mean_a, cov_a), (mean_b, cov_b) = a, b
+    if not all(np.isfinite(part).all() for part in (mean_a, cov_a, mean_b, cov_b)):
+        return math.nan  # samples so large that their features overflow
     roots = np.sqrt(np.clip(eigvals(cov_a @ cov_b).real, 0, None))
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
 

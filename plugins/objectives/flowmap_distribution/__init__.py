@@ -185,7 +185,11 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
         table = {"type": forward} if isinstance(forward, str) else forward
         if not isinstance(table, Mapping) or table.get("type") != "scm":
             return given
-        return {**given, "forward": {**RELEASED_SCM, "cfg_scale": given.get("cfg_scale", 1.0), **table}}
+        scale = given.get("cfg_scale", 1.0)
+        # One that is refused is refused once, where it was written.
+        usable = isinstance(scale, int | float) and not isinstance(scale, bool) and scale >= 1
+        ours = {**RELEASED_SCM, "cfg_scale": scale} if usable else RELEASED_SCM
+        return {**given, "forward": {**ours, **table}}
 
     @property
     def begins(self) -> int:
@@ -196,7 +200,10 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """And what upsets the balance of both terms."""
-        yield from super().findings(facts)
+        found = list(super().findings(facts))
+        own = [finding.message for finding in found if finding.field == ("cfg_scale",)]
+        # The one guidance of both, if it is wrong, is told once.
+        yield from (f for f in found if f.field != ("forward", "cfg_scale") or f.message not in own)
         if self.forward.model_dump().get("bins"):
             why = (
                 "divides the consistency loss by its own mean, so that forward_weight is no longer the ratio of both "

@@ -1,0 +1,168 @@
+"""`steps.jsonl`, a line for every finished step: written as training goes, held against the checkpoints. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flowmap.folder import StoppedError, as_line, parsed, whole_lines, write_whole_file
+from flowmap.manifest import Checkpoint, StepsSeal, checkpoints, read_manifest
+from flowmap.texts import TextError
+
+STEPS = "steps.jsonl"
+
+_TIMES = b', "seconds": '
+"""From here on a line says what is another in every run of the same recipe: times and memory."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(strict=False)]
+"""A float, or one of the strings that stand for those that JSON does not have."""
+
+
+class StepLine(BaseModel):
+    """The shape of a line."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Annotated[int, Field(ge=1, lt=2**63)]
+    losses: dict[str, Number]
+    raw: dict[str, Number]
+    norms: dict[str, Number]
+    lr: dict[str, Number]
+    calls: dict[str, dict[str, Count]]
+    backwards: Count
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    peak_bytes: Count
+
+
+@final
+class Seal:
+    """The number and the SHA-256 of the lines so far, each without its times: those of any run of the same recipe."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, line: bytes) -> None:
+        """Take one more line, as it stands in the file."""
+        self._lines += 1
+        self._digest.update(line.rstrip(b"\n").rpartition(_TIMES)[0])
+        self._digest.update(b"\n")
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Take one more line that is about to be written."""
+        self.add(as_line(line))
+
+    def facts(self) -> StepsSeal:
+        """What a manifest says of the lines."""
+        return StepsSeal(lines=self._lines, sha256=self._digest.hexdigest())
+
+
+def read_steps(stage: Path) -> list[dict[str, Any]]:
+    """The lines of the stage in the folder `stage`, oldest first, as far as there are any.
+
+    They may begin later than at step 1 (see `lost_steps`). Raises StoppedError if a line is damaged, missing or
+    altered, as far as the newest checkpoint can tell; its `first` is the command that moves the file away.
+    """
+    # The manifest first: a run that is at work adds lines meanwhile, and never takes any away.
+    newest = _newest(stage)
+    return _checked(stage, whole_lines(stage / STEPS), newest, _seal(newest))
+
+
+def _newest(stage: Path) -> Checkpoint | None:
+    return next(reversed(checkpoints(stage)), None)
+
+
+def _seal(checkpoint: Checkpoint | None) -> StepsSeal | None:
+    """What `checkpoint` says of the lines; None if it does not, or cannot be read, which whoever reads it says."""
+    try:
+        return read_manifest(checkpoint).steps if checkpoint else None
+    except TextError:
+        return None
+
+
+def _checked(
+    stage: Path, raw: Sequence[bytes], newest: Checkpoint | None, seal: StepsSeal | None
+) -> list[dict[str, Any]]:
+    """The lines `raw` of the stage, held against its newest checkpoint."""
+    path = stage / STEPS
+    try:
+        found = parsed(raw, StepLine)
+    except TextError as error:
+        raise _damaged(path, f", {error}") from None
+    try:
+        _refuse_altered(found, raw, newest, seal)
+    except TextError as error:
+        raise _damaged(path, f": {error}") from None
+    return found
+
+
+def lost_steps(stage: Path, found: Sequence[Mapping[str, Any]]) -> int:
+    """How many finished steps of the stage the lines `found` say nothing about."""
+    if found:
+        return int(found[0]["step"]) - 1
+    newest = _newest(stage)
+    return newest.step if newest else 0
+
+
+def begin(stage: Path, done: int) -> tuple[Seal, int]:
+    """Keep the lines of the first `done` steps and no others: those after a checkpoint are taken again.
+
+    Returns their seal, and how many of the steps they say nothing about. Raises what `read_steps` does, but for the lines
+    that are kept alone: what was written after the checkpoint may be anything, if the machine has died.
+    """
+    newest = _newest(stage)
+    sealed = _seal(newest)
+    raw = whole_lines(stage / STEPS) if done else []
+    raw = raw[: sealed.lines] if sealed else raw
+    found = _checked(stage, raw, newest, sealed)
+    kept = raw[: sum(line["step"] <= done for line in found)]
+    write_whole_file(stage / STEPS, lambda part: part.write_bytes(b"".join(line + b"\n" for line in kept)))
+    seal = Seal()
+    for line in kept:
+        seal.add(line)
+    return seal, done - len(kept)
+
+
+def _refuse_altered(
+    found: Sequence[Mapping[str, Any]], raw: Sequence[bytes], newest: Checkpoint | None, seal: StepsSeal | None
+) -> None:
+    """Raise TextError if the lines are not what was written, as far as the checkpoint `newest` can tell."""
+    if not found:
+        return
+    first = found[0]["step"]
+    for place, line in enumerate(found):
+        if line["step"] != first + place:
+            wanted = first + place
+            raise TextError(f"line {place + 1} is of step {line['step']}, where that of step {wanted} should be")
+    # Begun anew after that checkpoint: what was before is lost, which `lost_steps` counts.
+    if newest is None or first > newest.step:
+        return
+    there = sum(line["step"] <= newest.step for line in found)
+    wanted = seal.lines if seal else newest.step - first + 1
+    if there != wanted:
+        raise TextError(f"{there} of the {wanted} lines are left that were there when {newest.path.name} was saved")
+    mine = Seal()
+    for line in raw[:there]:
+        mine.add(line)
+    if seal and mine.facts() != seal:
+        raise TextError(f"one of the first {there} lines is not as it was when {newest.path.name} was saved")
+
+
+def _damaged(path: Path, why: str) -> StoppedError:
+    return StoppedError(
+        f"{path}{why}. Put it back as it was, or move it away: then no report counts its steps.",
+        first=shlex.join(["mv", str(path), str(_aside(path))]),
+    )
+
+
+def _aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
+        number += 1
+    return aside
