@@ -248,7 +248,7 @@ def main() -> None:
     except FlowmapError as error:
         _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.code)
-    code: object = 0
+    code: str | int | None = 0
     try:
         app()
     except FlowmapError as error:

@@ -113,7 +113,7 @@ def lost_steps(stage: Path, found: Sequence[Mapping[str, Any]]) -> int:
 def begin(stage: Path, done: int) -> tuple[Seal, int]:
     """Keep the lines of the first `done` steps and no others: those after a checkpoint are taken again.
 
-    Returns their seal, and how many of the steps they say nothing about. Raises what `read_steps` does, but for the lines
+    Returns their seal, and how many of the steps they say nothing about. Raises what `read_steps` does, of the lines
     that are kept alone: what was written after the checkpoint may be anything, if the machine has died.
     """
     newest = _newest(stage)
@@ -148,8 +148,8 @@ def _refuse_altered(
     if there != wanted:
         raise TextError(f"{there} of the {wanted} lines are left that were there when {newest.path.name} was saved")
     mine = Seal()
-    for line in raw[:there]:
-        mine.add(line)
+    for text in raw[:there]:
+        mine.add(text)
     if seal and mine.facts() != seal:
         raise TextError(f"one of the first {there} lines is not as it was when {newest.path.name} was saved")
 

@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import sys
-from typing import IO, TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TextIO, final
 
 from flowmap.errors import FlowmapError
 
@@ -60,7 +60,7 @@ class Terminal:
     def __init__(self) -> None:
         self._streams: list[_Lasting] = []
 
-    def lasting(self, stream: IO[str]) -> IO[str]:
+    def lasting(self, stream: TextIO) -> TextIO:
         """`stream` as one that lasts until the command is done, whoever stops reading, and takes every sign."""
         try:
             raw = _Lasting(stream.fileno())
@@ -83,9 +83,10 @@ def prepare() -> Terminal:
     _open_standard()
     made = Terminal()
     # Elsewhere somebody has put streams of their own there, for a reason.
-    if sys.stdout is sys.__stdout__:
+    out, err = sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__
+    if out:
         sys.stdout = made.lasting(sys.stdout)
-    if sys.stderr is sys.__stderr__:
+    if err:
         sys.stderr = made.lasting(sys.stderr)
     return made
 
