@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flowmap.configs import NAME, Finding
+from flowmap.bounds import shown
+from flowmap.configs import NAME, Finding, plain
 from flowmap.locate import Path, line_of
 
 
@@ -48,7 +49,7 @@ class Source:
             except (LookupError, TypeError):
                 node = None
             named = isinstance(part, int) and isinstance(node, dict) and isinstance(node.get("name"), str)
-            words.append(node["name"] if named else str(part))
+            words.append(plain(node["name"] if named else str(part)))
         return ".".join(words)
 
 
@@ -96,6 +97,8 @@ def _has_problems_inside(path: Path, problems: Iterable[ErrorDetails]) -> bool:
 
 _QUOTED = r"'([^']*)'"
 
+_MOST_BITS = 8192  # of a whole number that is shown; Python itself writes no more than 4300 digits
+
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -121,10 +124,12 @@ def _message(details: ErrorDetails) -> str:
     given, kind, context = details["input"], details["type"], details.get("ctx", {})
     wanted = _KINDS.get(kind.removesuffix("_type")) or details["msg"].removeprefix("Input should be ")
     message = f"must be {wanted[0].lower()}{wanted[1:]}, not {_shown(given)}"
-    if wanted == "an array" and not isinstance(given, dict):
+    if kind == "float_type" and isinstance(given, int) and not isinstance(given, bool):
+        message = f"must be a number that floating point has, not {_shown(given)}"
+    elif wanted == "an array" and not isinstance(given, dict):
         message += f"; write [{_shown(given)}]"
     elif kind in _BOUNDS:
-        message = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}, not {_shown(given)}"
+        message = f"must be {_BOUNDS[kind]} {shown(next(iter(context.values())))}, not {_shown(given)}"
     elif kind == "missing":
         message = "this field is required"
     elif kind == "literal_error":
@@ -134,6 +139,8 @@ def _message(details: ErrorDetails) -> str:
         message = "must not be empty" if least == 1 else f"must have at least {_elements(least)}, not {len(given)}"
     elif kind == "too_long":
         message = f"must have at most {_elements(context['max_length'])}, not {len(given)}"
+    elif kind == "string_too_long":
+        message = f"must have at most {shown(context['max_length'])} characters, not {len(given):,}"
     elif kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
         rule = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
         message = f"{_shown(given)} is not a name; {rule}"
@@ -160,5 +167,7 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list | tuple):
         return "an array"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length():,} bits"
     text = repr(value) if isinstance(value, str | int | float) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
