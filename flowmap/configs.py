@@ -28,7 +28,6 @@ NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
 
 _SHOWN = 32  # of a list, in a sentence
-_LONG = 60  # characters of a word, in a sentence
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What a run, a stage and a component may be called: each becomes part of a file's name."""
@@ -102,10 +101,10 @@ def unknown_word(what: str, word: str, allowed: Iterable[str]) -> str:
     return f"unknown {what} '{plain(str(word))}'; {listed}{hint}"
 
 
-def plain(word: str) -> str:
-    """`word` as one line shows it: long ones cut short, what no terminal shows as an escape."""
+def plain(word: str, most: int = 60) -> str:
+    """`word` as one line shows it: at most so many characters of it, and what no terminal shows as an escape."""
     text = word if word.isprintable() else repr(word)[1:-1]
-    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def listed(numbers: Sequence[int]) -> str:
