@@ -195,14 +195,24 @@ def _spec_findings(spec: CompareSpec) -> Iterator[Finding]:
     if spec.budget is not None and spec.budget.by == "seconds" and spec.processes > 1:
         why = "trainings that share the machine cannot be timed against each other; with a budget in seconds use 1"
         yield wrong("processes", why=why)
-    for name in ("name", "seeds"):
-        if name in spec.recipe:
-            yield wrong("recipe", name, why=f"belongs to the comparison: write {name} at the top")
-    if "contests" in spec.recipe.get("evaluation", {}):
-        yield wrong("recipe", "evaluation", "contests", why="are the contestants; leave it out")
+    yield from _recipe_findings(spec.recipe)
     for index, contestant in enumerate(spec.contestants):
         for finding in _contestant_findings(spec, contestant, names[:index]):
             yield replace(finding, field=("contestants", index, *finding.field))
+
+
+def _recipe_findings(recipe: Table) -> Iterator[Finding]:
+    """What a recipe that all share, or what is different for one contestant, cannot have, or not in that shape."""
+    for name in ("name", "seeds"):
+        if name in recipe:
+            yield Finding("error", ("recipe", name), f"belongs to the comparison: write {name} at the top")
+    stages, evaluation = recipe.get("stages", []), recipe.get("evaluation", {})
+    if not isinstance(stages, list | tuple):
+        yield Finding("error", ("recipe", "stages"), "must be an array of tables")
+    if not isinstance(evaluation, Mapping):
+        yield Finding("error", ("recipe", "evaluation"), "must be a table")
+    elif "contests" in evaluation:
+        yield Finding("error", ("recipe", "evaluation", "contests"), "are the contestants; leave it out")
 
 
 def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlier: Sequence[str]) -> Iterator[Finding]:
@@ -210,6 +220,7 @@ def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlie
         yield Finding("error", ("name",), f"two contestants are called '{contestant.name}'")
     if contestant.name == SHARED:
         yield Finding("error", ("name",), f"'{SHARED}' has a meaning of its own; choose another name")
+    yield from _recipe_findings(contestant.recipe)
     if bool(contestant.stages) == (contestant.stage is not None):
         why = "give either stages (what it trains) or stage (what is measured as it is)"
         yield Finding("error", ("name",), why)

@@ -151,7 +151,7 @@ def _message(details: ErrorDetails) -> str:
 
 
 def _not_allowed(given: Any, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(plain(given) if isinstance(given, str) else "", allowed, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
     return f"{_shown(given)} is not allowed; allowed: {', '.join(allowed)}{hint}"
 
