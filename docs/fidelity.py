@@ -696,7 +696,13 @@ _SAMPLING = (
         "yml `val.sample_cfg.num_inference_steps`; the demo takes 4",
         note="the claim is quality at any number of calls, 1 included; `flowmap sample --nfe` takes any",
     ),
-    fields("shift of the grid", ["evaluation.shift"], 5.0, "yml `models.scheduler_cfg.shift`"),
+    fields(
+        "shift of the grid",
+        [*(f"{at}.shift" for at in _STAGE_2), "stages.on_policy.objective.shift"],
+        5.0,
+        "yml `models.scheduler_cfg.shift`",
+        note="`evaluation.shift` is left out: each stage is sampled on the grid of its training",
+    ),
     fields("the teacher's sampler", ["evaluation.teacher_sampler.type"], "euler", f"{_SCHEDULER}, `step`"),
     fields(
         "its calls",

@@ -365,6 +365,10 @@ class ObjectiveConfig(ComponentConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
 
+    def grid_shift(self) -> float | None:
+        """The shift of the times that the student is trained at, on whose grid it is sampled; None if it has none."""
+        return None
+
     def warmup_steps(self) -> int:
         """Steps over which a part of the loss grows from nothing to all; 0 if none does."""
         return 0

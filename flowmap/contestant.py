@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowmap.configs import FrameView, NetworkKind, SamplerConfig, SampleSpec, Weights, context_refusal
+from flowmap.configs import FrameView, NetworkKind, Precision, SamplerConfig, SampleSpec, Weights, context_refusal
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
@@ -17,8 +17,10 @@ from flowmap.interfaces import Backbone, Batch, Data, Velocity
 from flowmap.outside import Outside
 from flowmap.path import grid
 from flowmap.plan import StagePlan
+from flowmap.precision import compute_in
 from flowmap.rollout import rollout
 from flowmap.stage import base_draw, stage_weights
+from flowmap.tables import sampling_shift
 
 _MOST_TOGETHER = 2048
 _NUMBERS_TOGETHER = 2**19
@@ -29,7 +31,8 @@ _HELD_OUT = 64
 class Contestant:
     """A finished stage's student or weights from outside, ready to sample: in chunks, or together if `view` is whole.
 
-    `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured).
+    `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured), `shift`
+    that of the grid on which it is sampled unless another is asked for.
     """
 
     stage: str
@@ -37,6 +40,7 @@ class Contestant:
     weights: Weights
     network: Velocity
     view: FrameView
+    shift: float
     backbone: Backbone
     contexts: Mapping[int, int]
     data: Data
@@ -52,42 +56,63 @@ class Contestant:
 
 
 def open_contestant(
-    plan: StagePlan, weights: Weights, device: torch.device, data: Data | None = None, backbone: Backbone | None = None
+    plan: StagePlan,
+    weights: Weights,
+    device: torch.device,
+    data: Data | None = None,
+    backbone: Backbone | None = None,
+    precision: Precision | None = None,
 ) -> Contestant:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
-    `data` are what it is measured on, if not what its own recipe says. A `backbone` that was made before saves reading
-    its base weights again; a student that it made before is then no longer valid.
+    `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
+    that was made before saves reading its base weights again; a student that it made before is then no longer valid.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    network = _network(backbone, student.kind, own, plan.seed, device)
+    network = _network(backbone, student.kind, own, plan.seed, device, precision or plan.recipe.compute.precision)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
-    return Contestant(stage.name, plan.seed, weights, network, student.view, backbone, contexts, data, device)
+    shift = sampling_shift(stage, plan.recipe.evaluation)
+    return Contestant(stage.name, plan.seed, weights, network, student.view, shift, backbone, contexts, data, device)
 
 
 def open_weights(
-    weights: Outside, spec: SampleSpec, seed: int, device: torch.device, data: Data, backbone: Backbone
+    weights: Outside,
+    spec: SampleSpec,
+    seed: int,
+    device: torch.device,
+    data: Data,
+    backbone: Backbone,
+    precision: Precision = "no",
 ) -> Contestant:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
+
+    Calls compute in `precision`; "no" is that of the weights.
 
     Raises FlowmapError unless every parameter is set.
     """
     kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device)
+    network = _network(backbone, kind, None, seed, device, precision)
     contexts = weights.backbone.contexts(spec)
-    return Contestant(weights.name, seed, "ema", network, view, backbone, contexts, data, device)
+    shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
+    return Contestant(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
 
 
 def _network(
-    backbone: Backbone, kind: NetworkKind, own: Mapping[str, Tensor] | None, seed: int, device: torch.device
+    backbone: Backbone,
+    kind: NetworkKind,
+    own: Mapping[str, Tensor] | None,
+    seed: int,
+    device: torch.device,
+    precision: Precision,
 ) -> Velocity:
-    """The network of a student that nobody trains, on `device`."""
+    """The network of a student that nobody trains, on `device`, computing as it was trained."""
     role = backbone.role("student", kind, own, base_draw(seed))
     role.freeze()
+    compute_in(role.module, precision, device)
     role.module.to(device).eval()
     return role.network
 
@@ -121,13 +146,14 @@ def generate(
     contestant: Contestant,
     sampler: SamplerConfig,
     calls: int,
-    shift: float,
+    shift: float | None,
     draw: Draw,
     start: Batch | None = None,
     cfg_scale: float = 1.0,
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
+    The grid has the `shift` given, or the contestant's own.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
     those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot
     take so many calls.
@@ -144,7 +170,8 @@ def generate(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
             f"it); leave out the guidance of {cfg_scale:g}, or take a velocity sampler such as euler"
         )
-    backbone, times = contestant.backbone, grid(steps, shift, contestant.device)
+    backbone = contestant.backbone
+    times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
     shape = backbone.latent_shape()
     network, chunking = contestant.network, backbone.chunking()
     if contestant.view == "whole":

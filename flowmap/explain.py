@@ -55,10 +55,13 @@ class Source:
 
 def explain(findings: Iterable[Finding], source: Source) -> list[str]:
     """One line for each of `findings`, in the order of the file."""
-    return [
+    ordered = sorted(findings, key=lambda f: source.line(f.field))
+    told = [
         f"{source.place(f.field)}: {source.dotted(f.field)}: {'' if f.level == 'error' else 'warning: '}{f.message}"
-        for f in sorted(findings, key=lambda f: source.line(f.field))
+        for f in ordered[:_MOST_TOLD]
     ]
+    more = len(ordered) - len(told)
+    return [*told, f"{source.name}: and {more:,} more like these"] if more else told
 
 
 def explain_validation(error: ValidationError, source: Source) -> list[str]:
@@ -97,6 +100,7 @@ def _has_problems_inside(path: Path, problems: Iterable[ErrorDetails]) -> bool:
 
 _QUOTED = r"'([^']*)'"
 
+_MOST_TOLD = 200  # problems of one recipe
 _LONG = 240  # characters of a setting that are shown
 _MOST_BITS = 8192  # of a whole number that is shown; Python itself writes no more than 4300 digits
 

@@ -17,6 +17,7 @@ from flowmap.folder import read_lines, readable, write_whole_folder
 from flowmap.plan import LOCK, Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, rerun
 from flowmap.stage import base_draw, stage_weights
+from flowmap.tables import sampling_shift
 
 _MOST_ROWS = 40
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
@@ -48,7 +49,7 @@ def export_run(
     backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
     kind = chosen.stage.objective.roles()["student"].kind
     role = backbone.role("student", kind, own, base_draw(chosen.seed))
-    shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
+    shift = sampling_shift(chosen.stage, plan.recipe.evaluation)
     loading = ""
 
     def fill(part: Path) -> None:

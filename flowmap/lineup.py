@@ -86,12 +86,14 @@ class Lineup:
         Raises FlowmapError if a stage is not finished.
         """
         source, backbone = member.source, self._ready(member.backbone, member.spec)
+        device, data, precision = self._device, self._data, self._plan.recipe.compute.precision
         if isinstance(source, StagePlan):
-            return open_contestant(source, weights, self._device, self._data, backbone)
+            return open_contestant(source, weights, device, data, backbone)
         if source.run is None:
-            return open_weights(source, member.spec, member.seed, self._device, self._data, backbone)
+            return open_weights(source, member.spec, member.seed, device, data, backbone, precision)
         with reopened(source.run):
-            found = open_contestant(_of_run(source.run), weights, self._device, self._data, backbone)
+            # All who are measured together compute alike.
+            found = open_contestant(_of_run(source.run), weights, device, data, backbone, precision)
         return replace(found, stage=member.name, seed=member.seed)
 
     def _ready(self, config: BackboneConfig, spec: SampleSpec) -> Backbone:

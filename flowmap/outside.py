@@ -30,7 +30,7 @@ from flowmap.configs import (
 from flowmap.errors import FlowmapError
 from flowmap.hub import RUN_LOCK, absence, find, is_hub_id
 from flowmap.locate import Path as Place
-from flowmap.tables import EvaluationConfig, StageConfig
+from flowmap.tables import EvaluationConfig, StageConfig, sampling_shift
 
 BASE = "base"
 """The backbone's own weights, by name."""
@@ -201,7 +201,7 @@ def _of_run(name: str, folder: Path) -> Outside:
             f"{steps / stage.name}.\n  Go on with it: {command}"
         )
     student = stage.objective.roles()["student"]
-    shift = lock.evaluation.shift if lock.evaluation else 1.0
+    shift = sampling_shift(stage, lock.evaluation)
     pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift)
     return Outside(name, lock.backbone, pretrained, folder, stage.name)
 
@@ -263,7 +263,7 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
             for problem in weights.misfits(spec):
                 yield Finding("error", places[name], problem)
         shift = weights.pretrained.shift
-        if shift is not None and shift != evaluation.shift:
+        if None not in (shift, evaluation.shift) and shift != evaluation.shift:
             why = f"they are made for a grid with shift {shift:g}, and evaluation.shift is {evaluation.shift:g}"
             yield Finding("warning", places[name], f"{name}: {why}")
     for index, contest in enumerate(evaluation.contests):

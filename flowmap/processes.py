@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any, final
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from flowmap.commands import process
+from flowmap.configs import Precision
 from flowmap.tables import ComputeConfig
 
 # The first process may evaluate for hours while the others wait.
@@ -25,12 +27,13 @@ class Processes:
     """How many processes there are, which of them this is, its device, and what it says to the others."""
 
     def __init__(self, compute: ComputeConfig) -> None:
-        # Accelerate joins processes without an accelerator only if told that there is none.
-        cpu = compute.device == "cpu" or not torch.accelerator.is_available()
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=compute.precision)
-        self.number: int = self.accelerator.num_processes
-        self.index: int = self.accelerator.process_index
-        self.device: torch.device = self.accelerator.device
+        found = accelerator() if compute.device == "auto" else None
+        self.number, self.index, self.device = 1, 0, found or torch.device("cpu")
+        if process()[1] > 1:
+            # Accelerate joins processes without an accelerator only if told that there is none.
+            state = PartialState(cpu=found is None)
+            self.number, self.index, self.device = state.num_processes, state.process_index, state.device
+        self.precision: Precision = compute.precision
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
@@ -74,6 +77,17 @@ class Processes:
         tensor = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(tensor, by, _group())
         return tensor.tolist()
+
+
+def accelerator() -> torch.device | None:
+    """The accelerator that `device = "auto"` stands for, if there is one.
+
+    Apple's is none: its tensors cannot be float64, which times and logged sums are.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type == "mps":
+        return None
+    return torch.device(found.type, torch.accelerator.current_device_index())
 
 
 def leave() -> None:

@@ -246,7 +246,20 @@ class Recipe(Config):
         if evaluation.teacher_cfg_scale != 1 and evaluation.teacher_sampler.network == "flow_map":
             why = f"'{evaluation.teacher_sampler.type}' follows the flow map, which has its guidance in it; use 1"
             yield Finding("error", ("teacher_cfg_scale",), why)
+        yield from self._shift_findings(evaluation)
         yield from self._contest_findings(evaluation, kinds)
+
+    def _shift_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
+        """Say it where stages are measured on another grid than they are trained on."""
+        measured = {evaluation.teacher, *(contest.stage for contest in evaluation.contests)}
+        own = {s.name: s.objective.grid_shift() for s in self.stages if s.name in measured}
+        other = [f"'{name}' ({shift:g})" for name, shift in own.items() if shift not in (None, evaluation.shift)]
+        if evaluation.shift is not None and other:
+            why = (
+                f"samples are drawn at shift {evaluation.shift:g}, but trained at another: {', '.join(other)}; "
+                "leave it out to sample each stage as it is trained"
+            )
+            yield Finding("warning", ("shift",), why)
 
     def _contest_findings(
         self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind | None]

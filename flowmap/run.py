@@ -121,11 +121,7 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
     if found is not None and found.step >= plan.stage.steps:
         watcher.end(plan, f"finished before, {found.step} steps")
         return
-    try:
-        _go_on(plan, processes, found, watcher, interruption)
-    finally:
-        # The accelerator would hold the networks of all stages for the whole run.
-        processes.accelerator.free_memory()
+    _go_on(plan, processes, found, watcher, interruption)
     watcher.end(plan, f"{plan.stage.steps} steps")
 
 

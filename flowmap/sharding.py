@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
+from flowmap.precision import compute_in
 from flowmap.processes import Processes
 
 
@@ -27,10 +28,10 @@ def place(roles: Iterable[Role], processes: Processes) -> None:
     """
     roles = list(roles)
     for module in {id(role.module): role.module for role in roles}.values():
-        alone = processes.number == 1
-        # For evaluation: nothing but precision and device, no wrapper of accelerate's around the module.
-        processes.accelerator.prepare_model(module, device_placement=alone, evaluation_mode=True)
-        if not alone:
+        compute_in(module, processes.precision, processes.device)
+        if processes.number == 1:
+            module.to(processes.device)
+        else:
             _shard(module, [role for role in roles if role.module is module], processes)
 
 

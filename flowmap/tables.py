@@ -129,7 +129,9 @@ class EvaluationConfig(Config):
     )
     data: AnyData | None = Field(None, description="the real samples to compare with, if not the recipe's data")
     real: Spread = Field(20_000, description="real samples of a split that are compared with, at most")
-    shift: Shift = Field(1.0, description="shift of the sampling grid")
+    shift: Shift | None = Field(
+        None, description="shift of the sampling grid; if left out, each stage is sampled as it is trained"
+    )
     metrics: tuple[AnyMetric, ...] = Field(
         min_length=1, max_length=MOST_ROWS, description="what is measured; lower is better"
     )
@@ -139,8 +141,12 @@ class EvaluationConfig(Config):
 class ComputeConfig(Config):
     """Where and in what precision the run computes."""
 
-    device: Literal["auto", "cpu"] = Field("auto", description="'auto' takes an accelerator if there is one")
-    precision: Literal["no", "bf16"] = Field("no", description="mixed precision of the network calls")
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="'auto' takes an accelerator if there is one (not Apple's, which has no float64)"
+    )
+    precision: Literal["no", "bf16"] = Field(
+        "no", description="mixed precision of the network calls, in training, evaluation and samples alike"
+    )
     micro_batch: MicroBatch = Field(
         0, description="samples per process that go through a network at once; 0 = all, without accumulation"
     )
@@ -155,3 +161,11 @@ class CheckpointsConfig(Config):
 
     every: Steps = Field(1000, description="steps between checkpoints; the last step is always saved")
     keep: Steps = Field(2, description="how many to keep per stage")
+
+
+def sampling_shift(stage: StageConfig, evaluation: EvaluationConfig | None) -> float:
+    """The shift of the grid on which the student of `stage` is measured, sampled and exported."""
+    if evaluation is not None and evaluation.shift is not None:
+        return evaluation.shift
+    trained = stage.objective.grid_shift()
+    return 1.0 if trained is None else trained

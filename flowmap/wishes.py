@@ -97,9 +97,8 @@ def open_wished_run(folder: Path, wish: Wish) -> Opened:
     device = Processes(plan.recipe.compute).device
     with going_on(rerun(folder)):
         contestant = open_contestant(chosen, wish.weights, device)
-    shift = plan.recipe.evaluation.shift if plan.recipe.evaluation else 1.0
-    facts = {"stage": chosen.stage.name, "weights": wish.weights}
-    return Opened(contestant, spec, config, wish.calls or _CALLS, shift, wish.cfg_scale or 1.0, facts)
+    facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
+    return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
 
 
 def _open_weights(weights: Outside, wish: Wish) -> Opened:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -306,10 +305,8 @@ def test_what_a_step_says_of_itself(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bf16() -> Iterator[Processes]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Processes(ComputeConfig(device="cpu", precision="bf16"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+def bf16() -> Processes:
+    return Processes(ComputeConfig(device="cpu", precision="bf16"))
 
 
 def test_mixed_precision_keeps_float32_parameters(tmp_path: Path, bf16: Processes) -> None:

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowmap.loop import peak_memory, reset_peak_memory
+from flowmap.precision import compute_in
 from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Trainer
 
 PEAK_TFLOPS = 989.0
@@ -95,9 +95,8 @@ def made(options: argparse.Namespace, device: torch.device) -> Trainer:
         assert isinstance(trainer, Ours)
         trainer = Published(trainer)
     if mixed:
-        accelerator = Accelerator(mixed_precision="bf16")
         for module in trainer.modules():
-            accelerator.prepare_model(module, evaluation_mode=True)
+            compute_in(module, "bf16", device)
     return trainer
 
 

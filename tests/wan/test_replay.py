@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_wan import LoraConfig
 from flowmap_wan.backbone import WanBackbone
@@ -22,6 +19,7 @@ from flowmap.interfaces import Batch, Chunking, Cond, Loss, Role, Scene, Velocit
 from flowmap.ledger import Ledger
 from flowmap.loop import run_stage
 from flowmap.plan import make_plan
+from flowmap.precision import compute_in
 from flowmap.processes import Processes
 from flowmap.recipe import read
 from flowmap.stage import open_stage
@@ -133,17 +131,10 @@ def test_only_the_student_gets_gradients(adapted: LoraConfig | None) -> None:
     assert not [name for name, p in named if p.grad is not None and id(p) not in owned]
 
 
-@pytest.fixture
-def bf16() -> Iterator[Accelerator]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(mixed_precision="bf16", cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_in_mixed_precision_it_is_the_same_to_that_precision(bf16: Accelerator) -> None:
+def test_in_mixed_precision_it_is_the_same_to_that_precision() -> None:
     backbone = causal(CHUNKS, SIZE, lora=lora(), gradient_checkpointing=True, base_precision="bfloat16")
     made = roles(backbone)
-    bf16.prepare_model(made["student"].module, evaluation_mode=True)
+    compute_in(made["student"].module, "bf16", torch.device("cpu"))
     chunks = Windowed(chunking(backbone), Window(3, FRAMES))
     (held, expected), (replayed, ours) = (distil(made, chunks, replay=replay) for replay in (False, True))
     assert torch.equal(replayed.value, held.value)

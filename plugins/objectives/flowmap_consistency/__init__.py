@@ -87,6 +87,10 @@ class DiscreteConfig(ObjectiveConfig, ABC):
     )
     target: Literal["average", "student"] = Field("average", description=_TARGET)
 
+    def grid_shift(self) -> float | None:
+        """That of the grid; the improved schedule has none."""
+        return self.shift if self.schedule == "grid" else None
+
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Fields of the other schedule, and of the other distance."""
         if self.schedule == "grid":

@@ -44,6 +44,10 @@ class BackwardSimulationConfig(OnPolicyConfig):
     cfg_scale: Guidance = Field(1.0, description="of the real score, w in null + w (cond - null); AnyFlow uses 4")
     critic_times: TimesConfig = Field(default_factory=TimesConfig, description="times the critic is trained at")
 
+    def grid_shift(self) -> float | None:
+        """That of the rollout's grid."""
+        return self.shift
+
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with rollouts and with co-training."""
         if 1 not in self.rollout_steps:
@@ -95,6 +99,10 @@ class CausVidConfig(Dmd2FamilyConfig):
     steps: Calls = Field(4, description="steps of the grid whose times the data are noised to")
     shift: Shift = Field(1.0, description="of that grid; Wan uses 5")
 
+    def grid_shift(self) -> float | None:
+        """That of the grid."""
+        return self.shift
+
     def build(self) -> Objective:
         """Make the objective."""
         from flowmap_distribution.causvid import CausVid
@@ -111,6 +119,10 @@ class TrajectoryConfig(ObjectiveConfig):
     steps: Calls = Field(4, description="steps of the grid from whose times the student jumps to the end")
     shift: Shift = Field(1.0, description="of both grids; Wan uses 5")
     cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+
+    def grid_shift(self) -> float | None:
+        """That of both grids."""
+        return self.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""

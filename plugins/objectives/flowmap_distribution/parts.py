@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flowmap.bounds import Calls, DeviationOrNone, Guidance, Shift, Time, Turns, Weight
 from flowmap.configs import (
@@ -78,6 +78,21 @@ class DistributionConfig(ObjectiveConfig, ABC):
     forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
     forward_weight: Weight = Field(1.0, description="weight of the co-trained loss")
 
+    @field_validator("forward")
+    @classmethod
+    def _trains_the_student_alone(cls, forward: ObjectiveConfig | None) -> ObjectiveConfig | None:
+        """Refused here and not in `findings`: so none is inside another, which would take ever longer to look at."""
+        roles = forward.roles() if forward is not None else {}
+        student = roles.get("student")
+        if forward is not None and (
+            [name for name, role in roles.items() if role.trained] != ["student"]
+            or student is None
+            or student.kind != "flow_map"
+        ):
+            why = f"'{forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
+            raise ValueError(why)
+        return forward
+
     def roles(self) -> Mapping[str, RoleSpec]:
         """Student, teacher and critic, and what the co-trained objective needs."""
         own = {
@@ -95,10 +110,6 @@ class DistributionConfig(ObjectiveConfig, ABC):
             yield Finding("warning", ("forward",), why)
             yield from idle(self, "there is no forward objective", "forward_weight")
             return
-        roles = self.forward.roles()
-        if [name for name, role in roles.items() if role.trained] != ["student"] or roles["student"].kind != "flow_map":
-            why = f"'{self.forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
-            yield Finding("error", ("forward",), why)
         for finding in self.forward.findings(facts):
             yield Finding(finding.level, ("forward", *finding.field), finding.message)
 
@@ -148,6 +159,10 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
     steps: Calls = Field(4, description="steps of the grid; the student is trained on its times and no others")
     shift: Shift = Field(1.0, description="of the grid of times that the student generates on; Wan uses 5")
+
+    def grid_shift(self) -> float | None:
+        """That of the grid."""
+        return self.shift
 
 
 def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:

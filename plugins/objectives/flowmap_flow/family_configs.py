@@ -44,6 +44,10 @@ class MeanFlowConfig(ObjectiveConfig):
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
 
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
+
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
         return _roles(self.velocity == "teacher")
@@ -76,6 +80,10 @@ class EulerianConfig(ObjectiveConfig):
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
+
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
@@ -114,6 +122,10 @@ class LagrangianConfig(ObjectiveConfig):
         description="how du/dr is computed, here with gradient; by jvp if left out",
     )
 
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
+
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
         return _roles(self.velocity == "teacher")
@@ -150,6 +162,10 @@ class SemigroupConfig(ObjectiveConfig):
         0.0, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
 
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
+
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
         return _roles(self.velocity == "teacher")
@@ -179,6 +195,10 @@ class ShortcutConfig(ObjectiveConfig):
         1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
     )
     drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
+
+    def grid_shift(self) -> float | None:
+        """1: its jumps are dyadic parts of [0, 1]."""
+        return 1.0
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
@@ -226,6 +246,10 @@ class TransitionConfig(ObjectiveConfig):
     cfg_scale: Guidance = Field(1.0, description="w in null + w (cond - null), learnt by the student; 1 is none")
     drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
+
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""

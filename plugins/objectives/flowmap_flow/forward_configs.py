@@ -27,6 +27,10 @@ class FlowMatchingConfig(ObjectiveConfig):
         "'whole' noises all frames as one chunk, and so is the model sampled then (AnyFlow's teacher and critic)",
     )
 
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
+
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
         return {"student": RoleSpec("velocity", True, "learns the velocity of the data", self.view)}
@@ -67,6 +71,10 @@ class FlowMapConfig(ObjectiveConfig):
         "dropped conditions; AnyFlow's causal models 0.1",
     )
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
+
+    def grid_shift(self) -> float | None:
+        """That of both times."""
+        return self.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
@@ -113,6 +121,10 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
     solver: Literal["euler", "heun"] = Field("heun", description="how the teacher takes its step")
     shift: Shift = Field(1.0, description="of both times; Wan uses 5")
     cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+
+    def grid_shift(self) -> float | None:
+        """That of both times."""
+        return self.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""
