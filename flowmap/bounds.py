@@ -304,6 +304,9 @@ MOST_CONTESTS = 256
 MOST_CONTESTANTS = 64
 """Contestants: each is a whole recipe to check, and each pair is a line of the page."""
 
+MOST_STAGES_IN_ALL = 1024
+"""Stages of all contestants together, those that all share counted for each: all are checked one by one."""
+
 MOST_ROWS = 64
 """Samplers of a contest, metrics, roles, grids: far more than are installed or than a page can show."""
 

@@ -16,6 +16,7 @@ from flowmap.bounds import (
     MOST_ROWS,
     MOST_SEEDS,
     MOST_STAGES,
+    MOST_STAGES_IN_ALL,
     MOST_TEXT,
     Amount,
     Confidence,
@@ -196,6 +197,15 @@ def _spec_findings(spec: CompareSpec) -> Iterator[Finding]:
         why = "trainings that share the machine cannot be timed against each other; with a budget in seconds use 1"
         yield wrong("processes", why=why)
     yield from _recipe_findings(spec.recipe)
+    shared = spec.recipe.get("stages", ())
+    own = sum(len(contestant.stages) for contestant in spec.contestants)
+    in_all = own + len(spec.contestants) * (len(shared) if isinstance(shared, list | tuple) else 0)
+    if in_all > MOST_STAGES_IN_ALL:
+        why = (
+            f"{len(spec.contestants)} contestants x {len(shared)} shared stages and {own} of their own are {in_all:,} "
+            f"stages, and at most {MOST_STAGES_IN_ALL:,} are checked; compare fewer at a time"
+        )
+        yield wrong("contestants", why=why)
     for index, contestant in enumerate(spec.contestants):
         for finding in _contestant_findings(spec, contestant, names[:index]):
             yield replace(finding, field=("contestants", index, *finding.field))

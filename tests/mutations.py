@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import itertools
 import tomllib
 import types
 import typing
@@ -143,7 +144,7 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
 def _set(raw: Any, path: Sequence[str | int], value: Any) -> None:
     """Set `path`, through tables that are made, and over whatever stands in the way."""
     node = raw
-    for part, following in zip(path[:-1], path[1:], strict=True):
+    for part, following in itertools.pairwise(path):
         inside = node[part] if isinstance(node, list) else node.get(part)
         if isinstance(inside, str) and isinstance(following, str):
             inside = {"type": inside}
@@ -202,33 +203,42 @@ def _extreme(annotation: Any, marks: Sequence[Any], random: Random) -> Any:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     kinds = [mark.base.kind for mark in marks if isinstance(mark, FromCatalogue)]
     if kinds:
-        return random.choice(catalogue().names(kinds[0]))
-    if origin is typing.Annotated:
-        return _extreme(arguments[0], arguments[1:], random)
-    if origin in (typing.Union, types.UnionType):
-        return _extreme(arguments[0], marks, random)
-    if origin is Literal:
-        return random.choice(arguments)
-    if origin is tuple:
-        if arguments[-1] is not Ellipsis:
-            return [_extreme(part, (), random) for part in arguments]
+        found: Any = random.choice(catalogue().names(kinds[0]))
+    elif origin is typing.Annotated:
+        found = _extreme(arguments[0], arguments[1:], random)
+    elif origin in (typing.Union, types.UnionType):
+        found = _extreme(arguments[0], marks, random)
+    elif origin is Literal:
+        found = random.choice(arguments)
+    elif origin is tuple and arguments[-1] is Ellipsis:
         most = min([mark.max_length for mark in marks if hasattr(mark, "max_length")], default=8)
-        return [_extreme(arguments[0], (), random) for _ in range(random.choice((1, 2, 8, most)))]
-    if annotation in (int, float):
-        ranges = [mark for mark in marks if isinstance(mark, Range)] or [Range(0, 10, "of nobody")]
-        least, most_ = ranges[0].least, ranges[0].most
-        between = least + (most_ - least) * random.random() ** 8
-        value = random.choice((most_, most_, least, between))
-        return round(value) if annotation is int else float(value)
-    if annotation is bool:
-        return random.random() < 0.5
-    if annotation is str:
-        return random.choice(("s0", "base", "a", "./nowhere", "s1"))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        fields = [(n, i) for n, i in annotation.model_fields.items() if n != "type"]
-        chosen = [pair for pair in fields if pair[1].is_required() or random.random() < 0.3]
-        return {info.alias or name: _extreme(info.annotation, info.metadata, random) for name, info in chosen}
-    return {}
+        found = [_extreme(arguments[0], (), random) for _ in range(random.choice((1, 2, 8, most)))]
+    elif origin is tuple:
+        found = [_extreme(part, (), random) for part in arguments]
+    elif isinstance(annotation, type):
+        found = _plain_extreme(annotation, marks, random)
+    else:
+        found = {}
+    return found
+
+
+def _plain_extreme(kind: type, marks: Sequence[Any], random: Random) -> Any:
+    """The same, of a class."""
+    found: Any = {}
+    if kind in (int, float):
+        mark = next((mark for mark in marks if isinstance(mark, Range)), Range(0, 10, "of nobody"))
+        between = mark.least + (mark.most - mark.least) * random.random() ** 8
+        value = random.choice((mark.most, mark.most, mark.least, between))
+        found = round(value) if kind is int else float(value)
+    elif kind is bool:
+        found = random.random() < 0.5
+    elif kind is str:
+        found = random.choice(("s0", "base", "a", "./nowhere", "s1"))
+    elif issubclass(kind, BaseModel):
+        fields = [(name, info) for name, info in kind.model_fields.items() if name != "type"]
+        chosen = [(name, info) for name, info in fields if info.is_required() or random.random() < 0.3]
+        found = {info.alias or name: _extreme(info.annotation, info.metadata, random) for name, info in chosen}
+    return found
 
 
 def outcome(text: str, file: Path) -> list[str]:
