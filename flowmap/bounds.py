@@ -86,7 +86,7 @@ MicroBatch = Annotated[int, Range(0, MOST_BATCH, _BATCH)]
 MOST_SAMPLES = 10**7
 _SAMPLES = "ten million samples, two hundred times those of a usual Fréchet distance; all are held in memory at once"
 
-Samples = Annotated[int, Range(1, MOST_SAMPLES, _SAMPLES)]
+SampleCount = Annotated[int, Range(1, MOST_SAMPLES, _SAMPLES)]
 """Samples that are made or compared with."""
 
 Spread = Annotated[int, Range(2, MOST_SAMPLES, f"two at least, for a spread; {_SAMPLES}")]

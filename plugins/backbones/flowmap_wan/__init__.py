@@ -409,7 +409,7 @@ class FarWan21Config(_WanConfig):
             near = sorted(sorted(ends, key=lambda end: abs(end - frames))[:2])
             shown = " or ".join(f"{end if self.random_base else 4 * (end - 1) + 1}" for end in near)
             why = (
-                f"{listed(self.chunks)} sum to {sum(self.chunks)}, and these data have {frames} latent frames; "
+                f"[{listed(self.chunks)}] sum to {sum(self.chunks)}, and these data have {frames} latent frames; "
                 f"chunks end at {shown} frames"
             )
             yield Finding("error", ("chunks",), why)
