@@ -284,7 +284,6 @@ def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
             4,
             "cannot be shared evenly by 8 devices x compute.micro_batch = 4; use a batch of 32, or 2 or 4 devices",
         ),
-        (1, 5, "cannot be shared evenly by 1 device x compute.micro_batch = 5; use a batch of 15 or 20"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(devices: int, micro: int, message: str) -> None:
