@@ -104,8 +104,14 @@ Calls = Annotated[int, Range(0, MOST_CALLS, _CALLS, above=True)]
 GridPoints = Annotated[int, Range(2, MOST_CALLS, f"two at least, to step from one to the next; {_CALLS}")]
 """Intervals of a grid of times whose neighbours are pairs."""
 
-Turns = Annotated[int, Range(1, 1000, "between two turns of one role a thousand of the other are far beyond use (5)")]
-"""Turns of one role for one of another, or jumps of one rollout."""
+MOST_ROLLOUT = 1000
+_ROLLOUT = "a thousand network calls for one update are twenty times those of any published training"
+
+Rollout = Annotated[int, Range(0, MOST_ROLLOUT, _ROLLOUT, above=True)]
+"""Steps of a grid that is gone along in training."""
+
+Turns = Annotated[int, Range(1, 1000, "a thousand turns of one role for one of another are far beyond use (5)")]
+"""Turns of one role for one of another."""
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "what 64 bits hold, as everywhere else where seeds are given")]
 """A seed. Any other gives other numbers."""
@@ -234,7 +240,7 @@ MOST_ELEMENTS = 2**32
 """Numbers of one sample: 16 GiB in float32, of which training holds several."""
 
 MOST_HELD = 2**40
-"""Numbers of all samples of a score: 4 TiB in float32, which are held until the score is taken."""
+"""Numbers of all samples of a score, or of a batch: 4 TiB in float32, which are held until they have been used."""
 
 Rate = Annotated[
     float, Range(1e-3, 1e4, "a frame in a quarter of an hour; ten thousand are those of a high-speed camera")
@@ -303,6 +309,9 @@ MOST_CONTESTS = 256
 
 MOST_CONTESTANTS = 64
 """Contestants: each is a whole recipe to check, and each pair is a line of the page."""
+
+MOST_MICRO_BATCHES = 2**16
+"""Micro-batches of a step, of all processes: each is a pass of its own through every network."""
 
 MOST_STAGES_IN_ALL = 1024
 """Stages of all contestants together, those that all share counted for each: all are checked one by one."""

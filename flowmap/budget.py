@@ -29,6 +29,7 @@ from flowmap.stage import open_stage
 
 _COUNTED = 4096  # times that a turn is counted, where its cost differs from time to time
 _SAMPLED = 1024  # from then on one in so many of the steps before
+_COUNTED_CALLS, _SAMPLED_CALLS = 200_000, 40_000  # or for so many calls, where one turn makes very many
 _BELIEVED = 120  # times in a row after which a cost is believed to stay for a while
 _SHARE = 32  # of the steps that it has stayed for, the share at which it is looked at next
 _BLOCK = 1 << 16  # steps that are added up at once, at most
@@ -111,7 +112,7 @@ class _TurnCosts:
         self._tally, self._recomputes = tally, recomputes
         # Costs that are known beforehand, each with the last step that it is known for.
         self._ahead: deque[tuple[int, int]] = deque()
-        self._counted = 0
+        self._counted = self._made = 0  # times, and network calls in them
         # The latest cost, how many times in a row it has been that, and since which step.
         self._latest, self._alike, self._since = -1, 0, 0
 
@@ -138,10 +139,11 @@ class _TurnCosts:
     def _look_ahead(self, step: int) -> None:
         if self._alike >= _BELIEVED:
             self._extend(step, step + max(1, (step - self._since) // _SHARE))
-        elif self._counted < _COUNTED:
+        elif self._counted < _COUNTED and self._made < _COUNTED_CALLS:
             self._ahead.append((step, self._count(step)))
         else:
-            end = step + max(1, step // _SAMPLED)
+            share = min(_SAMPLED, max(1, _SAMPLED_CALLS * self._counted // self._made))
+            end = step + max(1, step // share)
             # Any of them: what has a rhythm must not be looked at in the same one.
             self._ahead.append((end - 1, self._count(Random(step).choice(self._taken(step, end)))))
 
@@ -178,9 +180,10 @@ class _TurnCosts:
 
     def _count(self, step: int) -> int:
         self._counted += 1
-        before = self._spent()
+        spent, made = self._spent(), self._tally.made()
         self._tally.take(self.index, step)
-        return self._spent() - before
+        self._made += self._tally.made() - made
+        return self._spent() - spent
 
     def _spent(self) -> int:
         return equivalents({name: asdict(calls) for name, calls in self._tally.calls.items()}, self._recomputes)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from flowmap import outside
-from flowmap.bounds import MOST_HELD, MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
+from flowmap.bounds import MOST_HELD, MOST_MICRO_BATCHES, MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
 from flowmap.configs import (
     NAME,
     AnyBackbone,
@@ -137,6 +137,10 @@ class Recipe(Config):
                 f"{micro}; use a batch of {near}, or a micro-batch that divides it"
             )
             yield Finding("error", ("compute", "micro_batch"), why)
+        most = max((stage.batch // micro for stage in self.stages if micro), default=0)
+        if most > MOST_MICRO_BATCHES:
+            why = f"a step would have {most:,} micro-batches (batch / micro_batch), and at most {MOST_MICRO_BATCHES:,}"
+            yield Finding("error", ("compute", "micro_batch"), f"{why} are gone through one by one; use a larger one")
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
@@ -178,6 +182,7 @@ class Recipe(Config):
             for finding in self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
+        yield from self._batch_findings(stage)
         yield from self._idle_fields(stage)
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         for finding in (*stage.objective.findings(facts), *steps):
@@ -201,6 +206,16 @@ class Recipe(Config):
                 yield from _view_findings(role, needed.view, source, given.view)
         if config.optimizer is not None and not needed.trained:
             yield Finding("error", ("optimizer",), f"role '{role}' is frozen; it takes no optimizer")
+
+    def _batch_findings(self, stage: StageConfig) -> Iterator[Finding]:
+        """A batch that all processes together could not hold."""
+        elements = math.prod((stage.data or self.data).spec().shape)
+        if stage.batch * elements > MOST_HELD:
+            why = (
+                f"a batch of {stage.batch:,} samples x {elements:,} numbers of each (data) has "
+                f"{stage.batch * elements:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD // elements:,}"
+            )
+            yield Finding("error", ("batch",), why)
 
     def _idle_fields(self, stage: StageConfig) -> Iterator[Finding]:
         """What of a stage's tables nothing reads."""

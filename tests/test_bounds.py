@@ -149,6 +149,10 @@ WRONG = {
         "compute.micro_batch: stage 'teacher': a batch of 8 is not whole micro-batches of compute.micro_batch = 16; "
         "use a batch of 16",
     ),
+    "more micro-batches than are gone through": (
+        "compute.micro_batch=1 stages.teacher.batch=131072",
+        "compute.micro_batch: a step would have 131,072 micro-batches (batch / micro_batch), and at most 65,536",
+    ),
     "what is no part of a batch": (
         "compute.micro_batch=3",
         "micro-batches of compute.micro_batch = 3; use a batch of 6 or 9",
@@ -158,7 +162,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_out_of_bounds_is_said_in_one_line(settings: str, message: str, problem: Problem) -> None:
-    said = problem(TINY, *settings.split(" ")) if "evaluation.data" in settings else problem(TINY, settings)
+    said = problem(TINY, *(settings.split(" ") if " stages" in settings or " data" in settings else [settings]))
     assert message in said
     assert "\n" not in said
     assert len(said) < 2000
@@ -202,8 +206,7 @@ def test_guidance_is_not_learned_from_a_null_that_never_comes(problem: Problem) 
     assert "nothing teaches if no condition is ever dropped" in problem(LABELLED, *settings)
 
 
-def test_many_frames_to_choose_from_are_not_all_told(here: Path, problem: Problem) -> None:
-    text = """
+LONG = """
 name = "long"
 data = { type = "moving_digits", frames = 65536 }
 backbone = { type = "wan21", weights = "random", architecture = { channels = 1, text_dim = 16 } }
@@ -213,7 +216,18 @@ teacher = "teacher"
 metrics = ["frechet_pixels"]
 contests = [{ stage = "teacher", samplers = ["euler"], context = 65536 }]
 """
-    assert "possible are 1, 2, 3" in (said := problem(text))
+
+
+def test_a_batch_that_no_machines_hold_is_told_by_its_product(problem: Problem) -> None:
+    said = problem(LONG.replace(", context = 65536", ""), "data.size=64", "stages.teacher.batch=8192")
+    assert said == (
+        "--set stages.teacher.batch=8192: stages.teacher.batch: a batch of 8,192 samples x 268,435,456 numbers of each "
+        "(data) has 2,199,023,255,552, and at most 1,099,511,627,776 fit in memory; use 4,096"
+    )
+
+
+def test_many_frames_to_choose_from_are_not_all_told(problem: Problem) -> None:
+    assert "possible are 1, 2, 3" in (said := problem(LONG))
     assert "..., 65535; nearest: 65534 or 65535" in said
     assert len(said) < 400
 

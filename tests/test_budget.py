@@ -115,6 +115,23 @@ def test_a_budget_of_more_steps_than_a_stage_has_is_refused(
         steps_within(plan.recipe, "teacher", BudgetConfig(by=by, amount=1e18), 1.0)
 
 
+def test_steps_of_many_calls_are_counted_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowmap.budget._COUNTED_CALLS", 2000)
+    monkeypatch.setattr("flowmap.budget._SAMPLED_CALLS", 400)
+    asked = 0
+
+    def many(scene: Scene) -> int:
+        nonlocal asked
+        asked += 1
+        return 10 + drawn(scene)
+
+    plan = scripted_plan(scripted(turn(many)), tmp_path, batch=BATCH)
+    bought = steps_within(plan.recipe, "teacher", BudgetConfig(by="calls", amount=EACH * 12.0 * 900), 1.0)
+    assert bought == pytest.approx(900, rel=0.05)
+    # 2000 calls are of some 170 steps; after them one in about 33 steps is counted.
+    assert asked < 300
+
+
 def test_an_objective_that_falls_idle_is_refused(tmp_path: Path) -> None:
     plan = scripted_plan(scripted(turn(lambda scene: int(scene.draw.step < 50))), tmp_path, batch=BATCH)
     with pytest.raises(FlowmapError, match="spends nothing from step 50 on"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from flowmap.blocks import TimesConfig
-from flowmap.bounds import MOST_ROWS, Calls, DeviationOrNone, Guidance, Shift, Step, Turns, Weight
+from flowmap.bounds import MOST_ROWS, DeviationOrNone, Guidance, Rollout, Shift, Step, Turns, Weight
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
@@ -29,7 +29,7 @@ class BackwardSimulationConfig(OnPolicyConfig):
     """Flow Map Backward Simulation with DMD (AnyFlow's stage 3, arXiv 2605.13724; DMD2, 2405.14867)."""
 
     type: Literal["backward_simulation"] = "backward_simulation"
-    rollout_steps: tuple[Calls, ...] = Field(
+    rollout_steps: tuple[Rollout, ...] = Field(
         (1, 2, 4, 8, 16),
         min_length=1,
         max_length=MOST_ROWS,
@@ -96,7 +96,7 @@ class CausVidConfig(Dmd2FamilyConfig):
     score_times: CausVidTimesConfig = Field(
         default_factory=CausVidTimesConfig, description="times of the scores, and those the critic is trained at"
     )
-    steps: Calls = Field(4, description="steps of the grid whose times the data are noised to")
+    steps: Rollout = Field(4, description="steps of the grid whose times the data are noised to")
     shift: Shift = Field(1.0, description="of that grid; Wan uses 5")
 
     def grid_shift(self) -> float | None:
@@ -115,8 +115,8 @@ class TrajectoryConfig(ObjectiveConfig):
 
     type: Literal["trajectory"] = "trajectory"
     sampler: AnySampler = Field(default="euler", description="what the teacher samples with")
-    trajectory_steps: Calls = Field(48, description="steps of the teacher from noise to data; a multiple of steps")
-    steps: Calls = Field(4, description="steps of the grid from whose times the student jumps to the end")
+    trajectory_steps: Rollout = Field(48, description="steps of the teacher from noise to data; a multiple of steps")
+    steps: Rollout = Field(4, description="steps of the grid from whose times the student jumps to the end")
     shift: Shift = Field(1.0, description="of both grids; Wan uses 5")
     cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
 
@@ -161,7 +161,7 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
     )
     forward_weight: Weight = Field(100.0, description="weight of the consistency loss; that of DMD is 1")
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
-    most_steps: Turns = Field(4, description="rollouts take from 1 to so many steps; drawn per iteration")
+    most_steps: Rollout = Field(4, description="rollouts take from 1 to so many steps; drawn per iteration")
     start: Step | None = Field(
         None,
         description="first step of the stage with DMD and with a critic; until then all steps are the student's. Left "

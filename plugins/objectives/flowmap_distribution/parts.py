@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flowmap.bounds import Calls, DeviationOrNone, Guidance, Shift, Time, Turns, Weight
+from flowmap.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
 from flowmap.configs import (
     AnyObjective,
     AnySampler,
@@ -157,7 +157,7 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     """What DMD2 and Self-Forcing have: rollouts by consistency steps, of which one has a gradient."""
 
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
-    steps: Calls = Field(4, description="steps of the grid; the student is trained on its times and no others")
+    steps: Rollout = Field(4, description="steps of the grid; the student is trained on its times and no others")
     shift: Shift = Field(1.0, description="of the grid of times that the student generates on; Wan uses 5")
 
     def grid_shift(self) -> float | None:
