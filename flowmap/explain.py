@@ -36,7 +36,7 @@ class Source:
         children = [set_path for set_path in self.overridden if set_path[:-1] == path]
         for candidate in (*parents, *children):
             if candidate in self.overridden:
-                return f"--set {plain(self.overridden[candidate], _LONG)}"
+                return f"--set {plain(self.overridden[candidate], SHOWN)}"
         return f"{self.name}:{self.line(path)}"
 
     def dotted(self, path: Path) -> str:
@@ -101,7 +101,9 @@ def _has_problems_inside(path: Path, problems: Iterable[ErrorDetails]) -> bool:
 _QUOTED = r"'([^']*)'"
 
 _MOST_TOLD = 200  # problems of one recipe
-_LONG = 240  # characters of a setting that are shown
+SHOWN = 240
+"""Characters of a setting that are shown."""
+
 _MOST_BITS = 8192  # of a whole number that is shown; Python itself writes no more than 4300 digits
 
 _KINDS = {

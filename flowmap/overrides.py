@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from flowmap.configs import unknown_word
+from flowmap.configs import plain, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.explain import Source
+from flowmap.explain import SHOWN, Source
 from flowmap.locate import Path
 
 
@@ -18,20 +18,22 @@ def override(source: Source, text: str) -> None:
     string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist.
     """
     key, equals, value = text.partition("=")
+    said = plain(text, SHOWN)
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise FlowmapError(f"--set {text}: must look like field.of.the.recipe=value")
+        raise FlowmapError(f"--set {said}: must look like field.of.the.recipe=value")
     node: Any = source.raw
     path: Path = ()
     for part in parts[:-1]:
         made = isinstance(node, dict) and part not in node
-        node, step = _enter(node, part, text)
+        node, step = _enter(node, part, said)
         path = (*path, step)
         if made:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{'.'.join(parts[:-1])}' is a single value; it has no field '{parts[-1]}'")
-    step = _step(node, parts[-1], text)
+        inside = plain(".".join(parts[:-1]), SHOWN)
+        raise FlowmapError(f"--set {said}: '{inside}' is a single value; it has no field '{plain(parts[-1])}'")
+    step = _step(node, parts[-1], said)
     node[step] = _value(value)
     source.overridden[(*path, step)] = text
 
@@ -39,7 +41,7 @@ def override(source: Source, text: str) -> None:
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
     """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{part}' is asked of a single value; it has no fields")
+        raise FlowmapError(f"--set {text}: '{plain(part)}' is asked of a single value; it has no fields")
     step: Any = _step(node, part, text)
     inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
     if isinstance(inside, str):

@@ -69,13 +69,32 @@ KEYS = ("", "a.b", "a\nb", "\x1b[0m", "ü", "type", "from", "x" * _LONG, "0", "_
 
 def mutated_recipes(seed: int, count: int) -> Iterator[str]:
     """`count` texts of recipes and comparisons, the same for the same `seed`."""
-    shipped = [tomllib.loads(path.read_text()) for path in sorted((ROOT / "recipes").glob("*.toml"))]
-    for number in range(count):
-        random = Random(f"{seed}/{number}")
-        raw = copy.deepcopy(random.choice(shipped)) if random.random() < 0.5 else _small(random)
+    for raw, random in _bases(f"{seed}", count):
         for _ in range(random.choice((1, 1, 2, 3, 5))):
             _mutate(raw, random)
         yield tomli_w.dumps(raw).replace(f'"{_HEX}"', hex(1 << 40_000))
+
+
+def mutated_settings(seed: int, count: int) -> Iterator[tuple[str, str]]:
+    """`count` recipes or comparisons that are right, each with a `--set` that may be wrong."""
+    for raw, random in _bases(f"set {seed}", count):
+        path, annotation, marks = random.choice(list(_slots(CompareSpec if "contestants" in raw else Recipe, raw)))
+        words = [str(part) for part in path]
+        if random.random() < 0.1:
+            words[random.randrange(len(words))] = random.choice(KEYS)
+        value = _extreme(annotation, marks, random) if random.random() < 0.5 else random.choice(HOSTILE)()
+        # Neither needs to be TOML: what is none is text.
+        written = str(value) if isinstance(value, dict) else tomli_w.dumps({"v": value}).removeprefix("v = ")
+        written = written.strip().replace(f'"{_HEX}"', hex(1 << 40_000))
+        yield tomli_w.dumps(raw), f"{'.'.join(words)}={written}"
+
+
+def _bases(seed: str, count: int) -> Iterator[tuple[Table, Random]]:
+    """`count` recipes and comparisons that are right, each with randomness of its own."""
+    shipped = [tomllib.loads(path.read_text()) for path in sorted((ROOT / "recipes").glob("*.toml"))]
+    for number in range(count):
+        random = Random(f"{seed}/{number}")
+        yield copy.deepcopy(random.choice(shipped)) if random.random() < 0.5 else _small(random), random
 
 
 def _small(random: Random) -> Table:
@@ -241,8 +260,8 @@ def _plain_extreme(kind: type, marks: Sequence[Any], random: Random) -> Any:
     return found
 
 
-def outcome(text: str, file: Path) -> list[str]:
-    """What `flowmap check` says of `text`, line by line, written to `file`; nothing if all is well.
+def outcome(text: str, file: Path, *settings: str) -> list[str]:
+    """What `flowmap check` says of `text`, line by line, written to `file`, with these `--set`; nothing if all is well.
 
     Anything but a FlowmapError gets through.
     """
@@ -251,7 +270,7 @@ def outcome(text: str, file: Path) -> list[str]:
 
     file.write_text(text)
     try:
-        warnings = read_comparison([file], (), "warning")[1] if is_comparison(file) else read(file, (), "warning")[1]
+        asked = read_comparison([file], settings, "warning") if is_comparison(file) else read(file, settings, "warning")
     except FlowmapError as error:
         return str(error).splitlines()
-    return warnings
+    return asked[1]

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from .mutations import mutated_recipes, outcome
+from .mutations import mutated_recipes, mutated_settings, outcome
 
-WHERE = re.compile(r"r\.toml(:\d+)?: ")
+WHERE = re.compile(r"(r\.toml(:\d+)?|--set .*): ")
 pytestmark = pytest.mark.usefixtures("here")
 
 MOST_BYTES = 500_000_000
 MOST_LINES, MOST_CHARACTERS = 201, 2000
 
 
-def _check(text: str) -> list[str]:
-    said = outcome(text, Path("r.toml"))
+def _check(text: str, *settings: str) -> list[str]:
+    said = outcome(text, Path("r.toml"), *settings)
     assert all(WHERE.match(line) for line in said), said
     assert len(said) <= MOST_LINES
     assert max(map(len, said), default=0) <= MOST_CHARACTERS
@@ -31,6 +31,11 @@ def test_what_is_wrong_with_any_recipe_is_said() -> None:
     refused = sum(any("warning: " not in line for line in _check(text)) for text in mutated_recipes(0, 200))
     # Neither is what is tried nonsense throughout, nor is it all right.
     assert 50 < refused < 190
+
+
+def test_what_is_wrong_with_any_setting_is_said() -> None:
+    found = [_check(text, setting) for text, setting in mutated_settings(0, 100)]
+    assert 20 < sum(any("warning: " not in line for line in said) for said in found) < 95
 
 
 def test_the_same_seed_gives_the_same_recipes() -> None:

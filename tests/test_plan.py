@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -273,6 +274,13 @@ def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
     assert "compute.micro_batch = 1" in warning
     assert "more than its" in plan_recipe(Path("r.toml"), memory=total / 1.05).warnings[0]
     assert plan_recipe(Path("r.toml"), memory=total / 0.85).warnings == ()
+
+
+@pytest.mark.parametrize("option", ["memory", "tflops"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 0.0])
+def test_devices_that_are_none_are_refused(option: str, value: float) -> None:
+    with pytest.raises(FlowmapError, match=f"^--{option}: must be above 0 and at most 1,000,000, not "):
+        plan_recipe(Path("nowhere.toml"), **{option: value})
 
 
 @pytest.mark.parametrize(
