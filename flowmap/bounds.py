@@ -12,7 +12,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError, core_schema
@@ -41,7 +41,7 @@ class Range:
         """Pydantic's own bounds, and what it has none for."""
         lower = "gt" if self.above else "ge"
         limits = {lower: 0 if self.or_zero else self.least, "lt" if self.below else "le": self.most}
-        schema: Any = {**handler(source), **limits}
+        schema = cast("core_schema.CoreSchema", {**handler(source), **limits})
         return core_schema.no_info_after_validator_function(self._zero_or_more, schema) if self.or_zero else schema
 
     def _zero_or_more(self, value: float) -> float:
