@@ -113,6 +113,12 @@ Rollout = Annotated[int, Range(0, MOST_ROLLOUT, _ROLLOUT, above=True)]
 Turns = Annotated[int, Range(1, 1000, "a thousand turns of one role for one of another are far beyond use (5)")]
 """Turns of one role for one of another."""
 
+Memory = Annotated[int, Range(20, 10**6, "fewer have no mean to compare with; more are longer than any stage needs")]
+"""Steps that a running mean goes back."""
+
+Rewinds = Annotated[int, Range(1, 100, "each halves the learning rates or so: after a hundred nothing moves")]
+"""Times that a stage goes back."""
+
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "what 64 bits hold, as everywhere else where seeds are given")]
 """A seed. Any other gives other numbers."""
 
@@ -158,6 +164,9 @@ _WEIGHT = "float32 has seven digits: of terms that differ more than that in size
 
 Weight = Annotated[float, Range(1e-6, 1e6, _WEIGHT)]
 """Of a term beside others of weight 1."""
+
+Factor = Annotated[float, Range(1, 1e6, "1 is no difference; beyond, no collapse in float32 would be seen", above=True)]
+"""By how much something may differ, in one direction or both."""
 
 Constant = Annotated[float, Range(1e-30, 1e3, "it keeps float32 from a division by 0, whose least normal is 1e-38")]
 """What is added to a denominator."""

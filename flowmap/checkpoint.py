@@ -131,16 +131,16 @@ def verify(checkpoint: Checkpoint) -> None:
             damaged.append(older)
     raise StoppedError(
         f"checkpoint {checkpoint.path} is damaged: {problem}. It is not used. {advice}.",
-        first=" && ".join(shlex.join(["mv", str(c.path), str(_aside(c.path))]) for c in damaged),
+        first=" && ".join(shlex.join(["mv", str(c.path), str(aside(c.path, "damaged"))]) for c in damaged),
     )
 
 
-def _aside(path: Path) -> Path:
-    """The first free name for a damaged checkpoint."""
+def aside(path: Path, why: str) -> Path:
+    """The first free name for a checkpoint that is not to be used, for it is what `why` says."""
     number = 1
-    while (aside := path.with_name(f"damaged-{number}-{path.name}")).exists():
+    while (found := path.with_name(f"{why}-{number}-{path.name}")).exists():
         number += 1
-    return aside
+    return found
 
 
 def clean(stage: Path) -> None:

@@ -16,6 +16,8 @@ from rich.table import Table
 from flowmap import __version__, cli_runs
 from flowmap.commands import process
 from flowmap.errors import FlowmapError
+from flowmap.phases import phase
+from flowmap.working import working
 
 app = typer.Typer(
     name="flowmap",
@@ -29,6 +31,7 @@ app.add_typer(cli_runs.app)
 _GRACE_SECONDS = 10
 _TABLE_WIDTH = 110
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
+_GO_ON = "what was finished is kept. Run the same command again to go on"
 _out = Console()
 _err = Console(stderr=True)
 
@@ -76,30 +79,26 @@ def run(
 
     Ctrl-C finishes the step, saves, and says how to go on.
     """
+    if rehearse and (stage or fresh):
+        raise FlowmapError("--rehearse tries the whole recipe, anew; leave out --stage and --fresh")
     try:
-        if rehearse and (stage or fresh):
-            raise FlowmapError("--rehearse tries the whole recipe, anew; leave out --stage and --fresh")
-        if rehearse:
-            from flowmap.rehearsal import rehearse as rehearsal
+        with working(_out, _GO_ON):
+            if rehearse:
+                with phase("starting"):
+                    from flowmap.rehearsal import rehearse as rehearsal
+                rehearsal(recipe, overrides or [], runs, _out)
+            else:
+                with phase("starting"):
+                    from flowmap.launch import run_recipe
+                run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
+            if process()[1] > 1:
+                from flowmap.processes import leave
 
-            rehearsal(recipe, overrides or [], runs, _out)
-        else:
-            from flowmap.launch import run_recipe
-
-            run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
-        if process()[1] > 1:
-            from flowmap.processes import leave
-
-            leave()
+                leave()
     except RuntimeError as error:
         if process()[1] == 1 or "by peer" not in str(error):
             raise
         raise FlowmapError("another process has stopped; its own message says why", 1) from error
-    except KeyboardInterrupt:
-        # Between steps the loop saves and explains; here nothing was being trained.
-        raise FlowmapError(
-            "interrupted; what was finished is saved. Run the same command again to go on", 130
-        ) from None
 
 
 @app.command()
@@ -118,13 +117,10 @@ def compare(
     runs: Annotated[Path, typer.Option(help="Where the folders of runs are.")] = Path("runs"),
 ) -> None:
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
-    from flowmap.compare import compare as run_comparison
-
-    try:
+    with working(_out, _GO_ON):
+        with phase("starting"):
+            from flowmap.compare import compare as run_comparison
         run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], _out)
-    except KeyboardInterrupt:
-        # While trainings run it saves and explains; here nothing was being trained.
-        raise FlowmapError("interrupted; run the same command again to go on", 130) from None
 
 
 @app.command()
@@ -159,13 +155,10 @@ def encode(
     overrides: Overrides = None,
 ) -> None:
     """Encode raw data once, ahead of training, with the recipe's own encoders. Finished parts are not made again."""
-    try:
-        from flowmap.encoding import encode_recipe
-
+    with working(_out, _GO_ON):
+        with phase("starting"):
+            from flowmap.encoding import encode_recipe
         encode_recipe(recipe, raw, to, overrides or [], _out)
-    except KeyboardInterrupt:
-        # Within a part the driver says what is kept; here nothing was being written.
-        raise FlowmapError("interrupted; run the same command again to go on", 130) from None
 
 
 @app.command()
@@ -205,9 +198,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Say what each stage will cost: network calls, memory of each device, FLOPs, GPU-hours. Needs no weights."""
-    from flowmap import plan_tables, planning
-
-    planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)
+    # On a console of its own, for the output may go to a program.
+    with working(_out if _out.is_terminal else _err, "nothing is kept"):
+        with phase("starting"):
+            from flowmap import plan_tables, planning
+        planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)
     for warning in planned.warnings:
         _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     if as_json:
@@ -230,7 +225,12 @@ def main() -> None:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)
         who = f"process {index}: " if index else ""
-        _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
+        try:
+            _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
+        except OSError:
+            # The terminal has gone: nobody is there to be told, and Python is not to say so either.
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(error.code)
     except BrokenPipeError:
         # The reader of our output went away (`flowmap plugins | head`): not worth a word.

@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
+from flowmap.phases import phase
+from flowmap.working import working
 
 app = typer.Typer()
 _out = Console()
@@ -96,28 +98,29 @@ def sample(
     train_seed: TrainSeed = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
-    from flowmap.sampling import sample as sample_from
-    from flowmap.wishes import Wish
-
-    wish = Wish(
-        stage=stage,
-        weights=_known_weights(weights),
-        sampler=sampler,
-        calls=nfe,
-        number=n,
-        seed=seed,
-        train_seed=train_seed,
-        prompts=tuple(prompt or ()),
-        image=image,
-        video=video,
-        frames=frames,
-        cfg_scale=guidance,
-        length=length,
-        height=height,
-        width=width,
-        shift=shift,
-    )
-    files, summary = sample_from(where, wish, out)
+    with working(_out, "nothing was finished"):
+        with phase("starting"):
+            from flowmap.sampling import sample as sample_from
+            from flowmap.wishes import Wish
+        wish = Wish(
+            stage=stage,
+            weights=_known_weights(weights),
+            sampler=sampler,
+            calls=nfe,
+            number=n,
+            seed=seed,
+            train_seed=train_seed,
+            prompts=tuple(prompt or ()),
+            image=image,
+            video=video,
+            frames=frames,
+            cfg_scale=guidance,
+            length=length,
+            height=height,
+            width=width,
+            shift=shift,
+        )
+        files, summary = sample_from(where, wish, out)
     shown = [str(file) for file in files]
     listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
     _out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
@@ -134,14 +137,10 @@ def evaluate(
     runs: Annotated[Path, typer.Option(help="Where the results of weights go.")] = Path("runs"),
 ) -> None:
     """Measure a finished run again, or weights by a recipe, and write a report. Trains nothing."""
-    from flowmap.measuring import evaluate_at
-
-    try:
+    with working(_out, "what was measured is saved. Run the same command again to go on"):
+        with phase("starting"):
+            from flowmap.measuring import evaluate_at
         evaluate_at(where, recipe, overrides or [], runs, fresh, _out)
-    except KeyboardInterrupt:
-        raise FlowmapError(
-            "interrupted; what was measured is saved. Run the same command again to go on", 130
-        ) from None
 
 
 @app.command()
@@ -162,9 +161,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
-    from flowmap.export import export_run
-
-    chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
+    with working(_out, f"nothing was written to {to}"):
+        with phase("starting"):
+            from flowmap.export import export_run
+        chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
     _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
     _out.print(loading, soft_wrap=True, markup=False, highlight=False)
 
@@ -172,9 +172,11 @@ def export(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write report.html (of a comparison: comparison.html) anew from a run's files."""
-    from flowmap.comparison_page import write_page
-    from flowmap.report import write_report
-    from flowmap.standings import is_comparison_folder
-
-    written = write_page(run) if is_comparison_folder(run) else write_report(run)
+    with working(_out, "the page is as it was"):
+        with phase("starting"):
+            from flowmap.comparison_page import write_page
+            from flowmap.report import write_report
+            from flowmap.standings import is_comparison_folder
+        with phase("writing the page"):
+            written = write_page(run) if is_comparison_folder(run) else write_report(run)
     _out.print(str(written), soft_wrap=True)

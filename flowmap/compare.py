@@ -26,13 +26,16 @@ from flowmap.commands import compare_line, going_on
 from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
+from flowmap.display import display
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import METRICS
 from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
+from flowmap.phases import phase
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
 from flowmap.shelf import SHELF
+from flowmap.signals import Interruption, Signalled
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
 BUDGETS = "budget.jsonl"
@@ -94,9 +97,11 @@ def compare(
         for task in tasks:
             task.done = task.result.exists() and _key(task) in known
         try:
-            _work_off(tasks, processes or comparison.processes, console, root)
-        except KeyboardInterrupt:
-            raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", 130) from None
+            with Interruption().raising():
+                _work_off(tasks, processes or comparison.processes, console, root)
+        except KeyboardInterrupt as error:
+            code = error.code if isinstance(error, Signalled) else _CTRL_C
+            raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", code) from None
         failures = [Failure(task.name, task.seed, task.failure) for task in tasks if task.failure is not None]
         rewrite_lines(root / FAILURES, [vars(failure) for failure in failures])
         page = write_page(root)
@@ -273,7 +278,7 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
     running: list[tuple[_Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with console.status("") as status, _stopping(running):
+    with display(console), phase("") as doing, _stopping(running, console):
         while waiting or running:
             for task in [t for t in waiting if all(b.done or b.failure for b in t.after)][: processes - len(running)]:
                 waiting.remove(task)
@@ -287,7 +292,7 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
                 process.start()
                 theirs.close()
                 running.append((task, process, ours))
-            status.update(_status(tasks, [task for task, _, _ in running]))
+            doing.what = _status(tasks, [task for task, _, _ in running])
             if not running:
                 continue
             wait([process.sentinel for _, process, _ in running])
@@ -303,21 +308,17 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
 
 
 @contextmanager
-def _stopping(running: Sequence[tuple[_Task, ForkServerProcess, Connection]]) -> Iterator[None]:
+def _stopping(running: Sequence[tuple[_Task, ForkServerProcess, Connection]], console: Console) -> Iterator[None]:
     """On the way out, whatever is running is asked to save and stop, and waited for."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
+        if running:
+            console.print("stopping after the steps in hand; again to stop now")
         for _, process, _ in running:
             process.terminate()
         for _, process, _ in running:
             process.join()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _finish(task: _Task, code: int, pipe: Connection, console: Console, tasks: Sequence[_Task]) -> None:
@@ -342,7 +343,7 @@ def _finish(task: _Task, code: int, pipe: Connection, console: Console, tasks: S
 
 
 def _status(tasks: Sequence[_Task], running: Sequence[_Task]) -> str:
-    names = ", ".join(f"{escape(task.name)} (seed {task.seed})" for task in running)
+    names = ", ".join(f"{task.name} (seed {task.seed})" for task in running)
     return f"{sum(task.done for task in tasks)} of {len(tasks)} done; training {names}"
 
 

@@ -14,8 +14,10 @@ from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.guidance import Guided, GuidedChunks, GuidedCond
 from flowmap.interfaces import Backbone, Batch, Data, Velocity
+from flowmap.ledger import counted
 from flowmap.outside import Outside
 from flowmap.path import grid
+from flowmap.phases import phase
 from flowmap.plan import StagePlan
 from flowmap.precision import compute_in
 from flowmap.rollout import rollout
@@ -170,29 +172,36 @@ def generate(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
             f"it); leave out the guidance of {cfg_scale:g}, or take a velocity sampler such as euler"
         )
-    backbone = contestant.backbone
+    backbone, network = contestant.backbone, contestant.network
     times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
-    shape = backbone.latent_shape()
-    network, chunking = contestant.network, backbone.chunking()
+    shape, chunking = backbone.latent_shape(), backbone.chunking()
     if contestant.view == "whole":
         # As it was trained: a causal model of this kind was never asked for a chunk after another.
         chunking = chunking.unchunked()
-    if cfg_scale != 1:
-        network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
+    begin = 0 if start is None else start.x0.shape[1]
     parts: list[Tensor] = []
     together = min(_MOST_TOGETHER, max(1, _NUMBERS_TOGETHER // math.prod(shape)))
-    for first in range(0, draw.count, together):
-        count = min(together, draw.count - first)
-        part = draw.part(first, count)
-        # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
-        rows = torch.arange(first, first + count)
-        if start is None:
-            given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
-        else:
-            given = start.x0[rows] if start.x0.shape[1] else None
-            cond, null = start.cond.take(rows), start.null.take(rows)
-        noise = part.normal("start noise", shape)[:, 0 if given is None else given.shape[1] :]
-        cond = GuidedCond(cond, null) if cfg_scale != 1 else cond
-        x = rollout(sampler.build(), network, noise, times, cond, chunking, part, context=given)
-        parts.append(backbone.decode(x).cpu())
+    with phase("sampling", unit="network calls") as sampling:
+        network = counted(network, lambda samples, graded, passes: sampling.advance(passes))
+        chunks = len(chunking.sizes(shape[0], begin))
+        # What a chunk is made from, its context and the chunks before it, takes a call to read.
+        reads = (chunks - 1 + bool(begin)) * (1 + (cfg_scale != 1))
+        sampling.total = -(-draw.count // together) * (calls * chunks + reads)
+        if cfg_scale != 1:
+            network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
+        for first in range(0, draw.count, together):
+            count = min(together, draw.count - first)
+            part = draw.part(first, count)
+            # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
+            rows = torch.arange(first, first + count)
+            if start is None:
+                given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
+            else:
+                given = start.x0[rows] if begin else None
+                cond, null = start.cond.take(rows), start.null.take(rows)
+            noise = part.normal("start noise", shape)[:, begin:]
+            cond = GuidedCond(cond, null) if cfg_scale != 1 else cond
+            x = rollout(sampler.build(), network, noise, times, cond, chunking, part, context=given)
+            with phase("decoding"):
+                parts.append(backbone.decode(x).cpu())
     return torch.cat(parts)

@@ -18,20 +18,23 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.commands import command_line, going_on
+from flowmap.commands import command_line, going_on, process
 from flowmap.configs import unknown_word
+from flowmap.display import display
 from flowmap.errors import FlowmapError
 from flowmap.evaluate import evaluate
 from flowmap.folder import StoppedError, locked, set_aside, write_whole, writing
 from flowmap.limits import refuse_impossible
 from flowmap.loop import StepRecord
+from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
-from flowmap.run import Interruption, Watcher, refuse_changes, train
+from flowmap.run import Watcher, refuse_changes, train
 from flowmap.runfiles import claims_of, read_run
+from flowmap.signals import Interruption
 from flowmap.stage import finished
 from flowmap.verdict import HEADLINES
 
@@ -71,7 +74,7 @@ def run_recipe(
     machine does not have.
     """
     recipe, warnings = read(path, overrides, absent="error")
-    for warning in () if quiet else warnings:
+    for warning in () if quiet or process()[0] else warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     for name in only:
         if name not in [s.name for s in recipe.stages]:
@@ -115,12 +118,13 @@ def carry_out(
                 aside = set_aside(folder)
                 if aside:
                     console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
-        interruption = Interruption()
+        bar = ProgressWatcher(console)
+        interruption = Interruption(bar.stopping)
         with going_on(command), interruption.listening(), _logged(plan.folder / LOG):
             if processes.first:
                 _write_about(plan, processes)
             processes.wait()
-            with ProgressWatcher(console) as bar, _threads(recipe.compute.threads):
+            with bar, _threads(recipe.compute.threads):
                 for stage in chosen:
                     train(stage, processes, _Both(bar, watch) if watch else bar, interruption)
             if only:
@@ -151,6 +155,10 @@ class _Both:
     def step(self, record: StepRecord) -> None:
         for watcher in self._watchers:
             watcher.step(record)
+
+    def warn(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.warn(text)
 
     def end(self, plan: StagePlan, note: str) -> None:
         for watcher in self._watchers:
@@ -186,11 +194,11 @@ def _threads(number: int) -> Iterator[None]:
 
 def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
     began = time.monotonic()
-    with console.status("evaluating") as status:
+    with display(console) as shown, phase("evaluating") as doing:
 
         def tell(text: str) -> None:
-            status.update(f"evaluating {escape(text)}")
-            if not console.is_terminal:
+            doing.what = f"evaluating {text}"
+            if not shown.live:
                 console.print(f"evaluating {escape(text)}", soft_wrap=True)
 
         evaluate(plan, device, tell)

@@ -52,8 +52,7 @@ class Ledger:
         watched: dict[str, Role] = {}
         for role in roles:
             calls = self.calls[role.name] = Calls()
-            wrap = _CountedFlowMap if isinstance(role.network, FlowMap) else _CountedVelocity
-            network = wrap(role.network, partial(self._count, calls), role.name in trained)
+            network = counted(role.network, partial(self._count, calls), role.name in trained)
             twin = Role(role.name, network, role.module, role.own, role.units)
             twin.average = role.average
             watched[role.name] = twin
@@ -84,8 +83,14 @@ class Ledger:
         return counted
 
 
-_Count = Callable[[int, bool, int], None]
+Count = Callable[[int, bool, int], None]
 """Is told of a call: its samples, whether it has a gradient, its passes."""
+
+
+def counted(network: Velocity, count: Count, trained: bool = False) -> Velocity:
+    """The same network, of the same kind, which tells `count` of every call before it is made."""
+    wrap = _CountedFlowMap if isinstance(network, FlowMap) else _CountedVelocity
+    return wrap(network, count, trained)
 
 
 def _with_gradient(x: Tensor, trained: bool) -> bool:
@@ -99,7 +104,7 @@ def _passes(*inputs: Tensor) -> int:
 
 @final
 class _CountedVelocity(Velocity):
-    def __init__(self, network: Velocity, count: _Count, trained: bool) -> None:
+    def __init__(self, network: Velocity, count: Count, trained: bool) -> None:
         self._network, self._count, self._trained = network, count, trained
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -109,7 +114,7 @@ class _CountedVelocity(Velocity):
 
 @final
 class _CountedFlowMap(FlowMap):
-    def __init__(self, network: Velocity, count: _Count, trained: bool) -> None:
+    def __init__(self, network: Velocity, count: Count, trained: bool) -> None:
         self._network, self._count, self._trained = as_flow_map(network), count, trained
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:

@@ -16,6 +16,7 @@ from flowmap.estimate import GB, StageEstimate, estimate
 from flowmap.folder import read_lines
 from flowmap.footprint import Footprint
 from flowmap.limits import refuse_impossible, tight
+from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe, read
 
@@ -90,8 +91,10 @@ def plan_recipe(
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:
             continue
-        cost = count(stage, devices)
-        made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
+        with phase(f"{stage.stage.name}: counting the calls of its steps"):
+            cost = count(stage, devices)
+        with phase(f"{stage.stage.name}: measuring the memory of its calls"):
+            made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage)))
     full = _full(stages, footprint, room)
     return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full))

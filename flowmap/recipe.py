@@ -44,6 +44,8 @@ from flowmap.tables import (
     OptimizerConfig,
     RoleConfig,
     StageConfig,
+    WatchdogConfig,
+    has_critic,
 )
 
 Absent = Literal["ignore", "warning", "error"]
@@ -67,6 +69,9 @@ class Recipe(Config):
     evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig, description="how often to save")
+    watchdog: WatchdogConfig = Field(
+        default_factory=WatchdogConfig, description="of stages that train a critic beside their student"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -115,6 +120,8 @@ class Recipe(Config):
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
+        for finding in self._watchdog_findings():
+            yield Finding(finding.level, ("watchdog", *finding.field), finding.message)
         if self.evaluation is not None:
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
@@ -263,6 +270,16 @@ class Recipe(Config):
             yield Finding("error", ("teacher_cfg_scale",), why)
         yield from self._shift_findings(evaluation)
         yield from self._contest_findings(evaluation, kinds)
+
+    def _watchdog_findings(self) -> Iterator[Finding]:
+        """Settings of a watchdog that has nothing to watch, or does something else."""
+        config = self.watchdog
+        if config.action != "rewind":
+            yield from idle(config, f"action is '{config.action}'", "lower", "rewinds")
+        if config.action == "off":
+            yield from idle(config, "action is 'off'", "rise", "variance", "memory")
+        elif not any(has_critic(stage) for stage in self.stages):
+            yield from idle(config, "no stage trains a critic", "action", "rise", "variance", "memory")
 
     def _shift_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
         """Say it where stages are measured on another grid than they are trained on."""

@@ -181,6 +181,9 @@ class _StopOnce:
             self.done = True
             signal.raise_signal(signal.SIGINT)
 
+    def warn(self, text: str) -> None:
+        """Nothing to do."""
+
     def end(self, plan: StagePlan, note: str) -> None:
         """Nothing to do."""
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
-import threading
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import accelerate.tracking
@@ -24,11 +20,15 @@ from flowmap.configs import AnyBackbone, AnyData, Config
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, append_line, read_lines, rewrite_lines, sync, write_whole, writing
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
+from flowmap.phases import phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
+from flowmap.rewinds import collapsed, lowered, rewind, watchdog_of
+from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
+from flowmap.watchdog import CollapseError, watched
 
 STEPS = "steps.jsonl"
 _TRACK_EVERY = 10
@@ -46,66 +46,11 @@ class Watcher(Protocol):
     def step(self, record: StepRecord) -> None:
         """A step was finished."""
 
+    def warn(self, text: str) -> None:
+        """Something about the training that the user should hear, beside the doubts of single steps."""
+
     def end(self, plan: StagePlan, note: str) -> None:
         """A stage ended, or was found finished; `note` says which."""
-
-
-class _SignalledError(KeyboardInterrupt):
-    """A signal that ends the work where it stands; no KeyboardInterrupt is caught by mistake."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = signal.Signals(number)
-
-
-class Interruption:
-    """Turns Ctrl-C and SIGTERM into a StoppedError: at once, or when the step in hand is finished and saved."""
-
-    def __init__(self) -> None:
-        self.noted: signal.Signals | None = None
-        self._patient = False
-        self._hook = sys.unraisablehook
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within this context a signal ends the work with a StoppedError."""
-        before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
-        try:
-            yield
-        except _SignalledError as error:
-            name = error.signal.name
-            raise StoppedError(f"stopped by {name}; what was finished is saved.", 128 + error.signal) from None
-        finally:
-            sys.unraisablehook = self._hook
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Within this context the first signal is only noted, for the work to end by itself; a second acts at once.
-
-        One of the other kind does not: on Ctrl-C torchrun sends SIGTERM to processes that have had SIGINT already.
-        """
-        self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
-        if self.noted is not None:
-            raise _SignalledError(self.noted)
-
-    def _swallowed(self, lost: sys.UnraisableHookArgs) -> None:
-        """Send a signal again that came while Python was in a finaliser, where every exception is printed and lost."""
-        if isinstance(lost.exc_value, _SignalledError):
-            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.signal)).start()
-        else:
-            self._hook(lost)
-
-    def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if self._patient and self.noted != number:
-            self.noted = self.noted or signal.Signals(number)
-        else:
-            raise _SignalledError(number)
 
 
 def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption: Interruption) -> None:
@@ -114,29 +59,54 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
     Raises FlowmapError if its folder holds another configuration's stage or on a non-finite loss or gradient, and
     StoppedError on a damaged checkpoint, an unfinished source, a failing write, and on a signal (after saving).
     """
-    if processes.first:
-        clean(plan.folder)
-    processes.wait()
-    found = _resume_point(plan)
-    if found is not None and found.step >= plan.stage.steps:
-        watcher.end(plan, f"finished before, {found.step} steps")
+    while True:
+        if processes.first:
+            clean(plan.folder)
+        processes.wait()
+        found = _resume_point(plan)
+        if found is not None and found.step >= plan.stage.steps:
+            watcher.end(plan, f"finished before, {found.step} steps")
+            return
+        try:
+            _go_on(plan, processes, found, watcher, interruption)
+        except CollapseError as error:
+            _stop_or_rewind(plan, error, processes, watcher)
+            continue
+        watcher.end(plan, f"{plan.stage.steps} steps")
         return
-    _go_on(plan, processes, found, watcher, interruption)
-    watcher.end(plan, f"{plan.stage.steps} steps")
+
+
+def _stop_or_rewind(plan: StagePlan, error: CollapseError, processes: Processes, watcher: Watcher) -> None:
+    """Do with a collapse what the recipe says; raises FlowmapError if the stage is not to go on."""
+    if plan.recipe.watchdog.action == "stop":
+        raise FlowmapError(
+            f"{collapsed(plan, error.alarm)}\nLower its learning rates, let it go back by itself with "
+            "watchdog.action = 'rewind', or let it go on with 'warn'.",
+            code=1,
+        ) from error
+    # Nobody changes checkpoints while others look at them.
+    processes.wait()
+    if processes.first:
+        told = rewind(plan, error)
+        _log.warning("%s", told)
+        watcher.warn(told)
 
 
 def _go_on(
     plan: StagePlan, processes: Processes, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
 ) -> None:
     """Train from the checkpoint `found`, or from the start."""
-    stage = open_stage(plan, processes)
+    with phase(f"{plan.stage.name}: reading weights, making networks and optimisers"):
+        stage = open_stage(plan, processes, lowered(plan))
     if found is not None:
-        restore(found, stage.optimizers, stage.roles)
+        with phase(f"{plan.stage.name}: reading the checkpoint of step {found.step}"):
+            restore(found, stage.optimizers, stage.roles)
     done = found.step if found else 0
     if processes.first:
         _write_lock(plan)
         # Steps after the checkpoint are taken again: their lines would stand twice.
         rewrite_lines(plan.folder / STEPS, [r for r in read_lines(plan.folder / STEPS) if r["step"] <= done])
+    processes.wait()
     watcher.begin(plan, done)
     with interruption.patience():
         _steps(stage, done, found, watcher, interruption)
@@ -145,9 +115,11 @@ def _go_on(
 def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, interruption: Interruption) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
+    watchdog = watchdog_of(plan, read_lines(plan.folder / STEPS))
+    ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
         with _tracking(plan, processes.first) as track, closing(run_stage(stage, done)) as records:
-            for record in records:
+            for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
                     append_line(plan.folder / STEPS, record.line())
                     for doubt in record.doubts:
@@ -161,8 +133,10 @@ def _steps(stage: Stage, done: int, last: Checkpoint | None, watcher: Watcher, i
                         with writing(plan.folder / STEPS):
                             # What a checkpoint has behind it must survive whatever the checkpoint survives.
                             sync(plan.folder / STEPS)
-                    last = save(plan.folder, record.step, stage.optimizers, stage.roles, rhythm.keep, processes.first)
-                    processes.wait()
+                    with phase(f"{plan.stage.name}: saving step {record.step}"):
+                        folder, first = plan.folder, processes.first
+                        last = save(folder, record.step, stage.optimizers, stage.roles, rhythm.keep, first)
+                        processes.wait()
                     if stop:
                         name = signal.Signals(stop).name
                         where = f"after step {record.step} of stage '{plan.stage.name}'"
@@ -206,7 +180,8 @@ def _resume_point(plan: StagePlan) -> Checkpoint | None:
     if not _begun(plan):
         return None
     newest = checkpoints(plan.folder)[-1]
-    verify(newest)
+    with phase(f"{plan.stage.name}: checking the checkpoint of step {newest.step}"):
+        verify(newest)
     return newest
 
 

@@ -65,8 +65,11 @@ def stage_weights(plan: StagePlan, source: str, weights: Weights) -> dict[str, T
     return read_weights(checkpoint, "student", weights)
 
 
-def open_stage(plan: StagePlan, processes: Processes) -> Stage:
-    """Make everything that `plan` needs, on the device of this process, networks sharded over all processes."""
+def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> Stage:
+    """Make everything that `plan` needs, on the device of this process, networks sharded over all processes.
+
+    Learning rates are `lowered` times those of the recipe.
+    """
     spec = plan.recipe.data.spec()
     backbone = plan.recipe.backbone.build(spec)
     roles: dict[str, Role] = {}
@@ -81,7 +84,8 @@ def open_stage(plan: StagePlan, processes: Processes) -> Stage:
     place(roles.values(), processes)
     for name, role in roles.items():
         if specs[name].trained:
-            schedules[name] = plan.role(name).optimizer or plan.stage.optimizer
+            schedule = plan.role(name).optimizer or plan.stage.optimizer
+            schedules[name] = schedule.model_copy(update={"lr": lowered * schedule.lr})
             optimizers[name] = _optimizer(role, schedules[name])
             if name == "student":
                 start_average(role)

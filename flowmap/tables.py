@@ -14,16 +14,20 @@ from flowmap.bounds import (
     Calls,
     Constant,
     Decay,
+    Factor,
     Given,
     Guidance,
     LearningRate,
+    Memory,
     MicroBatch,
     Norm,
     PathText,
     Processes,
     Repeats,
+    Rewinds,
     Share,
     Shift,
+    SomeShare,
     Spread,
     Step,
     Steps,
@@ -156,6 +160,23 @@ class ComputeConfig(Config):
     )
 
 
+class WatchdogConfig(Config):
+    """What to do when a stage that trains a critic beside its student seems to collapse."""
+
+    action: Literal["off", "warn", "stop", "rewind"] = Field(
+        "warn",
+        description="'stop' ends the run; 'rewind' goes back to the last checkpoint before the first sign and goes on "
+        "with lower learning rates",
+    )
+    rise: Factor = Field(4.0, description="times its running mean at which a loss or a gradient norm is a sign")
+    variance: Factor = Field(
+        4.0, description="factor by which the variance of samples may differ from that of the data"
+    )
+    memory: Memory = Field(500, description="steps that the running mean goes back")
+    lower: SomeShare = Field(0.5, description="times the learning rates after each rewind")
+    rewinds: Rewinds = Field(3, description="of a stage, at most; then it stops")
+
+
 class CheckpointsConfig(Config):
     """How often a stage is saved."""
 
@@ -169,3 +190,8 @@ def sampling_shift(stage: StageConfig, evaluation: EvaluationConfig | None) -> f
         return evaluation.shift
     trained = stage.objective.grid_shift()
     return 1.0 if trained is None else trained
+
+
+def has_critic(stage: StageConfig) -> bool:
+    """Whether `stage` trains another network beside its student, and so can collapse as on-policy stages do."""
+    return sum(spec.trained for spec in stage.objective.roles().values()) > 1

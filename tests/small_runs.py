@@ -32,7 +32,8 @@ from flowmap.loop import StepRecord
 from flowmap.plan import Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
-from flowmap.run import Interruption, train
+from flowmap.run import train
+from flowmap.signals import Interruption
 from flowmap.tables import ComputeConfig
 
 HEAD = """
@@ -135,6 +136,7 @@ class Watcher:
     records: list[StepRecord] = field(default_factory=list)
     begun: list[tuple[str, int]] = field(default_factory=list)
     ended: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     at: Callable[[StepRecord], None] = lambda record: None
 
     def begin(self, plan: StagePlan, done: int) -> None:
@@ -143,6 +145,9 @@ class Watcher:
     def step(self, record: StepRecord) -> None:
         self.records.append(record)
         self.at(record)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def end(self, plan: StagePlan, note: str) -> None:
         self.ended.append((plan.stage.name, note))

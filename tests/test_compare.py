@@ -66,6 +66,7 @@ metrics = ["sliced_wasserstein", "frechet_pixels"]
 calls = [1, 2]
 samples = 16
 repeats = 2
+real = 200
 
 [stage]
 batch = 8

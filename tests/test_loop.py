@@ -20,7 +20,8 @@ from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn, every
 from flowmap.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
 from flowmap.processes import Processes
-from flowmap.run import Interruption, train
+from flowmap.run import train
+from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.tables import ComputeConfig, EmaConfig, OptimizerConfig
 from tests.small_runs import (

@@ -19,7 +19,8 @@ import pytest
 from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
 from flowmap.processes import Processes
-from flowmap.run import Interruption, train
+from flowmap.run import train
+from flowmap.signals import Interruption
 from flowmap.tables import ComputeConfig
 from tests.small_runs import (
     DISCRETE,
@@ -113,7 +114,10 @@ def tame(text: str) -> None:
 # --- signals
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138), (signal.SIGXCPU, 152)],
+)
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     folder: Path, whole: Path, number: signal.Signals, code: int
 ) -> None:
@@ -126,6 +130,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     newest = checkpoints(folder / STEPS.parent)[-1]
     assert newest.step == done < 6
     where = newest.path.relative_to(folder)
+    assert process.text.count(f"{number.name}: stopping after this step; again to stop now\n") == 1
     assert process.text.endswith(
         f"error: stopped by {number.name} after step {done} of stage 'teacher'; saved in {where}.\n"
         "To go on: flowmap run recipe.toml\n"

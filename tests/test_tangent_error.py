@@ -15,7 +15,8 @@ import pytest
 from flowmap.checkpoint import checkpoints
 from flowmap.folder import StoppedError
 from flowmap.processes import Processes
-from flowmap.run import Interruption, train
+from flowmap.run import train
+from flowmap.signals import Interruption
 from flowmap.step_length import NAME
 from flowmap.tables import ComputeConfig
 from tests.process_runs import shared

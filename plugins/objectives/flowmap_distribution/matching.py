@@ -29,6 +29,25 @@ def dmd_gradient(x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
     return torch.where(gradient.isnan(), 0.0, gradient)
 
 
+@torch.no_grad()
+def variances(x: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """The variances of samples `x` as shares of those of `real` ones, both `[B, F, ...]`: the signs of a collapse.
+
+    `contrast` `[B]` is the variance within each sample; `variety` `[1]` that between samples, if there are several.
+    """
+    found = {}
+    if x[0].numel() > 1:
+        found["contrast"] = _share(x.flatten(1).var(1), real.flatten(1).var(1).mean())
+    if len(x) > 1:
+        found["variety"] = _share(x.var(0).mean(), real.var(0).mean())[None]
+    return found
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """`part` / `whole`, and 1 of data that do not vary."""
+    return torch.where(whole > 0, part / whole, 1.0)
+
+
 def score_times(config: ScoreTimesConfig) -> Times:
     """How to draw the times of scores, see ScoreTimesConfig.limits."""
 
@@ -76,7 +95,7 @@ class Matching:
             target = x.double() - gradient.double()
         squares = (x.double() - target).square()
         # Of each sample: the root of a mean over all would depend on how the batch is split.
-        raw = {"gradient_rms": gradient.square().flatten(1).mean(1).sqrt()}
+        raw = {"gradient_rms": gradient.square().flatten(1).mean(1).sqrt(), **variances(x, scene.batch.x0)}
         return Loss("dmd", self.factor * squares.mean(), raw)
 
 

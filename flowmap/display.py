@@ -1,0 +1,122 @@
+"""Show on the console what a command does: bars and phases on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from flowmap.phases import Phase, listening
+
+_PER_SECOND = 10
+_SHOWN_SECONDS = 0.5  # a phase that is shorter would only flicker
+_SAID_SECONDS = 3.0
+_LINE_SECONDS = 15.0
+_LOOK_SECONDS = 0.5
+_MINUTE = 60
+
+
+@final
+class Display:
+    """What one console shows while a command works: the bars that were `added`, then the phases that take long."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_interactive
+        self._phases: list[Phase] = []
+        self._said: dict[int, float] = {}
+        self._bars: list[RenderableType] = []
+        self._spinner = Spinner("dots")
+        self._over = threading.Event()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it within this context. A console that breaks down meanwhile (its terminal has gone) is no error."""
+        with listening(self):
+            if self.live:
+                live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=_PER_SECOND)
+                live.transient = True
+                live.start()
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        live.stop()
+            else:
+                watching = threading.Thread(target=self._watch, daemon=True)
+                watching.start()
+                try:
+                    yield
+                finally:
+                    self._over.set()
+                    watching.join()
+
+    @contextmanager
+    def added(self, bar: RenderableType) -> Iterator[None]:
+        """Show `bar` above the phases within this context."""
+        self._bars.append(bar)
+        try:
+            yield
+        finally:
+            self._bars.remove(bar)
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins."""
+        self._phases.append(phase)
+
+    def end(self, phase: Phase) -> None:
+        """It has ended."""
+        self._phases.remove(phase)
+        self._said.pop(id(phase), None)
+
+    def _picture(self) -> RenderableType:
+        now = time.monotonic()
+        lines: list[RenderableType] = []
+        for phase in tuple(self._phases):
+            if now - phase.began >= _SHOWN_SECONDS:
+                lines.append(Text(f"  {phase.words()}, {_duration(now - phase.began)}", "dim"))
+        if lines and not self._bars:
+            self._spinner.update(text=lines[0])
+            lines[0] = self._spinner
+        return Group(*self._bars, *lines)
+
+    def _watch(self) -> None:
+        """Say a phase that takes long, and again now and then."""
+        while not self._over.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            for phase in tuple(self._phases)[-1:]:
+                since, last = now - phase.began, self._said.get(id(phase))
+                if since >= _SAID_SECONDS and (last is None or now - last >= _LINE_SECONDS):
+                    self._said[id(phase)] = now
+                    with suppress(OSError):
+                        self.console.print(f"{phase.words()}, {_duration(since)}", style="dim", markup=False)
+
+
+_shown: list[Display] = []
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Display]:
+    """The display that shows what goes on, made for `console` unless there is one already."""
+    if _shown:
+        yield _shown[-1]
+        return
+    made = Display(console)
+    _shown.append(made)
+    try:
+        with made.shown():
+            yield made
+    finally:
+        _shown.remove(made)
+
+
+def _duration(seconds: float) -> str:
+    """As one reads it: 12 s, 3:05 min."""
+    return f"{seconds:.0f} s" if seconds < _MINUTE else f"{seconds // _MINUTE:.0f}:{seconds % _MINUTE:02.0f} min"

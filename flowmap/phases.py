@@ -1,0 +1,69 @@
+"""Say what is being done, wherever it is done: reading weights, hashing, measuring. Whoever shows it listens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, final
+
+_GB = 1e9
+
+
+@final
+class Phase:
+    """A piece of work that may take long: `done` of `total` units of `unit`, "bytes" among others; 0 if unknown."""
+
+    def __init__(self, what: str, total: float, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = 0.0
+        self.began = time.monotonic()
+
+    def advance(self, by: float = 1) -> None:
+        """So much more is done."""
+        self.done += by
+
+    def words(self) -> str:
+        """What is done, and how far it is."""
+        if not self.total:
+            return self.what
+        if self.unit == "bytes":
+            return f"{self.what}: {self.done / _GB:.2f} of {self.total / _GB:.2f} GB"
+        return f"{self.what}: {self.done:,.0f} of {self.total:,.0f}{' ' * bool(self.unit)}{self.unit}"
+
+
+class Listener(Protocol):
+    """Who shows phases."""
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins."""
+
+    def end(self, phase: Phase) -> None:
+        """It has ended, well or not."""
+
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def phase(what: str, total: float = 0, unit: str = "") -> Iterator[Phase]:
+    """Do `what` in this context; it is shown where somebody listens and it takes long. Phases may lie in phases."""
+    made = Phase(what, total, unit)
+    listeners = tuple(_listeners)
+    for listener in listeners:
+        listener.begin(made)
+    try:
+        yield made
+    finally:
+        for listener in listeners:
+            listener.end(made)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within this context `listener` is told of every phase of this process."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

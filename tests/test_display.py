@@ -1,0 +1,87 @@
+"""What a command shows while it works: on a terminal, and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from flowmap import display as shown
+from flowmap.display import display
+from flowmap.phases import Phase, listening, phase
+from flowmap.progress import pace
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_elsewhere_than_on_a_terminal_a_long_phase_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown, "_SAID_SECONDS", 0.0)
+    monkeypatch.setattr(shown, "_LOOK_SECONDS", 0.001)
+    file = io.StringIO()
+    with display(Console(file=file)), phase("hashing", 3e9, "bytes") as hashing:
+        hashing.advance(1.5e9)
+        until(lambda: "hashing" in file.getvalue())
+        with phase("[within]"):
+            until(lambda: "[within]" in file.getvalue())
+        hashing.advance(1e9)
+    assert "hashing: 1.50 of 3.00 GB, 0 s\n" in file.getvalue()
+    # Once, until much time has gone by.
+    assert file.getvalue().count("hashing") == 1
+
+
+def test_a_short_phase_is_not_worth_a_line() -> None:
+    file = io.StringIO()
+    with display(Console(file=file)), phase("nothing"):
+        pass
+    assert file.getvalue() == ""
+
+
+def test_a_terminal_shows_what_is_done_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown, "_SHOWN_SECONDS", 0.0)
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    with display(console), phase("sampling", 8, "network calls") as sampling:
+        until(lambda: "sampling: 0 of 8 network calls, 0 s" in file.getvalue())
+        sampling.advance(5)
+        with phase("decoding"):
+            until(lambda: "sampling: 5 of 8 network calls" in file.getvalue() and "decoding" in file.getvalue())
+
+
+def test_one_display_shows_all_that_lies_within() -> None:
+    console = Console(file=io.StringIO())
+    with display(console) as outer, display(Console(file=io.StringIO())) as inner:
+        assert inner is outer
+
+
+def test_phases_end_where_they_fail() -> None:
+    heard: list[Phase] = []
+
+    class Listener:
+        def begin(self, phase: Phase) -> None:
+            heard.append(phase)
+
+        def end(self, phase: Phase) -> None:
+            heard.remove(phase)
+
+    with listening(Listener()):
+        with pytest.raises(ValueError, match="no"), phase("failing"):
+            raise ValueError("no")
+        with phase("going on") as going:
+            assert heard == [going]
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"), [(0.00156, "641 s/step"), (0.4, "2.5 s/step"), (1, "1 steps/s"), (49.52, "49.5 steps/s")]
+)
+def test_slow_steps_are_told_in_seconds(speed: float, words: str) -> None:
+    assert pace(speed) == words
