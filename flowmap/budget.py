@@ -73,7 +73,7 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
     while step < MOST_STEPS:
         # Ever more at a time: few are counted in vain, and many are added up at once.
         block = min(max(1, step // _SHARE), _BLOCK)
-        costs = np.sum([turn.costs(step, block) for turn in turns], axis=0, dtype=np.int64)
+        costs = np.stack([turn.costs(step, block) for turn in turns]).sum(axis=0)
         spent = np.cumsum(costs)
         if total + int(spent[-1]) >= amount:
             last = int(np.searchsorted(spent, amount - total))

@@ -21,7 +21,7 @@ OBJECTIVES = (
     "flow_matching, lagrangian, mean_flow, rcm, scm, self_forcing, semigroup, shortcut, tcm, trajectory, transition"
 )
 METRICS = "frechet_features, frechet_pixels, frechet_teacher, nearest_train, semigroup, sliced_wasserstein"
-RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints"
+RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints, watchdog"
 STAGE_FIELDS = "name, steps, batch, objective, optimizer, ema, roles, data, clip"
 FLOW_MAP_FIELDS = (
     "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
