@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from flowmap.bounds import Range, shown
 from flowmap.catalogue import KINDS, catalogue
 from flowmap.comparing import CompareSpec
 from flowmap.configs import Config, FromCatalogue
@@ -26,6 +29,70 @@ A field that names a component takes a table with a `type`, or just the name: `o
 `--set stages.forward.optimizer.lr=5e-4`.
 """
 
+WHY = """## Why numbers have these ranges
+
+Infinity and NaN are refused everywhere. A range holds wherever the field is; the reasons stand in `flowmap/bounds.py`.
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Number:
+    """A number of a configuration: the dotted field that it is (or is a part of), its type, its range if it has one."""
+
+    field: str
+    type: type[int] | type[float]
+    range: Range | None
+
+
+def numbers(model: type[BaseModel], path: str = "") -> Iterator[Number]:
+    """Every number inside `model`: in tuples, tables and unions too, but not inside the components that it names."""
+    for name, info in model.model_fields.items():
+        field = f"{path}{info.alias or name}"
+        yield from _numbers(info.annotation, info.metadata, field)
+
+
+def _numbers(annotation: Any, metadata: Iterable[Any], field: str) -> Iterator[Number]:
+    ranges = [mark for mark in metadata if isinstance(mark, Range)]
+    if annotation in (int, float):
+        yield Number(field, annotation, ranges[0] if ranges else None)
+    elif typing.get_origin(annotation) is typing.Annotated:
+        inner, *marks = typing.get_args(annotation)
+        yield from _numbers(inner, marks, field)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel) and not hasattr(annotation, "kind"):
+        yield from numbers(annotation, f"{field}.")
+    elif typing.get_origin(annotation) is not Literal:
+        for argument in typing.get_args(annotation):
+            yield from _numbers(argument, (), field)
+
+
+def lists(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field inside `model` that holds as many parts as it is given: lists, and tables by name."""
+    for name, info in model.model_fields.items():
+        field = f"{path}{info.alias or name}"
+        origin, arguments = typing.get_origin(info.annotation), typing.get_args(info.annotation)
+        if (origin is tuple and arguments[-1] is Ellipsis) or (origin is dict and arguments[1] is not Any):
+            yield field, info
+        for child in _models(info.annotation):
+            yield from lists(child, f"{field}.")
+
+
+def owners() -> dict[str, type[BaseModel]]:
+    """What has fields: recipe, comparison and our components, each with what stands before its fields' names."""
+    ours = [c for c in catalogue().components if c.distribution.startswith("flowmap ")]
+    return {"": Recipe, "comparison ": CompareSpec, **{f"{c.kind} {c.name} ": c.config for c in ours}}
+
+
+def _reasons() -> list[str]:
+    """A table of all ranges: the fields that have it, and why."""
+    fields: dict[Range, dict[str, None]] = {}
+    for model in owners().values():
+        for number in numbers(model):
+            if number.range is not None:
+                fields.setdefault(number.range, {})[f"`{number.field.rpartition('.')[2]}`"] = None
+    rows = [f"| {mark.text()} | {', '.join(names)} | {_escape(mark.why)} |" for mark, names in fields.items()]
+    return [WHY, "\n".join(["| range | fields | why |", "| --- | --- | --- |", *rows]) + "\n"]
+
 
 def page() -> str:
     """The whole page."""
@@ -36,6 +103,7 @@ def page() -> str:
         for component in catalogue().components:
             if component.kind == kind and component.distribution.startswith("flowmap "):
                 parts += _tables(component.config, f'`type = "{component.name}"`', "", set(), level="###")
+    parts += _reasons()
     return "\n".join(parts)
 
 
@@ -61,9 +129,13 @@ def _tables(model: type[BaseModel], title: str, path: str, seen: set[type], leve
 def _takes(info: FieldInfo) -> str:
     kinds = [m.base.kind for m in info.metadata if isinstance(m, FromCatalogue)]
     text = f"any {kinds[0]}" if kinds else _type(info.annotation)
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    bounds = [f"{sign} {getattr(m, attr)}" for m in info.metadata for attr, sign in signs.items() if hasattr(m, attr)]
-    return ", ".join([text, *bounds])
+    of = "characters" if text.startswith("string") else "of them"
+    lengths = [f"up to {shown(mark.max_length)} {of}" for mark in info.metadata if hasattr(mark, "max_length")]
+    return ", ".join([text, *_ranges(info.metadata), *lengths])
+
+
+def _ranges(metadata: Iterable[Any]) -> list[str]:
+    return [mark.text() for mark in metadata if isinstance(mark, Range)]
 
 
 def _type(annotation: Any) -> str:
@@ -72,7 +144,7 @@ def _type(annotation: Any) -> str:
         return ", ".join(f'`"{a}"`' for a in args)
     if origin is typing.Annotated:
         found = [m.base.kind for m in args[1:] if isinstance(m, FromCatalogue)]
-        return f"any {found[0]}" if found else _type(args[0])
+        return f"any {found[0]}" if found else ", ".join([_type(args[0]), *_ranges(args[1:])])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(a) for a in args if a is not type(None))
     if origin is tuple:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from flowmap.bounds import Deviation, Difference, Logit, Share, Shift
 from flowmap.configs import Config
 
 
@@ -13,9 +14,9 @@ class TimesConfig(Config):
     """How training times are drawn: a distribution on [0, 1] (1 = noise), then shifted."""
 
     distribution: Literal["uniform", "logit_normal"] = Field("logit_normal", description="before the shift")
-    mean: float = Field(0.0, description="of the logit, for logit_normal")
-    std: float = Field(1.0, gt=0, description="of the logit, for logit_normal")
-    shift: float = Field(1.0, gt=0, description="s in s a / (1 + (s - 1) a); 1 changes nothing, Wan uses 5")
+    mean: Logit = Field(0.0, description="of the logit, for logit_normal")
+    std: Deviation = Field(1.0, description="of the logit, for logit_normal")
+    shift: Shift = Field(1.0, description="s in s a / (1 + (s - 1) a); 1 changes nothing, Wan uses 5")
 
 
 def uniform_times(shift: float = 1.0) -> TimesConfig:
@@ -30,10 +31,8 @@ class TangentConfig(Config):
         "central",
         description="central difference (one-sided at the ends of [0, 1]) or forward-mode derivative",
     )
-    step: float = Field(
+    step: Difference = Field(
         0.005,
-        gt=0,
-        le=0.1,
         description="half width of the difference, in units of t; if a recipe leaves it out, at most 0.3 radians of "
         "the backbone's highest time frequency (Wan 0.0003), but in bf16 0.005 whatever that is",
     )
@@ -43,8 +42,8 @@ class TangentConfig(Config):
 class BranchesConfig(Config):
     """Shares of the global batch with r = t (`diffusion`) and r = 0 (`consistency`); the rest has free r < t."""
 
-    diffusion: float = Field(0.5, ge=0, le=1, description="share with r = t")
-    consistency: float = Field(0.25, ge=0, le=1, description="share with r = 0")
+    diffusion: Share = Field(0.5, description="share with r = t")
+    consistency: Share = Field(0.25, description="share with r = 0")
 
     @model_validator(mode="after")
     def _at_most_everything(self) -> Self:

@@ -9,6 +9,22 @@ from typing import Any, Literal, final
 
 from pydantic import Field, ValidationError
 
+from flowmap.bounds import (
+    MOST_CONTESTANTS,
+    MOST_NAME,
+    MOST_ROWS,
+    MOST_SEEDS,
+    MOST_STAGES,
+    MOST_STAGES_IN_ALL,
+    MOST_TEXT,
+    Amount,
+    Confidence,
+    Guidance,
+    PathText,
+    Seed,
+    Trainings,
+    Weight,
+)
 from flowmap.configs import NAME, AnyObjective, AnySampler, Config, Finding, Weights, unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.explain import Source, explain, validation_findings
@@ -38,45 +54,52 @@ class BudgetConfig(Config):
         description="'steps' of training; 'calls', equivalents of a network call for one sample (a forward 1, its "
         "backward 2, what is recomputed in it 1); or 'seconds', at a pace that is measured once, before the start",
     )
-    amount: float = Field(gt=0, description="how many of them")
+    amount: Amount = Field(description="how many of them")
 
 
 class ContestantConfig(Config):
     """One contestant: how its student is trained, and what samples it."""
 
-    name: str = Field(pattern=NAME, description="names it on the page, and its folder")
-    samplers: tuple[AnySampler, ...] = Field(min_length=1, description="each is one row of the results")
+    name: str = Field(pattern=NAME, max_length=MOST_NAME, description="names it on the page, and its folder")
+    samplers: tuple[AnySampler, ...] = Field(
+        min_length=1, max_length=MOST_ROWS, description="each is one row of the results"
+    )
     stages: tuple[Table, ...] = Field(
         (),
+        max_length=MOST_STAGES,
         description="what it trains, in order: fields as in a recipe's stages, those left out from 'stage'; without "
         "'steps', which the budget gives; 'share' is its part of the budget (equal parts if none has one); each but "
         "the last has a name",
     )
-    stage: str | None = Field(
+    stage: PathText | None = Field(
         None,
         description="in place of 'stages': a stage of 'recipe', or weights as an evaluation names them, measured as is",
     )
     weights: Weights = Field("ema", description="which of the last stage's weights")
-    cfg_scale: float = Field(1.0, ge=1, description="guidance, w in null + w (cond - null); velocity samplers only")
+    cfg_scale: Guidance = Field(1.0, description="guidance, w in null + w (cond - null); velocity samplers only")
     recipe: Table = Field(default_factory=dict, description="fields of 'recipe' that are different for this one")
 
 
 class CompareSpec(Config):
     """A comparison: one recipe that all share, and what each contestant does differently."""
 
-    name: str = Field(pattern=NAME, description="names the comparison's folder")
-    about: str = Field("", description="what it can and cannot show; printed on the page")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="training seeds; each trains everything anew")
-    processes: int = Field(1, ge=1, description="how many trainings run at the same time")
+    name: str = Field(pattern=NAME, max_length=MOST_NAME, description="names the comparison's folder")
+    about: str = Field("", max_length=MOST_TEXT, description="what it can and cannot show; printed on the page")
+    seeds: tuple[Seed, ...] = Field(
+        (0, 1, 2), min_length=1, max_length=MOST_SEEDS, description="training seeds; each trains everything anew"
+    )
+    processes: Trainings = Field(1, description="how many trainings run at the same time")
     metric: str | None = Field(None, description="what decides; the first of the evaluation's metrics if left out")
     against: str | None = Field(None, description="the contestant that sentences compare the others with")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="that no difference named at a number of calls is chance")
+    confidence: Confidence = Field(0.95, description="that no difference named at a number of calls is chance")
     budget: BudgetConfig | None = Field(None, description="what each may spend; needed if any contestant trains")
     recipe: Table = Field(description="a recipe without name, seeds and contests: what all share")
     stage: Table = Field(
         default_factory=dict, description="what each contestant's stages are unless they say otherwise"
     )
-    contestants: tuple[ContestantConfig, ...] = Field(min_length=1, description="who is compared")
+    contestants: tuple[ContestantConfig, ...] = Field(
+        min_length=1, max_length=MOST_CONTESTANTS, description="who is compared"
+    )
 
 
 @final
@@ -180,14 +203,33 @@ def _spec_findings(spec: CompareSpec) -> Iterator[Finding]:
     if spec.budget is not None and spec.budget.by == "seconds" and spec.processes > 1:
         why = "trainings that share the machine cannot be timed against each other; with a budget in seconds use 1"
         yield wrong("processes", why=why)
-    for name in ("name", "seeds"):
-        if name in spec.recipe:
-            yield wrong("recipe", name, why=f"belongs to the comparison: write {name} at the top")
-    if "contests" in spec.recipe.get("evaluation", {}):
-        yield wrong("recipe", "evaluation", "contests", why="are the contestants; leave it out")
+    yield from _recipe_findings(spec.recipe)
+    shared = spec.recipe.get("stages", ())
+    own = sum(len(contestant.stages) for contestant in spec.contestants)
+    in_all = own + len(spec.contestants) * (len(shared) if isinstance(shared, list | tuple) else 0)
+    if in_all > MOST_STAGES_IN_ALL:
+        why = (
+            f"{len(spec.contestants)} contestants x {len(shared)} shared stages and {own} of their own are {in_all:,} "
+            f"stages, and at most {MOST_STAGES_IN_ALL:,} are checked; compare fewer at a time"
+        )
+        yield wrong("contestants", why=why)
     for index, contestant in enumerate(spec.contestants):
         for finding in _contestant_findings(spec, contestant, names[:index]):
             yield replace(finding, field=("contestants", index, *finding.field))
+
+
+def _recipe_findings(recipe: Table) -> Iterator[Finding]:
+    """What a recipe that all share, or what is different for one contestant, cannot have, or not in that shape."""
+    for name in ("name", "seeds"):
+        if name in recipe:
+            yield Finding("error", ("recipe", name), f"belongs to the comparison: write {name} at the top")
+    stages, evaluation = recipe.get("stages", []), recipe.get("evaluation", {})
+    if not isinstance(stages, list | tuple):
+        yield Finding("error", ("recipe", "stages"), "must be an array of tables")
+    if not isinstance(evaluation, Mapping):
+        yield Finding("error", ("recipe", "evaluation"), "must be a table")
+    elif "contests" in evaluation:
+        yield Finding("error", ("recipe", "evaluation", "contests"), "are the contestants; leave it out")
 
 
 def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlier: Sequence[str]) -> Iterator[Finding]:
@@ -195,6 +237,7 @@ def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlie
         yield Finding("error", ("name",), f"two contestants are called '{contestant.name}'")
     if contestant.name == SHARED:
         yield Finding("error", ("name",), f"'{SHARED}' has a meaning of its own; choose another name")
+    yield from _recipe_findings(contestant.recipe)
     if bool(contestant.stages) == (contestant.stage is not None):
         why = "give either stages (what it trains) or stage (what is measured as it is)"
         yield Finding("error", ("name",), why)
@@ -206,14 +249,23 @@ def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlie
             yield replace(finding, field=("stages", number, *finding.field))
 
 
+class _Part(Config):
+    """What a stage has of the budget, beside others."""
+
+    share: Weight
+
+
 def _stage_findings(stage: Table, last: bool, some_share: bool) -> Iterator[Finding]:
     if "steps" in stage:
         yield Finding("error", ("steps",), "the budget gives the steps; leave it out, or set share")
     share = stage.get("share")
     if share is None and some_share:
         yield Finding("error", (), "one stage has a share of the budget, so each needs one")
-    elif share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or share <= 0):
-        yield Finding("error", ("share",), "must be a number above 0")
+    elif share is not None:
+        try:
+            _Part.model_validate({"share": share})
+        except ValidationError as error:
+            yield from validation_findings(error)
     if not last and "name" not in stage:
         yield Finding("error", (), "each stage but the last needs a name")
     if last and "name" in stage:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from flowmap.bounds import PathText
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
+
+_SHOWN = 32  # of a list, in a sentence
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What a run, a stage and a component may be called: each becomes part of a file's name."""
@@ -91,9 +95,22 @@ def unknown_word(what: str, word: str, allowed: Iterable[str]) -> str:
     """Say that `word` is no `what`, what is allowed, and the nearest allowed word if one is near."""
     allowed = list(allowed)
     near = difflib.get_close_matches(str(word), allowed, n=1, cutoff=0.5)
+    allowed = [*allowed[:_SHOWN], "..."] if len(allowed) > _SHOWN else allowed
     listed = f"allowed: {', '.join(allowed)}" if allowed else "none is allowed here"
     hint = f". Did you mean '{near[0]}'?" if near else ""
-    return f"unknown {what} '{word}'; {listed}{hint}"
+    return f"unknown {what} '{plain(str(word))}'; {listed}{hint}"
+
+
+def plain(word: str, most: int = 60) -> str:
+    """`word` as one line shows it: at most so many characters of it, and what no terminal shows as an escape."""
+    text = word if word.isprintable() else repr(word)[1:-1]
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`numbers` in words; of many the first ones and the last."""
+    some = map(str, numbers if len(numbers) <= _SHOWN else numbers[: _SHOWN // 2])
+    return ", ".join(some) + (f", ..., {numbers[-1]}" if len(numbers) > _SHOWN else "")
 
 
 def context_refusal(possible: Iterable[int], frames: int) -> str:
@@ -103,7 +120,7 @@ def context_refusal(possible: Iterable[int], frames: int) -> str:
         return "this backbone generates whole samples; no frames can be given to it"
     near = sorted(sorted(possible, key=lambda n: abs(n - frames))[:2])
     return (
-        f"{frames} context frames cannot be given: possible are {', '.join(map(str, possible))}; "
+        f"{frames} context frames cannot be given: possible are {listed(possible)}; "
         f"nearest: {' or '.join(map(str, near))}"
     )
 
@@ -204,6 +221,16 @@ class StageFacts:
     accumulates: bool = False
     steps: int = 1_000_000
     channels: int = 0
+
+    def ever(self, probability: float) -> bool:
+        """Whether in one such stage of a hundred, at least, there is a sample to which this happens."""
+        return probability * self.batch * self.steps >= 0.01
+
+    def rarely(self) -> str:
+        """Say that something does not come about in so short a stage."""
+        return (
+            f"this stage has {self.batch * self.steps:,} samples, and most likely it comes about in none; use 0.1 say"
+        )
 
 
 def idle(config: Config, why: str, *fields: str) -> Iterator[Finding]:
@@ -338,7 +365,7 @@ class DataConfig(ComponentConfig):
 class ArchiveConfig(DataConfig):
     """Configuration of raw data that `flowmap encode` can turn into encoded data, once, ahead of training."""
 
-    path: str = Field(description="a folder of parts, or a pattern such as data/*.tar")
+    path: PathText = Field(description="a folder of parts, or a pattern such as data/*.tar")
 
     def encoded_in(self) -> Path | None:
         """The folder of the parts that `path` names, if they are encoded; None if they are raw, or not here."""

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from flowmap.configs import NetworkKind
 from flowmap.draw import Draw
+from flowmap.errors import FlowmapError
 from flowmap.footprint import CallShape, View
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Scene, Velocity, Window, World
 from flowmap.ledger import Calls, Ledger
 from flowmap.plan import StagePlan
 
 _MOST_STEPS = 256
+_MOST_NUMBERS = 2**24  # one for every frame of a micro-batch, which the stand-ins compute with
+_MOST_CALLS = 500_000  # of stand-ins, after which no further step is counted: 256 steps of a causal model have 350,000
 
 
 @final
@@ -58,12 +61,15 @@ class StageCost:
 def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCost:
     """The cost of the first `most` steps of `plan` (of all, if they are fewer), counted by running them on stand-ins.
 
+    Steps of very many calls are counted until half a million calls have been.
+
     The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
     """
     tally = Tally(plan, devices)
-    steps = min(plan.stage.steps, most)
-    for _ in range(steps):
+    steps = 0
+    while steps < min(plan.stage.steps, most) and tally.made() < _MOST_CALLS:
         tally.step()
+        steps += 1
     return StageCost(steps, tally.calls, tally.backwards, tally.scripts)
 
 
@@ -85,6 +91,12 @@ class Tally:
         backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
         self._chunking, self._frames = _CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
         self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
+        if self._micro * self._frames > _MOST_NUMBERS:
+            raise FlowmapError(
+                f"stage '{plan.stage.name}': {self._micro:,} samples at a time x {self._frames:,} frames (batch or "
+                f"compute.micro_batch, and data) cannot be counted; at most {_MOST_NUMBERS:,} frames are: lower "
+                "compute.micro_batch"
+            )
         self._plan, self._devices, self._next = plan, devices, 0
         self.turns = len(self._turns)
         self.calls: Mapping[str, Calls] = ledger.calls
@@ -97,6 +109,10 @@ class Tally:
             if self.takes(index, self._next):
                 self.take(index, self._next)
         self._next += 1
+
+    def made(self) -> int:
+        """How many calls have been counted."""
+        return sum(calls.grad + calls.no_grad for calls in self.calls.values())
 
     def takes(self, index: int, step: int) -> bool:
         """Whether the turn is taken at `step`."""

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from flowmap.configs import NAME, Finding
+from flowmap.bounds import shown
+from flowmap.configs import NAME, Finding, plain
 from flowmap.locate import Path, line_of
 
 
@@ -35,7 +36,7 @@ class Source:
         children = [set_path for set_path in self.overridden if set_path[:-1] == path]
         for candidate in (*parents, *children):
             if candidate in self.overridden:
-                return f"--set {self.overridden[candidate]}"
+                return f"--set {plain(self.overridden[candidate], SHOWN)}"
         return f"{self.name}:{self.line(path)}"
 
     def dotted(self, path: Path) -> str:
@@ -48,16 +49,19 @@ class Source:
             except (LookupError, TypeError):
                 node = None
             named = isinstance(part, int) and isinstance(node, dict) and isinstance(node.get("name"), str)
-            words.append(node["name"] if named else str(part))
+            words.append(plain(node["name"] if named else str(part)))
         return ".".join(words)
 
 
 def explain(findings: Iterable[Finding], source: Source) -> list[str]:
     """One line for each of `findings`, in the order of the file."""
-    return [
+    ordered = sorted(findings, key=lambda f: source.line(f.field))
+    told = [
         f"{source.place(f.field)}: {source.dotted(f.field)}: {'' if f.level == 'error' else 'warning: '}{f.message}"
-        for f in sorted(findings, key=lambda f: source.line(f.field))
+        for f in ordered[:_MOST_TOLD]
     ]
+    more = len(ordered) - len(told)
+    return [*told, f"{source.name}: and {more:,} more like these"] if more else told
 
 
 def explain_validation(error: ValidationError, source: Source) -> list[str]:
@@ -96,6 +100,12 @@ def _has_problems_inside(path: Path, problems: Iterable[ErrorDetails]) -> bool:
 
 _QUOTED = r"'([^']*)'"
 
+_MOST_TOLD = 200  # problems of one recipe
+SHOWN = 240
+"""Characters of a setting that are shown."""
+
+_MOST_BITS = 8192  # of a whole number that is shown; Python itself writes no more than 4300 digits
+
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -121,10 +131,12 @@ def _message(details: ErrorDetails) -> str:
     given, kind, context = details["input"], details["type"], details.get("ctx", {})
     wanted = _KINDS.get(kind.removesuffix("_type")) or details["msg"].removeprefix("Input should be ")
     message = f"must be {wanted[0].lower()}{wanted[1:]}, not {_shown(given)}"
-    if wanted == "an array" and not isinstance(given, dict):
+    if kind == "float_type" and isinstance(given, int) and not isinstance(given, bool):
+        message = f"must be a number that floating point has, not {_shown(given)}"
+    elif wanted == "an array" and not isinstance(given, dict):
         message += f"; write [{_shown(given)}]"
     elif kind in _BOUNDS:
-        message = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}, not {_shown(given)}"
+        message = f"must be {_BOUNDS[kind]} {shown(next(iter(context.values())))}, not {_shown(given)}"
     elif kind == "missing":
         message = "this field is required"
     elif kind == "literal_error":
@@ -134,6 +146,8 @@ def _message(details: ErrorDetails) -> str:
         message = "must not be empty" if least == 1 else f"must have at least {_elements(least)}, not {len(given)}"
     elif kind == "too_long":
         message = f"must have at most {_elements(context['max_length'])}, not {len(given)}"
+    elif kind == "string_too_long":
+        message = f"must have at most {shown(context['max_length'])} characters, not {len(given):,}"
     elif kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
         rule = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
         message = f"{_shown(given)} is not a name; {rule}"
@@ -143,7 +157,7 @@ def _message(details: ErrorDetails) -> str:
 
 
 def _not_allowed(given: Any, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(plain(given) if isinstance(given, str) else "", allowed, n=1, cutoff=0.5)
     hint = f". Did you mean '{near[0]}'?" if near else ""
     return f"{_shown(given)} is not allowed; allowed: {', '.join(allowed)}{hint}"
 
@@ -160,5 +174,7 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list | tuple):
         return "an array"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length():,} bits"
     text = repr(value) if isinstance(value, str | int | float) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -15,6 +15,7 @@ from typing import final
 
 from pydantic import Field, ValidationError
 
+from flowmap.bounds import Seed
 from flowmap.catalogue import catalogue
 from flowmap.configs import (
     AnyBackbone,
@@ -73,7 +74,7 @@ class Outside:
 class _RunLock(Config):
     """What another recipe needs to know of a run."""
 
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     data: AnyData
     backbone: AnyBackbone
     stages: tuple[StageConfig, ...] = Field(())

@@ -5,13 +5,11 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from flowmap.configs import unknown_word
+from flowmap.configs import plain, unknown_word
 from flowmap.errors import FlowmapError
-from flowmap.explain import Source
+from flowmap.explain import SHOWN, Source
 from flowmap.locate import Path
 from flowmap.texts import MOST_DEPTH, TextError, parse_toml
-
-_SHOWN = 200
 
 
 def override(source: Source, text: str) -> None:
@@ -22,23 +20,24 @@ def override(source: Source, text: str) -> None:
     """
     _refuse_unreadable(text)
     key, equals, value = text.partition("=")
+    said = plain(text, SHOWN)
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise FlowmapError(f"--set {shortened(text)}: must look like field.of.the.recipe=value")
+        raise FlowmapError(f"--set {said}: must look like field.of.the.recipe=value")
     if len(parts) > MOST_DEPTH:
-        raise FlowmapError(f"--set {shortened(text)}: has {len(parts)} fields within one another, and no recipe has")
+        raise FlowmapError(f"--set {said}: has {len(parts)} fields within one another, and no recipe has")
     node: Any = source.raw
     path: Path = ()
     for part in parts[:-1]:
         made = isinstance(node, dict) and part not in node
-        node, step = _enter(node, part, text)
+        node, step = _enter(node, part, said)
         path = (*path, step)
         if made:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
-        parent, last = shortened(".".join(parts[:-1])), shortened(parts[-1])
-        raise FlowmapError(f"--set {shortened(text)}: '{parent}' is a single value; it has no field '{last}'")
-    step = _step(node, parts[-1], text)
+        inside = plain(".".join(parts[:-1]), SHOWN)
+        raise FlowmapError(f"--set {said}: '{inside}' is a single value; it has no field '{plain(parts[-1])}'")
+    step = _step(node, parts[-1], said)
     node[step] = _value(value)
     source.overridden[(*path, step)] = text
 
@@ -46,7 +45,7 @@ def override(source: Source, text: str) -> None:
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
     """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {shortened(text)}: '{shortened(part)}' is asked of a single value; it has no fields")
+        raise FlowmapError(f"--set {text}: '{plain(part)}' is asked of a single value; it has no fields")
     step: Any = _step(node, part, text)
     inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
     if isinstance(inside, str):
@@ -64,7 +63,7 @@ def _step(node: Any, part: str, text: str) -> Any:
         return labels.index(part)
     if part.isdecimal() and len(part) < 10 and int(part) < len(node):
         return int(part)
-    raise FlowmapError(f"--set {shortened(text)}: {unknown_word('element', shortened(part), labels)}")
+    raise FlowmapError(f"--set {text}: {unknown_word('element', part, labels)}")
 
 
 def _label(element: Any, position: int) -> str:
@@ -78,7 +77,7 @@ def _refuse_unreadable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        shown = shortened(text.encode("utf-8", "backslashreplace").decode())
+        shown = plain(text.encode("utf-8", "backslashreplace").decode(), SHOWN)
         raise FlowmapError(f"--set {shown}: is not UTF-8 text") from None
 
 
@@ -88,11 +87,6 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text.strip()
     except TextError as error:
-        raise FlowmapError(f"--set ...={shortened(text)}: {error}") from None
+        raise FlowmapError(f"--set ...={plain(text, SHOWN)}: {error}") from None
     # A line break would let further fields in by the back door.
     return parsed["value"] if len(parsed) == 1 else text
-
-
-def shortened(text: str) -> str:
-    """What is shown of a setting that nobody can have typed."""
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ class Plan:
 def make_plan(recipe: Recipe, runs: Path) -> Plan:
     """Lay out the run of `recipe` under the folder `runs`."""
     folder = runs / recipe.name
+    everything = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     plans = [
-        _stage_plan(recipe, stage, seed, seed_folder(recipe, folder, seed))
+        _stage_plan(recipe, everything, stage, seed, seed_folder(recipe, folder, seed))
         for seed in recipe.seeds
         for stage in recipe.stages
     ]
@@ -67,12 +69,13 @@ def seed_folder(recipe: Recipe, folder: Path, seed: int) -> Path:
     return folder if len(recipe.seeds) == 1 else folder / f"seed-{seed}"
 
 
-def _stage_plan(recipe: Recipe, stage: StageConfig, seed: int, folder: Path) -> StagePlan:
+def _stage_plan(
+    recipe: Recipe, everything: Mapping[str, Any], stage: StageConfig, seed: int, folder: Path
+) -> StagePlan:
     roles = stage.objective.roles()
     sources = {
         role: folder / config.from_ for role, config in stage.roles.items() if role in roles and config.from_ != "base"
     }
-    everything = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     wanted = _ancestors(recipe, stage)
     lock = {
         "seed": seed,
@@ -86,8 +89,12 @@ def _stage_plan(recipe: Recipe, stage: StageConfig, seed: int, folder: Path) -> 
 
 def _ancestors(recipe: Recipe, stage: StageConfig) -> set[str]:
     """`stage` and every stage that its roles come from, directly or not."""
-    found = {stage.name}
-    for role in stage.roles.values():
-        if role.from_ != "base":
-            found |= _ancestors(recipe, recipe.stage(role.from_))
+    found: set[str] = set()
+    unseen = [stage.name]
+    # Each once: of many roles that come from one stage, every line back to the first is another way.
+    while unseen:
+        name = unseen.pop()
+        if name not in found:
+            found.add(name)
+            unseen += [role.from_ for role in recipe.stage(name).roles.values() if role.from_ != "base"]
     return found

@@ -24,6 +24,7 @@ from flowmap.texts import TextError, read_toml
 TFLOPS = 400.0
 """What a device is assumed to achieve, in 1e12 / s: about 40 % of the 989 that an H100 can at most (dense bf16)."""
 
+_MOST = 1_000_000  # devices, GB or TFLOP/s of one: a thousand times those of any machine there is
 _GIVEN_UP = 2  # first steps of a run that are not timed: they compile and warm up
 
 
@@ -74,8 +75,12 @@ def plan_recipe(
 ) -> Planned:
     """Count and estimate every stage of the recipe at `path`; a device has `memory` GB, if that is to be checked.
 
-    Raises FlowmapError if the recipe is wrong, or cannot run on such devices.
+    Raises FlowmapError if the recipe is wrong, cannot run on such devices, or no such devices are.
     """
+    for option, value in (("devices", devices), ("memory", memory), ("tflops", tflops)):
+        # Asked so that NaN, which is neither above nor below anything, is refused too.
+        if value is not None and not 0 < value <= _MOST:
+            raise FlowmapError(f"--{option}: must be above 0 and at most {_MOST:,}, not {value:g}")
     recipe, warnings = read(path, overrides)
     if not recipe.stages:
         raise FlowmapError(f"{path}: trains nothing, so there is nothing to plan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from flowmap import made_with, outside
+from flowmap.bounds import MOST_HELD, MOST_MICRO_BATCHES, MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
 from flowmap.configs import (
     NAME,
     AnyBackbone,
@@ -40,6 +42,7 @@ from flowmap.tables import (
     ComputeConfig,
     ContestConfig,
     EvaluationConfig,
+    OptimizerConfig,
     RoleConfig,
     StageConfig,
     WatchdogConfig,
@@ -54,12 +57,16 @@ Absent = Literal["ignore", "warning", "error"]
 class Recipe(Config):
     """A whole run."""
 
-    name: str = Field(pattern=NAME, description="names the run's folder")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="the whole recipe is run once per seed")
+    name: str = Field(pattern=NAME, max_length=MOST_NAME, description="names the run's folder")
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, max_length=MOST_SEEDS, description="the whole recipe is run once per seed"
+    )
     data: AnyData = Field(description="what is learned")
     backbone: AnyBackbone = Field(description="the architecture of every role, and where its base weights come from")
     stages: tuple[StageConfig, ...] = Field(
-        (), description="run in this order; there may be none, if the evaluation names nothing but weights"
+        (),
+        max_length=MOST_STAGES,
+        description="run in this order; there may be none, if the evaluation names nothing but weights",
     )
     evaluation: EvaluationConfig | None = Field(None, description="what is measured at the end; nothing if left out")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="device, precision, trackers")
@@ -111,6 +118,7 @@ class Recipe(Config):
             for finding in self._stage_findings(stage, earlier, self.facts(stage)):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
+        yield from self._micro_batch_findings()
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
@@ -125,6 +133,23 @@ class Recipe(Config):
             yield from outside.findings(self.evaluation, weights, spec)
             for finding in self._evaluation_findings(self.evaluation, weights):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
+
+    def _micro_batch_findings(self) -> Iterator[Finding]:
+        """A stage whose batch no number of processes could take in such micro-batches."""
+        micro = self.compute.micro_batch
+        stage = next((stage for stage in self.stages if micro and stage.batch % micro), None)
+        if stage is not None:
+            whole = stage.batch // micro * micro
+            near = f"{whole} or {whole + micro}" if whole else str(micro)
+            why = (
+                f"stage '{stage.name}': a batch of {stage.batch} is not whole micro-batches of compute.micro_batch = "
+                f"{micro}; use a batch of {near}, or a micro-batch that divides it"
+            )
+            yield Finding("error", ("compute", "micro_batch"), why)
+        most = max((stage.batch // micro for stage in self.stages if micro), default=0)
+        if most > MOST_MICRO_BATCHES:
+            why = f"a step would have {most:,} micro-batches (batch / micro_batch), and at most {MOST_MICRO_BATCHES:,}"
+            yield Finding("error", ("compute", "micro_batch"), f"{why} are gone through one by one; use a larger one")
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
@@ -178,6 +203,8 @@ class Recipe(Config):
             for finding in self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
+        yield from self._batch_findings(stage)
+        yield from self._idle_fields(stage)
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         for finding in (*stage.objective.findings(facts), *steps):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
@@ -201,6 +228,25 @@ class Recipe(Config):
         if config.optimizer is not None and not needed.trained:
             yield Finding("error", ("optimizer",), f"role '{role}' is frozen; it takes no optimizer")
 
+    def _batch_findings(self, stage: StageConfig) -> Iterator[Finding]:
+        """A batch that all processes together could not hold."""
+        elements = math.prod((stage.data or self.data).spec().shape)
+        if stage.batch * elements > MOST_HELD:
+            why = (
+                f"a batch of {stage.batch:,} samples x {elements:,} numbers of each (data) has "
+                f"{stage.batch * elements:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD // elements:,}"
+            )
+            yield Finding("error", ("batch",), why)
+
+    def _idle_fields(self, stage: StageConfig) -> Iterator[Finding]:
+        """What of a stage's tables nothing reads."""
+        optimizers: dict[Place, OptimizerConfig] = {("optimizer",): stage.optimizer}
+        optimizers |= {("roles", n, "optimizer"): role.optimizer for n, role in stage.roles.items() if role.optimizer}
+        for place, optimizer in optimizers.items():
+            if not optimizer.warmup:
+                for finding in idle(optimizer, "there is no warmup", "warmup_zero"):
+                    yield replace(finding, field=(*place, *finding.field))
+
     def _random_roles(self, stage: StageConfig) -> Iterator[Finding]:
         for role, spec in stage.objective.roles().items():
             if self.backbone.random_base and not spec.trained and stage.roles.get(role, RoleConfig()).from_ == "base":
@@ -222,8 +268,13 @@ class Recipe(Config):
             per_step = evaluation.teacher_sampler.calls_per_step
             message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
             yield Finding("error", ("teacher_calls",), message)
-        if any(calls < 1 for calls in evaluation.calls):
-            yield Finding("error", ("calls",), "a sample takes at least one network call")
+        held = evaluation.samples * math.prod(self.data.spec().shape)
+        if held > MOST_HELD:
+            why = (
+                f"{evaluation.samples:,} samples x {math.prod(self.data.spec().shape):,} numbers of each (data) are "
+                f"{held:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD * evaluation.samples // held:,}"
+            )
+            yield Finding("error", ("samples",), why)
         names = [metric.type for metric in evaluation.metrics]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -260,12 +311,12 @@ class Recipe(Config):
         self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind | None]
     ) -> Iterator[Finding]:
         seen: set[tuple[str, str, str, int]] = set()
+        possible = self.backbone.contexts(self.data.spec())
         for index, contest in enumerate(evaluation.contests):
             where = ("contests", index)
             if contest.stage not in kinds:
                 yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, self.stages))
                 continue
-            possible = self.backbone.contexts(self.data.spec())
             if not outside.is_weights(contest.stage) and contest.context and contest.context not in possible:
                 yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
             for position, sampler in enumerate(contest.samplers):

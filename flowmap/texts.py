@@ -26,7 +26,6 @@ MOST_DEPTH = 64
 _PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')"
 # A parser of TOML takes time in the square of a key's parts, so they are counted before it sees them.
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{MOST_DEPTH}}}", re.MULTILINE)
-_INTEGERS = range(-(2**63), 2**63)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -154,8 +153,6 @@ def _children(value: Any) -> Iterator[Any]:
     for child in children:
         if isinstance(child, Mapping | list):
             yield child
-        elif isinstance(child, int) and child not in _INTEGERS:
-            raise TextError("has a whole number of more than 64 bits")
 
 
 def _too_deep() -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 from torch import Tensor
 
+from flowmap.bounds import MOST_HELD, Calls, Frames, Guidance, SampleCount, Seed, Shift, Side
 from flowmap.commands import going_on
-from flowmap.configs import SamplerConfig, SampleSpec, Weights
+from flowmap.configs import Config, SamplerConfig, SampleSpec, Weights
 from flowmap.contestant import Contestant, open_contestant, open_weights
 from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
+from flowmap.explain import validation_findings
 from flowmap.hub import RUN_LOCK
 from flowmap.interfaces import Data, Samples
 from flowmap.outside import Outside, is_nowhere, look_up
@@ -25,6 +29,21 @@ from flowmap.texts import is_file
 from flowmap.video import strips
 
 _CALLS = 4
+
+
+class _Numbers(Config):
+    """The numbers of a wish, called as their options are."""
+
+    nfe: Calls | None = None
+    n: SampleCount | None = None
+    seed: Seed = 0
+    train_seed: Seed | None = Field(None, alias="train-seed")
+    frames: Frames | None = None
+    guidance: Guidance | None = None
+    length: Frames | None = None
+    height: Side | None = None
+    width: Side | None = None
+    shift: Shift | None = None
 
 
 @final
@@ -53,6 +72,26 @@ class Wish:
     height: int | None = None
     width: int | None = None
     shift: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises FlowmapError, in the words of the options, for a number that is out of bounds."""
+        numbers = {
+            "nfe": self.calls,
+            "n": self.number,
+            "seed": self.seed,
+            "train-seed": self.train_seed,
+            "frames": self.frames,
+            "guidance": self.cfg_scale,
+            "length": self.length,
+            "height": self.height,
+            "width": self.width,
+            "shift": self.shift,
+        }
+        try:
+            _Numbers.model_validate(numbers)
+        except ValidationError as error:
+            problems = validation_findings(error)
+            raise FlowmapError("\n".join(f"--{p.field[0]}: {p.message}" for p in problems)) from None
 
 
 @final
@@ -166,7 +205,14 @@ class Asked(Data):
 
 
 def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
-    """Raise FlowmapError for wishes that these data, this sampler or this backbone cannot fulfil."""
+    """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil."""
+    number = (wish.number or 1) * max(1, len(wish.prompts))
+    held = number * math.prod(spec.shape)
+    if held > MOST_HELD:
+        raise FlowmapError(
+            f"{number:,} samples of {' x '.join(map(str, spec.shape))} have {held:,} numbers, and at most "
+            f"{MOST_HELD:,} fit in memory; lower --n, --length, --height or --width"
+        )
     if wish.cfg_scale not in (None, 1) and sampler.network == "flow_map":
         raise FlowmapError(
             f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "

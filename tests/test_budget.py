@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -100,6 +101,35 @@ def test_what_is_drawn_is_counted_and_then_sampled(tmp_path: Path, monkeypatch: 
         amount = 3 * tally.calls["student"].grad_samples
         bought = steps_within(plan.recipe, "teacher", BudgetConfig(by="calls", amount=float(amount)), 1.0)
         assert bought == pytest.approx(steps, rel=error)
+
+
+@pytest.mark.parametrize("by", ["steps", "calls"])
+def test_a_budget_of_more_steps_than_a_stage_has_is_refused(
+    by: Literal["steps", "calls"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowmap.budget.MOST_STEPS", 5000)
+    plan = scripted_plan(scripted(turn(lambda scene: 1)), tmp_path, batch=BATCH)
+    per_step = EACH if by == "calls" else 1
+    assert steps_within(plan.recipe, "teacher", BudgetConfig(by=by, amount=float(4990 * per_step)), 1.0) == 4990
+    with pytest.raises(FlowmapError, match=r"pays for more than 5,000 steps of stage 'teacher'.*lower budget.amount"):
+        steps_within(plan.recipe, "teacher", BudgetConfig(by=by, amount=1e18), 1.0)
+
+
+def test_steps_of_many_calls_are_counted_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowmap.budget._COUNTED_CALLS", 2000)
+    monkeypatch.setattr("flowmap.budget._SAMPLED_CALLS", 400)
+    asked = 0
+
+    def many(scene: Scene) -> int:
+        nonlocal asked
+        asked += 1
+        return 10 + drawn(scene)
+
+    plan = scripted_plan(scripted(turn(many)), tmp_path, batch=BATCH)
+    bought = steps_within(plan.recipe, "teacher", BudgetConfig(by="calls", amount=EACH * 12.0 * 900), 1.0)
+    assert bought == pytest.approx(900, rel=0.05)
+    # 2000 calls are of some 170 steps; after them one in about 33 steps is counted.
+    assert asked < 300
 
 
 def test_an_objective_that_falls_idle_is_refused(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ BROKEN = """
 [[contestants]]
 name = "broken"
 samplers = ["flow_map"]
-stages = [{ objective = "flow_map", optimizer.lr = 1e30, clip = 0 }]
+stages = [{ objective = "flow_map", optimizer = { lr = 1e3, weight_decay = 1e3 }, clip = 0 }]
 """
 
 
@@ -266,7 +266,7 @@ def test_a_failure_takes_no_other_down_and_is_said(again: Path) -> None:
     page = (again / "runs" / "small" / "comparison.html").read_text()
     assert "Some trainings failed" in page
     # Mended, it goes on.
-    run(again, SPEC + BROKEN.replace("optimizer.lr = 1e30, clip = 0", "optimizer.lr = 1e-3, clip = 0"))
+    run(again, SPEC + BROKEN.replace("lr = 1e3, weight_decay = 1e3", "lr = 1e-3"))
     assert standings(again).failures == ()
 
 
@@ -313,7 +313,8 @@ def test_what_is_doubtful_once_steps_are_known_is_told_with_its_line(tmp_path: P
 
 
 def test_what_fails_before_all_others_is_the_reason_of_theirs(tmp_path: Path) -> None:
-    text = SPEC.replace('objective = "flow_matching"\n', 'objective = "flow_matching"\noptimizer.lr = 1e30\nclip = 0\n')
+    diverging = "optimizer = { lr = 1e3, weight_decay = 1e3 }\nclip = 0\n"
+    text = SPEC.replace('objective = "flow_matching"\n', f'objective = "flow_matching"\n{diverging}')
     with pytest.raises(FlowmapError, match="shared: teacher, seeds 0 and 1: stage 'teacher'") as error:
         run(tmp_path, text)
     assert "two, seeds 0 and 1: 'shared: teacher' failed, on which it builds" in str(error.value)

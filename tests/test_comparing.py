@@ -171,7 +171,9 @@ PROBLEMS = {
         "spec.toml:48: contestants.two.stages.1.steps: the budget gives",
     ),
     "shares of some": (", share = 1 }", " }", "spec.toml:47: contestants.two.stages.first: one stage has a share"),
-    "no share": ("share = 1 }", "share = 0 }", "spec.toml:47: contestants.two.stages.first.share: must be a number"),
+    "no share": ("share = 1 }", "share = 0 }", "contestants.two.stages.first.share: must be at least 1e-06, not 0"),
+    "an infinite share": ("share = 1 }", "share = inf }", "stages.first.share: must be a finite number, not inf"),
+    "a share in words": ("share = 1 }", 'share = "1" }', "stages.first.share: must be a number, not '1'"),
     "stage without a name": ('name = "first", ', "", "each stage but the last needs a name"),
     "name of the last stage": (
         '{ objective = "consistency"',
@@ -190,6 +192,27 @@ PROBLEMS = {
         "repeats = 2\ncontests = []",
         "spec.toml:25: recipe.evaluation.contests: are the contestants",
     ),
+    "contests of a contestant": (
+        "recipe.backbone.width = 16",
+        "recipe.evaluation.contests = []",
+        "spec.toml:45: contestants.two.recipe.evaluation.contests: are the contestants",
+    ),
+    "a name of a contestant's recipe": (
+        "recipe.backbone.width = 16",
+        'recipe.name = "x"',
+        "spec.toml:45: contestants.two.recipe.name: belongs to the comparison",
+    ),
+    "stages that are none": (
+        "recipe.backbone.width = 16",
+        "recipe.stages = 3",
+        "spec.toml:45: contestants.two.recipe.stages: must be an array of tables",
+    ),
+    "an evaluation that is none": (
+        "recipe.backbone.width = 16",
+        "recipe.evaluation = 3",
+        "spec.toml:45: contestants.two.recipe.evaluation: must be a table",
+    ),
+    "more than a budget has": ("amount = 30", "amount = 1e19", "budget.amount: must be at most 1e+18, not 1e+19"),
     "a seed twice": ("seeds = [3, 4]", "seeds = [3, 3]", "spec.toml:3: seeds: a seed is listed twice"),
     "timed side by side": (
         'by = "steps"',
@@ -212,6 +235,17 @@ def test_error(name: str, here: Path) -> None:
         read_text(text, here)
     assert expected in str(caught.value)
     assert len(set(str(caught.value).splitlines())) == len(str(caught.value).splitlines())
+
+
+def test_what_all_contestants_have_in_all_is_bounded(here: Path) -> None:
+    many = "".join(
+        f'[[contestants]]\nname = "c{n}"\nsamplers = ["flow_map"]\nstages = [{stages}]\n'
+        for n, stages in enumerate([", ".join(["{ objective = 'flow_map' }"] * 64)] * 16)
+    )
+    with pytest.raises(FlowmapError) as caught:
+        read_text(SPEC.split("[[contestants]]", maxsplit=1)[0].replace('against = "map"\n', "") + many, here)
+    said = "16 contestants x 1 shared stages and 1024 of their own are 1,040 stages, and at most 1,024 are checked"
+    assert said in str(caught.value)
 
 
 def test_what_all_contestants_share_is_refused_once(here: Path) -> None:

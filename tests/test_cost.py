@@ -12,6 +12,7 @@ import pytest
 from flowmap.catalogue import catalogue
 from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.cost import count
+from flowmap.errors import FlowmapError
 from flowmap.loop import run_stage
 from flowmap.plan import StagePlan, make_plan
 from flowmap.processes import Processes
@@ -168,3 +169,20 @@ def test_backwards_are_counted_for_the_role_they_train(here: Path) -> None:
 def test_a_long_stage_is_counted_in_part_and_a_short_one_whole(here: Path) -> None:
     assert count(plan_of(here, '"flow_matching"', steps=5000)).steps == 256
     assert count(plan_of(here, '"flow_matching"', steps=3)).steps == 3
+
+
+def test_steps_of_very_many_calls_are_counted_until_there_were_enough(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowmap.cost._MOST_CALLS", 30)
+    # A call for the student and one for its derivative at each step.
+    cost = count(plan_of(here, '"flow_map"', steps=5000))
+    assert (cost.steps, cost.calls["student"].grad + cost.calls["student"].no_grad) == (15, 30)
+
+
+def test_more_samples_at_a_time_than_can_be_counted_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowmap.cost._MOST_NUMBERS", 5)
+    with pytest.raises(
+        FlowmapError, match=r"stage 'only': 6 samples at a time x 1 frames .* lower compute.micro_batch"
+    ):
+        count(plan_of(here, '"flow_map"'))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -275,6 +276,13 @@ def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
     assert plan_recipe(Path("r.toml"), memory=total / 0.85).warnings == ()
 
 
+@pytest.mark.parametrize("option", ["memory", "tflops"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 0.0])
+def test_devices_that_are_none_are_refused(option: str, value: float) -> None:
+    with pytest.raises(FlowmapError, match=f"^--{option}: must be above 0 and at most 1,000,000, not "):
+        plan_recipe(Path("nowhere.toml"), **{option: value})
+
+
 @pytest.mark.parametrize(
     ("devices", "micro", "message"),
     [
@@ -284,7 +292,6 @@ def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
             4,
             "cannot be shared evenly by 8 devices x compute.micro_batch = 4; use a batch of 32, or 2 or 4 devices",
         ),
-        (1, 5, "cannot be shared evenly by 1 device x compute.micro_batch = 5; use a batch of 15 or 20"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(devices: int, micro: int, message: str) -> None:

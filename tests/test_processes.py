@@ -360,7 +360,7 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     code, said = shared(recipe(tmp_path, SMALL), "run", "recipe.toml", *micro(3))
     assert code == 2
-    assert said.startswith("error: stage 'teacher': a batch of 8 ")
+    assert said.startswith("error: --set compute.micro_batch=3: compute.micro_batch: stage 'teacher': a batch of 8 ")
     assert (said.count("error:"), said.count("compute.micro_batch = 3")) == (1, 1)
     assert not (tmp_path / "runs/small/teacher").exists()
 

@@ -126,6 +126,23 @@ def test_defaults(here: Path) -> None:
     assert checked.stage("forward").roles["student"].weights == "ema"
 
 
+def test_stages_that_build_on_one_another_in_many_ways_are_found_once_each(here: Path) -> None:
+    """Two roles from the stage before double the ways back at every stage: one by one they are 2^62."""
+    stage = """
+[[stages]]
+name = "s{n}"
+steps = 10
+batch = 8
+objective = "{objective}"
+roles = {{ student.from = "s{before}", first.from = "s{before}" }}
+"""
+    first = stage.split("roles", maxsplit=1)[0].format(n=0, objective="consistency_training")
+    text = 'name = "long"\ndata = "digits"\nbackbone = "mlp"\n' + first
+    text += "".join(stage.format(n=n, before=n - 1, objective="tcm") for n in range(1, 64))
+    plan = make_plan(recipe(here, text), Path("runs"))
+    assert [len(one.lock["stages"]) for one in plan.stages] == list(range(1, 65))
+
+
 def test_a_role_that_is_not_named_starts_from_the_base(here: Path) -> None:
     plan = stages(here)["other", 0]
     assert plan.role("student").from_ == "base"

@@ -21,7 +21,7 @@ OBJECTIVES = (
     "flow_matching, lagrangian, mean_flow, rcm, scm, self_forcing, semigroup, shortcut, tcm, trajectory, transition"
 )
 METRICS = "frechet_features, frechet_pixels, frechet_teacher, nearest_train, semigroup, sliced_wasserstein"
-RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints"
+RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints, watchdog"
 STAGE_FIELDS = "name, steps, batch, objective, optimizer, ema, roles, data, clip"
 FLOW_MAP_FIELDS = (
     "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
@@ -358,7 +358,7 @@ CONTRADICTIONS = {
     ),
     "rollout of no step": (
         (FLOW_MAP, '{ type = "backward_simulation", forward = "flow_map", rollout_steps = [0, 1] }'),
-        "r.toml:19: stages.student.objective.rollout_steps: a rollout takes at least one step",
+        "r.toml:19: stages.student.objective.rollout_steps.0: must be above 0, not 0",
     ),
     "rollout with a velocity sampler": (
         (FLOW_MAP, '{ type = "backward_simulation", forward = "flow_map", sampler = "euler" }'),
@@ -386,7 +386,7 @@ CONTRADICTIONS = {
     ),
     "no call": (
         after('teacher = "teacher"', "calls = [1, 0]"),
-        "r.toml:24: evaluation.calls: a sample takes at least one network call",
+        "r.toml:24: evaluation.calls.1: must be above 0, not 0",
     ),
     "metric twice": (
         ('"frechet_pixels", "semigroup"', '"semigroup", "semigroup"'),
@@ -602,7 +602,7 @@ def test_all_problems_are_told_in_the_order_of_the_file(problem: Problem) -> Non
 
 def test_all_contradictions_are_told_in_the_order_of_the_file(problem: Problem) -> None:
     text = edited(
-        after('teacher = "teacher"', "calls = [0]\nteacher_calls = 3"),
+        after('teacher = "teacher"', 'data = "checkerboard"\nteacher_calls = 3'),
         flow_map("cfg_scale = 2.0"),
         ("[backbone]", "[checkpoints]\n\n[backbone]"),
         after(NAME, "seeds = [0, 0]"),
@@ -649,11 +649,11 @@ optimizer.lr = 0
 """
     expected = [
         "r.toml:5: backbone.width: must be at least 8, not 1",
-        "r.toml:11: stages.one.objective.times.std: must be above 0, not 0",
+        "r.toml:11: stages.one.objective.times.std: must be at least 0.001, not 0",
         "r.toml:16: stages.one.optimizer.betas.1: must be below 1, not 2.0",
         "r.toml:22: stages.two.batch: must be above 0, not -8",
         "r.toml:26: stages.two.objective.branches.consistency: must be at least 0, not -0.5",
-        "r.toml:29: stages.two.roles.student.optimizer.lr: must be above 0, not 0",
+        "r.toml:29: stages.two.roles.student.optimizer.lr: must be at least 1e-12, not 0",
     ]
     assert problem(text).splitlines() == expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -208,6 +209,34 @@ def test_sizes_and_grids_of_runs_are_their_recipes(run: Callable[[str], Path], t
         with pytest.raises(FlowmapError) as caught:
             sample(str(run("wan21")), Wish(prompts=("a ball",), **{option: 16}), tmp_path / "x")
         assert str(caught.value) == f"--{option}: is for weights; a run's samples are as its recipe says"
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"cfg_scale": math.inf}, "--guidance: must be a finite number, not inf"),
+        ({"cfg_scale": math.nan}, "--guidance: must be a finite number, not nan"),
+        ({"shift": 1e9}, "--shift: must be at most 1,000, not 1000000000.0"),
+        ({"calls": 10**12}, "--nfe: must be at most 10,000, not 1000000000000"),
+        ({"number": 0}, "--n: must be at least 1, not 0"),
+        (
+            {"length": 10**9, "height": -1},
+            "--length: must be at most 65,536, not 1000000000\n--height: must be at least",
+        ),
+        ({"seed": 2**64}, "--seed: must be at most 9,223,372,036,854,775,807"),
+        ({"frames": 0}, "--frames: must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_nothing_can_be_made_of(wish: dict[str, Any], message: str) -> None:
+    with pytest.raises(FlowmapError) as caught:
+        Wish(**wish)
+    assert str(caught.value).startswith(message)
+
+
+def test_more_samples_than_fit_are_refused_by_their_product(released: Callable[[str], Path], tmp_path: Path) -> None:
+    wish = Wish(prompts=("a ball",) * 3, number=10**7, length=9, height=64, width=64)
+    with pytest.raises(FlowmapError, match="30,000,000 samples of 9 x 3 x 64 x 64 have 3,317,760,000,000 numbers"):
+        sample(str(released("far_wan21")), wish, tmp_path / "x")
 
 
 def test_a_place_that_is_nothing(here: Path) -> None:

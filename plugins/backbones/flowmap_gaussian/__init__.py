@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from flowmap.bounds import MOST_PARTS, Coordinate, Coordinates, Deviation, Part
 from flowmap.configs import BackboneConfig, ComponentConfig, Config, DataConfig, Finding, Pretrained, SampleSpec
 from flowmap.hookspecs import hookimpl
 
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 class MixtureConfig(Config):
     """A mixture of Gaussians on the line; every coordinate of a sample is drawn from it independently."""
 
-    means: tuple[float, ...] = Field((0.5,), min_length=1, description="one per component")
-    stds: tuple[float, ...] = Field((0.5,), min_length=1, description="one per component, above 0")
-    weights: tuple[float, ...] = Field((1.0,), min_length=1, description="one per component; they sum to 1")
+    means: tuple[Coordinate, ...] = Field((0.5,), min_length=1, max_length=MOST_PARTS, description="one per component")
+    stds: tuple[Deviation, ...] = Field(
+        (0.5,), min_length=1, max_length=MOST_PARTS, description="one per component, above 0"
+    )
+    weights: tuple[Part, ...] = Field(
+        (1.0,), min_length=1, max_length=MOST_PARTS, description="one per component; they sum to 1"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -57,7 +62,7 @@ class GaussianDataConfig(DataConfig):
 
     type: Literal["gaussian"] = "gaussian"
     mixture: MixtureConfig = Field(default_factory=MixtureConfig, description="the distribution of a coordinate")
-    dimension: int = Field(2, ge=1, description="coordinates of a point")
+    dimension: Coordinates = Field(2, description="coordinates of a point")
 
     def spec(self) -> SampleSpec:
         """One frame of `dimension` coordinates."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from flowmap.bounds import MOST_WIDTH, Depth, Frequency, Range, Share
 from flowmap.configs import BackboneConfig, ComponentConfig, Finding, Precision, SampleSpec
 from flowmap.hookspecs import hookimpl
 
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
     from flowmap.footprint import Footprint
     from flowmap.interfaces import Backbone
 
+HiddenWidth = Annotated[
+    int, Range(8, MOST_WIDTH, "below 8 nothing is learned; one layer of the widest has 4e9 weights")
+]
+"""Units of every layer."""
+
 
 class MlpConfig(BackboneConfig):
     """A residual MLP with adaptive layer norm, for samples of up to a few thousand numbers."""
 
     type: Literal["mlp"] = "mlp"
     random_base: ClassVar[bool] = True
-    width: int = Field(160, ge=8, description="hidden units")
-    depth: int = Field(3, ge=1, description="residual blocks")
-    frequency: float = Field(30.0, gt=0, description="highest frequency of the time features, in radians per unit of t")
-    gate: float = Field(0.25, ge=0, le=1, description="share of the r-embedding in a two-time network")
+    width: HiddenWidth = Field(160, description="hidden units")
+    depth: Depth = Field(3, description="residual blocks")
+    frequency: Frequency = Field(30.0, description="highest frequency of the time features, in radians per unit of t")
+    gate: Share = Field(0.25, description="share of the r-embedding in a two-time network")
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """One time per sample is all this network knows."""

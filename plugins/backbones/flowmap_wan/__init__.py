@@ -7,10 +7,30 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from flowmap.bounds import (
+    MOST_PARTS,
+    MOST_ROWS,
+    MOST_TEXT,
+    MOST_WIDTH,
+    Channels,
+    Depth,
+    Frames,
+    HeadDim,
+    Heads,
+    Hidden,
+    Patch,
+    PathText,
+    Probability,
+    Range,
+    Scale,
+    Share,
+    Tokens,
+    Width,
+)
 from flowmap.configs import (
     BackboneConfig,
     ComponentConfig,
@@ -20,6 +40,7 @@ from flowmap.configs import (
     Precision,
     Pretrained,
     SampleSpec,
+    listed,
     unknown_word,
 )
 from flowmap.errors import FlowmapError
@@ -59,18 +80,26 @@ NEGATIVE_PROMPT = (
 AnyFlow's null condition is the embedding of these words too.
 """
 
+TimeFeatures = Annotated[int, Range(2, MOST_WIDTH, "a sine and a cosine; Wan has 256")]
+"""Sinusoids of a time."""
+
+FullChunks = Annotated[
+    int, Range(2, MOST_PARTS, "the chunk that is made and one before; more than a video has are all")
+]
+"""Chunks at full resolution."""
+
 
 class ArchitectureConfig(Config):
     """Sizes of a network that starts from random weights."""
 
-    layers: int = Field(4, ge=1, description="transformer blocks")
-    heads: int = Field(4, ge=1, description="attention heads")
-    head_dim: int = Field(24, ge=12, description="dimensions of a head; even, for rotary positions")
-    ffn_dim: int = Field(256, ge=8, description="hidden units of the feed-forward layers")
-    channels: int = Field(16, ge=1, description="channels of a latent frame")
-    text_dim: int = Field(32, ge=1, description="dimensions of a text embedding")
-    freq_dim: int = Field(64, ge=2, description="sinusoids of a time")
-    patch: tuple[int, int, int] = Field((1, 2, 2), description="frames, rows and columns of a patch")
+    layers: Depth = Field(4, description="transformer blocks")
+    heads: Heads = Field(4, description="attention heads")
+    head_dim: HeadDim = Field(24, description="dimensions of a head; even, for rotary positions")
+    ffn_dim: Hidden = Field(256, description="hidden units of the feed-forward layers")
+    channels: Channels = Field(16, description="channels of a latent frame")
+    text_dim: Width = Field(32, description="dimensions of a text embedding")
+    freq_dim: TimeFeatures = Field(64, description="sinusoids of a time")
+    patch: tuple[Patch, Patch, Patch] = Field((1, 2, 2), description="frames, rows and columns of a patch")
 
     def diffusers(self) -> dict[str, Any]:
         """The same under diffusers' names."""
@@ -90,10 +119,11 @@ class ArchitectureConfig(Config):
 class LoraConfig(Config):
     """Low-rank adapters (arXiv 2106.09685) on one frozen base that all roles share."""
 
-    rank: int = Field(256, ge=1, description="rank of every adapter")
-    alpha: float = Field(256.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+    rank: Width = Field(256, description="rank of every adapter")
+    alpha: Scale = Field(256.0, description="an adapter's output is scaled by alpha / rank")
     layers: tuple[str, ...] = Field(
         PUBLISHED_LAYERS,
+        max_length=MOST_ROWS,
         description="linear layers of every block that get one: self-attention and feed-forward as published; attn2 is "
         "cross-attention. A flow map's time embedders get one besides",
     )
@@ -103,7 +133,7 @@ class _WanConfig(BackboneConfig):
     """What both backbones have."""
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
-    weights: str = Field(
+    weights: PathText = Field(
         description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
         "flowmap run, or 'random'"
     )
@@ -116,12 +146,14 @@ class _WanConfig(BackboneConfig):
     attention: Literal["auto", "dense", "flex"] = Field(
         "auto", description="masked attention: 'flex' needs an accelerator to train; 'auto' takes it there"
     )
-    gate: float = Field(0.25, ge=0, le=1, description="share of the r-embedding, for weights that have none yet")
-    text_length: int = Field(512, ge=1, description="tokens of a prompt; longer ones are cut")
+    gate: Share = Field(0.25, description="share of the r-embedding, for weights that have none yet")
+    text_length: Tokens = Field(512, description="tokens of a prompt; longer ones are cut")
     negative_prompt: str = Field(
-        NEGATIVE_PROMPT, description="the prompt of the null condition; Wan's own Chinese one if left out"
+        NEGATIVE_PROMPT,
+        max_length=MOST_TEXT,
+        description="the prompt of the null condition; Wan's own Chinese one if left out",
     )
-    null_embedding: str | None = Field(
+    null_embedding: PathText | None = Field(
         None,
         min_length=1,
         description="a safetensors file with the embedding of the null condition, [tokens, dimensions], in place of "
@@ -375,8 +407,8 @@ class Wan21Config(_WanConfig):
     """Wan2.1, bidirectional: every frame sees every other. Text- and image-to-video."""
 
     type: Literal["wan21"] = "wan21"
-    first_frame: float = Field(
-        0.0, ge=0, le=1, description="share of training steps in which the first frame is given (image-to-video)"
+    first_frame: Probability = Field(
+        0.0, description="share of training steps in which the first frame is given (image-to-video)"
     )
 
     @classmethod
@@ -405,14 +437,17 @@ class FarWan21Config(_WanConfig):
     """Wan2.1 made causal (FAR, arXiv 2503.19325): chunk after chunk. Text-, image- and video-to-video."""
 
     type: Literal["far_wan21"] = "far_wan21"
-    chunks: tuple[int, ...] = Field(
-        (1, 3, 3, 3, 3, 3, 3, 2), min_length=1, description="latent frames per chunk; they sum to a video's"
+    chunks: tuple[Frames, ...] = Field(
+        (1, 3, 3, 3, 3, 3, 3, 2),
+        min_length=1,
+        max_length=MOST_PARTS,
+        description="latent frames per chunk; they sum to a video's",
     )
-    full_chunks: int = Field(3, ge=2, description="newest chunks at full resolution; older ones are compressed")
-    long_share: float = Field(
-        0.5, ge=0, le=1, description="share of training steps over more chunks than full_chunks (evenly, up to all)"
+    full_chunks: FullChunks = Field(3, description="newest chunks at full resolution; older ones are compressed")
+    long_share: Probability = Field(
+        0.5, description="share of training steps over more chunks than full_chunks (evenly, up to all)"
     )
-    compressed_patch_size: tuple[int, int, int] = Field((1, 4, 4), description="patch of a compressed frame")
+    compressed_patch_size: tuple[Patch, Patch, Patch] = Field((1, 4, 4), description="patch of a compressed frame")
 
     def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
         yield from super()._shape_findings(spec)
@@ -422,12 +457,10 @@ class FarWan21Config(_WanConfig):
             near = sorted(sorted(ends, key=lambda end: abs(end - frames))[:2])
             shown = " or ".join(f"{end if self.random_base else 4 * (end - 1) + 1}" for end in near)
             why = (
-                f"{list(self.chunks)} sum to {sum(self.chunks)}, and these data have {frames} latent frames; "
+                f"[{listed(self.chunks)}] sum to {sum(self.chunks)}, and these data have {frames} latent frames; "
                 f"chunks end at {shown} frames"
             )
             yield Finding("error", ("chunks",), why)
-        if any(size < 1 for size in self.chunks):
-            yield Finding("error", ("chunks",), "a chunk has at least one frame")
         scale = 1 if self.random_base else 8
         deep, down, across = self.compressed_patch_size
         fine = self.architecture.patch if self.architecture is not None else (1, 2, 2)

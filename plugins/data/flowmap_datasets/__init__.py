@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from flowmap.bounds import MOST_WIDTH, Frames, Range, Speed, refuse_large
 from flowmap.configs import ComponentConfig, DataConfig, SampleSpec
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Data
+
+QuarterTurns = Annotated[int, Range(0, 3, "four are none")]
+"""Turns by 90 degrees."""
+
+DigitSide = Annotated[int, Range(8, 4096, "a digit has 8 pixels; in a frame of 4096 it is a speck")]
+"""Of a frame, in pixels."""
+
+DigitText = Annotated[int, Range(10, MOST_WIDTH, "one for each digit; the widest text encoders have 4096")]
+"""Dimensions of what names a digit."""
 
 
 class DigitsConfig(DataConfig):
@@ -19,7 +29,7 @@ class DigitsConfig(DataConfig):
 
     type: Literal["digits"] = "digits"
     conditional: bool = Field(False, description="condition on the digit's class")
-    quarter_turns: int = Field(0, ge=0, le=3, description="turn every image to the left, so many times by 90 degrees")
+    quarter_turns: QuarterTurns = Field(0, description="turn every image to the left, so many times by 90 degrees")
 
     def spec(self) -> SampleSpec:
         """One frame of one channel of 8 x 8."""
@@ -36,10 +46,15 @@ class MovingDigitsConfig(DataConfig):
     """Videos of one handwritten digit that sets out from the middle and bounces off the sides, in [-1, 1]."""
 
     type: Literal["moving_digits"] = "moving_digits"
-    frames: int = Field(9, ge=1, description="frames of a video")
-    size: int = Field(16, ge=8, description="side of a frame, in pixels; a digit has 8")
-    speed: float = Field(2.0, ge=0, description="pixels that a digit moves per frame, at most, in each direction")
-    text_dim: int = Field(16, ge=10, description="dimensions of the text embedding, which names the digit's class")
+    frames: Frames = Field(9, description="frames of a video")
+    size: DigitSide = Field(16, description="side of a frame, in pixels; a digit has 8")
+    speed: Speed = Field(2.0, description="pixels that a digit moves per frame, at most, in each direction")
+    text_dim: DigitText = Field(16, description="dimensions of the text embedding, which names the digit's class")
+
+    @model_validator(mode="after")
+    def _of_a_possible_size(self) -> Self:
+        refuse_large([("frames", self.frames), ("size", self.size), ("size", self.size)])
+        return self
 
     def spec(self) -> SampleSpec:
         """Frames of one channel, with a caption (the class) and a label."""

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from flowmap.bounds import MOST_NAME, Faults, Frames, Rate, Side, SomeShare, refuse_large
 from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec
 from flowmap.hookspecs import hookimpl
 from flowmap.names import printable
@@ -29,30 +30,37 @@ class VideoShardsConfig(ArchiveConfig):
     """
 
     type: Literal["video_shards"] = "video_shards"
-    frames: int = Field(81, ge=1, description="frames of a sample; a longer clip gives its first ones")
-    height: int = Field(480, ge=1, description="pixels; `fit` says how a clip comes to this size")
-    width: int = Field(832, ge=1, description="pixels")
+    frames: Frames = Field(81, description="frames of a sample; a longer clip gives its first ones")
+    height: Side = Field(480, description="pixels; `fit` says how a clip comes to this size")
+    width: Side = Field(832, description="pixels")
     fit: Fit = Field(
         "crop",
         description="a clip of another shape: scaled to cover (bicubic) with its middle kept, or squashed (bilinear), "
         "which AnyFlow's released runs do",
     )
-    fps: float = Field(16.0, gt=0, description="frames per second; `frame_choice` says what clips of other rates give")
+    fps: Rate = Field(16.0, description="frames per second; `frame_choice` says what clips of other rates give")
     frame_choice: FrameChoice = Field(
         "nearest",
         description="frames nearest in time; or counted by the clip's declared rate, as AnyFlow's released runs do: at "
         "24 fps the first, third, fifth, sixth, eighth, ninth for 16, and every frame of slower clips, which then move "
         "too fast",
     )
-    held_out: float = Field(
-        0.01, gt=0, lt=1, description="share of the samples kept from training, by a hash of the key; at least one"
+    held_out: SomeShare = Field(
+        0.01, description="share of the samples kept from training, by a hash of the key; at least one"
     )
-    faults: int = Field(100, ge=0, description="unusable samples that are skipped before the run stops")
-    caption: str = Field("captions", min_length=1, description="field of the json: a caption, or a list of them")
+    faults: Faults = Field(100, description="unusable samples that are skipped before the run stops")
+    caption: str = Field(
+        "captions", min_length=1, max_length=MOST_NAME, description="field of the json: a caption, or a list of them"
+    )
     caption_choice: Literal["random", "first"] = Field(
         "random",
         description="which of a list of captions a sample is trained with; in AnyFlow's released runs the first",
     )
+
+    @model_validator(mode="after")
+    def _of_a_possible_size(self) -> Self:
+        refuse_large([("colours", 3), ("frames", self.frames), ("height", self.height), ("width", self.width)])
+        return self
 
     def spec(self) -> SampleSpec:
         """So many frames of three colours, with a caption."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from flowmap.bounds import Cells, Directions
 from flowmap.configs import ComponentConfig, Finding, MetricConfig, NetworkKind, SampleSpec
 from flowmap.hookspecs import hookimpl
 
@@ -82,10 +83,10 @@ class SlicedWassersteinConfig(MetricConfig):
 
     type: Literal["sliced_wasserstein"] = "sliced_wasserstein"
     to: Literal["held_out", "teacher"] = Field("held_out", description="what samples are compared with")
-    cells: int = Field(
-        0, ge=0, description="frames, rows and columns that samples are averaged down to before; 0 leaves them alone"
+    cells: Cells = Field(
+        0, description="frames, rows and columns that samples are averaged down to before; 0 leaves them alone"
     )
-    projections: int = Field(128, ge=1, description="random directions; the same at every call")
+    projections: Directions = Field(128, description="random directions; the same at every call")
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """It fits all data."""

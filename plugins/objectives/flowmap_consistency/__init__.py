@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from flowmap.blocks import TangentConfig, TimesConfig
+from flowmap.bounds import (
+    Bins,
+    Boundary,
+    Constant,
+    Deviation,
+    GridPoints,
+    Guidance,
+    Logit,
+    Probability,
+    Range,
+    Shift,
+    SomeShare,
+    Step,
+    Steps,
+    Weight,
+)
 from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
 from flowmap.hookspecs import hookimpl
 
@@ -17,6 +33,9 @@ if TYPE_CHECKING:
 
 _SHORT = 4  # the first stage of the improved schedule whose steps are shorter than a sixth of t
 _LAST_STAGE = 9
+HalvedTimes = Annotated[int, Range(0, _LAST_STAGE, "the published schedule has ten stages")]
+"""How often the steps of the improved schedule have been halved."""
+
 _PER_BIN = 4  # samples of the global batch, below which a mean is hardly one
 
 
@@ -40,8 +59,8 @@ class DiscreteConfig(ObjectiveConfig, ABC):
     """What discrete consistency objectives share: pairs of times s < t, and the distance at both."""
 
     schedule: Literal["grid", "improved"] = Field("grid", description=_SCHEDULE)
-    points: int = Field(32, ge=2, description="intervals of the time grid (schedule 'grid')")
-    shift: float = Field(1.0, gt=0, description="of the time grid (schedule 'grid'); Wan uses 5")
+    points: GridPoints = Field(32, description="intervals of the time grid (schedule 'grid')")
+    shift: Shift = Field(1.0, description="of the time grid (schedule 'grid'); Wan uses 5")
     times: TimesConfig = Field(
         default_factory=_improved_times,
         description="how t is drawn (schedule 'improved'); logit-normal(-1.1, 2) if left out, as published",
@@ -52,19 +71,17 @@ class DiscreteConfig(ObjectiveConfig, ABC):
         "level t / (1 - t), as published (ECT, arXiv 2406.14548), or the time itself, as FastGen has it for rectified "
         "flow",
     )
-    double_every: int = Field(
+    double_every: Steps = Field(
         25000,
-        ge=1,
         description="steps until t - s halves (schedule 'improved'), which it does ten times at most; 25000 is of long "
         "training (CIFAR-10): set it to a tenth of the stage's steps or less",
     )
-    start_stage: int = Field(
-        0, ge=0, le=9, description="how often t - s has been halved already at the first step (schedule 'improved')"
+    start_stage: HalvedTimes = Field(
+        0, description="how often t - s has been halved already at the first step (schedule 'improved')"
     )
     distance: Literal["velocity", "pseudo_huber"] = Field("velocity", description=_DISTANCE)
-    huber_scale: float = Field(
+    huber_scale: Constant = Field(
         0.00054,
-        gt=0,
         description="c / sqrt(D) of pseudo-Huber, D the elements of a sample: below it the distance is quadratic; "
         "published 0.00054 (2310.14189)",
     )
@@ -91,7 +108,7 @@ class ConsistencyConfig(DiscreteConfig):
 
     type: Literal["consistency"] = "consistency"
     solver: Literal["euler", "heun"] = Field("heun", description=_SOLVER)
-    cfg_scale: float = Field(1.0, ge=1, description=_CFG)
+    cfg_scale: Guidance = Field(1.0, description=_CFG)
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""
@@ -118,7 +135,7 @@ class ConsistencyTrainingConfig(DiscreteConfig):
     schedule: Literal["grid", "improved"] = Field("improved", description=_SCHEDULE)
     distance: Literal["velocity", "pseudo_huber"] = Field("pseudo_huber", description=_DISTANCE)
     target: Literal["average", "student"] = Field("student", description=_TARGET)
-    drop_condition: float = Field(0.0, ge=0, le=1, description=_DROP)
+    drop_condition: Probability = Field(0.0, description=_DROP)
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
@@ -144,22 +161,22 @@ class TcmConfig(DiscreteConfig):
     schedule: Literal["grid", "improved"] = Field("improved", description=_SCHEDULE)
     distance: Literal["velocity", "pseudo_huber"] = Field("pseudo_huber", description=_DISTANCE)
     target: Literal["average", "student"] = Field("student", description=_TARGET)
-    start_stage: int = Field(
-        9, ge=0, le=9, description="as in 'consistency'; 9 goes on where the first stage's schedule ends, as published"
+    start_stage: HalvedTimes = Field(
+        9, description="as in 'consistency'; 9 goes on where the first stage's schedule ends, as published"
     )
     velocity: Literal["data", "teacher"] = Field(
         "data", description="what leads from t to s: the sample's own path (as published), or a step of a teacher"
     )
-    boundary: float = Field(
-        0.5, gt=0, le=0.99, description="t' below which the first stage's model is used; 0.5 is a noise level of 1"
+    boundary: Boundary = Field(
+        0.5, description="t' below which the first stage's model is used; 0.5 is a noise level of 1"
     )
-    boundary_share: float = Field(
-        0.25, gt=0, lt=1, description="share of the global batch at t = t', whose targets are the first stage's"
+    boundary_share: SomeShare = Field(
+        0.25, description="share of the global batch at t = t', whose targets are the first stage's"
     )
-    boundary_weight: float = Field(0.1, gt=0, description="of the mean loss of these, beside the mean of the others")
-    drop_condition: float = Field(0.0, ge=0, le=1, description=_DROP)
+    boundary_weight: Weight = Field(0.1, description="of the mean loss of these, beside the mean of the others")
+    drop_condition: Probability = Field(0.0, description=_DROP)
     solver: Literal["euler", "heun"] = Field("heun", description=_SOLVER)
-    cfg_scale: float = Field(1.0, ge=1, description=_CFG)
+    cfg_scale: Guidance = Field(1.0, description=_CFG)
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, the model of the first stage, and a teacher if the steps are its."""
@@ -199,11 +216,11 @@ class ScmConfig(ObjectiveConfig):
     velocity: Literal["teacher", "data"] = Field(
         "teacher", description="of the trajectory: a teacher's (sCD), or the sample's own (sCT)"
     )
-    sigma_d: float = Field(0.5, gt=0, description="standard deviation of the data; latents are near 1 (rCM)")
-    mean: float = Field(-1.0, description="P_mean: tan(angle) = exp(mean + std n) / sigma_d, n normal")
-    std: float = Field(1.4, gt=0, description="P_std, see mean")
-    warmup: int = Field(
-        10000, ge=0, description="steps over which the derivative's part grows from 0 to all; 0 has all from the start"
+    sigma_d: Deviation = Field(0.5, description="standard deviation of the data; latents are near 1 (rCM)")
+    mean: Logit = Field(-1.0, description="P_mean: tan(angle) = exp(mean + std n) / sigma_d, n normal")
+    std: Deviation = Field(1.4, description="P_std, see mean")
+    warmup: Step = Field(
+        10000, description="steps over which the derivative's part grows from 0 to all; 0 has all from the start"
     )
     normalize: bool = Field(True, description="g / (|g| + 0.1) in place of g, which keeps its size below 1")
     ramp: Literal["paper", "rcm"] = Field(
@@ -211,13 +228,12 @@ class ScmConfig(ObjectiveConfig):
         description="what warmup does: 'paper' lets the derivative grow in from 0; 'rcm', as rCM's released code has "
         "it, has the derivative in full from the start, and lets the point's own part grow",
     )
-    bins: int = Field(
+    bins: Bins = Field(
         8,
-        ge=0,
         description="of time, equally likely: each sample's loss is divided by its bin's mean over the global batch, "
         "which is the optimum of the paper's learned weight; 0 weighs all alike",
     )
-    cfg_scale: float = Field(1.0, ge=1, description=_CFG)
+    cfg_scale: Guidance = Field(1.0, description=_CFG)
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"),
         description="how the derivative along the trajectory is computed; jvp if left out, step is in radians",
@@ -282,6 +298,8 @@ def _long_step_findings(schedule: str, start_stage: int) -> Iterable[Finding]:
 def _drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
     if drop_condition and not facts.conditional:
         yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
+    elif drop_condition and not facts.ever(drop_condition):
+        yield Finding("warning", ("drop_condition",), f"has no effect: {facts.rarely()}")
 
 
 @hookimpl

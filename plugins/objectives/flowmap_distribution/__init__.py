@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from flowmap.blocks import TimesConfig
+from flowmap.bounds import MOST_ROWS, DeviationOrNone, Guidance, Rollout, Shift, Step, Turns, Weight
 from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
@@ -28,16 +29,19 @@ class BackwardSimulationConfig(OnPolicyConfig):
     """Flow Map Backward Simulation with DMD (AnyFlow's stage 3, arXiv 2605.13724; DMD2, 2405.14867)."""
 
     type: Literal["backward_simulation"] = "backward_simulation"
-    rollout_steps: tuple[int, ...] = Field(
-        (1, 2, 4, 8, 16), min_length=1, description="grids to simulate, in steps; one is drawn per iteration"
+    rollout_steps: tuple[Rollout, ...] = Field(
+        (1, 2, 4, 8, 16),
+        min_length=1,
+        max_length=MOST_ROWS,
+        description="grids to simulate, in steps; one is drawn per iteration",
     )
     unroll: Literal["segments", "full"] = Field(
         "segments",
         description="'segments': one step of the grid and the jumps before and after it, at most three calls with "
         "gradient; 'full': every step of the grid, each with gradient (the paper's ablation)",
     )
-    shift: float = Field(1.0, gt=0, description="of the rollout's grid and of the score times; Wan uses 5")
-    cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); AnyFlow uses 4")
+    shift: Shift = Field(1.0, description="of the rollout's grid and of the score times; Wan uses 5")
+    cfg_scale: Guidance = Field(1.0, description="of the real score, w in null + w (cond - null); AnyFlow uses 4")
     critic_times: TimesConfig = Field(default_factory=TimesConfig, description="times the critic is trained at")
 
     def grid_shift(self) -> float | None:
@@ -46,9 +50,7 @@ class BackwardSimulationConfig(OnPolicyConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with rollouts and with co-training."""
-        if any(steps < 1 for steps in self.rollout_steps):
-            yield Finding("error", ("rollout_steps",), "a rollout takes at least one step")
-        elif 1 not in self.rollout_steps:
+        if 1 not in self.rollout_steps:
             why = "without 1 the jump from noise to data is never trained on-policy; expect poor one-step samples"
             yield Finding("warning", ("rollout_steps",), why)
         yield from super().findings(facts)
@@ -94,8 +96,8 @@ class CausVidConfig(Dmd2FamilyConfig):
     score_times: CausVidTimesConfig = Field(
         default_factory=CausVidTimesConfig, description="times of the scores, and those the critic is trained at"
     )
-    steps: int = Field(4, ge=1, description="steps of the grid whose times the data are noised to")
-    shift: float = Field(1.0, gt=0, description="of that grid; Wan uses 5")
+    steps: Rollout = Field(4, description="steps of the grid whose times the data are noised to")
+    shift: Shift = Field(1.0, description="of that grid; Wan uses 5")
 
     def grid_shift(self) -> float | None:
         """That of the grid."""
@@ -113,10 +115,10 @@ class TrajectoryConfig(ObjectiveConfig):
 
     type: Literal["trajectory"] = "trajectory"
     sampler: AnySampler = Field(default="euler", description="what the teacher samples with")
-    trajectory_steps: int = Field(48, ge=1, description="steps of the teacher from noise to data; a multiple of steps")
-    steps: int = Field(4, ge=1, description="steps of the grid from whose times the student jumps to the end")
-    shift: float = Field(1.0, gt=0, description="of both grids; Wan uses 5")
-    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    trajectory_steps: Rollout = Field(48, description="steps of the teacher from noise to data; a multiple of steps")
+    steps: Rollout = Field(4, description="steps of the grid from whose times the student jumps to the end")
+    shift: Shift = Field(1.0, description="of both grids; Wan uses 5")
+    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
 
     def grid_shift(self) -> float | None:
         """That of both grids."""
@@ -157,12 +159,11 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
         "0.7, std 1.6, warmup 1000, bins 0, ramp 'rcm', and this objective's cfg_scale (as released at 1.3B; at 14B "
         "mean 1.5, warmup 0)",
     )
-    forward_weight: float = Field(100.0, gt=0, description="weight of the consistency loss; that of DMD is 1")
+    forward_weight: Weight = Field(100.0, description="weight of the consistency loss; that of DMD is 1")
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
-    most_steps: int = Field(4, ge=1, le=1000, description="rollouts take from 1 to so many steps; drawn per iteration")
-    start: int | None = Field(
+    most_steps: Rollout = Field(4, description="rollouts take from 1 to so many steps; drawn per iteration")
+    start: Step | None = Field(
         None,
-        ge=0,
         description="first step of the stage with DMD and with a critic; until then all steps are the student's. Left "
         "out, the step at which the forward objective's warm-up ends, as released",
     )
@@ -170,10 +171,10 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
         default_factory=RcmTimesConfig,
         description="times of the scores, those the critic is trained at, and those a rollout goes by",
     )
-    critic_steps: int = Field(
-        4, ge=1, le=1000, description="steps of the critic after one of the student; released 4 at 1.3B, 9 at 14B"
+    critic_steps: Turns = Field(
+        4, description="steps of the critic after one of the student; released 4 at 1.3B, 9 at 14B"
     )
-    critic_sigma_d: float = Field(1.0, ge=0, description="as in 'dmd2'; 1 as released, 0 is no weight")
+    critic_sigma_d: DeviationOrNone = Field(1.0, description="as in 'dmd2'; 1 as released, 0 is no weight")
 
     @model_validator(mode="before")
     @classmethod

@@ -6,8 +6,9 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from flowmap.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
 from flowmap.configs import (
     AnyObjective,
     AnySampler,
@@ -24,10 +25,10 @@ from flowmap.configs import (
 class ScoreTimesConfig(Config):
     """Times of the scores: uniform, shifted, and kept between `low` and `high`; as Self-Forcing has it."""
 
-    low: float = Field(0.02, ge=0, lt=1, description="the earliest time, see limits")
-    high: float = Field(0.98, gt=0, le=1, description="the latest time, see limits")
-    shift: float = Field(
-        5.0, gt=0, description="s in s a / (1 + (s - 1) a); 5 as released for video, 8 in CausVid; 1 is none"
+    low: Time = Field(0.02, description="the earliest time, see limits")
+    high: Time = Field(0.98, description="the latest time, see limits")
+    shift: Shift = Field(
+        5.0, description="s in s a / (1 + (s - 1) a); 5 as released for video, 8 in CausVid; 1 is none"
     )
     limits: Literal["clamp", "range"] = Field(
         "clamp",
@@ -45,29 +46,29 @@ class ScoreTimesConfig(Config):
 class CausVidTimesConfig(ScoreTimesConfig):
     """Score times of CausVid."""
 
-    shift: float = Field(8.0, gt=0, description="as in 'self_forcing'; 8 as released")
+    shift: Shift = Field(8.0, description="as in 'self_forcing'; 8 as released")
 
 
 class Dmd2TimesConfig(ScoreTimesConfig):
     """Score times of DMD2 on flow-matching models, as FastGen has it."""
 
-    low: float = Field(0.001, ge=0, lt=1, description="the earliest time, see limits")
-    high: float = Field(0.999, gt=0, le=1, description="the latest time, see limits")
+    low: Time = Field(0.001, description="the earliest time, see limits")
+    high: Time = Field(0.999, description="the latest time, see limits")
     limits: Literal["clamp", "range"] = Field("range", description="as in 'self_forcing'")
 
 
 class RcmTimesConfig(ScoreTimesConfig):
     """Score times of rCM."""
 
-    low: float = Field(0.0, ge=0, lt=1, description="the earliest time, see limits")
-    high: float = Field(1.0, gt=0, le=1, description="the latest time, see limits")
+    low: Time = Field(0.0, description="the earliest time, see limits")
+    high: Time = Field(1.0, description="the latest time, see limits")
     limits: Literal["clamp", "range"] = Field("range", description="as in 'self_forcing'")
 
 
 class DistributionConfig(ObjectiveConfig, ABC):
     """What every objective has that matches distributions: student, teacher, critic, and a co-trained objective."""
 
-    cfg_scale: float = Field(1.0, ge=1, description="of the real score, w in null + w (cond - null); 1 is none")
+    cfg_scale: Guidance = Field(1.0, description="of the real score, w in null + w (cond - null); 1 is none")
     score: FrameView = Field(
         "whole",
         description="how teacher and critic see a causal model's sample: 'whole' is all frames as one chunk (as "
@@ -75,7 +76,22 @@ class DistributionConfig(ObjectiveConfig, ABC):
         "ones before",
     )
     forward: AnyObjective | None = Field(None, description="forward objective that the student is co-trained with")
-    forward_weight: float = Field(1.0, gt=0, description="weight of the co-trained loss")
+    forward_weight: Weight = Field(1.0, description="weight of the co-trained loss")
+
+    @field_validator("forward")
+    @classmethod
+    def _trains_the_student_alone(cls, forward: ObjectiveConfig | None) -> ObjectiveConfig | None:
+        """Refused here and not in `findings`: so none is inside another, which would take ever longer to look at."""
+        roles = forward.roles() if forward is not None else {}
+        student = roles.get("student")
+        if forward is not None and (
+            [name for name, role in roles.items() if role.trained] != ["student"]
+            or student is None
+            or student.kind != "flow_map"
+        ):
+            why = f"'{forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
+            raise ValueError(why)
+        return forward
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """Student, teacher and critic, and what the co-trained objective needs."""
@@ -94,10 +110,6 @@ class DistributionConfig(ObjectiveConfig, ABC):
             yield Finding("warning", ("forward",), why)
             yield from idle(self, "there is no forward objective", "forward_weight")
             return
-        roles = self.forward.roles()
-        if [name for name, role in roles.items() if role.trained] != ["student"] or roles["student"].kind != "flow_map":
-            why = f"'{self.forward.type}' cannot be co-trained: it must train the student's flow map and nothing else"
-            yield Finding("error", ("forward",), why)
         for finding in self.forward.findings(facts):
             yield Finding(finding.level, ("forward", *finding.field), finding.message)
 
@@ -125,10 +137,9 @@ class Dmd2FamilyConfig(DistributionConfig, ABC):
     score_times: ScoreTimesConfig = Field(
         default_factory=ScoreTimesConfig, description="times of the scores, and those the critic is trained at"
     )
-    critic_steps: int = Field(5, ge=1, le=1000, description="updates of the critic for one of the student")
-    critic_sigma_d: float = Field(
+    critic_steps: Turns = Field(5, description="updates of the critic for one of the student")
+    critic_sigma_d: DeviationOrNone = Field(
         0.0,
-        ge=0,
         description="above 0, the critic's loss at time t weighs (1 - t)^2 + (t / critic_sigma_d)^2, which is EDM's "
         "weight of a prediction of x0: 1 is rCM's, 0.5 that of DMD2 on noise levels; 0 is 1 at any t, as in "
         "Self-Forcing and CausVid (FastGen's Wan recipes weigh t^2)",
@@ -146,8 +157,8 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     """What DMD2 and Self-Forcing have: rollouts by consistency steps, of which one has a gradient."""
 
     sampler: AnySampler = Field(default="consistency", description="what the student rolls out with")
-    steps: int = Field(4, ge=1, description="steps of the grid; the student is trained on its times and no others")
-    shift: float = Field(1.0, gt=0, description="of the grid of times that the student generates on; Wan uses 5")
+    steps: Rollout = Field(4, description="steps of the grid; the student is trained on its times and no others")
+    shift: Shift = Field(1.0, description="of the grid of times that the student generates on; Wan uses 5")
 
     def grid_shift(self) -> float | None:
         """That of the grid."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
+from flowmap.bounds import Constant, Deviation, Guidance, Power, Probability, Range, SomeShare, Step
 from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
 from flowmap_flow.forward_configs import guidance_findings, null_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
+
+Levels = Annotated[int, Range(1, 20, "the finest step is 2^-20, which is 16 times what float32 tells apart near 1")]
+"""Lengths of jumps, each half the one before."""
 
 
 class MeanFlowConfig(ObjectiveConfig):
@@ -30,12 +34,12 @@ class MeanFlowConfig(ObjectiveConfig):
         default_factory=lambda: BranchesConfig(diffusion=0.75, consistency=0.0),
         description="shares of the global batch; r < t in a quarter of it if left out",
     )
-    cfg_scale: float = Field(1.0, ge=1, description="w in null + w (cond - null), learnt by the student; 1 is none")
-    drop_condition: float = Field(
-        0.1, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
+    cfg_scale: Guidance = Field(1.0, description="w in null + w (cond - null), learnt by the student; 1 is none")
+    drop_condition: Probability = Field(
+        0.1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
-    power: float = Field(1.0, ge=0, le=2, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
-    constant: float = Field(0.01, gt=0, description="c in the weight 1 / (|delta|^2 + c)^p; 0.01 as released")
+    power: Power = Field(1.0, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
+    constant: Constant = Field(0.01, description="c in the weight 1 / (|delta|^2 + c)^p; 0.01 as released")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
@@ -69,10 +73,10 @@ class EulerianConfig(ObjectiveConfig):
     )
     times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
     branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
     normalize: bool = Field(False, description="divide each sample's residual g by |g| + constant, as AYF does")
-    constant: float = Field(0.1, gt=0, description="of normalize")
-    warmup: int = Field(0, ge=0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
+    constant: Constant = Field(0.1, description="of normalize")
+    warmup: Step = Field(0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
@@ -112,7 +116,7 @@ class LagrangianConfig(ObjectiveConfig):
     )
     times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
     branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"),
         description="how du/dr is computed, here with gradient; by jvp if left out",
@@ -151,11 +155,11 @@ class SemigroupConfig(ObjectiveConfig):
     times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
     branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
     middle: Literal["uniform", "midpoint"] = Field("uniform", description="s: anywhere between r and t, or halfway")
-    cfg_scale: float = Field(
-        1.0, ge=1, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
+    cfg_scale: Guidance = Field(
+        1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
     )
-    drop_condition: float = Field(
-        0.0, ge=0, le=1, description="probability that a sample's condition becomes null (velocity = 'data' only)"
+    drop_condition: Probability = Field(
+        0.0, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
 
     def grid_shift(self) -> float | None:
@@ -183,14 +187,14 @@ class ShortcutConfig(ObjectiveConfig):
     """Shortcut models (arXiv 2410.12557): jumps of dyadic lengths, each learnt from two of half its length."""
 
     type: Literal["shortcut"] = "shortcut"
-    levels: int = Field(7, ge=1, le=20, description="lengths of jumps: 1, 1/2, ...; 2^levels finest steps (128)")
-    bootstrap: float = Field(
-        0.125, gt=0, lt=1, description="share of the global batch that learns jumps (r < t); 1/8 as released"
+    levels: Levels = Field(7, description="lengths of jumps: 1, 1/2, ...; 2^levels finest steps (128)")
+    bootstrap: SomeShare = Field(
+        0.125, description="share of the global batch that learns jumps (r < t); 1/8 as released"
     )
-    cfg_scale: float = Field(
-        1.0, ge=1, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
+    cfg_scale: Guidance = Field(
+        1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
     )
-    drop_condition: float = Field(0.1, ge=0, le=1, description="probability that a sample's condition becomes null")
+    drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
 
     def grid_shift(self) -> float | None:
         """1: its jumps are dyadic parts of [0, 1]."""
@@ -224,16 +228,14 @@ class TransitionConfig(ObjectiveConfig):
         default_factory=lambda: BranchesConfig(diffusion=0.5, consistency=0.1),
         description="shares of the global batch; 0.5 with r = t and 0.1 with r = 0 if left out",
     )
-    sigma_d: float = Field(
-        1.0, gt=0, description="in the weight (sigma_d + tan t - tan r)^(-1/2) of an interval; r = t weighs 1"
+    sigma_d: Deviation = Field(
+        1.0, description="in the weight (sigma_d + tan t - tan r)^(-1/2) of an interval; r = t weighs 1"
     )
     interval: Literal["time", "angle"] = Field(
         "time", description="what the tangents are of: the time itself, as released, or its TrigFlow angle, t / (1 - t)"
     )
-    power: float = Field(
-        1.0, ge=0, le=2, description="p in the adaptive weight 1 / (loss + c)^p; 1 as released, 0 is unweighted"
-    )
-    constant: float = Field(1e-5, gt=0, description="c in the weight 1 / (loss + c)^p")
+    power: Power = Field(1.0, description="p in the adaptive weight 1 / (loss + c)^p; 1 as released, 0 is unweighted")
+    constant: Constant = Field(1e-5, description="c in the weight 1 / (loss + c)^p")
     cosine: bool = Field(
         True, description="add 1 - cos(u, target), the angle taken over channels, to the square error, as released"
     )
@@ -241,8 +243,8 @@ class TransitionConfig(ObjectiveConfig):
         "data",
         description="what the derivative goes along where guided: e - x0, as released, or the guided velocity",
     )
-    cfg_scale: float = Field(1.0, ge=1, description="w in null + w (cond - null), learnt by the student; 1 is none")
-    drop_condition: float = Field(0.1, ge=0, le=1, description="probability that a sample's condition becomes null")
+    cfg_scale: Guidance = Field(1.0, description="w in null + w (cond - null), learnt by the student; 1 is none")
+    drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
 
     def grid_shift(self) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
+from flowmap.bounds import Guidance, Probability, Shift, Stride
 from flowmap.configs import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class FlowMatchingConfig(ObjectiveConfig):
 
     type: Literal["flow_matching"] = "flow_matching"
     times: TimesConfig = Field(default_factory=TimesConfig, description="how training times are drawn")
-    drop_condition: float = Field(0.0, ge=0, le=1, description="probability that a sample's condition becomes null")
+    drop_condition: Probability = Field(0.0, description="probability that a sample's condition becomes null")
     view: FrameView = Field(
         "forced",
         description="how a causal model sees frames: 'forced' noises the last chunks, given the clean ones before; "
@@ -53,23 +54,19 @@ class FlowMapConfig(ObjectiveConfig):
         "data", description="v in the target: the sample velocity e - x0, or a teacher's velocity at x_t"
     )
     branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")
+    shift: Shift = Field(1.0, description="of both times; Wan uses 5")
     weight: Literal["uniform", "beta08", "gaussian"] = Field("uniform", description="loss weight as a function of t")
-    cfg_scale: float = Field(
-        1.0, ge=1, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
+    cfg_scale: Guidance = Field(
+        1.0, description="w in null + w (cond - null), fused into the student; 1 is none, AnyFlow 3"
     )
-    drop_condition: float = Field(
+    drop_condition: Probability = Field(
         0.0,
-        ge=0,
-        le=1,
         description="probability that a sample's condition becomes null, in all parts of the loss; AnyFlow 0.1. Fused "
         "guidance needs it: the null that it leads away from is the student's own",
     )
     rebalance: bool = Field(True, description="scale every r < t loss to the size of the r = t losses")
-    bidirectional: float = Field(
+    bidirectional: Probability = Field(
         0.0,
-        ge=0,
-        le=1,
         description="share of steps that add flow matching over all frames as one chunk, with the same guidance and "
         "dropped conditions; AnyFlow's causal models 0.1",
     )
@@ -120,10 +117,10 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
         default_factory=lambda: BranchesConfig(diffusion=0.25, consistency=0.25),
         description="shares of the global batch; a quarter each if left out",
     )
-    step: float = Field(1 / 32, gt=0, le=1, description="length of the teacher's step, in units of t")
+    step: Stride = Field(1 / 32, description="length of the teacher's step, in units of t")
     solver: Literal["euler", "heun"] = Field("heun", description="how the teacher takes its step")
-    shift: float = Field(1.0, gt=0, description="of both times; Wan uses 5")
-    cfg_scale: float = Field(1.0, ge=1, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+    shift: Shift = Field(1.0, description="of both times; Wan uses 5")
+    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
 
     def grid_shift(self) -> float | None:
         """That of both times."""
@@ -155,7 +152,7 @@ def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
 
 def null_findings(velocity: str, cfg_scale: float, drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
     """Guidance of the data's velocity leads away from the student's own null, which must be taught."""
-    if facts.conditional and velocity == "data" and cfg_scale != 1 and not drop_condition:
+    if facts.conditional and velocity == "data" and cfg_scale != 1 and not facts.ever(drop_condition):
         why = (
             "guidance of the data's velocity leads away from the student's own null, which nothing teaches if no "
             "condition is ever dropped; set drop_condition, to 0.1 say"
@@ -167,6 +164,8 @@ def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]
     """A condition that is dropped must exist."""
     if drop_condition and not facts.conditional:
         yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
+    elif drop_condition and not facts.ever(drop_condition):
+        yield Finding("warning", ("drop_condition",), f"has no effect: {facts.rarely()}")
     elif drop_condition == 1:
         yield Finding(
             "warning", ("drop_condition",), "drops every condition, so that none is ever trained; 0.1 is usual"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from flowmap.bounds import Share
 from flowmap.configs import ComponentConfig, NetworkKind, SamplerConfig
 from flowmap.hookspecs import hookimpl
 
@@ -74,10 +75,8 @@ class GammaConfig(SamplerConfig):
     """Overshoot each jump of the flow map, then add fresh noise back (gamma-sampling, arXiv 2506.14603)."""
 
     type: Literal["gamma"] = "gamma"
-    gamma: float = Field(
+    gamma: Share = Field(
         0.2,
-        ge=0,
-        le=1,
         description="how far a jump to r overshoots, to (1 - gamma) r: 0 is the sampler flow_map, 1 consistency",
     )
     network: ClassVar[NetworkKind] = "flow_map"
