@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A process for each of up to four cores, each with one thread; the tests of a file share what they make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-all lint bench clean
@@ -21,10 +23,10 @@ quickstart: $(INSTALLED) ## Distil a digits model and open nothing: the report's
 	$(BIN)/flowmap run recipes/quickstart.toml
 
 test: $(INSTALLED) ## Run the tests (minutes)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED) ## Run the slow end-to-end tests
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 test-all: test test-slow ## Run all tests
 

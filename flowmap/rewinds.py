@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from flowmap.checkpoint import aside, checkpoints
+from flowmap.checkpoint import aside
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines, rewrite_lines, writing
+from flowmap.manifest import checkpoints
 from flowmap.plan import StagePlan
 from flowmap.tables import has_critic
 from flowmap.watchdog import Alarm, CollapseError, Watchdog

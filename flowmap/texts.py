@@ -59,7 +59,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises tomllib.TOMLDecodeError if it is none, and TextError for what TOML allows and no recipe has: more than
-    `MOST_BYTES`, `MOST_DEPTH` levels, integers of more than 64 bits.
+    `MOST_BYTES` or `MOST_DEPTH` levels.
     """
     if len(text) > MOST_BYTES:
         raise TextError(f"has more than {MOST_BYTES:,} characters")
@@ -73,7 +73,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise TextError(_too_deep()) from None
     except ValueError as error:  # of Python's limit on the digits of an integer, or of a date that does not exist
         raise TextError(f"has a value that cannot be read ({error})") from None
-    _refuse_extremes(found)
+    _refuse_depth(found)
     return found
 
 
@@ -93,7 +93,7 @@ def parse_json(content: str | bytes) -> Any:
         raise TextError(_too_deep()) from None
     except ValueError as error:  # what is no JSON, no UTF-8, or a number of thousands of digits
         raise TextError(f"is no JSON: {error}") from None
-    _refuse_extremes(found)
+    _refuse_depth(found)
     return found
 
 
@@ -138,8 +138,8 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)
 
 
-def _refuse_extremes(found: Any) -> None:
-    """Refuse what is deeper than `MOST_DEPTH`, and integers that no field could mean and that cannot be printed."""
+def _refuse_depth(found: Any) -> None:
+    """Refuse what is deeper than `MOST_DEPTH`."""
     level: list[Any] = [[found]]
     for _ in range(MOST_DEPTH + 1):
         level = [child for parent in level for child in _children(parent)]
