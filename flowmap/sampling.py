@@ -19,7 +19,7 @@ from flowmap.errors import ClipError, FlowmapError
 from flowmap.folder import readable, write_together, writing
 from flowmap.interfaces import Batch, Samples
 from flowmap.pictures import png
-from flowmap.video import read_clip, read_image, to_float, to_uint8, write_mp4
+from flowmap.video import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.wishes import Opened, Wish, open_wished, open_wished_run
 
 _IMAGES, _VIDEOS = 64, 4
@@ -74,7 +74,7 @@ def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | Non
     try:
         if wish.image is not None:
             latent_context(contestant.contexts, 1)
-            pixels = read_image(wish.image, spec)
+            pixels = image_as(wish.image, spec)
         elif wish.video is not None:
             pixels = _clip(wish.video, wish.frames, contestant, spec)
         else:
@@ -92,11 +92,11 @@ def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSp
             latent_context(contestant.contexts, frames)
         except FlowmapError as error:
             raise FlowmapError(f"--frames {frames}: {error}") from None
-        return read_clip(path, frames, spec)
+        return clip_as(path, frames, spec)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
     for possible in sorted(contestant.contexts, reverse=True):
         try:
-            return read_clip(path, possible, spec)
+            return clip_as(path, possible, spec)
         except ClipError as error:
             problem = error
     raise problem

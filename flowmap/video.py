@@ -47,7 +47,12 @@ _CODECS = {
 _OPTIONS = {"format_whitelist": _FORMATS, "max_pixels": str(2 * MOST_PIXELS)}
 
 
-def read_clip(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
+def read_clip(source: Path | BinaryIO, frames: int, height: int, width: int, fps: float | None) -> Tensor:
+    """The first `frames` frames of a video, scaled to cover `height` x `width` and cropped; see `clip_as`."""
+    return clip_as(source, frames, SampleSpec((frames, 3, height, width), fps=fps))
+
+
+def clip_as(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
     """The first `frames` frames of a video as samples of `spec` are made, in colour: uint8 `[frames, 3, H, W]`.
 
     H and W are the last two of `spec.shape`, and `spec.fit` says how a frame comes to them. By `spec.frame_choice`,
@@ -86,7 +91,7 @@ def read_clip(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
     raise ClipError(f"{where}it has {len(chosen)} frames{pace}, {frames} are needed{cut}")
 
 
-def read_image(path: Path, spec: SampleSpec) -> Tensor:
+def image_as(path: Path, spec: SampleSpec) -> Tensor:
     """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError (`flowmap.stills`)."""
     return torch.from_numpy(fitted(read_still(path), spec)).permute(2, 0, 1)[None].contiguous()
 

@@ -23,7 +23,7 @@ from flowmap import pacing, stills
 from flowmap.configs import SampleSpec
 from flowmap.errors import ClipError
 from flowmap.pictures import png
-from flowmap.video import read_clip, read_image, write_mp4
+from flowmap.video import clip_as, image_as, write_mp4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,7 +96,7 @@ def plain(colour: tuple[int, ...] = ORANGE, height: int = SIDE, width: int = SID
 
 
 def read(content: bytes, number: int = 1, spec: SampleSpec = SPEC) -> Tensor:
-    return read_clip(io.BytesIO(content), number, spec)
+    return clip_as(io.BytesIO(content), number, spec)
 
 
 def middle(content: bytes) -> list[int]:
@@ -161,7 +161,7 @@ def test_pictures_are_turned_and_mirrored_as_exif_says(orientation: int, ending:
     exif[0x0112] = orientation
     how = {"quality": 100} if ending == "webp" else {}
     Image.fromarray(quarters()).save(tmp_path / f"a.{ending}", exif=exif, **how)
-    assert letters(read_image(tmp_path / f"a.{ending}", SPEC)[0]) == EXIF.get(orientation, "RGBW")
+    assert letters(image_as(tmp_path / f"a.{ending}", SPEC)[0]) == EXIF.get(orientation, "RGBW")
 
 
 def test_an_orientation_that_there_is_not_is_a_fault(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_orientation_that_there_is_not_is_a_fault(tmp_path: Path) -> None:
 
 def image_fault(path: Path) -> str:
     with pytest.raises(ClipError) as caught:
-        read_image(path, SPEC)
+        image_as(path, SPEC)
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value)
 
@@ -233,7 +233,7 @@ def test_pictures_of_oblong_pixels_are_seen_in_their_shape(
         exif[0x0112] = orientation
         how = how | {"exif": exif}
     Image.fromarray(ring(SIDE, 2 * SIDE)).save(tmp_path / f"a.{ending}", **how)
-    high, wide = extent(read_image(tmp_path / f"a.{ending}", SPEC)[0])
+    high, wide = extent(image_as(tmp_path / f"a.{ending}", SPEC)[0])
     assert abs(high - wide) <= 1
     assert abs(high - SIDE // 2) <= 2
 
@@ -368,7 +368,7 @@ def test_a_colour_profile_is_honoured(tmp_path: Path) -> None:
             how = {"lossless": True} if ending == "webp" else {}
             path = tmp_path / f"{name}.{ending}"
             Image.fromarray(quarters()).save(path, icc_profile=icc, **how)
-            assert letters(read_image(path, SPEC)[0]) == expected
+            assert letters(image_as(path, SPEC)[0]) == expected
 
 
 def test_a_profile_that_cannot_be_read_or_is_of_other_colours_is_a_fault(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, SIDE, dtype=np.uint16)[None].repeat(SIDE, 0)
     for ending in ("png", "tiff"):
         Image.fromarray(values).save(tmp_path / f"a.{ending}")
-        found = read_image(tmp_path / f"a.{ending}", SPEC)[0, 0, 0]
+        found = image_as(tmp_path / f"a.{ending}", SPEC)[0, 0, 0]
         assert (found - torch.linspace(0, 255, SIDE)).abs().max() <= 1
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "f.tiff")
     assert "of a kind that is not read (Pillow calls it F)" in image_fault(tmp_path / "f.tiff")
@@ -398,9 +398,9 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
 def test_palettes_and_greys_are_the_colours_that_they_stand_for(tmp_path: Path) -> None:
     image = Image.fromarray(quarters())
     image.quantize(8).save(tmp_path / "p.png")
-    assert letters(read_image(tmp_path / "p.png", SPEC)[0]) == "RGBW"
+    assert letters(image_as(tmp_path / "p.png", SPEC)[0]) == "RGBW"
     image.convert("1", dither=Image.Dither.NONE).save(tmp_path / "1.png")
-    assert set(read_image(tmp_path / "1.png", SPEC).flatten().tolist()) == {0, 255}
+    assert set(image_as(tmp_path / "1.png", SPEC).flatten().tolist()) == {0, 255}
 
 
 def _transparent(path: Path, mode: str) -> None:
@@ -427,7 +427,7 @@ def test_transparent_pictures_are_a_fault(mode: str, tmp_path: Path) -> None:
 def test_opaque_alpha_is_none(tmp_path: Path) -> None:
     for ending in ("png", "webp", "tiff"):
         Image.fromarray(quarters()).convert("RGBA").save(tmp_path / f"a.{ending}")
-        assert letters(read_image(tmp_path / f"a.{ending}", SPEC)[0])[3] == "W"
+        assert letters(image_as(tmp_path / f"a.{ending}", SPEC)[0])[3] == "W"
 
 
 def with_chunk(content: bytes, kind: bytes, data: bytes) -> bytes:
@@ -457,7 +457,7 @@ def test_a_png_says_that_its_numbers_are_not_a_screens(tmp_path: Path) -> None:
     ):
         path.write_bytes(with_chunk(content, kind, data))
         if reason is None:
-            assert letters(read_image(path, SPEC)[0]) == "RGBW"
+            assert letters(image_as(path, SPEC)[0]) == "RGBW"
         else:
             assert reason in image_fault(path)
 
@@ -524,7 +524,7 @@ def test_only_formats_of_a_list_are_read(tmp_path: Path, monkeypatch: pytest.Mon
         assert fault(content).startswith("it cannot be read as a video (")
         (tmp_path / "list.mp4").write_bytes(content)
         with pytest.raises(ClipError):
-            read_clip(tmp_path / "list.mp4", 1, SPEC)
+            clip_as(tmp_path / "list.mp4", 1, SPEC)
 
 
 def test_codecs_that_are_not_read_are_named() -> None:
@@ -645,7 +645,7 @@ def test_a_damaged_picture_is_a_picture_or_a_fault(tmp_path: Path) -> None:
         path = tmp_path / f"a.{ending}"
         for seed in range(60):
             path.write_bytes(mutated(content, 1000 * number + seed))
-            found = clip_or_fault(lambda p=path: read_image(p, SPEC))
+            found = clip_or_fault(lambda p=path: image_as(p, SPEC))
             if isinstance(found, str):
                 assert found.startswith(f"{path}: ")
             else:

@@ -30,7 +30,7 @@ from flowmap.draw import Draw
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.testing import check_data
-from flowmap.video import read_clip, read_image, to_float, to_uint8, write_mp4
+from flowmap.video import clip_as, image_as, read_clip, to_float, to_uint8, write_mp4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,7 +156,7 @@ def greys(clip: Tensor) -> list[int]:
 def test_a_clip_comes_back_frame_by_frame(tmp_path: Path) -> None:
     video = draw_clip("square", "red", 9, 32)
     write_mp4(tmp_path / "a.mp4", video, 16)
-    clip = read_clip(tmp_path / "a.mp4", 9, spec(32, 32))
+    clip = clip_as(tmp_path / "a.mp4", 9, spec(32, 32))
     assert (clip.dtype, list(clip.shape)) == (torch.uint8, [9, 3, 32, 32])
     assert (clip.permute(0, 2, 3, 1).float() - torch.from_numpy(video).float()).abs().mean() < 4
 
@@ -173,9 +173,14 @@ def test_a_clip_comes_back_frame_by_frame(tmp_path: Path) -> None:
 )
 def test_frames_are_those_nearest_in_time(fps: float | None, expected: list[int], mp4: Callable[..., bytes]) -> None:
     content = mp4(0, 8, 8.0)
-    assert greys(read_clip(io.BytesIO(content), len(expected), spec(SIZE, SIZE, fps))) == expected
+    assert greys(clip_as(io.BytesIO(content), len(expected), spec(SIZE, SIZE, fps))) == expected
     with pytest.raises(ClipError, match=f"^it has {len(expected)} frames.*, {len(expected) + 1} are needed$"):
-        read_clip(io.BytesIO(content), len(expected) + 1, spec(SIZE, SIZE, fps))
+        clip_as(io.BytesIO(content), len(expected) + 1, spec(SIZE, SIZE, fps))
+
+
+def test_a_size_alone_is_covered_and_cropped(mp4: Callable[..., bytes]) -> None:
+    content = mp4(0, 9, 16)
+    assert torch.equal(read_clip(io.BytesIO(content), 5, 8, 12, 8.0), clip_as(io.BytesIO(content), 5, spec(8, 12, 8.0)))
 
 
 @pytest.mark.parametrize(
@@ -195,16 +200,16 @@ def test_frames_are_counted_by_rate_as_the_released_reader_counts(
     rate: float, expected: list[int], mp4: Callable[..., bytes]
 ) -> None:
     """What `select_frame_indices(40, rate, 16)` gives in AnyFlow's released far/utils/video_util.py."""
-    clip = read_clip(io.BytesIO(mp4(0, 40, rate)), 11, spec(SIZE, SIZE, 16.0, frame_choice="rate"))
+    clip = clip_as(io.BytesIO(mp4(0, 40, rate)), 11, spec(SIZE, SIZE, 16.0, frame_choice="rate"))
     assert greys(clip) == expected
 
 
 def test_slower_clips_come_as_they_are_by_rate_and_may_be_too_short(mp4: Callable[..., bytes]) -> None:
     content, counted = mp4(0, 8, 8.0), spec(SIZE, SIZE, 16.0, frame_choice="rate")
-    assert greys(read_clip(io.BytesIO(content), 8, counted)) == list(range(8))
+    assert greys(clip_as(io.BytesIO(content), 8, counted)) == list(range(8))
     with pytest.raises(ClipError, match=r"^it has 8 frames chosen by rate for 16 fps, 9 are needed$"):
-        read_clip(io.BytesIO(content), 9, counted)
-    assert greys(read_clip(io.BytesIO(content), 8, spec(SIZE, SIZE, None, frame_choice="rate"))) == list(range(8))
+        clip_as(io.BytesIO(content), 9, counted)
+    assert greys(clip_as(io.BytesIO(content), 8, spec(SIZE, SIZE, None, frame_choice="rate"))) == list(range(8))
 
 
 def test_without_a_declared_rate_nothing_is_counted_by_it(tmp_path: Path) -> None:
@@ -215,9 +220,9 @@ def test_without_a_declared_rate_nothing_is_counted_by_it(tmp_path: Path) -> Non
         container.mux([*stream.encode(picture), *stream.encode(None)])
     with av.open(str(tmp_path / "one.ts")) as container:
         assert container.streams.video[0].average_rate is None
-    assert greys(read_clip(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0))) == [18]
+    assert greys(clip_as(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0))) == [18]
     with pytest.raises(ClipError) as caught:
-        read_clip(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0, frame_choice="rate"))
+        clip_as(tmp_path / "one.ts", 1, spec(SIZE, SIZE, 8.0, frame_choice="rate"))
     reason = 'it declares no frame rate, and its frames are to be chosen by it (frame_choice = "rate")'
     assert str(caught.value) == f"{tmp_path / 'one.ts'}: {reason}"
 
@@ -227,13 +232,13 @@ def test_stretching_is_torchvision_s_resize_of_float_frames(size: tuple[int, int
     noise = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     write_mp4(tmp_path / "noise.mp4", noise[None].repeat(2, 0), 8)
-    decoded = read_clip(tmp_path / "noise.mp4", 2, spec(48, 96))
+    decoded = clip_as(tmp_path / "noise.mp4", 2, spec(48, 96))
     for found, given in (
         (
-            read_image(tmp_path / "noise.png", spec(*size, fit="stretch")),
+            image_as(tmp_path / "noise.png", spec(*size, fit="stretch")),
             torch.from_numpy(noise).permute(2, 0, 1)[None],
         ),
-        (read_clip(tmp_path / "noise.mp4", 2, spec(*size, fit="stretch")), decoded),
+        (clip_as(tmp_path / "noise.mp4", 2, spec(*size, fit="stretch")), decoded),
     ):
         # Resize((h, w)) on float frames is this call; Pillow is a second opinion, rounded in between.
         expected = torch.nn.functional.interpolate(given / 255, size=size, mode="bilinear", antialias=True) * 255
@@ -247,7 +252,7 @@ def test_stretching_is_torchvision_s_resize_of_float_frames(size: tuple[int, int
 def test_stretching_keeps_the_edges_and_cropping_the_shapes(tmp_path: Path) -> None:
     thirds = np.repeat(np.array([0, 120, 240], dtype=np.uint8), 32)[None, :, None].repeat(32, 0).repeat(3, 2)
     Image.fromarray(thirds).save(tmp_path / "wide.png")
-    rows = [read_image(tmp_path / "wide.png", spec(32, 32, fit=fit))[0, 0, 16] for fit in ("crop", "stretch")]
+    rows = [image_as(tmp_path / "wide.png", spec(32, 32, fit=fit))[0, 0, 16] for fit in ("crop", "stretch")]
     assert rows[0].tolist() == [120] * 32
     assert [int(rows[1][i]) for i in (0, 8, 16, 24, 31)] == [0, 0, 120, 240, 240]
 
@@ -260,9 +265,9 @@ def test_a_clip_covers_the_frame_and_keeps_its_middle(tmp_path: Path) -> None:
     Image.fromarray(wide[0]).save(tmp_path / "wide.png")
     for size in (16, 32, 48):
         for name in ("wide.mp4", "tall.mp4"):
-            clip = read_clip(tmp_path / name, 1, spec(size, size)).float()
+            clip = clip_as(tmp_path / name, 1, spec(size, size)).float()
             assert float((clip[..., 4:-4, 4:-4] - 200).abs().max()) < 8
-        picture = read_image(tmp_path / "wide.png", spec(size, size))
+        picture = image_as(tmp_path / "wide.png", spec(size, size))
         assert (picture.dtype, list(picture.shape)) == (torch.uint8, [1, 3, size, size])
         assert int(picture[..., 2:-2, 2:-2].min()) == 200
 
@@ -271,13 +276,13 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
     lines = np.zeros((64, 64, 3), dtype=np.uint8)
     lines[:, ::2] = 255
     Image.fromarray(lines).save(tmp_path / "lines.png")
-    assert float((read_image(tmp_path / "lines.png", spec(16, 16)).float() - 127.5).abs().mean()) < 8
+    assert float((image_as(tmp_path / "lines.png", spec(16, 16)).float() - 127.5).abs().mean()) < 8
 
 
 def test_odd_sizes_are_written_with_the_edge_repeated(tmp_path: Path) -> None:
     video = np.full((2, 15, 17, 3), 90, dtype=np.uint8)
     write_mp4(tmp_path / "a.mp4", video, 8)
-    clip = read_clip(tmp_path / "a.mp4", 2, spec(16, 18))
+    clip = clip_as(tmp_path / "a.mp4", 2, spec(16, 18))
     assert int((clip.int() - 90).abs().max()) <= 2
 
 
@@ -285,15 +290,15 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path, mp4: Callable[..
     content = mp4(0, 40, 8.0)
     (tmp_path / "junk.mp4").write_bytes(b"junk" * 100)
     with pytest.raises(ClipError, match=r"junk\.mp4: it cannot be read as a video \(Invalid data"):
-        read_clip(tmp_path / "junk.mp4", 1, spec(8, 8))
+        clip_as(tmp_path / "junk.mp4", 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"none\.mp4: there is no such file"):
-        read_clip(tmp_path / "none.mp4", 1, spec(8, 8))
+        clip_as(tmp_path / "none.mp4", 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"^it cannot be read as a video"):
-        read_clip(io.BytesIO(content[: len(content) // 2]), 1, spec(8, 8))
+        clip_as(io.BytesIO(content[: len(content) // 2]), 1, spec(8, 8))
     with pytest.raises(ClipError, match=r"junk\.mp4: cannot be read as an image"):
-        read_image(tmp_path / "junk.mp4", spec(8, 8))
+        image_as(tmp_path / "junk.mp4", spec(8, 8))
     with pytest.raises(ClipError, match=r"none\.png: there is no such file"):
-        read_image(tmp_path / "none.png", spec(8, 8))
+        image_as(tmp_path / "none.png", spec(8, 8))
     (tmp_path / "file").write_text("")
     with pytest.raises(FlowmapError, match=r"cannot write .*a\.mp4: Not a directory"):
         write_mp4(tmp_path / "file" / "a.mp4", np.zeros((1, 8, 8, 3), dtype=np.uint8), 8)
@@ -316,9 +321,9 @@ def broken_off(tmp_path: Path, frames: int = 40) -> bytes:
 
 def test_a_clip_that_breaks_off_is_damaged_where_its_frames_are_needed(tmp_path: Path) -> None:
     content = broken_off(tmp_path)
-    assert len(read_clip(io.BytesIO(content), 3, spec(8, 8))) == 3
+    assert len(clip_as(io.BytesIO(content), 3, spec(8, 8))) == 3
     with pytest.raises(ClipError, match=r"^it is damaged: it cannot be decoded after frame \d+ \(Invalid data"):
-        read_clip(io.BytesIO(content), 40, spec(8, 8))
+        clip_as(io.BytesIO(content), 40, spec(8, 8))
 
 
 def test_damage_that_the_decoder_notices_is_not_painted_over(tmp_path: Path) -> None:
@@ -332,7 +337,7 @@ def test_damage_that_the_decoder_notices_is_not_painted_over(tmp_path: Path) -> 
         place = int(random.integers(first + 2000, last - 4000))
         content = whole[:place] + random.bytes(300) + whole[place + 300 :]
         try:
-            read_clip(io.BytesIO(content), 20, spec(64, 64))
+            clip_as(io.BytesIO(content), 20, spec(64, 64))
         except ClipError as error:
             reasons.append(str(error))
     # Some wrong bits are as good as right ones; of the others a decoder left to itself says nothing.

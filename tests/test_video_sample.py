@@ -21,7 +21,7 @@ from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
 from flowmap.reopen import open_run
 from flowmap.sampling import sample_run
-from flowmap.video import read_clip, read_image, to_float, write_mp4
+from flowmap.video import clip_as, image_as, to_float, write_mp4
 from flowmap.wishes import Wish
 
 from .video_runs import digits_run, mlp_run, wan_run
@@ -204,7 +204,7 @@ def test_what_is_given_comes_first_read_as_the_run_s_own_clips(
     assert x.shape == (2, 5, 16, 4, 4)
     backbone = open_run(far).recipe.backbone.build(open_run(far).recipe.data.spec())
     spec = SampleSpec((FRAMES, 3, SIZE, SIZE), fps=FPS, frame_choice="rate", fit="stretch")
-    pixels = read_image(wish["image"], spec) if "image" in wish else read_clip(wish["video"], given, spec)
+    pixels = image_as(wish["image"], spec) if "image" in wish else clip_as(wish["video"], given, spec)
     expected = backbone.precompute(Samples(to_float(pixels)[None])).x[0]
     assert len(expected) == latents
     assert torch.equal(x[:, :latents], expected.expand(2, *expected.shape))
@@ -214,7 +214,7 @@ def test_what_is_given_comes_first_read_as_the_run_s_own_clips(
 def test_an_image_decides_what_follows(digits: Path, files: Path, tmp_path: Path) -> None:
     """Where there is no VAE, the first frame of the samples is the picture itself, in grey."""
     made = sampled(digits, tmp_path / "x", image=files / "image.png")
-    grey = to_float(read_image(files / "image.png", SampleSpec((1, 1, 8, 8)))).mean(1, keepdim=True)
+    grey = to_float(image_as(files / "image.png", SampleSpec((1, 1, 8, 8)))).mean(1, keepdim=True)
     assert torch.equal(made[:, :1], grey.expand(2, 1, 1, 8, 8))
     free = sampled(digits, tmp_path / "x")
     assert differ(made[:, 1:], free[:, 1:])

@@ -18,7 +18,7 @@ from flowmap.draw import Draw
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.folder import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
-from flowmap.video import read_clip, strips, to_float
+from flowmap.video import clip_as, strips, to_float
 from flowmap_video import VideoShardsConfig
 from flowmap_video.captions import read_captions
 from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack
@@ -169,7 +169,7 @@ class VideoShards(Archive):
         captions = self._texts(entry)
         if not entry.has(VIDEO):
             raise ClipError(f"it has no {VIDEO}")
-        clip = read_clip(io.BytesIO(entry.read(VIDEO)), self._config.frames, self._config.spec())
+        clip = clip_as(io.BytesIO(entry.read(VIDEO)), self._config.frames, self._config.spec())
         return to_float(clip), captions
 
     def _load_encoded(self, entry: Entry, common: _Common) -> tuple[Tensor, list[Any]]:
