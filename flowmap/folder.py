@@ -296,7 +296,7 @@ def parsed(lines: Iterable[bytes], shape: type[BaseModel] | None = None) -> list
         try:
             found.append(_object(line) if shape is None else vars(shaped(line, shape)))
         except TextError as error:
-            raise TextError(f"line {number}: damaged, {_shortened(str(error))}") from None
+            raise TextError(f"line {number}: damaged, {shortened(str(error))}") from None
     return found
 
 
@@ -318,7 +318,8 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """At most 200 characters of `text`."""
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 

@@ -119,8 +119,8 @@ def _measured(plan: Plan, stage: StagePlan) -> Measured | None:
         return None  # what is damaged has not been measured
     if not steps or lock != stage.lock:
         return None
-    seconds = statistics.median(line["seconds"] for line in steps[_GIVEN_UP:] or steps)
-    peak = max(line["peak_bytes"] for line in steps)
+    seconds = statistics.median(line.seconds for line in steps[_GIVEN_UP:] or steps)
+    peak = max(line.peak_bytes for line in steps)
     processes = about.get("processes")
     return Measured(peak, seconds, str(about.get("device")), processes if isinstance(processes, int) else 1)
 

@@ -129,7 +129,7 @@ def _steps(
 ) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
-    watchdog = watchdog_of(plan, read_steps(plan.folder))
+    watchdog = watchdog_of(plan, lambda: read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
         with _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
