@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from flowmap.errors import FlowmapError
+from flowmap.phases import each
 from flowmap.texts import TextError, parse_json, shaped
 
 SKIP_PREFIX = ".part-"
@@ -162,7 +163,7 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Force all that is in a folder to disk, what is inside before what holds it."""
-    for inner, _, files in os.walk(folder, topdown=False):
+    for inner, _, files in each(list(os.walk(folder, topdown=False)), f"waiting for the disk to have {folder.name}"):
         for file in files:
             sync(Path(inner, file))
         sync(Path(inner))

@@ -14,6 +14,7 @@ import msgspec
 
 from flowmap.folder import StoppedError, as_line, shortened, whole_lines, write_whole_file
 from flowmap.manifest import Checkpoint, StepsSeal, checkpoints, read_manifest
+from flowmap.phases import phase
 from flowmap.texts import TextError
 
 STEPS = "steps.jsonl"
@@ -115,11 +116,13 @@ def _checked(stage: Path, raw: Sequence[bytes], newest: Checkpoint | None, seal:
     """The lines `raw` of the stage, held against its newest checkpoint."""
     path = stage / STEPS
     found: list[StepLine] = []
-    for number, text in enumerate(raw, start=1):
-        try:
-            found.append(_read(text))
-        except TextError as error:
-            raise _damaged(path, f": line {number}: damaged, {shortened(str(error))}") from None
+    with phase(f"reading {path}", len(raw), "lines") as doing:
+        for number, text in enumerate(raw, start=1):
+            try:
+                found.append(_read(text))
+            except TextError as error:
+                raise _damaged(path, f": line {number}: damaged, {shortened(str(error))}") from None
+            doing.done = number
     try:
         _refuse_altered(found, raw, newest, seal)
     except TextError as error:
