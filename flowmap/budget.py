@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from flowmap.cost import Tally
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
 from flowmap.loop import run_stage
+from flowmap.phases import Phase, phase
 from flowmap.plan import StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe
@@ -69,6 +70,12 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
     """
     tally = Tally(plan)
     turns = [_TurnCosts(tally, index, plan.recipe.backbone.recomputes()) for index in range(tally.turns)]
+    words = f"{plan.recipe.name}: counting what steps of {plan.stage.name} cost"
+    with phase(words, amount, "calls") as doing:
+        return _counted(plan, amount, turns, doing)
+
+
+def _counted(plan: StagePlan, amount: float, turns: Sequence[_TurnCosts], doing: Phase) -> int:
     step = total = idle = 0
     while step < MOST_STEPS:
         # Ever more at a time: few are counted in vain, and many are added up at once.
@@ -80,6 +87,7 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
             over = total + int(spent[last]) - amount
             return step + last + 1 if over <= int(costs[last]) - over else step + last
         total += int(spent[-1])
+        doing.done = total
         step += block
         busy = np.flatnonzero(costs)
         idle = block - 1 - int(busy[-1]) if len(busy) else idle + block
@@ -201,11 +209,14 @@ def seconds_per_step(recipe: Recipe, stage: str) -> float:
     try:
         with tempfile.TemporaryDirectory() as folder:
             (plan,) = make_plan(alone.model_copy(update={"seeds": recipe.seeds[:1]}), Path(folder)).stages
-            steps = run_stage(open_stage(plan, Processes(recipe.compute)), 0)
-            for _ in islice(steps, _WARM):
-                pass
-            began = time.perf_counter()
-            taken = sum(1 for _ in steps)
-            return (time.perf_counter() - began) / taken
+            with phase(f"{recipe.name}: timing steps of {stage}", _WARM + _TIMED, "steps") as doing:
+                steps = run_stage(open_stage(plan, Processes(recipe.compute)), 0)
+                for _ in islice(steps, _WARM):
+                    doing.advance()
+                began, taken = time.perf_counter(), 0
+                for _ in steps:
+                    taken += 1
+                    doing.advance()
+                return (time.perf_counter() - began) / taken
     finally:
         torch.set_num_threads(before)

@@ -25,9 +25,11 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder, writing
 from flowmap.interfaces import Role
 from flowmap.manifest import FORMAT, MANIFEST, Checkpoint, StepsSeal, checkpoints, read_manifest
+from flowmap.phases import Phase, each, phase
 from flowmap.sharding import like_sharded, local, whole
 from flowmap.texts import TextError
 
+_HASHED_TOGETHER = 1 << 20  # bytes
 _MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
 """What AdamW knows of a parameter that it has stepped."""
 
@@ -50,11 +52,14 @@ def save(
     path = stage / "checkpoints" / f"step-{step:06d}"
 
     def fill(folder: Path) -> None:
-        for name, tensors in _contents(optimizers, roles, write):
-            save_file(tensors, folder / name)
-        files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
-        }
+        total = sum(_size(tensor) for tensors in _files(optimizers, roles).values() for tensor in tensors.values())
+        with phase("writing", total, "bytes") as doing:
+            for name, tensors in _contents(optimizers, roles, write):
+                save_file(tensors, folder / name)
+                doing.advance(sum(map(_size, tensors.values())))
+        written = {file: file.stat().st_size for file in sorted(folder.iterdir())}
+        with phase("hashing", sum(written.values()), "bytes") as doing:
+            files = {file.name: {"bytes": size, "sha256": _sha256(file, doing)} for file, size in written.items()}
         manifest = {
             "format": FORMAT,
             "step": step,
@@ -89,7 +94,7 @@ def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimiz
     Raises FlowmapError, before anything is changed, if a tensor is missing, too many, or of another shape or type.
     """
     loaded: list[tuple[Role, torch.optim.Optimizer, dict[str, dict[str, Tensor]]]] = []
-    for name, optimizer in optimizers.items():
+    for name, optimizer in each(list(optimizers.items()), "reading weights and moments", "roles"):
         role = roles[name]
         files = {part: checkpoint.path / f"{name}{part}.safetensors" for part in ("", ".ema", ".optimizer")}
         if not role.average:
@@ -100,7 +105,7 @@ def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimiz
             _refuse_misfit(role.average, read[".ema"], files[".ema"])
         _refuse_odd_moments(role, read[".optimizer"], files[".optimizer"])
         loaded.append((role, optimizer, read))
-    for role, optimizer, read in loaded:
+    for role, optimizer, read in each(loaded, "putting them in place", "roles"):
         _copy(role.own, read[""])
         if role.average:
             _copy(role.average, read[".ema"])
@@ -165,40 +170,60 @@ def _problems(checkpoint: Checkpoint) -> Iterator[str]:
         return
     # What the manifest does not name has no checksum, and would be read all the same.
     yield from (f"{name} is not in its {MANIFEST}" for name in there if name not in wanted)
-    for name, facts in wanted.items():
-        file = checkpoint.path / name
-        try:
-            if file.stat().st_size != facts.bytes:
-                yield f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
-            elif _sha256(file) != facts.sha256:
-                yield f"the contents of {name} do not match their checksum"
-        except FileNotFoundError:
-            yield f"{name} is missing"
-        except OSError as error:
-            yield f"{name} cannot be read: {error.strerror}"
+    what = f"checking {checkpoint.path.parents[1].name}, step {checkpoint.step}"
+    with phase(what, sum(facts.bytes for facts in wanted.values()), "bytes") as doing:
+        for name, facts in wanted.items():
+            file = checkpoint.path / name
+            try:
+                if file.stat().st_size != facts.bytes:
+                    yield f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+                elif _sha256(file, doing) != facts.sha256:
+                    yield f"the contents of {name} do not match their checksum"
+            except FileNotFoundError:
+                yield f"{name} is missing"
+            except OSError as error:
+                yield f"{name} cannot be read: {error.strerror}"
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _sha256(file: Path, doing: Phase) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_TOGETHER))
+    with file.open("rb", buffering=0) as opened:
+        while size := opened.readinto(buffer):
+            digest.update(buffer[:size])
+            doing.advance(size)
+    return digest.hexdigest()
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of all of it, sharded or not."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _files(
+    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]
+) -> dict[str, Mapping[str, Tensor]]:
+    """The files of a checkpoint and the tensors of each, as they are in this process."""
+    files: dict[str, Mapping[str, Tensor]] = {}
+    for name, optimizer in optimizers.items():
+        role = roles[name]
+        files[f"{name}.safetensors"] = role.own
+        files[f"{name}.optimizer.safetensors"] = _moments(role, optimizer)
+        if role.average:
+            files[f"{name}.ema.safetensors"] = role.average
+    return files
 
 
 def _contents(
     optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], wanted: bool
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """File after file of a checkpoint, each tensor whole and on the CPU; not kept unless `wanted`."""
-    for name, optimizer in optimizers.items():
-        role = roles[name]
-        files: dict[str, Mapping[str, Tensor]] = {"": role.own, ".optimizer": _moments(role, optimizer)}
-        if role.average:
-            files[".ema"] = role.average
-        for part, tensors in files.items():
-            kept = {}
-            for key, value in tensors.items():
-                gathered = whole(value.detach())
-                if wanted:
-                    kept[key] = gathered.cpu().contiguous()
-            yield f"{name}{part}.safetensors", kept
+    for name, tensors in _files(optimizers, roles).items():
+        kept = {}
+        for key, value in tensors.items():
+            gathered = whole(value.detach())
+            if wanted:
+                kept[key] = gathered.cpu().contiguous()
+        yield name, kept
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -136,22 +136,24 @@ def compare(
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Say at once what is wrong with a recipe or a comparison. Computes nothing."""
+    with working(_err, "nothing was changed"), phase(f"checking {recipe}"):
+        what, warnings = _checked(recipe, overrides or [])
+    for warning in warnings:
+        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(what)}", soft_wrap=True)
+
+
+def _checked(path: Path, overrides: list[str]) -> tuple[str, list[str]]:
+    """What the recipe or the comparison at `path` is, and what is doubtful about it."""
     from flowmap.comparing import is_comparison, read_comparison
     from flowmap.recipe import read
 
-    if is_comparison(recipe):
-        comparison, warnings = read_comparison([recipe], overrides or [], absent="warning")
-        for warning in warnings:
-            _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-        names = ", ".join(entrant.name for entrant in comparison.entrants)
-        _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(names)}", soft_wrap=True)
-        return
-    checked, warnings = read(recipe, overrides or [], absent="warning")
-    for warning in warnings:
-        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    if is_comparison(path):
+        comparison, doubts = read_comparison([path], overrides, absent="warning")
+        return ", ".join(entrant.name for entrant in comparison.entrants), list(doubts)
+    checked, warnings = read(path, overrides, absent="warning")
     stages = "; ".join(f"{s.name} ({s.objective.type}, {s.steps} steps)" for s in checked.stages)
-    what = stages or "trains nothing, and measures weights"
-    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(what)}", soft_wrap=True)
+    return stages or "trains nothing, and measures weights", list(warnings)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from flowmap.folder import write_whole
 from flowmap.intervals import MOST_SEEDS, Difference
 from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
+from flowmap.phases import phase
 from flowmap.spots import Row, Spot
 from flowmap.standings import Contestant, Spent, Standings, load, write_lines
 
@@ -30,8 +31,9 @@ def write_page(folder: Path) -> Path:
 
     Raises FlowmapError if a file of it is damaged.
     """
-    found = load(folder)
-    write_lines(found)
+    with phase("reading scores and costs"):
+        found = load(folder)
+        write_lines(found)
     path = folder / PAGE
     try:
         view = _view(found)

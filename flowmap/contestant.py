@@ -112,10 +112,11 @@ def _network(
     precision: Precision,
 ) -> Velocity:
     """The network of a student that nobody trains, on `device`, computing as it was trained."""
-    role = backbone.role("student", kind, own, base_draw(seed))
-    role.freeze()
-    compute_in(role.module, precision, device)
-    role.module.to(device).eval()
+    with phase("making the network"):
+        role = backbone.role("student", kind, own, base_draw(seed))
+        role.freeze()
+        compute_in(role.module, precision, device)
+        role.module.to(device).eval()
     return role.network
 
 
@@ -129,9 +130,11 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
 
     Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
     """
-    samples = contestant.data.reference("held_out", _HELD_OUT)
+    with phase("reading held-out samples"):
+        samples = contestant.data.reference("held_out", _HELD_OUT)
     rows = (draw.uniform("held-out rows").cpu() * len(samples.x)).long()
-    whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
+    with phase("encoding held-out samples"):
+        whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
     given = latent_context(contestant.contexts, frames)
     return Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
 

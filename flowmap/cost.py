@@ -21,6 +21,7 @@ from flowmap.errors import FlowmapError
 from flowmap.footprint import CallShape, View
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Scene, Velocity, Window, World
 from flowmap.ledger import Calls, Ledger
+from flowmap.phases import phase
 from flowmap.plan import StagePlan
 
 _MOST_STEPS = 256
@@ -66,10 +67,12 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
     The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
     """
     tally = Tally(plan, devices)
-    steps = 0
-    while steps < min(plan.stage.steps, most) and tally.made() < _MOST_CALLS:
-        tally.step()
-        steps += 1
+    steps, most = 0, min(plan.stage.steps, most)
+    with phase(f"{plan.stage.name}: counting the calls of its steps", most, "steps") as doing:
+        while steps < most and tally.made() < _MOST_CALLS:
+            tally.step()
+            steps += 1
+            doing.advance()
     return StageCost(steps, tally.calls, tally.backwards, tally.scripts)
 
 

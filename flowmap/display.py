@@ -19,6 +19,7 @@ _PER_SECOND = 10
 _SHOWN_SECONDS = 0.5  # a phase that is shorter would only flicker
 _SAID_SECONDS = 3.0
 _LINE_SECONDS = 15.0
+_NAMELESS = "working"
 _LOOK_SECONDS = 0.5
 _MINUTE = 60
 
@@ -31,6 +32,7 @@ class Display:
         self.console = console
         self.live = console.is_interactive
         self._phases: list[Phase] = []
+        self._told = time.monotonic()  # when there was last something to show
         self._said: dict[int, float] = {}
         self._bars: list[RenderableType] = []
         self._spinner = Spinner("dots")
@@ -82,6 +84,12 @@ class Display:
         for phase in tuple(self._phases):
             if now - phase.began >= _SHOWN_SECONDS:
                 lines.append(Text(f"  {phase.words()}, {_duration(now - phase.began)}", "dim"))
+        if lines or self._bars:
+            self._told = now
+        elif now - self._told >= 2 * _SHOWN_SECONDS:
+            # Work that nobody has named, or many short phases: even then there is a word.
+            what = next((phase.words() for phase in reversed(tuple(self._phases))), _NAMELESS)
+            lines.append(Text(f"  {what}, {_duration(now - self._told)}", "dim"))
         if lines and not self._bars:
             self._spinner.update(text=lines[0])
             lines[0] = self._spinner
@@ -91,9 +99,11 @@ class Display:
         """Say a phase that takes long, and again now and then."""
         while not self._over.wait(_LOOK_SECONDS):
             now = time.monotonic()
-            for phase in tuple(self._phases)[-1:]:
+            # The innermost of those that take long: what lies in it comes and goes.
+            long = [phase for phase in tuple(self._phases) if now - phase.began >= _SAID_SECONDS]
+            for phase in long[-1:]:
                 since, last = now - phase.began, self._said.get(id(phase))
-                if since >= _SAID_SECONDS and (last is None or now - last >= _LINE_SECONDS):
+                if last is None or now - last >= _LINE_SECONDS:
                     self._said[id(phase)] = now
                     with suppress(OSError):
                         self.console.print(f"{phase.words()}, {_duration(since)}", style="dim", markup=False)

@@ -17,13 +17,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowmap.configs import ArchiveConfig, ComponentConfig
+from flowmap.display import display
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, locked
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.made_with import MadeWith, agree
 from flowmap.names import expanded, printable
+from flowmap.phases import each, phase
 from flowmap.processes import Processes
 from flowmap.recipe import Recipe, read
+from flowmap.signals import CTRL_C, Signalled
 
 _FAULTS = "faults.jsonl"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -35,7 +38,7 @@ def encode_recipe(
     """Encode the parts of `raw` with the recipe's backbone into `to`, or where the recipe looks for its data.
 
     Parts whose file is there are skipped. `quiet` leaves out the recipe's warnings and how to go on. Raises
-    FlowmapError for everything that the user can act on, an interruption included (code 130).
+    FlowmapError for everything that the user can act on, a signal included (its code is the signal's).
     """
     recipe, warnings = read(path, overrides)
     for warning in () if quiet else warnings:
@@ -48,8 +51,9 @@ def encode_recipe(
     _refuse_missing(source, recipe.backbone)
     device = Processes(recipe.compute).device
     with _Listener(console) as faults, locked(folder):
-        archive = source.build()
-        names = archive.parts()
+        with phase("looking at the raw data"):
+            archive = source.build()
+            names = archive.parts()
         doubt = agree(folder, MadeWith.now(recipe.backbone, device.type))
         if doubt:
             console.print(f"[yellow]{escape(doubt)}[/]", soft_wrap=True)
@@ -71,12 +75,13 @@ def _explained(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """Say what is kept, and how to go on, where encoding stops before its end."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        how, code = (error.words(), error.code) if isinstance(error, Signalled) else ("interrupted", CTRL_C)
         kept = sum((folder / name).exists() for name in names)
         raise FlowmapError(
-            f"interrupted; {kept} of {len(names)} parts are finished and kept in {folder}. "
+            f"{how}; {kept} of {len(names)} parts are finished and kept in {folder}. "
             "Run the same command again to go on",
-            130,
+            code,
         ) from None
     except StoppedError as error:
         raise FlowmapError(f"{error}\nTo go on: run the same command again", error.code) from error
@@ -94,7 +99,7 @@ def _encode(
 
     Raises FlowmapError, and leaves no part behind, if not one sample could be used.
     """
-    counts = {part: archive.count(part) for part in parts}
+    counts = {part: archive.count(part) for part in each(parts, "counting samples", "parts")}
     bar = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
@@ -102,12 +107,11 @@ def _encode(
         TextColumn("samples, {task.fields[faults]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
-        disable=not console.is_terminal,
     )
     began, total = faults.count, 0
     task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
 
-    with bar, torch.no_grad():
+    with display(console) as shown, shown.added(bar), torch.no_grad():
         for number, part in enumerate(parts, start=1):
             bar.update(task, description=escape(printable(part)))
             done, before = 0, faults.count
@@ -115,7 +119,7 @@ def _encode(
                 done += some
                 bar.update(task, advance=some, faults=_faults(faults.count - began))
             total += done
-            if not console.is_terminal:
+            if not shown.live:
                 found = f"{done} samples, {_faults(faults.count - before)}"
                 console.print(f"{escape(printable(part))}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
     encoded = total - (faults.count - began)

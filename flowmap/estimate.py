@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from flowmap.configs import NetworkKind, RoleSpec
 from flowmap.footprint import CallShape, Footprint, Weights
+from flowmap.phases import each
 from flowmap.plan import StagePlan
 
 if TYPE_CHECKING:
@@ -144,6 +145,15 @@ class _Largest:
         whole = call.shape.view == "whole"
         return self._specs[call.role].kind, str(call.shape) if whole else call.shape.view
 
+    def measure(self, cost: StageCost) -> None:
+        """Measure each kind of call once: the footprint remembers, and that is what takes long."""
+        calls = (event for script in cost.scripts for event in script if not isinstance(event, int))
+        kinds = {(self._key(call), call.samples, call.gradient): call for call in calls}
+        for call in each(list(kinds.values()), "measuring the memory of its calls", "kinds of call"):
+            if call.gradient:
+                self.held(call)
+            self.workspace(call, call.gradient)
+
     def held(self, call: Call) -> int:
         """Bytes that `call` holds until its backward."""
         kind, _ = key = self._key(call)
@@ -172,6 +182,7 @@ def _affine(size: Callable[[int], int], samples: int) -> int:
 def _activations(cost: StageCost, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:
     """The most bytes at any moment of any script, with all graphs and memories that are alive then."""
     sizes = _Largest(cost, specs, footprint)
+    sizes.measure(cost)
     samples = max(e.samples for script in cost.scripts for e in script if not isinstance(e, int) and e.gradient)
     # Of every sample its condition and the null one.
     return max(_peak(script, sizes) for script in cost.scripts) + 2 * samples * footprint.prompt()

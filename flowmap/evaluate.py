@@ -22,6 +22,7 @@ from flowmap.folder import rewrite_lines, write_whole_file, writing
 from flowmap.interfaces import Evidence, Metric, References, Samples
 from flowmap.lineup import Lineup, Member
 from flowmap.outside import file_name
+from flowmap.phases import each, phase
 from flowmap.pictures import png
 from flowmap.plan import Plan
 from flowmap.scores import METRICS, Score, read_scores
@@ -83,7 +84,8 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
         measures = _measures(lineup, plan, config, seed)
         # One backbone after the other: the base weights of each are read once.
         backbones = [entries[i].member.backbone for i in missing]
-        for i in sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone)):
+        ordered = sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone))
+        for i in each(ordered, f"evaluating seed {seed}", "contests"):
             entry = entries[i]
             by = f"by {entry.label}" if entry.sampler else "the network itself"
             report(f"seed {seed}: {entry.member.name} ({entry.weights}), {by}")
@@ -168,13 +170,18 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     }
     kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
     reference, again = kept["reference"], kept["again"]
-    train, held_out = (_real(teacher, split, config.real) for split in ("train", "held_out"))
+    splits: tuple[Literal["train", "held_out"], ...] = ("train", "held_out")
+    train, held_out = (_real(teacher, split, config.real) for split in each(splits, "reading real samples"))
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
     references = References(train, held_out, reference, again, shelf)
-    built = {metric: metric.build(references) for metric in config.metrics}
-    return {m: _Measure(metric, metric.floor(config.samples)) for m, metric in built.items()}
+    built: dict[MetricConfig, _Measure] = {}
+    for metric in each(config.metrics, "preparing metrics, and what a perfect model would score"):
+        with phase(metric.type):
+            made = metric.build(references)
+            built[metric] = _Measure(made, made.floor(config.samples))
+    return built
 
 
 def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tensor]:
@@ -212,9 +219,9 @@ def _score(
     chosen = {m: measure for m, measure in measures.items() if _looks_at(m, entry)}
     for nfe in calls:
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
-        for repeat in range(config.repeats):
+        for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
             evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
-            for m, measure in chosen.items():
+            for m, measure in each(list(chosen.items()), "scoring", "metrics"):
                 # No metric need know what to make of samples that are no numbers; they are the worst there are.
                 usable = m.network is not None or bool(evidence.samples.isfinite().all())
                 values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
@@ -235,6 +242,11 @@ def _score(
                 evaluation=entry.evaluation,
                 values=tuple(values[m]),
             )
+
+
+def _words(entry: _Entry, nfe: int) -> str:
+    by = f"by {entry.label}, {nfe} call{'' if nfe == 1 else 's'}" if entry.sampler else "the network itself"
+    return f"{entry.member.name} ({entry.weights}), {by}"
 
 
 def _evidence(

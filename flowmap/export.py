@@ -54,10 +54,11 @@ def export_run(
             f"stage '{chosen.stage.name}' trains a velocity that makes videos chunk by chunk: it is no any-step model, "
             "and no other pipeline samples it so; export a stage that trains a flow map"
         )
-    with going_on(rerun(folder)), phase(f"checking the weights of stage '{chosen.stage.name}'"):
+    with going_on(rerun(folder)):
         own = stage_weights(chosen, chosen.stage.name, weights)
     backbone = recipe.backbone.build(recipe.data.spec())
-    role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
+    with phase("making the network"):
+        role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
     # They are in the role now: once is enough.
     del own
     shift = sampling_shift(chosen.stage, recipe.evaluation)

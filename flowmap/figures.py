@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 POINTS = 400
 """The most points a line of a loss figure has."""
 
+_FEWEST = 24
+_ON_A_PAGE = 120_000  # points of all loss figures of a page: about 2 MB
+
 COLOURS = 8
 """How many series colours the page's CSS defines: `--s0` (neutral) to `--s7`."""
 
@@ -131,8 +134,11 @@ def score_limits(curves: Iterable[Curve], floor: float) -> tuple[float, float]:
     return (low / 1.25, high * 1.35)
 
 
-def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup:
-    """Losses over steps: each smoothed, over its faint raw values (one run only), in its own colour."""
+def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool, most: int = POINTS) -> Markup:
+    """Losses over steps: each smoothed, over its faint raw values (one run only), in its own colour.
+
+    No line has more than `most` points; of the raw values between two the least and the largest are drawn.
+    """
 
     def draw(axes: Axes) -> None:
         if logarithmic:
@@ -141,10 +147,10 @@ def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup
             colour = _SERIES[trace.colour % COLOURS]
             for steps, raw in trace.runs:
                 values = np.where(np.isfinite(raw) & ((raw > 0) | (not logarithmic)), raw, np.nan)
-                chosen = thinned(len(steps))
                 if len(trace.runs) == 1:
+                    chosen = extremes(values, most)
                     axes.plot(steps[chosen], values[chosen], color=colour, lw=0.6, alpha=0.28)
-                axes.plot(steps[chosen], smoothed(values)[chosen], color=colour, lw=1.5)
+                axes.plot(*smoothed(steps, values, most), color=colour, lw=1.5)
         axes.set_xlabel("step", color=_MUTED, size=_TEXT)
         low, high = axes.get_ylim()
         if logarithmic:
@@ -153,19 +159,46 @@ def loss_panel(title: str, traces: Sequence[Trace], logarithmic: bool) -> Markup
     return _svg(title, draw, right=0.12)
 
 
-def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A centred running mean over about a fortieth of the steps; NaN is left out, ends use what there is."""
-    width = max(1, len(values) // 40) | 1
+def shared(lines: int) -> int:
+    """The most points that each of so many lines of a page's loss figures has, for the page to stay small."""
+    return min(POINTS, max(_FEWEST, _ON_A_PAGE // max(1, lines)))
+
+
+def smoothed(
+    steps: NDArray[np.float64], values: NDArray[np.float64], most: int = POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At most `most` steps, and there a centred running mean over about a fortieth of all; NaN is left out.
+
+    Ends use what there is.
+    """
+    # First the mean of each of so many stretches, then that of neighbouring ones: a mean of all at every step is slow.
+    starts = np.unique(np.linspace(0, len(values), min(len(values), most), endpoint=False).astype(np.int64))
     known = np.isfinite(values)
+    total = np.add.reduceat(np.where(known, values, 0.0), starts)
+    count = np.add.reduceat(known.astype(float), starts)
+    width = max(1, len(starts) // 40) | 1
     window = np.ones(width)
-    total = np.convolve(np.where(known, values, 0.0), window)[width // 2 :][: len(values)]
-    count = np.convolve(known.astype(float), window)[width // 2 :][: len(values)]
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    total, count = (np.convolve(each, window)[width // 2 :][: len(starts)] for each in (total, count))
+    ends = np.append(starts[1:], len(values)) - 1
+    where = (steps[starts] + steps[ends]) / 2
+    # To both ends of the figure.
+    where[0], where[-1] = steps[0], steps[-1]
+    return where, np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def thinned(count: int) -> NDArray[np.int64]:
-    """At most POINTS places of `count`, evenly spaced, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))
+def extremes(values: NDArray[np.float64], most: int = POINTS) -> NDArray[np.int64]:
+    """At most `most` places of `values`: all, or the ends and where each stretch between is least and largest.
+
+    So the one step at which a loss leaps up is drawn, however many others there are.
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    chosen = [0, len(values) - 1]
+    for stretch in np.array_split(np.arange(len(values)), most // 2 - 1):
+        known = stretch[np.isfinite(values[stretch])]
+        if len(known):
+            chosen += [known[values[known].argmin()], known[values[known].argmax()]]
+    return np.unique(np.array(chosen, dtype=np.int64))
 
 
 def swatch(style: Style) -> Markup:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from flowmap.errors import FlowmapError
+from flowmap.phases import each
 from flowmap.texts import TextError, parse_json, shaped
 
 SKIP_PREFIX = ".part-"
@@ -162,7 +163,7 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Force all that is in a folder to disk, what is inside before what holds it."""
-    for inner, _, files in os.walk(folder, topdown=False):
+    for inner, _, files in each(list(os.walk(folder, topdown=False)), f"waiting for the disk to have {folder.name}"):
         for file in files:
             sync(Path(inner, file))
         sync(Path(inner))
@@ -296,7 +297,7 @@ def parsed(lines: Iterable[bytes], shape: type[BaseModel] | None = None) -> list
         try:
             found.append(_object(line) if shape is None else vars(shaped(line, shape)))
         except TextError as error:
-            raise TextError(f"line {number}: damaged, {_shortened(str(error))}") from None
+            raise TextError(f"line {number}: damaged, {shortened(str(error))}") from None
     return found
 
 
@@ -318,7 +319,8 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """At most 200 characters of `text`."""
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 

@@ -135,7 +135,8 @@ def carry_out(
             written = plan.folder
             if processes.first:
                 _evaluate(plan, processes.device, console)
-                written = write_report(plan.folder) if page else written
+                with phase("writing the report"):
+                    written = write_report(plan.folder) if page else written
             processes.wait()
     if recipe.evaluation and not quiet:
         _print_claims(plan.folder, console)
@@ -216,10 +217,9 @@ def _threads(number: int) -> Iterator[None]:
 
 def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
     began = time.monotonic()
-    with display(console) as shown, phase("evaluating") as doing:
+    with display(console) as shown:
 
         def tell(text: str) -> None:
-            doing.what = f"evaluating {text}"
             if not shown.live:
                 console.print(f"evaluating {escape(text)}", soft_wrap=True)
 
@@ -247,7 +247,9 @@ def _print_claims(folder: Path, console: Console) -> None:
     """One line per claim of the report, with what each headline metric says."""
     words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
     lines: dict[str, list[str]] = {}
-    for claim in claims_of(read_run(folder)):
+    with phase("reading the results"):
+        found = claims_of(read_run(folder))
+    for claim in found:
         if claim.metric in HEADLINES:
             before, after = (_worded(cell.value) for cell in (claim.before, claim.after))
             numbers = f"{after} against {before}" if claim.versus else f"{before} → {after}"

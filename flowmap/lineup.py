@@ -17,6 +17,7 @@ from flowmap.hub import fingerprint
 from flowmap.interfaces import Backbone, Data
 from flowmap.manifest import MANIFEST, checkpoints
 from flowmap.outside import Outside, find_weights, is_weights
+from flowmap.phases import phase
 from flowmap.plan import Plan, StagePlan
 from flowmap.reopen import choose_stage, open_run, reopened
 
@@ -65,7 +66,8 @@ class Lineup:
     @cached_property
     def _data(self) -> Data:
         """What is measured against; opened when somebody is measured."""
-        return self._plan.recipe.measured_data().build()
+        with phase("opening the data"):
+            return self._plan.recipe.measured_data().build()
 
     def member(self, name: str, seed: int) -> Member:
         """Who is called `name`, at the training seed `seed`; raises FlowmapError for weights that cannot be read."""
@@ -119,5 +121,6 @@ def _identity(plan: StagePlan) -> str:
 
 def _contents(found: Outside) -> str:
     """A short name for weights and for what a backbone makes of them."""
-    text = f"{found.backbone.model_dump_json()} {fingerprint(found.pretrained.files)}"
+    with phase(f"looking at the weights of {found.name}"):
+        text = f"{found.backbone.model_dump_json()} {fingerprint(found.pretrained.files)}"
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

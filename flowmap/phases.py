@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
 
 _GB = 1e9
+
+T = TypeVar("T")
 
 
 @final
@@ -57,6 +59,14 @@ def phase(what: str, total: float = 0, unit: str = "") -> Iterator[Phase]:
     finally:
         for listener in listeners:
             listener.end(made)
+
+
+def each(items: Sequence[T], what: str, unit: str = "") -> Iterator[T]:
+    """The `items`, one after the other, as a phase that says how many of them are done."""
+    with phase(what, len(items), unit) as doing:
+        for item in items:
+            yield item
+            doing.advance()
 
 
 @contextmanager

@@ -86,15 +86,15 @@ def plan_recipe(
         raise FlowmapError(f"{path}: trains nothing, so there is nothing to plan")
     plan = make_plan(recipe, runs)
     room = None if memory is None else int(memory * GB)
-    refuse_impossible(recipe, plan, devices, room)
+    with phase("making the networks without weights"):
+        refuse_impossible(recipe, plan, devices, room)
     footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
     stages = []
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:
             continue
-        with phase(f"{stage.stage.name}: counting the calls of its steps"):
-            cost = count(stage, devices)
-        with phase(f"{stage.stage.name}: measuring the memory of its calls"):
+        cost = count(stage, devices)
+        with phase(f"{stage.stage.name}: estimating memory and arithmetic"):
             made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage)))
     full = _full(stages, footprint, room)
@@ -119,8 +119,8 @@ def _measured(plan: Plan, stage: StagePlan) -> Measured | None:
         return None  # what is damaged has not been measured
     if not steps or lock != stage.lock:
         return None
-    seconds = statistics.median(line["seconds"] for line in steps[_GIVEN_UP:] or steps)
-    peak = max(line["peak_bytes"] for line in steps)
+    seconds = statistics.median(line.seconds for line in steps[_GIVEN_UP:] or steps)
+    peak = max(line.peak_bytes for line in steps)
     processes = about.get("processes")
     return Measured(peak, seconds, str(about.get("device")), processes if isinstance(processes, int) else 1)
 

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from flowmap.commands import process
 from flowmap.configs import Precision
+from flowmap.phases import phase
 from flowmap.tables import ComputeConfig
 
 # The first process may evaluate for hours while the others wait.
@@ -58,8 +59,9 @@ class Processes:
         """
         if self.number > 1:
             work = distributed.barrier(_group(), async_op=True)
-            while not work.is_completed():
-                time.sleep(_POLL_SECONDS)
+            with phase("waiting for the other processes"):
+                while not work.is_completed():
+                    time.sleep(_POLL_SECONDS)
             # It is completed too if another process has died: this raises then.
             work.wait()
 

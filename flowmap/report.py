@@ -18,6 +18,7 @@ from flowmap import figures, verdict
 from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style, Trace
 from flowmap.folder import write_whole
+from flowmap.journal import StepLine
 from flowmap.outside import file_name
 from flowmap.pages import described, rendered, shown
 from flowmap.runfiles import Run, claims_of, command_of, costs_of, read_run
@@ -198,20 +199,35 @@ def _pictures(folder: Path, every: Sequence[Series], named: Mapping[str, str]) -
 
 def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
     """Per stage and kind of axis: the stage, its traces, the panel. Negative losses get a linear axis."""
-    for stage, by_seed in run.steps.items():
-        points: dict[str, dict[int, list[tuple[int, float]]]] = {}
-        for seed, records in by_seed.items():
-            for record in records:
-                raw = {name if name == NAME else f"{name} (raw)": value for name, value in record["raw"].items()}
-                for name, value in (record["losses"] | raw).items():
-                    points.setdefault(name, {}).setdefault(seed, []).append((record["step"], value))
-        traces: dict[bool, list[Trace]] = {True: [], False: []}
-        for index, (name, runs) in enumerate(points.items()):
-            arrays = [np.array(run, dtype=np.float64).T for run in runs.values()]
-            values = np.concatenate([array[1] for array in arrays])
-            logarithmic = bool(not (values < 0).any() and (values > 0).any())
-            colour = 1 + index % (figures.COLOURS - 1)
-            traces[logarithmic].append(Trace(name, colour, [(array[0], array[1]) for array in arrays]))
-        for logarithmic, found in traces.items():
-            if found:
-                yield stage, found, figures.loss_panel(f"losses of {stage}", found, logarithmic)
+    found = {stage: _traces(by_seed) for stage, by_seed in run.steps.items()}
+    lines = sum(max(2, len(trace.runs)) for traces in found.values() for each in traces.values() for trace in each)
+    for stage, traces in found.items():
+        for logarithmic, some in traces.items():
+            if some:
+                title = f"losses of {stage}"
+                yield stage, some, figures.loss_panel(title, some, logarithmic, figures.shared(lines))
+
+
+def _traces(by_seed: Mapping[int, Sequence[StepLine]]) -> dict[bool, list[Trace]]:
+    """What was told of a stage's losses; those that are never negative, on a logarithmic axis, at True."""
+    points: dict[tuple[bool, str], dict[int, tuple[list[int], list[float]]]] = {}
+    for seed, lines in by_seed.items():
+        for line in lines:
+            for raw, values in ((False, line.losses), (True, line.raw)):
+                for name, value in values.items():
+                    by_name = points.get((raw, name))
+                    if by_name is None:
+                        by_name = points[raw, name] = {}
+                    own = by_name.get(seed)
+                    if own is None:
+                        own = by_name[seed] = ([], [])
+                    own[0].append(line.step)
+                    own[1].append(value)
+    traces: dict[bool, list[Trace]] = {True: [], False: []}
+    for index, ((raw, name), runs) in enumerate(points.items()):
+        arrays = [(np.array(steps, np.float64), np.array(values, np.float64)) for steps, values in runs.values()]
+        everything = np.concatenate([values for _, values in arrays])
+        logarithmic = bool(not (everything < 0).any() and (everything > 0).any())
+        label = f"{name} (raw)" if raw and name != NAME else name
+        traces[logarithmic].append(Trace(label, 1 + index % (figures.COLOURS - 1), arrays))
+    return traces

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowmap.checkpoint import aside
@@ -11,7 +11,7 @@ from flowmap.folder import read_lines, rewrite_lines, writing
 from flowmap.manifest import checkpoints
 from flowmap.plan import StagePlan
 from flowmap.tables import has_critic
-from flowmap.watchdog import Alarm, CollapseError, Watchdog
+from flowmap.watchdog import Alarm, CollapseError, Seen, Watchdog
 
 REWINDS = "rewinds.jsonl"
 """In a stage's folder: a line for each time that it went back, with `step`, `to`, `why` and `lr`, a factor."""
@@ -23,13 +23,13 @@ def lowered(plan: StagePlan) -> float:
     return float(past[-1]["lr"]) if past else 1.0
 
 
-def watchdog_of(plan: StagePlan, past: Iterable[dict[str, Any]]) -> Watchdog | None:
-    """The watchdog of a stage that has taken the steps of which `past` are the lines; None if nobody is to watch."""
+def watchdog_of(plan: StagePlan, past: Callable[[], Iterable[Seen]]) -> Watchdog | None:
+    """The watchdog of a stage that has taken the steps that `past` reads; None if nobody is to watch."""
     if plan.recipe.watchdog.action == "off" or not has_critic(plan.stage):
         return None
     made = Watchdog(plan.recipe.watchdog)
-    for line in past:
-        made.see(line)
+    for seen in past():
+        made.see(seen)
     return made
 
 

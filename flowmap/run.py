@@ -21,7 +21,7 @@ from flowmap.folder import StoppedError, append_line, sync, write_whole, writing
 from flowmap.journal import STEPS, Seal, begin, read_steps
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.manifest import Checkpoint, checkpoints
-from flowmap.phases import phase
+from flowmap.phases import each, phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.rewinds import collapsed, lowered, rewind, watchdog_of
@@ -100,7 +100,7 @@ def _go_on(
     plan: StagePlan, processes: Processes, found: Checkpoint | None, watcher: Watcher, interruption: Interruption
 ) -> None:
     """Train from the checkpoint `found`, or from the start."""
-    with phase(f"{plan.stage.name}: reading weights, making networks and optimisers"):
+    with phase(f"{plan.stage.name}: making networks and optimisers"):
         stage = open_stage(plan, processes, lowered(plan))
     if found is not None:
         with phase(f"{plan.stage.name}: reading the checkpoint of step {found.step}"):
@@ -129,7 +129,7 @@ def _steps(
 ) -> None:
     plan, processes = stage.plan, stage.processes
     rhythm = plan.recipe.checkpoints
-    watchdog = watchdog_of(plan, read_steps(plan.folder))
+    watchdog = watchdog_of(plan, lambda: read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
         with _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
@@ -196,8 +196,7 @@ def _resume_point(plan: StagePlan) -> Checkpoint | None:
     if not _begun(plan):
         return None
     newest = checkpoints(plan.folder)[-1]
-    with phase(f"{plan.stage.name}: checking the checkpoint of step {newest.step}"):
-        verify(newest)
+    verify(newest)
     return newest
 
 
@@ -268,7 +267,7 @@ def _tracking(plan: StagePlan, wanted: bool, done: int) -> Iterator[Callable[[St
 
     try:
         with writing(plan.folder):
-            for name in plan.recipe.compute.trackers if wanted else ():
+            for name in each(plan.recipe.compute.trackers if wanted else (), "starting trackers"):
                 kind = accelerate.tracking.LOGGER_TYPE_TO_CLASS[name]
                 # What was sent of steps that are taken again is hidden: they stand once.
                 trackers.append(kind(name, logging_dir=plan.folder, purge_step=done + 1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from flowmap.configs import BackboneConfig
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
-from flowmap.journal import STEPS, lost_steps, read_steps
+from flowmap.journal import STEPS, Calls, StepLine, calls_in, lost_steps, read_steps
 from flowmap.plan import LOCK
 from flowmap.scores import METRICS, read_scores
 from flowmap.texts import TextError, misfit, parse_toml, read_bytes, read_text, shaped
@@ -35,14 +36,30 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int = 0
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Count one line of `steps.jsonl`."""
-        self.steps += 1
-        for role, counts in record["calls"].items():
-            self.calls.setdefault(role, Counter()).update(counts)
-        self.backwards += record["backwards"]
-        self.seconds += record["seconds"]
-        self.peak_bytes = max(self.peak_bytes, record["peak_bytes"])
+    def add(self, lines: Sequence[StepLine]) -> None:
+        """Count lines of `steps.jsonl`."""
+        self.steps += len(lines)
+        # Most lines say the very same of their calls: each text is looked at once.
+        for written, times in Counter(bytes(line.written_calls) for line in lines).items():
+            self._call(calls_in(written), times)
+        self.backwards += sum(line.backwards for line in lines)
+        self.seconds += sum(line.seconds for line in lines)
+        self.peak_bytes = max(self.peak_bytes, max((line.peak_bytes for line in lines), default=0))
+
+    def include(self, other: Cost) -> None:
+        """Count what `other` has counted."""
+        self.planned += other.planned
+        self.steps += other.steps
+        self._call(other.calls, 1)
+        self.backwards += other.backwards
+        self.seconds += other.seconds
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+
+    def _call(self, calls: Calls, times: int) -> None:
+        for role, counts in calls.items():
+            own = self.calls.setdefault(role, Counter())
+            for kind, count in counts.items():
+                own[kind] += times * count
 
     @property
     def total(self) -> Counter[str]:
@@ -62,7 +79,7 @@ class Run:
     recipe: dict[str, Any]
     recipe_text: str
     about: dict[str, Any]
-    steps: dict[str, dict[int, list[dict[str, Any]]]]
+    steps: dict[str, dict[int, list[StepLine]]]
     lines: list[dict[str, Any]]
     doubts: tuple[str, ...] = ()
 
@@ -72,6 +89,16 @@ class Run:
         backbone = self.recipe.get("backbone")
         chunks = backbone.get("chunks") if isinstance(backbone, Mapping) else None
         return isinstance(chunks, list) and len(chunks) > 1
+
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
+        """What each stage has cost so far."""
+        made = {}
+        for stage in self.recipe["stages"]:
+            cost = made[stage["name"]] = Cost(stage["name"], stage["steps"] * len(self.recipe["seeds"]))
+            for lines in self.steps.get(cost.name, {}).values():
+                cost.add(lines)
+        return made
 
     @property
     def recomputes(self) -> bool | None:
@@ -136,7 +163,7 @@ def read_run(folder: Path) -> Run:
     text, recipe = _lock(folder)
     about = read_about(folder)
     lines = read_scores(folder / METRICS)
-    steps: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    steps: dict[str, dict[int, list[StepLine]]] = {}
     doubts: list[str] = []
     for stage in recipe["stages"]:
         for seed in recipe["seeds"]:
@@ -188,7 +215,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise FlowmapError(f"{path} is damaged: {error}; delete it, or run the recipe again", code=1) from None
 
 
-def _steps(stage: Path) -> list[dict[str, Any]]:
+def _steps(stage: Path) -> list[StepLine]:
     try:
         return read_steps(stage)
     except StoppedError as error:
@@ -203,16 +230,10 @@ def command_of(folder: Path) -> str:
 
 def costs_of(run: Run) -> tuple[list[Cost], Cost]:
     """What each stage cost, and all of them together."""
-    costs, total = [], Cost("all stages")
-    for stage in run.recipe["stages"]:
-        cost = Cost(stage["name"])
-        costs.append(cost)
-        for each in (cost, total):
-            each.planned += stage["steps"] * len(run.recipe["seeds"])
-            for records in run.steps.get(stage["name"], {}).values():
-                for record in records:
-                    each.add(record)
-    return costs, total
+    total = Cost("all stages")
+    for cost in run.costs.values():
+        total.include(cost)
+    return list(run.costs.values()), total
 
 
 def claims_of(run: Run) -> list[Claim]:
@@ -227,8 +248,7 @@ def _evaluation(run: Run) -> Mapping[str, Any]:
 
 def _controls(run: Run) -> Iterator[Control]:
     """The contests that name a control, with what each of the two stages cost beyond what both build on."""
-    recomputes = run.recomputes
-    costs = {cost.name: cost for cost in costs_of(run)[0]}
+    recomputes, costs = run.recomputes, run.costs
     for contest in _evaluation(run).get("contests", []):
         if (against := contest.get("against")) is None:
             continue

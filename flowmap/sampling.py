@@ -16,8 +16,9 @@ from flowmap.configs import SampleSpec
 from flowmap.contestant import Contestant, generate, latent_context
 from flowmap.draw import Draw
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.folder import readable, write_together, writing
+from flowmap.folder import SKIP_PREFIX, readable, write_together, writing
 from flowmap.interfaces import Batch, Samples
+from flowmap.phases import phase
 from flowmap.pictures import png
 from flowmap.video import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.wishes import Opened, Wish, open_wished, open_wished_run
@@ -113,7 +114,8 @@ def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int,
         x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
     else:
         # The prompts are read above; a video needs none to be encoded.
-        x0 = backbone.precompute(Samples(given[None].to(device), prompts=[])).x
+        with phase("encoding the frames given"):
+            x0 = backbone.precompute(Samples(given[None].to(device), prompts=[])).x
         x0 = x0.expand(draw.count, *x0.shape[1:])
     return Batch(x0, cond, null)
 
@@ -144,12 +146,17 @@ def _write(
     if spec.fps is not None:
         for index, video in enumerate(samples):
             number = f"-{index}" if len(samples) > 1 else ""
-            fill_video = partial(write_mp4, frames=_film(video, contestant), fps=spec.fps)
+            fill_video = partial(_write_video, video=video, contestant=contestant, fps=spec.fps)
             files[stem.with_name(f"{stem.name}{number}.mp4")] = fill_video
     files[picture] = lambda file: file.write_bytes(png(contestant.data.picture(samples)))
     files[tensors] = fill_tensors
     write_together(files)
     return list(files)
+
+
+def _write_video(file: Path, video: Tensor, contestant: Contestant, fps: float) -> None:
+    with phase(f"writing {file.name.removeprefix(SKIP_PREFIX)}"):
+        write_mp4(file, _film(video, contestant), fps)
 
 
 def _film(video: Tensor, contestant: Contestant) -> NDArray[np.uint8]:

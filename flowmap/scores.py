@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from flowmap.configs import Weights
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines
-from flowmap.journal import Count, Number
 from flowmap.spots import mean_of, spread_of
 
 METRICS = "metrics.jsonl"
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(strict=False)]
+"""A float, or one of the strings that stand for those that JSON does not have."""
+
 _ROUNDING = 1e-9  # relative: versions of Python add up in different ways
 
 

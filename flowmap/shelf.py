@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.folder import make_folder, readable, write_whole_file, writing
+from flowmap.phases import phase
 
 SHELF = ".shelf"
 """The shelf of a run, in its folder; of the runs of a comparison it is one and the same. No stage is called so."""
@@ -50,16 +51,20 @@ class Shelf:
             # Copies, as those that are read from a file: who changes them in place changes no other's.
             return {name: tensor.clone() for name, tensor in self._in_memory[label].items()}
         path = self._folder / f"{label}.safetensors"
-        if (known := _read(path)) is not None:
+        with phase(f"reading what was kept ({name})"):
+            known = _read(path)
+        if known is not None:
             return known
         with writing(path):
             make_folder(path.parent)
             lock = FileLock(path.with_name(f".{label}.lock"))
-            lock.acquire()
+            with phase(f"waiting for another process, which makes the same ({name})"):
+                lock.acquire()
         try:
             found = _read(path)
             if found is None:
-                found = _plain(make())
+                with phase(f"making what is kept for later ({name})"):
+                    found = _plain(make())
                 write_whole_file(path, lambda part: _write(part, found))
             return found
         finally:

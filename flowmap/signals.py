@@ -16,6 +16,9 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 HEARD = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 """Ctrl-C; what ends processes; a terminal that hangs up; what Slurm, SGE and LSF can send; time that is up."""
 _INSISTENT = (signal.SIGINT, signal.SIGTERM)  # shells repeat SIGHUP, and SIGXCPU comes every second
+CTRL_C = 130
+"""The exit code of what Ctrl-C has ended."""
+
 _STDERR = 2
 _AGAIN_SECONDS = 0.05
 
@@ -31,6 +34,10 @@ class Signalled(KeyboardInterrupt):
     def code(self) -> int:
         """The exit code of what the signal has ended."""
         return 128 + self.signal
+
+    def words(self) -> str:
+        """What has happened to the work."""
+        return "interrupted" if self.signal == signal.SIGINT else f"stopped by {self.signal.name}"
 
 
 def say(text: str) -> None:

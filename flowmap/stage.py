@@ -16,6 +16,7 @@ from flowmap.ema import start_average
 from flowmap.folder import StoppedError
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
 from flowmap.manifest import Checkpoint, checkpoints
+from flowmap.phases import each, phase
 from flowmap.plan import StagePlan
 from flowmap.processes import Processes
 from flowmap.sharding import place
@@ -77,12 +78,13 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
     optimizers: dict[str, torch.optim.Optimizer] = {}
     schedules: dict[str, OptimizerConfig] = {}
     specs = plan.stage.objective.roles()
-    for name, needed in specs.items():
+    for name, needed in each(list(specs.items()), "making networks"):
         roles[name] = backbone.role(name, needed.kind, _weights(plan, plan.role(name)), base_draw(plan.seed))
     for name, role in roles.items():
         if not specs[name].trained:
             role.freeze()
-    place(roles.values(), processes)
+    with phase(f"moving networks to {processes.device}"):
+        place(roles.values(), processes)
     for name, role in roles.items():
         if specs[name].trained:
             schedule = plan.role(name).optimizer or plan.stage.optimizer
@@ -90,10 +92,12 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
             optimizers[name] = _optimizer(role, schedules[name])
             if name == "student":
                 start_average(role)
+    with phase("opening the data"):
+        data = (plan.stage.data or plan.recipe.data).build()
     return Stage(
         plan,
         backbone,
-        (plan.stage.data or plan.recipe.data).build(),
+        data,
         plan.stage.objective.build(),
         roles,
         optimizers,

@@ -18,7 +18,7 @@ from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, read_lines, rewrite_lines
 from flowmap.intervals import MOST_SEEDS, Difference, Round, Verdict, phrase
-from flowmap.journal import STEPS, lost_steps, read_steps
+from flowmap.journal import STEPS, StepLine, lost_steps, read_steps
 from flowmap.runfiles import Cost
 from flowmap.scores import METRICS, DrawsLine
 from flowmap.spots import Row, Spot
@@ -288,8 +288,7 @@ def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:
     for seed in seeds:
         for stage in contestant.own:
             cost = Cost(stage)
-            for line in _steps(folder / contestant.name / f"seed-{seed}" / stage, contestant.name):
-                cost.add(line)
+            cost.add(_steps(folder / contestant.name / f"seed-{seed}" / stage, contestant.name))
             steps[stage] = max(steps.get(stage, 0), cost.steps)
             calls[seed] = calls.get(seed, 0) + equivalents(cost.calls, contestant.recomputes)
             seconds[seed] = seconds.get(seed, 0.0) + cost.seconds
@@ -297,7 +296,7 @@ def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:
     return Spent(contestant.name, steps, calls, seconds, peak)
 
 
-def _steps(stage: Path, contestant: str) -> list[dict[str, Any]]:
+def _steps(stage: Path, contestant: str) -> list[StepLine]:
     """The steps of a stage; raises FlowmapError unless all that were taken are there: costs are what is compared."""
     try:
         found = read_steps(stage)

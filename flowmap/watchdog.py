@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Protocol, final
 
 from flowmap.errors import FlowmapError
 from flowmap.loop import StepRecord
@@ -30,6 +30,26 @@ class Alarm:
 
     why: str
     good: int
+
+
+class Seen(Protocol):
+    """A step, as far as a watchdog looks at it: one in training, or its line in `steps.jsonl`."""
+
+    @property
+    def step(self) -> int:
+        """From 1 on."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """By branch."""
+
+    @property
+    def raw(self) -> Mapping[str, float]:
+        """What objectives tell of themselves."""
+
+    @property
+    def norms(self) -> Mapping[str, float]:
+        """Of gradients, by role."""
 
 
 class CollapseError(FlowmapError):
@@ -88,26 +108,25 @@ class Watchdog:
         self._config = config
         self._series: dict[str, _Series] = {}
 
-    def see(self, line: Mapping[str, Any]) -> list[Alarm]:
-        """The alarms of one step; `line` is its line of `steps.jsonl`, and lines come in their order."""
-        step = int(line["step"])
+    def see(self, seen: Seen) -> list[Alarm]:
+        """The alarms of one step; steps come in their order."""
         found: list[Alarm] = []
-        for name, value, bounds in _quantities(line, self._config.variance):
+        for name, value, bounds in _quantities(seen, self._config.variance):
             if name not in self._series:
                 self._series[name] = _Series(self._config.memory, self._config.rise, bounds)
-            alarm = self._series[name].see(name, step, value)
+            alarm = self._series[name].see(name, seen.step, value)
             if alarm is not None:
                 found.append(alarm)
         return found
 
 
-def _quantities(line: Mapping[str, Any], variance: float) -> Iterator[tuple[str, float, float | None]]:
+def _quantities(seen: Seen, variance: float) -> Iterator[tuple[str, float, float | None]]:
     """What is followed: its name, its value, and the factor around 1 that it is to stay within, if it has one."""
-    for branch, value in line["losses"].items():
+    for branch, value in seen.losses.items():
         yield f"the loss '{branch}'", value, None
-    for role, value in line["norms"].items():
+    for role, value in seen.norms.items():
         yield f"the gradient of the {role}", value, None
-    for name, value in line["raw"].items():
+    for name, value in seen.raw.items():
         kind = name.rpartition("/")[2]
         if kind in VARIANCES:
             place = "within samples" if kind == VARIANCES[0] else "between samples"
@@ -117,7 +136,7 @@ def _quantities(line: Mapping[str, Any], variance: float) -> Iterator[tuple[str,
 def watched(records: Iterable[StepRecord], watchdog: Watchdog, ends: bool) -> Iterator[StepRecord]:
     """The same `records`, with the watchdog's alarms among their doubts; raises CollapseError if an alarm `ends` it."""
     for record in records:
-        alarms = watchdog.see(record.line())
+        alarms = watchdog.see(record)
         if alarms and ends:
             raise CollapseError(record.step, min(alarms, key=lambda alarm: alarm.good))
         doubts = (f"may be a collapse: {alarm.why}; step {alarm.good} was well" for alarm in alarms)

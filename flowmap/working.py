@@ -10,9 +10,7 @@ from rich.console import Console
 from flowmap.commands import process
 from flowmap.display import display
 from flowmap.errors import FlowmapError
-from flowmap.signals import Interruption, Signalled
-
-_CTRL_C = 130
+from flowmap.signals import CTRL_C, Interruption, Signalled
 
 
 @contextmanager
@@ -23,7 +21,6 @@ def working(console: Console, kept: str) -> Iterator[None]:
         with Interruption().raising(), display(shown):
             yield
     except Signalled as error:
-        how = "interrupted" if error.code == _CTRL_C else f"stopped by {error.signal.name}"
-        raise FlowmapError(f"{how}; {kept}", error.code) from None
+        raise FlowmapError(f"{error.words()}; {kept}", error.code) from None
     except KeyboardInterrupt:
-        raise FlowmapError(f"interrupted; {kept}", _CTRL_C) from None
+        raise FlowmapError(f"interrupted; {kept}", CTRL_C) from None

@@ -36,7 +36,7 @@ from flowmap.folder import (
     write_whole_folder,
     writing,
 )
-from flowmap.journal import Number
+from flowmap.scores import Number
 
 
 class Death(BaseException):

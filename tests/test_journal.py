@@ -45,7 +45,7 @@ def _lines(stage: Path) -> list[bytes]:
 
 
 def test_every_manifest_seals_the_lines_up_to_its_step(stage: Path) -> None:
-    assert [step["step"] for step in read_steps(stage)] == [1, 2, 3, 4, 5, 6]
+    assert [line.step for line in read_steps(stage)] == [1, 2, 3, 4, 5, 6]
     for checkpoint in checkpoints(stage):
         seal = read_manifest(checkpoint).steps
         assert seal is not None
@@ -74,6 +74,20 @@ HARMS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "a list": lambda lines: [*lines[:2], b"[1]\n", *lines[3:]],
     "a field is missing": lambda lines: [lines[0].replace(b'"backwards"', b'"backward"'), *lines[1:]],
     "a number is text": lambda lines: [lines[0].replace(b'"step": 1', b'"step": "1"'), *lines[1:]],
+    "a loss is text": lambda lines: [lines[0].replace(b'"student": 0.', b'"student": "x", "y": 0.'), *lines[1:]],
+    "a call is no number": lambda lines: [*lines[:1], lines[1].replace(b'"grad": 1', b'"grad": true'), *lines[2:]],
+    "a call of a million digits": lambda lines: [
+        *lines[:1],
+        lines[1].replace(b'"grad": 1', b'"grad": ' + b"9" * 10**6),
+        *lines[2:],
+    ],
+    "a time that is none": lambda lines: [*lines[:-1], lines[-1].replace(b'"seconds": ', b'"seconds": 1e999')],
+    "a thousand lists": lambda lines: [b'{"x": ' + b"[" * 10**6 + b"]" * 10**6 + b"}\n", *lines[1:]],
+    "another line's field of no UTF-8": lambda lines: [
+        lines[0].replace(b'"seconds"', b'"\xff": 1, "seconds"'),
+        *lines[1:],
+    ],
+    "two lines in one": lambda lines: [lines[0].replace(b"\n", lines[0]), *lines[1:]],
     "a negative count": lambda lines: [lines[0].replace(b'"backwards": ', b'"backwards": -'), *lines[1:]],
     "no UTF-8": lambda lines: [*lines[:2], b'{"step": \xff}\n', *lines[3:]],
     "another loss": lambda lines: [
@@ -105,6 +119,18 @@ def test_harm_to_the_lines_is_named_and_nothing_goes_on_with_less(stage: Path, h
     assert read_run(stage.parent).doubts == (
         f"{stage / STEPS} says nothing of the first 6 steps, so they are counted nowhere.",
     )
+
+
+def test_what_json_has_no_number_for_is_read_as_a_float(stage: Path) -> None:
+    before = read_steps(stage)
+    shutil.rmtree(stage / "checkpoints")
+    changed = re.sub(rb'"student": [0-9.e-]+}', b'"student": "-Infinity"}', _lines(stage)[0])
+    (stage / STEPS).write_bytes(changed + b"".join(_lines(stage)[1:]))
+    after = read_steps(stage)
+    assert after[0].norms == {"student": -math.inf}
+    assert isinstance(after[0].norms["student"], float)
+    assert after[0].losses == before[0].losses
+    assert after[1:] == before[1:]
 
 
 def test_a_flipped_bit_is_found_wherever_a_run_of_the_recipe_is_alike(stage: Path) -> None:
@@ -150,7 +176,7 @@ def test_lines_that_were_lost_stay_lost_and_what_follows_is_held_against_the_nex
     assert (seal.facts().lines, lost, read_steps(stage), lost_steps(stage, [])) == (0, 6, [], 6)
     line = {**json.loads(_lines(stage.with_name("kept"))[5]), "step": 7}
     rewrite_lines(stage / STEPS, [line])
-    assert [step["step"] for step in read_steps(stage)] == [7]
+    assert [line.step for line in read_steps(stage)] == [7]
     assert lost_steps(stage, read_steps(stage)) == 6
     assert plan.stages[0].folder == stage
 

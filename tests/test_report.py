@@ -21,6 +21,7 @@ import tomli_w
 from flowmap import figures
 from flowmap.errors import FlowmapError
 from flowmap.figures import Curve, Style
+from flowmap.manifest import FORMAT, MANIFEST, StepsSeal
 from flowmap.report import write_report
 
 CALLS = (1, 2, 4, 8)
@@ -121,6 +122,14 @@ def make_run(
             home = folder if len(seeds) == 1 else folder / f"seed-{seed}"
             write_lines(home / stage / "steps.jsonl", [record(i + 1) for i in range(steps)])
     return folder
+
+
+def write_manifest(stage: Path, step: int, seal: StepsSeal) -> None:
+    """A checkpoint without weights, which says what the lines up to its step were."""
+    folder = stage / "checkpoints" / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    manifest = {"format": FORMAT, "step": step, "files": {}, "steps": seal.model_dump()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def add_pictures(folder: Path) -> None:
@@ -424,18 +433,55 @@ def test_losses_that_go_negative_get_a_panel_of_their_own(tmp_path: Path) -> Non
     assert 100 < max(path.count("L") for path in paths) <= figures.POINTS
 
 
-def test_thinning_keeps_both_ends() -> None:
-    assert figures.thinned(3).tolist() == [0, 1, 2]
-    chosen = figures.thinned(100_000)
-    assert (len(chosen), chosen[0], chosen[-1]) == (figures.POINTS, 0, 99_999)
+def test_the_one_step_at_which_a_loss_leaps_is_drawn_among_100_000() -> None:
+    assert figures.extremes(np.array([3.0, 1.0, 2.0])).tolist() == [0, 1, 2]
+    values = np.sin(np.arange(100_000.0))
+    for place in (1, 49_999, 77_777, 99_998):
+        values[place] = 50.0 if place % 2 else -50.0
+    values[5_000:6_000] = np.nan
+    chosen = figures.extremes(values)
+    assert {0, 1, 49_999, 77_777, 99_998, 99_999} <= set(chosen.tolist())
+    assert len(chosen) <= figures.POINTS
+    assert (np.diff(chosen) > 0).all()
+    assert np.isfinite(values[chosen]).all()
 
 
-def test_smoothing_is_a_centred_mean_of_what_is_known() -> None:
-    line = np.arange(400, dtype=np.float64)
-    assert figures.smoothed(line)[50:350] == pytest.approx(line[50:350])
-    holes = np.where(np.arange(400) % 2 == 0, 3.0, np.nan)
-    assert figures.smoothed(holes) == pytest.approx(np.full(400, 3.0))
-    assert np.isnan(figures.smoothed(np.full(5, np.nan))).all()
+@pytest.mark.parametrize("count", [400, 401, 100_000])
+def test_smoothing_is_a_centred_mean_of_what_is_known(count: int) -> None:
+    steps = 7 + np.arange(count, dtype=np.float64)
+    where, mean = figures.smoothed(steps, 2 * steps)
+    assert (where[0], where[-1]) == (7, 6 + count)
+    assert len(where) <= figures.POINTS
+    # Of a straight line the mean is the line itself, but for the ends.
+    assert mean[10:-10] == pytest.approx(2 * where[10:-10])
+    holes = np.where(np.arange(count) % 2 == 0, 3.0, np.nan)
+    assert figures.smoothed(steps, holes)[1] == pytest.approx(np.full(len(where), 3.0))
+    assert np.isnan(figures.smoothed(steps, np.full(count, np.nan))[1]).all()
+
+
+def test_one_wild_value_does_not_blur_what_is_far_from_it() -> None:
+    values = np.ones(100_000)
+    values[50_000] = 1e30
+    mean = figures.smoothed(np.arange(100_000.0), values)[1]
+    assert mean[:150] == pytest.approx(np.ones(150))
+    assert mean[250:] == pytest.approx(np.ones(150))
+    assert mean.max() > 1e26
+
+
+def test_a_page_of_many_steps_branches_stages_and_seeds_draws_no_more_points_than_fit_on_it(tmp_path: Path) -> None:
+    names = [f"branch {i}" for i in range(8)]
+    seeds, stages = (0, 1, 2), tuple(f"stage-{i}" for i in range(12))
+    folder = make_run(tmp_path / "demo", lines=[], steps=1, stages=stages, seeds=seeds)
+    many = [record(i, losses={n: 2 + math.sin(i * len(n)) for n in names}, raw={}) for i in range(1, 2001)]
+    for seed in seeds:
+        for stage in stages:
+            write_lines(folder / f"seed-{seed}" / stage / "steps.jsonl", many)
+    page = read(folder)
+    points = [(found["d"] or "").count("L") for tag, found in page.tags if tag == "path"]
+    lines = [count for count in points if count > 20]
+    assert len(lines) >= len(names) * len(seeds) * len(stages)
+    assert sum(lines) < 125_000
+    assert len(page.text) < 3_000_000
 
 
 def labels(svg: str) -> list[tuple[float, float, str]]:

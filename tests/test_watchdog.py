@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +47,8 @@ def line(step: int, loss: float = 1.0, norm: float = 1.0, **raw: float) -> dict[
 def alarms(lines: list[dict[str, Any]], **fields: Any) -> list[tuple[int, Alarm]]:
     """The step and alarm of each."""
     watchdog = Watchdog(WatchdogConfig(**fields))
-    return [(found["step"], alarm) for found in lines for alarm in watchdog.see(found)]
+    seen = [SimpleNamespace(**found) for found in lines]
+    return [(found.step, alarm) for found in seen for alarm in watchdog.see(found)]
 
 
 def noise(seed: int, step: int) -> float:

@@ -16,6 +16,7 @@ from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowmap.phases import phase
 from flowmap_wan.rotary import Turn, rotated
 
 M = TypeVar("M")
@@ -85,12 +86,19 @@ def _flex() -> Callable[..., Tensor]:
     if not torch.cuda.is_available():
         return flex_attention
     compiled = torch.compile(flex_attention, dynamic=False)
+    known: set[object] = set()
 
-    def call(*args: Any, **kwargs: Any) -> Tensor:
+    def call(q: Tensor, k: Tensor, v: Tensor, block_mask: Any) -> Tensor:
+        kind = (q.shape, k.shape, q.dtype, q.device, q.requires_grad, torch.is_grad_enabled())
         # Every window, batch size and gradient mode is a shape of its own, and beyond its limit torch goes back to
         # uncompiled. The limit is one of the calling thread, and backward recomputes in another.
         with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):
-            result: Tensor = compiled(*args, **kwargs)
+            if kind in known:
+                result: Tensor = compiled(q, k, v, block_mask=block_mask)
+            else:
+                with phase(f"compiling attention of {q.shape[2]:,} to {k.shape[2]:,} tokens, once"):
+                    result = compiled(q, k, v, block_mask=block_mask)
+                known.add(kind)
         return result
 
     return call

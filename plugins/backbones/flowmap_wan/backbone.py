@@ -25,6 +25,7 @@ from flowmap.interfaces import (
     Samples,
     Velocity,
 )
+from flowmap.phases import phase
 from flowmap_wan.adapters import add_adapter
 from flowmap_wan.checkpoint import Checkpoint, open_checkpoint
 from flowmap_wan.chunking import Bidirectional, Causal
@@ -94,9 +95,10 @@ class WanBackbone(Backbone):
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
                     two_times = kind == "flow_map"
-                    return add_adapter(
-                        module.transformer, name, lora.rank, lora.alpha, two_times, lora.layers, drawn=drawn
-                    )
+                    with phase(f"adding the adapter of the {name}"):
+                        return add_adapter(
+                            module.transformer, name, lora.rank, lora.alpha, two_times, lora.layers, drawn=drawn
+                        )
 
             own = added(drawn=weights is None)
             if weights is not None and own.keys() - weights.keys():
@@ -208,9 +210,11 @@ def _fill(
     if odd:
         differ = ", ".join(odd[:3])
         raise FlowmapError(f"role '{name}': these weights are not of this backbone: {differ} differ", code=1)
-    with torch.no_grad():
+    size = sum(value.nbytes for value in weights.values())
+    with torch.no_grad(), phase(f"reading the weights of the {name}", size, "bytes") as doing:
         for key, value in weights.items():
             own[key].copy_(value)
+            doing.advance(value.nbytes)
 
 
 def _on(cond: Cond, device: torch.device) -> VideoCond:

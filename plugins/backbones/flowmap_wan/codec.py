@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from flowmap.errors import FlowmapError
+from flowmap.phases import each
 from flowmap_wan import null, reading
 from flowmap_wan.checkpoint import Checkpoint, text_precision
 
@@ -65,7 +66,7 @@ class Codec:
         found = self._tokenizer(words, max_length=self._length, truncation=True, add_special_tokens=True)
         tokens: list[list[int]] = found.input_ids
         embedded = dict.fromkeys(words, torch.zeros(self._length, encoder.config.d_model))
-        for group in _groups([len(row) for row in tokens]):
+        for group in each(list(_groups([len(row) for row in tokens])), f"encoding {len(words)} texts", "groups"):
             longest = max(len(tokens[index]) for index in group)
             mask = torch.tensor([[n < len(tokens[i]) for n in range(longest)] for i in group]).long()
             ids = torch.tensor([tokens[i] + [0] * (longest - len(tokens[i])) for i in group])
@@ -90,7 +91,7 @@ class Codec:
         """Pixels `[B, T, 3, H, W]` in [-1, 1] to latents `[B, F, C, h, w]` of about unit variance."""
         mean, deviation = self._scale()
         clips = []
-        for clip in video.split(1):
+        for clip in each(video.split(1), "encoding video", "clips"):
             moments = self.vae.encode(clip.transpose(1, 2).to(self.device)).latent_dist
             clips.append(((moments.mode() - mean) / deviation).transpose(1, 2))
         return torch.cat(clips)
@@ -100,7 +101,7 @@ class Codec:
         """Latents `[B, F, C, h, w]` to pixels `[B, T, 3, H, W]` in [-1, 1], on the CPU: many of them are large."""
         mean, deviation = self._scale()
         clips = []
-        for clip in latents.split(1):
+        for clip in each(latents.split(1), "decoding video", "clips"):
             scaled = clip.float().transpose(1, 2).to(self.device) * deviation + mean
             clips.append(self.vae.decode(scaled).sample.clamp(-1, 1).transpose(1, 2).cpu())
         return torch.cat(clips)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowmap.configs import NetworkKind
 from flowmap.errors import FlowmapError
-from flowmap.phases import phase
+from flowmap.phases import Phase, phase
 from flowmap_wan import FarWan21Config
 from flowmap_wan.adapters import merged as weights_of
 from flowmap_wan.adapters import parameters_of
@@ -209,8 +209,14 @@ def _as_released(
 def _copy_encoders(source: Checkpoint, folder: Path) -> None:
     """Text encoder, tokenizer and VAE, linked where the file system can: they are large and never change."""
     for part in ("text_encoder", "tokenizer", "vae"):
-        with phase(f"copying {part}"):
-            shutil.copytree(source.folder / part, folder / part, copy_function=_link)
+        files = [file for file in (source.folder / part).rglob("*") if file.is_file()]
+        with phase(f"copying {part}", sum(file.stat().st_size for file in files), "bytes") as doing:
+
+            def copy(file: str, to: str, doing: Phase = doing) -> None:
+                _link(file, to)
+                doing.advance(os.path.getsize(to))
+
+            shutil.copytree(source.folder / part, folder / part, copy_function=copy)
 
 
 def _link(source: str, target: str) -> None:

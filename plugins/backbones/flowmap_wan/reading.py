@@ -49,7 +49,7 @@ def text_encoder(checkpoint: Checkpoint, precision: torch.dtype) -> Any:
     from transformers import UMT5Config, UMT5EncoderModel
 
     fields = fields_of(checkpoint.folder / "text_encoder", TextEncoderFields)
-    with torch.device("meta"):
+    with phase("making the text encoder"), torch.device("meta"):
         model = UMT5EncoderModel(UMT5Config(**fields.model_dump(exclude={"model_type"})))
     state = tensors(checkpoint, "text_encoder")
     # One embedding, of which a file has either name or both.
@@ -88,7 +88,8 @@ def tokenizer(checkpoint: Checkpoint) -> Any:
 
     folder = checkpoint.folder / "tokenizer"
     try:
-        made = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with phase("reading the tokenizer"):
+            made = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         highest = max(made.get_vocab().values())
     except Exception as error:
         # Its files say which class reads them, and what these raise is their own.

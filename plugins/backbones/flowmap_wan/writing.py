@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.phases import phase
+from flowmap.phases import Phase, phase
 from flowmap_wan.reading import finite
 
 _STEM, _END = "diffusion_pytorch_model", ".safetensors"
@@ -42,9 +42,8 @@ def write_model(
     with phase(f"writing {folder.name}", sum(sizes.values()), "bytes") as doing:
         for number, keys in enumerate(shards, start=1):
             name = f"{_STEM}-{number:05d}-of-{len(shards):05d}{_END}" if len(shards) > 1 else _STEM + _END
-            _write(folder / name, {key: makes[key] for key in keys}, precision, wanted)
+            _write(folder / name, {key: makes[key] for key in keys}, precision, wanted, doing)
             places |= dict.fromkeys(keys, name)
-            doing.advance(sum(sizes[key] for key in keys))
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
         (folder / f"{_STEM}{_END}.index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -55,6 +54,7 @@ def _write(
     makes: Mapping[str, Callable[[], Tensor]],
     precision: Callable[[str], torch.dtype],
     wanted: Mapping[str, tuple[int, ...]],
+    doing: Phase,
 ) -> None:
     """Make these weights and write them into one file."""
     tensors = {}
@@ -65,7 +65,9 @@ def _write(
         if not finite(value):
             raise FlowmapError(f"{key} has numbers that are not finite: nobody could use these weights", code=1)
         tensors[key] = value
-    save_file(tensors, file, metadata={"format": "pt"})
+        doing.advance(value.nbytes)
+    with phase("waiting for the disk"):
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
