@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_runs.app)
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 30
 _TABLE_WIDTH = 110
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
 _GO_ON = "what was finished is kept. Run the same command again to go on"

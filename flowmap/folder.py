@@ -284,7 +284,7 @@ def whole_lines(path: Path) -> list[bytes]:
     """
     try:
         return path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None

@@ -17,8 +17,9 @@ from flowmap.errors import FlowmapError
 from flowmap.loop import StepRecord
 from flowmap.tables import WatchdogConfig
 
-VARIANCES = ("contrast", "variety")
-"""What objectives call the variance within samples, and that between them, as shares of the data's."""
+SAMPLES = ("samples", "samples_squared")
+DATA = ("data", "data_squared")
+"""What objectives call the first and second moments of samples and of the data, along one direction."""
 _FAST = 10  # times that a quantity was seen
 _ARMED = 30  # likewise, before which it raises no alarm
 
@@ -111,7 +112,7 @@ class Watchdog:
     def see(self, seen: Seen) -> list[Alarm]:
         """The alarms of one step; steps come in their order."""
         found: list[Alarm] = []
-        for name, value, bounds in _quantities(seen, self._config.variance):
+        for name, value, bounds in quantities(seen, self._config.variance):
             if name not in self._series:
                 self._series[name] = _Series(self._config.memory, self._config.rise, bounds)
             alarm = self._series[name].see(name, seen.step, value)
@@ -120,17 +121,20 @@ class Watchdog:
         return found
 
 
-def _quantities(seen: Seen, variance: float) -> Iterator[tuple[str, float, float | None]]:
+def quantities(seen: Seen, variance: float) -> Iterator[tuple[str, float, float | None]]:
     """What is followed: its name, its value, and the factor around 1 that it is to stay within, if it has one."""
     for branch, value in seen.losses.items():
         yield f"the loss '{branch}'", value, None
     for role, value in seen.norms.items():
         yield f"the gradient of the {role}", value, None
-    for name, value in seen.raw.items():
-        kind = name.rpartition("/")[2]
-        if kind in VARIANCES:
-            place = "within samples" if kind == VARIANCES[0] else "between samples"
-            yield f"the variance {place}", value, variance
+    for place in [name.rpartition("/")[0] for name in seen.raw if name.endswith(f"/{SAMPLES[1]}")]:
+        ours, theirs = (_variance(seen.raw, place, names) for names in (SAMPLES, DATA))
+        yield "the variance of samples", ours / theirs if theirs > 0 else 0.0, variance
+
+
+def _variance(raw: Mapping[str, float], place: str, names: tuple[str, str]) -> float:
+    first, second = (raw[f"{place}/{name}"] for name in names)
+    return second - first**2
 
 
 def watched(records: Iterable[StepRecord], watchdog: Watchdog, ends: bool) -> Iterator[StepRecord]:

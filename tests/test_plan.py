@@ -322,7 +322,7 @@ def test_a_checkpoint_with_odd_heads_is_refused(tmp_path: Path) -> None:
     file = twin / "transformer" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"attention_head_dim": 13}))
     errors = [f.message for f in far(twin).findings(SampleSpec((81, 3, 32, 32))) if f.level == "error"]
-    assert errors == ["its heads have 13 dimensions; rotary positions turn pairs of them"]
+    assert "its heads have 13 dimensions; rotary positions turn pairs of them" in errors
 
 
 def far(weights: Path, **fields: Any) -> FarWan21Config:

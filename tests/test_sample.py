@@ -43,7 +43,8 @@ def test_the_command_writes_a_picture_and_tensors_and_says_where(run: Path, tmp_
     code, text = flowmap(tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "sub/mine.v1")
     assert code == 0
     assert text == (
-        "sub/mine.v1.png and sub/mine.v1.safetensors: stage forward, weights ema, sampler flow_map, nfe 2, seed 3\n"
+        "sub/mine.v1.png and sub/mine.v1.safetensors: "
+        "stage forward, weights ema, shift 1, sampler flow_map, nfe 2, seed 3\n"
     )
     with Image.open(tmp_path / "sub/mine.v1.png") as picture:
         assert min(picture.size) > 10

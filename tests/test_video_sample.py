@@ -76,7 +76,7 @@ def test_each_sample_is_a_playable_mp4(far: Path, tmp_path: Path) -> None:
     made, summary = sample_run(far, Wish(calls=1, number=2, prompts=("a ball",)), tmp_path / "new" / "x.mp4")
     assert [file.name for file in made] == ["x-0.mp4", "x-1.mp4", "x.png", "x.safetensors"]
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [file.name for file in made]
-    assert summary == "stage forward, weights ema, sampler flow_map, nfe 1, seed 0"
+    assert summary == "stage forward, weights ema, shift 1, sampler flow_map, nfe 1, seed 0"
     samples = load_file(made[-1])["samples"]
     assert samples.shape == (2, FRAMES, 3, SIZE, SIZE)
     assert bool(samples.isfinite().all())
@@ -112,7 +112,9 @@ def test_videos_of_one_channel_are_drawn_as_their_data_draw_them(digits: Path, t
 def test_the_metadata_say_what_was_given(far: Path, files: Path, tmp_path: Path) -> None:
     wish = Wish("teacher", calls=1, number=1, video=files / "clip.mp4", frames=9, cfg_scale=2.0)
     made, summary = sample_run(far, wish, tmp_path / "x")
-    assert summary == "stage teacher, weights ema, sampler euler, nfe 1, seed 0, guidance 2.0, frames given 9 of 17"
+    assert summary == (
+        "stage teacher, weights ema, shift 1, sampler euler, nfe 1, seed 0, guidance 2.0, frames given 9 of 17"
+    )
     with safe_open(made[-1], "pt") as file:
         assert ", ".join(f"{key} {file.metadata()[key]}" for key in sorted(file.metadata())) == ", ".join(
             sorted(summary.split(", "))

@@ -88,7 +88,7 @@ def test_the_exact_map_is_stationary(name: str, config: MixtureConfig) -> None:
     _, at_rest = losses_and_gradient(objective, scene_for(objective, config=config))
     displaced = [losses_and_gradient(objective, scene_for(objective, axis(i, 0.1), config))[1].norm() for i in range(3)]
     # What is left is the teacher's step: 1/32 of the way in a straight line, or by Heun.
-    assert at_rest.norm() < (0.5 if name.endswith("euler") else 0.02) * min(displaced)
+    assert at_rest.norm() < (0.6 if name.endswith("euler") else 0.02) * min(displaced)
 
 
 @pytest.mark.parametrize("name", list(TEACHERS_VELOCITY))

@@ -123,7 +123,7 @@ def test_weights(damage: str, part: str, copy: Path) -> None:
         read(copy)
     assert str(caught.value) == problem
     if damage == "a pickle":
-        assert "pytorch_model.bin is a pickle, which can run code and is not read" in problem
+        assert "pytorch_model.bin can run code when it is read, so it is not" in problem
     if damage == "git-lfs":
         assert "is a git-lfs pointer in the place of the file; get that: git lfs pull" in problem
 

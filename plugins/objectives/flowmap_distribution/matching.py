@@ -18,6 +18,7 @@ from flowmap.draw import Draw
 from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Taken, Turn, always
 from flowmap.path import like, noised, shifted
+from flowmap.watchdog import DATA, SAMPLES
 from flowmap_distribution.parts import ScoreTimesConfig
 from flowmap_distribution.rollouts import Times
 
@@ -30,22 +31,17 @@ def dmd_gradient(x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def variances(x: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """The variances of samples `x` as shares of those of `real` ones, both `[B, F, ...]`: the signs of a collapse.
+def moments(x: Tensor, real: Tensor, draw: Draw) -> dict[str, Tensor]:
+    """First and second moments `[B]` of samples `x` and of `real` ones, both `[B, F, ...]`, along a random direction.
 
-    `contrast` `[B]` is the variance within each sample; `variety` `[1]` that between samples, if there are several.
+    It is one for both, another at each step, the same in all processes: means over a global batch give a variance,
+    whose share of the data's is a sign of a collapse (`flowmap.watchdog`). Of real samples the first frames count.
     """
-    found = {}
-    if x[0].numel() > 1:
-        found["contrast"] = _share(x.flatten(1).var(1), real.flatten(1).var(1).mean())
-    if len(x) > 1:
-        found["variety"] = _share(x.var(0).mean(), real.var(0).mean())[None]
-    return found
-
-
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """`part` / `whole`, and 1 of data that do not vary."""
-    return torch.where(whole > 0, part / whole, 1.0)
+    dice = torch.Generator(x.device).manual_seed(int(draw.shared("direction").integers(2**31)))
+    direction = torch.randn(x[0].numel(), generator=dice, device=x.device) / x[0].numel() ** 0.5
+    along = x.detach().flatten(1).float() @ direction
+    of_data = real[:, : x.shape[1]].flatten(1).float() @ direction
+    return {SAMPLES[0]: along, SAMPLES[1]: along**2, DATA[0]: of_data, DATA[1]: of_data**2}
 
 
 def score_times(config: ScoreTimesConfig) -> Times:
@@ -95,7 +91,7 @@ class Matching:
             target = x.double() - gradient.double()
         squares = (x.double() - target).square()
         # Of each sample: the root of a mean over all would depend on how the batch is split.
-        raw = {"gradient_rms": gradient.square().flatten(1).mean(1).sqrt(), **variances(x, scene.batch.x0)}
+        raw = {"gradient_rms": gradient.square().flatten(1).mean(1).sqrt(), **moments(x, scene.batch.x0, scene.draw)}
         return Loss("dmd", self.factor * squares.mean(), raw)
 
 
