@@ -169,8 +169,8 @@ def test_with_an_exact_critic_a_displaced_student_is_pushed_back(
 ) -> None:
     """A step against the gradient brings what the student makes closer to the data."""
     theta = axis(DIRECTIONS[direction], 0.2 * sign)
-    draw = whole(2048)
-    score, gradient = matched(objective, scene_of(theta, generated(objective, theta, draw), 2048))
+    draw = whole(2**15)
+    score, gradient = matched(objective, scene_of(theta, generated(objective, theta, draw), 2**15))
     assert score > 0
     stepped = theta - 0.02 * gradient / gradient.norm()
     before, after = (distance(generated(objective, value, draw)) for value in (theta, stepped))
