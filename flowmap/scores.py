@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,7 +94,9 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
                     "delete the line",
                     code=1,
                 )
-    return found
+    # As they are written: what is there already is not written anew in another order.
+    order = [each.name for each in fields(Score)]
+    return [{name: line[name] for name in order} for line in found]
 
 
 def _same(a: float, b: float, values: Sequence[float]) -> bool:

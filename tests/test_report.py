@@ -402,7 +402,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         ),
         (
             lambda f: write_lines(f / "teacher" / "steps.jsonl", [{"step": 1}]),
-            r"steps\.jsonl, line 1: damaged, 'losses'.*\nFirst: mv",
+            r"steps\.jsonl: line 1: damaged, 'losses'.*\nFirst: mv",
         ),
         (lambda f: [p.unlink() for p in f.rglob("*.jsonl")], "no scores and no steps yet; train first: flowmap run"),
     ],

@@ -76,8 +76,9 @@ def test_the_first_and_the_tenth_step_are_measured_and_what_is_right_is_not_doub
     ],
 )
 def test_every_objective_that_takes_differences_is_measured(objective: str, tmp_path: Path) -> None:
-    train_all(planned(text(steps=2, objective=objective), tmp_path))
-    assert list(measured(tmp_path)) == [1]
+    train_all(planned(text(steps=10, objective=objective), tmp_path))
+    # At the first update a student may not depend on r yet, and there is no derivative that could be off.
+    assert list(measured(tmp_path)) in ([1, 10], [10])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
