@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import time
 from pathlib import Path
@@ -244,12 +246,19 @@ def plan(
 
 def main() -> None:
     """Run the command; a FlowmapError is a message, not a traceback."""
+    # At the end Python would look through all that is left for cycles: seconds, before the prompt is back.
+    atexit.register(gc.freeze)
+    sys.exit(_main())
+
+
+def _main() -> str | int | None:
+    """Run the command; returns its exit code."""
     terminal = prepare()
     try:
         settle_launcher()
     except FlowmapError as error:
         _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.code)
+        return error.code
     code: str | int | None = 0
     try:
         app()
@@ -257,16 +266,16 @@ def main() -> None:
         index = process()[0]
         if index and error.code > _SIGNALLED:
             # So it ends all, and the first process says so.
-            sys.exit(error.code)
+            return error.code
         if index:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)
         who = f"process {index}: " if index else ""
         _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.code)
+        return error.code
     except SystemExit as stop:
         code = stop.code
     if not code and (why := terminal.lost()):
         _err.print(f"[red]error:[/] not all of the output could be written: {escape(why)}", soft_wrap=True)
         code = 1
-    sys.exit(code)
+    return code

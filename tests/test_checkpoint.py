@@ -22,6 +22,7 @@ from flowmap.checkpoint import clean, read_weights, restore, save, verify
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError
 from flowmap.manifest import Checkpoint, checkpoints, read_manifest
+from flowmap.phases import Phase, listening
 from flowmap.processes import Processes
 from flowmap.run import Interruption, train
 from flowmap.stage import Stage, open_stage
@@ -98,6 +99,29 @@ def test_what_is_restored_is_what_was_saved(run: Path, tmp_path: Path) -> None:
     assert {f.name: f.read_bytes() for f in again.path.iterdir()} == {
         f.name: f.read_bytes() for f in newest.path.iterdir()
     }
+
+
+def test_saving_and_checking_say_how_far_they_are_to_the_last_byte(run: Path, tmp_path: Path) -> None:
+    stage = _stage(run, "on_policy")
+    restore(checkpoints(run / "runs" / "small" / "on_policy")[-1], stage.optimizers, stage.roles)
+    (tmp_path / "again").mkdir()
+    told: dict[str, Phase] = {}
+
+    class Listener:
+        def begin(self, phase: Phase) -> None:
+            told[phase.what] = phase
+
+        def end(self, phase: Phase) -> None:
+            pass
+
+    with listening(Listener()):
+        made = save(tmp_path / "again", 5, stage.optimizers, stage.roles, keep=1)
+        verify(made)
+    size = sum(file.stat().st_size for file in made.path.glob("*.safetensors"))
+    assert 0 < told["writing"].total < size  # without headers
+    assert told["hashing"].total == told["checking again, step 5"].total == size
+    for phase in told.values():
+        assert phase.done == phase.total, phase.what
 
 
 def test_only_the_newest_are_kept(run: Path) -> None:

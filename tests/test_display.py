@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flowmap import display as shown
 from flowmap.display import display
-from flowmap.phases import Phase, listening, phase
+from flowmap.phases import Phase, each, listening, phase
 from flowmap.progress import pace
 
 
@@ -36,6 +36,59 @@ def test_elsewhere_than_on_a_terminal_a_long_phase_is_a_line(monkeypatch: pytest
     assert "hashing: 1.50 of 3.00 GB, 0 s\n" in file.getvalue()
     # Once, until much time has gone by.
     assert file.getvalue().count("hashing") == 1
+
+
+def test_short_phases_within_do_not_silence_the_one_around_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown, "_SAID_SECONDS", 0.2)
+    monkeypatch.setattr(shown, "_LOOK_SECONDS", 0.001)
+    file = io.StringIO()
+    with display(Console(file=file)), phase("sampling"):
+        deadline = time.monotonic() + 60
+        while "sampling" not in file.getvalue():
+            assert time.monotonic() < deadline
+            with phase("decoding"):
+                time.sleep(0.001)
+    assert "decoding" not in file.getvalue()
+
+
+def test_a_terminal_has_a_word_where_nobody_has_named_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    with display(console):
+        until(lambda: "working, 1 s" in file.getvalue())
+        assert "counting" not in file.getvalue()
+        # And where each phase is too short to be shown.
+        deadline = time.monotonic() + 60
+        while "counting" not in file.getvalue():
+            assert time.monotonic() < deadline
+            with phase("counting"):
+                time.sleep(0.01)
+
+
+def test_a_terminal_has_no_such_word_beside_a_bar() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    with display(console) as made, made.added("the bar"):
+        time.sleep(1.5)
+    assert "the bar" in file.getvalue()
+    assert "working" not in file.getvalue()
+
+
+def test_each_counts_the_items_that_are_done() -> None:
+    heard: list[str] = []
+
+    class Listener:
+        def begin(self, phase: Phase) -> None:
+            begun.append(phase)
+
+        def end(self, phase: Phase) -> None:
+            heard.append(f"end, {phase.words()}")
+
+    begun: list[Phase] = []
+    with listening(Listener()):
+        for item in each("ab", "hashing", "files"):
+            heard.append(f"{item}, {begun[-1].words()}")
+    assert heard == ["a, hashing: 0 of 2 files", "b, hashing: 1 of 2 files", "end, hashing: 2 of 2 files"]
 
 
 def test_a_short_phase_is_not_worth_a_line() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tarfile
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from flowmap.configs import BackboneConfig, Finding, SampleSpec
 from flowmap.draw import Draw
 from flowmap.folder import locked
 from flowmap.interfaces import EncodedText, Samples
+from flowmap.signals import Signalled
 
 from .conftest import edited
 
@@ -198,6 +200,13 @@ def test_ctrl_c_keeps_finished_parts_and_the_same_command_goes_on(
     assert Path("latents/000.tar").stat().st_mtime_ns == first
     for name in names("uninterrupted"):
         assert Path("latents", name).read_bytes() == Path("uninterrupted", name).read_bytes()
+
+
+def test_another_signal_is_named_and_its_number_is_in_the_code(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_before(6, Signalled(signal.SIGTERM), monkeypatch)
+    stopped = encode()
+    assert stopped.code == 128 + signal.SIGTERM
+    assert stopped.err.startswith("error: stopped by SIGTERM; 1 of 2 parts are finished and kept in latents. ")
 
 
 @pytest.mark.parametrize("call", [2, 7])

@@ -51,7 +51,7 @@ trackers = ["tensorboard"]
 name = "forward"
 steps = 2
 batch = 1
-objective = "flow_map"
+objective = {{{{ type = "flow_map", rebalance = false }}}}
 ema = {{{{ decay = 0.9 }}}}
 
 [evaluation]
@@ -115,7 +115,7 @@ def main(folder: Path, only: list[str]) -> None:
     """Make what is missing in `folder`, walk the commands, and print a table."""
     folder.mkdir(parents=True, exist_ok=True)
     make_model(folder / "wan")
-    write_clips(folder / "raw", FRAMES, SIZE, 16.0, "caption")
+    write_clips(folder / "raw", FRAMES, SIZE, 16.0, "captions")
     recipe, run = folder / "large.toml", folder / "runs" / "large"
     recipe.write_text(RECIPE.format(folder=folder))
     commands = {
