@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +91,8 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
                     "delete the line",
                     code=1,
                 )
-    return found
+    # What is written again is the same to the last byte.
+    return [{field.name: line[field.name] for field in fields(Score)} for line in found]
 
 
 def _same(a: float, b: float, values: Sequence[float]) -> bool:

@@ -35,10 +35,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     lanes = [[kind for kind in lane if kind in kinds] for lane in _LANES]
-    if asked.jobs == 2 and all(lanes):
-        tally = _in_two(lanes, asked, folder)
-    else:
-        tally = _in_one(kinds, asked, folder)
+    tally = _in_two(lanes, asked, folder) if asked.jobs == 2 and all(lanes) else _in_one(kinds, asked, folder)
     if asked.out:
         tally.save(asked.out)
         return 0

@@ -17,7 +17,7 @@ _LEAST = 3000  # bytes of a file: what is printed goes to one too
 
 def disks(scene: Scene, seed: int, count: int, broken: str = "") -> Iterator[Outcome]:
     """`count` disks under the command of a scene; every kind of operation on every kind of file gets its turn."""
-    whole, ended, _ = scene.whole
+    whole = scene.whole[0]
     kinds = _kinds(scene.operations)
     largest = max((path.stat().st_size for path in whole.rglob("*") if path.is_file()), default=0)
     for number in range(count):
@@ -56,4 +56,4 @@ def _kinds(operations: Sequence[str]) -> dict[str, list[int]]:
 
 def _told(error: str) -> bool:
     """Whether it is a sentence about a file."""
-    return bool(re.search(r"[\w.-]+/[\w.-]+|[\w-]+\.\w+", error)) and len(error.splitlines()) < 8
+    return bool(re.search(r"cannot (write|read|be)|failed", error)) and len(error.splitlines()) < 8

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import disks as of_disks
 from . import kills as of_kills
+from .folders import folders
 from .scenes import scenes
 from .tally import Outcome
 
@@ -34,6 +35,18 @@ DISKS: Mapping[str, tuple[int, int]] = {
     "export": (24, 80),
 }
 
+DAMAGE: Mapping[str, tuple[int, int]] = {
+    "finished run": (48, 300),
+    "half-trained run": (24, 150),
+    "half-measured run": (18, 120),
+    "finished comparison": (15, 90),
+    "half comparison": (12, 60),
+    "video run": (18, 120),
+    "encoded": (24, 160),
+    "half encoded": (8, 60),
+    "exported": (18, 120),
+}
+
 
 def kills(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Kill commands."""
@@ -53,7 +66,10 @@ def disks(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
 
 def damage(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Damage files of folders."""
-    raise NotImplementedError
+    found = folders(home, scenes(home))
+    for name, counts in DAMAGE.items():
+        if only in name:
+            yield from _timed(f"damage: {name}", found[name].cases(seed, counts[long]))
 
 
 def inputs(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:

@@ -116,7 +116,9 @@ class _Injector:
                 os.write(self._log, f"{what} {os.path.abspath(os.fsdecode(path))}\n".encode())
         elif self._do in ("kill", "kill all"):
             if count == self._at:
-                (os.killpg if self._do == "kill all" else os.kill)(os.getpid(), signal.SIGKILL)
+                if self._do == "kill all":
+                    os.killpg(os.getpgrp(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
         elif count >= self._at and (count == self._at or self._do == "EROFS" or what in _GROWING):
             return int(getattr(errno, self._do))
         return None

@@ -1,4 +1,4 @@
-"""Kills: at random moments and before random operations, again and again; then the same command comes to the same end."""
+"""Kills: at random moments and before random operations; then the same command comes to the same end."""
 
 from __future__ import annotations
 

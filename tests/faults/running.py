@@ -51,7 +51,8 @@ class Ended:
     @property
     def error(self) -> str:
         """What it said that was wrong."""
-        return self.text.rpartition("error: ")[2] if "error: " in self.text else ""
+        found = re.search(r"^error: (.*)", self.text, re.MULTILINE | re.DOTALL)
+        return found[1] if found else ""
 
 
 def begin(folder: Path, *words: str, patch: str = "", processes: int = 1, report: bool = False) -> Process:

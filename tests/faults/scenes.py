@@ -295,7 +295,7 @@ def _inside(root: Path) -> Result:
     # Links lead to the same folders twice.
     found = dict(run_progress(root))
     for line in read_lines(root / "finished.jsonl"):
-        found[f"finished: {line['key']}"] = line
+        found[f"finished: {line['contestant']}, {line['seed']}"] = line
     return found
 
 

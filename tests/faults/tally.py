@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Verdict = Literal["right", "lost", "silent", "traceback", "hang", "left out"]
-"""What a fault led to. `left out`: it fell where nothing can be checked, and changed what came out; it counts nowhere."""
+"""What a fault led to. `left out`: it fell where nothing can be checked, and changed what came out: not counted."""
 
 _COLUMNS = ("kind", "tried", *get_args(Verdict)[:-1])
 
