@@ -80,19 +80,17 @@ class Damaged:
             named = any(part in ended.error for part in self._names(path))
             return ("right", "") if named else ("silent", f"the file is not named:\n{ended.text}")
         whole, expected = self._undisturbed(words)
-        if whole.code:
-            return "silent", f"done, which is not done of what is whole:\n{ended.text}"
-        other = _difference(self._found(folder, words), expected, str(path))
         # What others print says how they came to their result, which is another way.
         said = _difference(_said(ended), _said(whole)) if words[0] in ("plan", "check", "sample") else ""
-        if not other and not said:
+        other = _difference(self._found(folder, words), expected, str(path)) or said
+        if whole.code:
+            other = "the command goes on, which it does not where all is whole"
+        told = [line for line in ended.text.splitlines() if re.search("skipped|says nothing of|damaged|left out", line)]
+        if not other or any(part in line for part in self._names(path) for line in told):
             return "right", ""
         if self.unchecked(str(path.relative_to(self.inside)), before, after, words):
             return "left out", ""
-        told = [line for line in ended.text.splitlines() if re.search("skipped|says nothing of|damaged|left out", line)]
-        if any(part in line for part in self._names(path) for line in told):
-            return "right", ""
-        return "silent", f"another result: {other or said}\n{ended.text}"
+        return "silent", f"another result: {other}\n{ended.text}"
 
     def _names(self, path: Path) -> Iterator[str]:
         """How a message may name the file: with its checkpoint, its part of a tar, or the folder that is missing it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import disks as of_disks
+from . import inputs as of_inputs
 from . import kills as of_kills
 from .folders import folders
 from .scenes import scenes
@@ -47,6 +48,17 @@ DAMAGE: Mapping[str, tuple[int, int]] = {
     "exported": (18, 120),
 }
 
+INPUTS: Mapping[str, tuple[int, int]] = {
+    "recipes": (900, 3000),
+    "--set": (600, 2000),
+    "shards": (400, 1400),
+    "clips": (300, 1000),
+    "images": (300, 1000),
+    "captions": (300, 900),
+    "checkpoints": (200, 600),
+    "weights": (60, 300),
+}
+
 
 def kills(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Kill commands."""
@@ -74,7 +86,9 @@ def damage(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
 
 def inputs(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Give commands inputs that are wrong."""
-    raise NotImplementedError
+    for name, counts in INPUTS.items():
+        if only in name:
+            yield from _timed(f"input: {name}", of_inputs.inputs(name, home, seed, counts[long]))
 
 
 def _timed(name: str, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
