@@ -33,7 +33,7 @@ _ENCODED: tuple[Words, ...] = (
     ("plan", "r.toml"),
 )
 _WEIGHTS: tuple[Words, ...] = (
-    ("sample", "./made", "--prompt", "a ball", "--n", "1", "--nfe", "1", "--out", "out"),
+    ("sample", "./made", *"--prompt a --n 1 --nfe 1 --out out --length 5 --height 32 --width 32".split()),
     ("check", "w.toml"),
     ("plan", "w.toml"),
 )

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from tests.small_runs import preload
+
 from . import disks as of_disks
 from . import inputs as of_inputs
 from . import kills as of_kills
 from .folders import folders
-from .scenes import scenes
+from .scenes import PRELOADED, scenes
 from .tally import Outcome
 
 KILLS: Mapping[str, tuple[int, int]] = {
@@ -62,6 +64,7 @@ INPUTS: Mapping[str, tuple[int, int]] = {
 
 def kills(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Kill commands."""
+    preload(*PRELOADED)
     found = scenes(home)
     for name, counts in KILLS.items():
         if only in name:
@@ -70,6 +73,7 @@ def kills(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
 
 def disks(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Put failing disks under commands."""
+    preload(*PRELOADED)
     found = scenes(home)
     for name, counts in DISKS.items():
         if only in name:
@@ -78,6 +82,7 @@ def disks(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
 
 def damage(home: Path, seed: int, long: bool, only: str) -> Iterator[Outcome]:
     """Damage files of folders."""
+    preload(*PRELOADED)
     found = folders(home, scenes(home))
     for name, counts in DAMAGE.items():
         if only in name:

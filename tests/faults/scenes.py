@@ -13,7 +13,7 @@ from typing import Any, final
 from flowmap.errors import FlowmapError
 from flowmap.folder import read_lines
 from flowmap.manifest import checkpoints
-from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, TEACHER, checkpoints_every, preload
+from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, TEACHER, checkpoints_every
 from tests.video_runs import digits_run, wan_run
 
 from .running import Ended, injected, run
@@ -35,6 +35,7 @@ PRELOADED = (
     "torch.utils.tensorboard",
     "av",
 )
+"""What commands on videos import, and would import anew in each process."""
 TRACKED = '\n[compute]\ntrackers = ["tensorboard"]\n'
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION + checkpoints_every(1)
 SPECIFICATION = """
@@ -165,7 +166,6 @@ class Scene:
 def scenes(home: Path) -> dict[str, Scene]:
     """All of them, below `home`; what they have in common is made once, when it is first asked for."""
     home.mkdir(parents=True)
-    preload(*PRELOADED)
     text = HEAD + TEACHER + FORWARD + checkpoints_every(1)
     specified = ("compare", "spec.toml")
     found = [
@@ -177,10 +177,11 @@ def scenes(home: Path) -> dict[str, Scene]:
         Scene("compare", home, specified, comparison_result, specification, comparison_progress),
         Scene("report", home, ("report", "runs/small"), files, lambda folder: _finished(home, folder), report=True),
         Scene("encode", home, ("encode", "r.toml", "--from", "raw"), files, lambda f: _raw(home, f), encode_progress),
-        Scene("sample", home, ("sample", str(home / "runs" / "digits"), "--n", "1", "--nfe", "1"), files),
+        Scene(
+            "sample", home, ("sample", str(home / "runs" / "digits"), "--n", "1", "--nfe", "1"), files, _drawing(home)
+        ),
         Scene("export", home, ("export", "wan-run", "--to", "made"), files, lambda f: _linked(home, f), made="made"),
     ]
-    digits_run(home)
     return {scene.name: scene for scene in found}
 
 
@@ -227,6 +228,10 @@ def _raw(home: Path, folder: Path) -> None:
     shutil.copytree(source, folder / "raw")
     (text,) = (path.read_text() for path in wan.parents[1].glob("*.toml"))
     (folder / "r.toml").write_text(text.replace(str(source), "latents"))
+
+
+def _drawing(home: Path) -> Callable[[Path], object]:
+    return lambda folder: digits_run(home)
 
 
 def _linked(home: Path, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """Encoded shards: what `flowmap encode` writes, and how it is read again.
 
 A sample is `key.safetensors`: `latent` `[F, C, h, w]` and `text.0`, `text.1` ... `[l_i, D]`, one per caption, without
-the zero rows behind the last token; its metadata have the padded length L and a digest of all the rest. `key.json` is
-the raw sample's. Beside the tars, `encoded.json` says what all of them have in common, and `null.safetensors` is the
-null condition `[L, D]`, of which `encoded.json` has a digest too.
+the zero rows behind the last token; its metadata have a digest of all the rest. `key.json` is the raw sample's. Beside
+the tars, `encoded.json` says what all of them have in common, and `null.safetensors` is the null condition `[L, D]`, of
+which `encoded.json` has a digest too.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def pack(sample: Samples) -> bytes:
     if not all(map(_finite, (latent, *texts))):
         raise ClipError("its encoding is not finite")
     tensors = {"latent": latent} | {f"text.{i}": text for i, text in enumerate(texts)}
-    told = {"length": str(encoded.text.shape[1])}
-    return save(tensors, told | {"digest": _digest(save(tensors, told))})
+    # No second field beside it: safetensors writes several in any order, and a part made again is to be the same.
+    return save(tensors, {"digest": _digest(save(tensors))})
 
 
 def _null_file(sample: Samples) -> bytes:
@@ -184,8 +184,7 @@ def _null_file(sample: Samples) -> bytes:
 def _digest(content: bytes) -> str:
     """Of all that is in a file of safetensors, without the digest that its metadata may have."""
     header, start = _header(content)
-    told = header.get("__metadata__", {})
-    told.pop("digest", None)
+    header.pop("__metadata__", None)
     found = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
     found.update(memoryview(content)[start:])
     return found.hexdigest()
