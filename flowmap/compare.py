@@ -29,7 +29,7 @@ from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
 from flowmap.display import display
 from flowmap.errors import FlowmapError
-from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole
+from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole, writing
 from flowmap.phases import phase
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
@@ -289,8 +289,8 @@ def _link(link: Path, place: Path) -> None:
 
 
 def _key(task: _Task) -> str:
-    """Names a training and all that it depends on."""
-    text = f"{task.file.read_text(encoding='utf-8')}\n{task.only}"
+    """Names a training and all that it depends on; contestants of the same recipe are trained and measured each."""
+    text = f"{task.name}\n{task.file.read_text(encoding='utf-8')}\n{task.only}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -378,19 +378,26 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
     from flowmap.launch import run_recipe
 
     torch.set_num_threads(threads)
-    with file.with_suffix(".log").open("a", 1, encoding="utf-8", errors="backslashreplace") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        console = Console(file=log, width=shutil.get_terminal_size().columns)
-        try:
-            run_recipe(file, (), only, False, file.parent, console, quiet=True, page=False)
-        except FlowmapError as error:
-            print(f"error: {error}", file=log)
-            # The comparison says how to go on with it.
-            with suppress(OSError):  # nobody listens any more
-                tell.send(str(error).split("\nTo go on: ")[0])
-            os._exit(error.code or 1)
-        except KeyboardInterrupt:
-            with suppress(OSError):
-                tell.send("interrupted")
-            os._exit(_CTRL_C)
+    path = file.with_suffix(".log")
+    try:
+        with writing(path):
+            log = path.open("a", 1, encoding="utf-8", errors="backslashreplace")
+        with log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            console = Console(file=log, width=shutil.get_terminal_size().columns)
+            try:
+                run_recipe(file, (), only, False, file.parent, console, quiet=True, page=False)
+            except FlowmapError as error:
+                with suppress(OSError):  # it is told all the same
+                    print(f"error: {error}", file=log)
+                raise
+    except FlowmapError as error:
+        # The comparison says how to go on with it.
+        with suppress(OSError):  # nobody listens any more
+            tell.send(str(error).split("\nTo go on: ")[0])
+        os._exit(error.code or 1)
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            tell.send("interrupted")
+        os._exit(_CTRL_C)

@@ -213,7 +213,8 @@ def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
                 part.replace(path)
     finally:
         for part in parts:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong before is said, and unfinished files may stay
+                part.unlink(missing_ok=True)
 
 
 def write_whole_folder(path: Path, fill: Callable[[Path], None]) -> None:

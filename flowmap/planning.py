@@ -13,7 +13,7 @@ from flowmap.cost import StageCost, count
 from flowmap.errors import FlowmapError
 from flowmap.estimate import GB, StageEstimate, estimate
 from flowmap.footprint import Footprint
-from flowmap.journal import read_steps
+from flowmap.journal import STEPS, lost_steps, read_steps
 from flowmap.limits import refuse_impossible, tight
 from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
@@ -89,16 +89,16 @@ def plan_recipe(
     with phase("making the networks without weights"):
         refuse_impossible(recipe, plan, devices, room)
     footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
-    stages = []
+    stages, doubts = [], list[str]()
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:
             continue
         cost = count(stage, devices)
         with phase(f"{stage.stage.name}: estimating memory and arithmetic"):
             made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
-        stages.append(PlannedStage(stage, cost, made, _measured(plan, stage)))
+        stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     full = _full(stages, footprint, room)
-    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full))
+    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts))
 
 
 def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int | None) -> Iterator[str]:
@@ -109,15 +109,27 @@ def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int
                 yield f"warning: {words}"
 
 
-def _measured(plan: Plan, stage: StagePlan) -> Measured | None:
-    """What the run in the plan's folder has measured of `stage`, if it is one of the same configuration."""
+def _measured(plan: Plan, stage: StagePlan, doubts: list[str]) -> Measured | None:
+    """What the run in the plan's folder has measured of `stage`, if it is one of the same configuration.
+
+    What is damaged has measured nothing, which `doubts` then says.
+    """
+    head, lock_file = f"warning: nothing measured of stage '{stage.stage.name}' is shown", stage.folder / LOCK
     try:
         steps = read_steps(stage.folder)
-        lock = read_toml(stage.folder / LOCK)
+        if lost := lost_steps(stage.folder, steps):
+            doubts.append(f"{head}: {stage.folder / STEPS} says nothing of the first {lost:,} steps")
+        if lost or not steps:
+            return None
+        lock = read_toml(lock_file)
         about = read_about(plan.folder)
-    except (OSError, TextError, FlowmapError):
-        return None  # what is damaged has not been measured
-    if not steps or lock != stage.lock:
+    except TextError as error:
+        doubts.append(f"{head}: {lock_file} {error}")
+        return None
+    except (OSError, FlowmapError) as error:
+        doubts.append(f"{head}: {error}")
+        return None
+    if lock != stage.lock:
         return None
     seconds = statistics.median(line.seconds for line in steps[_GIVEN_UP:] or steps)
     peak = max(line.peak_bytes for line in steps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import datetime
 import itertools
+import re
 import tomllib
 import types
 import typing
@@ -274,3 +275,17 @@ def outcome(text: str, file: Path, *settings: str) -> list[str]:
     except FlowmapError as error:
         return str(error).splitlines()
     return asked[1]
+
+
+WHERE = re.compile(r"(r\.toml(:\d+)?|--set .*): ")
+MOST_LINES, MOST_CHARACTERS = 201, 2000
+
+
+def ill_said(told: Sequence[str], file: str = "r.toml") -> str:
+    """What is wrong with what was said of the recipe `r.toml`: that it names no place, or that it is too much."""
+    lines = [line.replace(file, "r.toml", 1) for line in told]
+    if nowhere := [line for line in lines if not WHERE.match(line)]:
+        return f"names no place: {nowhere[0][:MOST_CHARACTERS]}"
+    if len(lines) > MOST_LINES or max(map(len, lines), default=0) > MOST_CHARACTERS:
+        return f"{len(lines)} lines, one of {max(map(len, lines))} characters"
+    return ""

@@ -217,6 +217,10 @@ class Process:
         """Its exit code, as a shell's `$?` but with the negative signal number for a death by signal."""
         return int(_ask({"wait": self.pid})["code"])
 
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        return not _ask({"alive": self.pid})["alive"]
+
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
@@ -225,13 +229,13 @@ class Process:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"too slow:\n{self.text}"
-            assert _ask({"alive": self.pid})["alive"], f"ended too early:\n{self.text}"
+            assert not self.ended(), f"ended too early:\n{self.text}"
             time.sleep(0.002)
 
     @property
     def text(self) -> str:
         """What it has printed so far."""
-        return self.log.read_text()
+        return self.log.read_text(errors="replace")
 
 
 NO_REPORT = """
@@ -301,6 +305,11 @@ def warm_up() -> None:
     _server()
 
 
+def preload(*modules: str) -> None:
+    """Import `modules` where processes come from, which then need not."""
+    _ask({"import": modules})
+
+
 def _serve() -> None:
     codes: dict[int, int] = {}
 
@@ -313,7 +322,12 @@ def _serve() -> None:
 
     for line in sys.stdin:
         order = json.loads(line)
-        if "wait" in order:
+        if "import" in order:
+            for name in order["import"]:
+                importlib.import_module(name)
+            gc.freeze()
+            answer: dict[str, Any] = {}
+        elif "wait" in order:
             gone(order["wait"], 0)
             answer = {"code": codes[order["wait"]]}
         elif "alive" in order:

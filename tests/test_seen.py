@@ -598,7 +598,17 @@ def clip_or_fault(reading: Callable[[], Tensor]) -> Tensor | str:
         return str(error)
 
 
-def _clips() -> Iterator[bytes]:
+def is_clip(content: bytes) -> bool:
+    """Whether it is read as a clip; if not, there is a fault of one line."""
+    found = clip_or_fault(lambda: read(content, 5))
+    if isinstance(found, str):
+        assert found.splitlines() == [found]
+        return False
+    assert (found.dtype, found.shape) == (torch.uint8, (5, 3, SIDE, SIDE))
+    return True
+
+
+def clips() -> Iterator[bytes]:
     yield film(quarters(), matrix=1, tags=tagged(1, False, 1, 1))
     yield with_display(film(quarters(), options={"crf": "30"}), 0, ONE, 0, -ONE, 0, 0, 0, 0, UNIT)
     yield film(quarters(), codec="libvpx-vp9", container="webm")
@@ -608,19 +618,23 @@ def _clips() -> Iterator[bytes]:
 
 def test_a_damaged_clip_is_a_clip_or_a_fault() -> None:
     outcomes = {True: 0, False: 0}
-    for number, content in enumerate(_clips()):
+    for number, content in enumerate(clips()):
         for seed in range(60):
-            damaged = mutated(content, 1000 * number + seed)
-            found = clip_or_fault(lambda c=damaged: read(c, 5))
-            if isinstance(found, str):
-                assert found.splitlines() == [found]
-            else:
-                assert (found.dtype, found.shape) == (torch.uint8, (5, 3, SIDE, SIDE))
-            outcomes[not isinstance(found, str)] += 1
+            outcomes[is_clip(mutated(content, 1000 * number + seed))] += 1
     assert min(outcomes.values()) > 20
 
 
-def _pictures() -> Iterator[tuple[str, bytes]]:
+def is_picture(path: Path) -> bool:
+    """Whether the file is read as a picture; if not, there is a fault that names the file."""
+    found = clip_or_fault(lambda: image_as(path, SPEC))
+    if isinstance(found, str):
+        assert found.startswith(f"{path}: ")
+        return False
+    assert (found.dtype, found.shape) == (torch.uint8, (1, 3, SIDE, SIDE))
+    return True
+
+
+def pictures() -> Iterator[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112] = 6
     info = PngImagePlugin.PngInfo()
@@ -641,14 +655,9 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
 
 def test_a_damaged_picture_is_a_picture_or_a_fault(tmp_path: Path) -> None:
     outcomes = {True: 0, False: 0}
-    for number, (ending, content) in enumerate(_pictures()):
+    for number, (ending, content) in enumerate(pictures()):
         path = tmp_path / f"a.{ending}"
         for seed in range(60):
             path.write_bytes(mutated(content, 1000 * number + seed))
-            found = clip_or_fault(lambda p=path: image_as(p, SPEC))
-            if isinstance(found, str):
-                assert found.startswith(f"{path}: ")
-            else:
-                assert (found.dtype, found.shape) == (torch.uint8, (1, 3, SIDE, SIDE))
-            outcomes[not isinstance(found, str)] += 1
+            outcomes[is_picture(path)] += 1
     assert min(outcomes.values()) > 20

@@ -1,12 +1,14 @@
 """Encoded shards: what `flowmap encode` writes, and how it is read again.
 
 A sample is `key.safetensors`: `latent` `[F, C, h, w]` and `text.0`, `text.1` ... `[l_i, D]`, one per caption, without
-the zero rows behind the last token; its metadata have the padded length L. `key.json` is the raw sample's. Beside
-the tars, `encoded.json` says what all of them have in common, and `null.safetensors` is the null condition `[L, D]`.
+the zero rows behind the last token; its metadata have a digest of all the rest. `key.json` is the raw sample's. Beside
+the tars, `encoded.json` says what all of them have in common, and `null.safetensors` is the null condition `[L, D]`, of
+which `encoded.json` has a digest too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -46,17 +48,20 @@ class Facts:
     """What all encoded shards of a folder have in common.
 
     `made_from` are the recipe's fields that decide what was encoded, `latent` is `[F, C, h, w]`, and `text` has
-    the padded length L and the width D.
+    the padded length L and the width D. `null` is the digest of the null condition's file; where it is empty, an older
+    version wrote the folder, whose samples have no digests either.
     """
 
     made_from: dict[str, Any]
     latent: list[int]
     text: list[int]
+    null: str = ""
 
     @classmethod
     def of(cls, config: VideoShardsConfig, sample: Samples) -> Facts:
         """The facts of a sample `[1, F, C, h, w]` that was just encoded."""
-        return cls(made_from(config), list(sample.x.shape[1:]), list(sample.prompts.text.shape[1:]))
+        null = _digest(_null_file(sample))
+        return cls(made_from(config), list(sample.x.shape[1:]), list(sample.prompts.text.shape[1:]), null)
 
 
 def made_from(config: VideoShardsConfig) -> dict[str, Any]:
@@ -85,6 +90,8 @@ def read_facts(folder: Path, config: VideoShardsConfig) -> Facts:
         raise _damaged(path, str(error)) from None
     if not isinstance(facts.made_from, dict):
         raise _damaged(path, "'made_from' is no object")
+    if not isinstance(facts.null, str):
+        raise _damaged(path, "'null' is no text")
     for name, sizes, number in (("latent", facts.latent, 4), ("text", facts.text, 2)):
         if not _are_sizes(sizes, number):
             raise _damaged(path, f"'{name}' is {json.dumps(sizes)[:_SHOWN]}, not {number} sizes of a tensor")
@@ -118,7 +125,8 @@ def read_null(folder: Path, facts: Facts) -> Tensor:
     try:
         if path.stat().st_size > LARGEST[LATENT]:
             raise FlowmapError(f"{path}: is larger than {LARGEST[LATENT]} bytes, so it is no {NULL}; copy it again")
-        null = load(path.read_bytes())["null"]
+        content = path.read_bytes()
+        null = load(content)["null"]
     except FlowmapError:
         raise
     except Exception as error:  # safetensors raises anything for files of strangers
@@ -127,6 +135,8 @@ def read_null(folder: Path, facts: Facts) -> Tensor:
         raise FlowmapError(f"{path}: is {list(null.shape)}, but {ENCODED} says {facts.text}; encode anew")
     if not _finite(null):
         raise FlowmapError(f"{path}: has numbers that are not finite, or integers; copy it again, or encode anew")
+    if facts.null and _digest(content) != facts.null:
+        raise FlowmapError(f"{path}: is damaged or another's: it does not match {ENCODED}; copy it again")
     return null
 
 
@@ -150,6 +160,8 @@ def unpack(content: bytes, facts: Facts) -> tuple[Tensor, list[Tensor]]:
         raise ClipError(f"its latent is {list(latent.shape)}, not {facts.latent} as {ENCODED} says")
     if not texts or any(text.ndim != 2 or len(text) > length or text.shape[1] != width for text in texts):
         raise ClipError(f"its texts are {[list(text.shape) for text in texts]}, not up to {facts.text} each")
+    if facts.null and _digest(content) != _digest_in(content):
+        raise ClipError(f"its {LATENT} is damaged (it does not match its digest)")
     return latent, [pad(text, (0, 0, 0, length - len(text))) for text in texts]
 
 
@@ -161,7 +173,33 @@ def pack(sample: Samples) -> bytes:
     if not all(map(_finite, (latent, *texts))):
         raise ClipError("its encoding is not finite")
     tensors = {"latent": latent} | {f"text.{i}": text for i, text in enumerate(texts)}
-    return save(tensors, {"length": str(encoded.text.shape[1])})
+    # No second field beside it: safetensors writes several in any order, and a part made again is to be the same.
+    return save(tensors, {"digest": _digest(save(tensors))})
+
+
+def _null_file(sample: Samples) -> bytes:
+    return save({"null": sample.prompts.null.detach().cpu().contiguous()})
+
+
+def _digest(content: bytes) -> str:
+    """Of all that is in a file of safetensors, without the digest that its metadata may have."""
+    header, start = _header(content)
+    header.pop("__metadata__", None)
+    found = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
+    found.update(memoryview(content)[start:])
+    return found.hexdigest()
+
+
+def _digest_in(content: bytes) -> str | None:
+    """The digest in a file's metadata."""
+    found: str | None = _header(content)[0].get("__metadata__", {}).get("digest")
+    return found
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], int]:
+    """The header of a file that safetensors has read, and where its numbers begin."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), start
 
 
 def trimmed(text: Tensor) -> Tensor:
@@ -236,11 +274,11 @@ def _has_members(tar: Path) -> bool:
 
 def _agree(folder: Path, config: VideoShardsConfig, sample: Samples) -> None:
     """Write what the folder's shards have in common, or require that `sample` fits what is there."""
-    facts, null = Facts.of(config, sample), sample.prompts.null.detach().cpu().contiguous()
+    facts, null = Facts.of(config, sample), sample.prompts.null.detach().cpu()
     if not (folder / ENCODED).exists():
         with writing(folder / NULL):
             part = folder / (SKIP_PREFIX + NULL)
-            part.write_bytes(save({"null": null}))
+            part.write_bytes(_null_file(sample))
             sync(part)
             os.replace(part, folder / NULL)
         # Last: whoever finds it finds the null condition too.
