@@ -32,8 +32,9 @@ _ENCODED: tuple[Words, ...] = (
     ("check", "r.toml"),
     ("plan", "r.toml"),
 )
+_SMALL = ("--length", "5", "--height", "32", "--width", "32")
 _WEIGHTS: tuple[Words, ...] = (
-    ("sample", "./made", *"--prompt a --n 1 --nfe 1 --out out --length 5 --height 32 --width 32".split()),
+    ("sample", "./made", "--prompt", "a", *("--n", "1", "--nfe", "1", "--out", "out"), *_SMALL),
     ("check", "w.toml"),
     ("plan", "w.toml"),
 )
