@@ -14,7 +14,6 @@ from .tally import Outcome, Tally
 
 KINDS = ("kills", "disks", "damage", "inputs")
 _SHOWN = 40  # lines of what a command said
-_LANES = (("kills", "inputs"), ("disks", "damage"))
 
 
 def main() -> int:
@@ -34,8 +33,7 @@ def main() -> int:
     folder = (asked.folder or Path(tempfile.mkdtemp(prefix="flowmap-faults-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    lanes = [[kind for kind in lane if kind in kinds] for lane in _LANES]
-    tally = _in_two(lanes, asked, folder) if asked.jobs == 2 and all(lanes) else _in_one(kinds, asked, folder)
+    tally = _in_one(kinds[0], asked, folder) if len(kinds) == 1 else _in_several(kinds, asked, folder)
     if asked.out:
         tally.save(asked.out)
         return 0
@@ -45,32 +43,33 @@ def main() -> int:
     return 0 if tally.clean else 1
 
 
-def _in_two(lanes: list[list[str]], asked: argparse.Namespace, folder: Path) -> Tally:
-    """Two processes, which print what goes wrong as they find it."""
-    running = []
-    for number, kinds in enumerate(lanes):
-        out = folder / f"tally-{number}.json"
-        words = ["--kinds", ",".join(kinds), "--seed", str(asked.seed), "--only", asked.only, "--jobs", "1"]
-        words += ["--folder", str(folder / f"lane-{number}"), "--out", str(out), *(["--long"] if asked.long else [])]
-        running.append((subprocess.Popen([sys.executable, "-m", "tests.faults", *words]), out))
-    tally = Tally()
-    for process, out in running:
-        if process.wait():
-            raise SystemExit("the harness itself has failed; see above")
-        tally.merge(Tally.load(out))
+def _in_several(kinds: list[str], asked: argparse.Namespace, folder: Path) -> Tally:
+    """A process for each kind, so many at a time, which prints what goes wrong as it is found."""
+    waiting, running, tally = list(kinds), dict[str, subprocess.Popen[bytes]](), Tally()
+    while waiting or running:
+        while waiting and len(running) < asked.jobs:
+            kind = waiting.pop(0)
+            words = ["--kinds", kind, "--seed", str(asked.seed), "--only", asked.only, "--folder", str(folder)]
+            words += ["--out", str(folder / f"{kind}.json"), *(["--long"] if asked.long else [])]
+            running[kind] = subprocess.Popen([sys.executable, "-m", "tests.faults", *words])
+        for kind in [kind for kind, process in running.items() if process.poll() is not None]:
+            if running.pop(kind).returncode:
+                raise SystemExit(f"the harness itself has failed at {kind}; see above")
+        time.sleep(0.2)
+    for kind in kinds:
+        tally.merge(Tally.load(folder / f"{kind}.json"))
     return tally
 
 
-def _in_one(kinds: list[str], asked: argparse.Namespace, folder: Path) -> Tally:
+def _in_one(kind: str, asked: argparse.Namespace, folder: Path) -> Tally:
     tally = Tally()
-    for kind in kinds:
-        for outcome in _source(kind)(folder / kind, asked.seed, asked.long, asked.only):
-            tally.add(outcome)
-            if outcome.wrong:
-                told = outcome.told.strip().splitlines()
-                cut = [f"    ... {len(told) - _SHOWN} lines"] if len(told) > _SHOWN else []
-                shown = "\n".join([*cut, *(f"    {line}" for line in told[-_SHOWN:])])
-                print(f"{outcome.verdict}: {outcome.kind}: {outcome.case}\n{shown}", flush=True)
+    for outcome in _source(kind)(folder / kind, asked.seed, asked.long, asked.only):
+        tally.add(outcome)
+        if outcome.wrong:
+            told = outcome.told.strip().splitlines()
+            cut = [f"    ... {len(told) - _SHOWN} lines"] if len(told) > _SHOWN else []
+            shown = "\n".join([*cut, *(f"    {line}" for line in told[-_SHOWN:])])
+            print(f"{outcome.verdict}: {outcome.kind}: {outcome.case}\n{shown}", flush=True)
     return tally
 
 

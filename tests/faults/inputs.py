@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import time
@@ -26,6 +27,9 @@ from .tally import Outcome, Verdict
 
 BUSY_SECONDS = 30.0
 """Processor time after which one input hangs; each takes milliseconds, the largest recipes a second."""
+
+IDLE_SECONDS = 120.0
+"""Time without an answer after which what is no Python hangs, or waits for what never comes."""
 
 Try = Callable[[int], None]
 """Tries the input of a number; raises AssertionError where it is taken for another, anything else where not met."""
@@ -52,12 +56,18 @@ def _in_a_process(attempt: Try, first: int, count: int) -> Iterator[tuple[int, V
         os.close(reading)
         _work(attempt, first, count, writing)
     os.close(writing)
-    number = first
-    with open(reading, encoding="utf-8") as lines:
+    number, left = first, b""
+    while select.select([reading], [], [], IDLE_SECONDS)[0]:
+        if not (some := os.read(reading, 1 << 16)):
+            break
+        *lines, left = (left + some).split(b"\n")
         for line in lines:
             number, verdict, told = json.loads(line)
             yield number, verdict, told
             number += 1
+    else:
+        os.kill(pid, signal.SIGKILL)
+    os.close(reading)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if number < count:
         # Killed for what it does where no Python code could stop it.
