@@ -551,7 +551,7 @@ def test_a_damaged_line_of_steps_is_named(folder: Path) -> None:
     code, text = flowmap(folder, "run", "recipe.toml")
     assert code == 1
     tame(text)
-    assert "teacher/steps.jsonl, line 1: damaged" in text
+    assert "teacher/steps.jsonl: line 1: damaged" in text
 
 
 # --- --fresh and --stage
