@@ -34,7 +34,6 @@ from flowmap.watchdog import CollapseError, watched
 
 _TRACK_EVERY = 10
 _SHOWN = 8
-_AGAIN_SECONDS = 0.05
 _log = logging.getLogger("flowmap.training")
 
 

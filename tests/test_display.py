@@ -107,6 +107,8 @@ def test_a_terminal_shows_what_is_done_and_how_far_it_is(monkeypatch: pytest.Mon
         sampling.advance(5)
         with phase("decoding"):
             until(lambda: "sampling: 5 of 8 network calls" in file.getvalue() and "decoding" in file.getvalue())
+    # The last picture of a terminal is taken away again.
+    assert file.getvalue().rpartition("decoding")[2].count("\x1b[2K") >= 1
 
 
 def test_one_display_shows_all_that_lies_within() -> None:

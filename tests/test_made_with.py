@@ -156,7 +156,9 @@ def test_the_same_encoders_elsewhere_and_otherwise_divided_are_the_same(there: P
     # What is trained is no part of it.
     (file,) = Path("elsewhere/wan/transformer").glob("*.safetensors")
     save_file({key: value + 1 for key, value in load_file(file).items()}, file)
-    read(Path("r.toml"), ("backbone.weights=elsewhere/wan",), absent="error")
+    recipe, warnings = read(Path("r.toml"), ("backbone.weights=elsewhere/wan",), absent="error")
+    assert recipe.backbone.weights == "elsewhere/wan"
+    assert not [warning for warning in warnings if "encoder" in warning]
 
 
 def test_an_embedding_takes_the_place_of_the_null_that_data_bring(there: Path) -> None:

@@ -561,9 +561,12 @@ def trajectory(scene: Scene, **fields: Any) -> Tensor:
     return built.points(scene)
 
 
-@pytest.mark.parametrize(("sampler", "shrinks", "end"), [("euler", 2, 0.06), ("heun", 4, 1e-3), ("unipc", 3.5, 1e-2)])
+@pytest.mark.parametrize(("sampler", "shrinks", "end"), [("euler", 2, 0.021), ("heun", 4, 4e-4), ("unipc", 3.5, 4e-3)])
 def test_the_points_lie_on_the_teachers_trajectory(sampler: str, shrinks: float, end: float) -> None:
-    """Against the exact flow of the Gaussian, at every time of the coarse grid; the error is the sampler's."""
+    """Against the exact flow of the Gaussian, at every time of the coarse grid; the error is the sampler's.
+
+    It grows with the start: at the `end` it is held against that.
+    """
     scene, errors = scene_of(), []
     start = scene.draw.normal("start noise", (1, 1)).double()
     exact = torch.stack([mixture(GAUSSIAN).map(start, torch.ones(1), t) for t in grid(3, 2.0)])
@@ -572,7 +575,7 @@ def test_the_points_lie_on_the_teachers_trajectory(sampler: str, shrinks: float,
         assert points.shape == (4, 64, 1, 1)
         errors.append((points - exact).abs().flatten(1).amax(1))
     assert errors[1][0] == 0
-    assert errors[1][3] < end
+    assert ((points - exact)[3].abs() / start.abs()).max() < end
     assert (errors[0][1:3] / errors[1][1:3] > 0.9 * shrinks).all()
 
 

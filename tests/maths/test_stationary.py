@@ -85,10 +85,13 @@ def losses_and_gradient(objective: ObjectiveConfig, scene: Scene, turn: int = 0)
 @pytest.mark.parametrize("name", list(TEACHERS_VELOCITY))
 def test_the_exact_map_is_stationary(name: str, config: MixtureConfig) -> None:
     objective = TEACHERS_VELOCITY[name]
-    _, at_rest = losses_and_gradient(objective, scene_for(objective, config=config))
-    displaced = [losses_and_gradient(objective, scene_for(objective, axis(i, 0.1), config))[1].norm() for i in range(3)]
+    _, at_rest = losses_and_gradient(objective, scene_for(objective, config=config, count=2048))
+    displaced = [
+        losses_and_gradient(objective, scene_for(objective, axis(i, 0.1), config, count=2048))[1].norm()
+        for i in range(3)
+    ]
     # What is left is the teacher's step: 1/32 of the way in a straight line, or by Heun.
-    assert at_rest.norm() < (0.6 if name.endswith("euler") else 0.02) * min(displaced)
+    assert at_rest.norm() < (0.5 if name.endswith("euler") else 0.02) * min(displaced)
 
 
 @pytest.mark.parametrize("name", list(TEACHERS_VELOCITY))
@@ -143,12 +146,12 @@ def test_the_residual_gradient_of_discrete_flow_map_shrinks_with_the_teachers_st
     assert min(shrinkage(gradients)) > least
 
 
-@pytest.mark.parametrize(("solver", "least"), [("euler", 2.5), ("heun", 4.0)])
+@pytest.mark.parametrize(("solver", "least"), [("euler", 2.5), ("heun", 4.5)])
 def test_the_residual_gradient_of_consistency_shrinks_with_its_grid(solver: str, least: float) -> None:
     gradients = []
     for points in (16, 32, 64):
         objective = ConsistencyConfig(solver=solver, points=points)
-        gradients.append(losses_and_gradient(objective, scene_for(objective, config=GAUSSIAN, count=8192))[1])
+        gradients.append(losses_and_gradient(objective, scene_for(objective, config=GAUSSIAN, count=2**15))[1])
     assert min(shrinkage(gradients)) > least
 
 
