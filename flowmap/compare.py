@@ -36,12 +36,11 @@ from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
 from flowmap.scores import METRICS
 from flowmap.shelf import SHELF
-from flowmap.signals import Interruption, Signalled
+from flowmap.signals import CTRL_C, Interruption, Signalled
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
 BUDGETS = "budget.jsonl"
 FINISHED = "finished.jsonl"
-_CTRL_C = 130
 
 
 @final
@@ -124,7 +123,7 @@ def compare(
             with Interruption().raising():
                 _work_off(tasks, processes or comparison.processes, console, root)
         except KeyboardInterrupt as error:
-            code = error.code if isinstance(error, Signalled) else _CTRL_C
+            code = error.code if isinstance(error, Signalled) else CTRL_C
             raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", code) from None
         failures = [Failure(task.name, task.seed, task.failure) for task in tasks if task.failure is not None]
         rewrite_lines(root / FAILURES, [vars(failure) for failure in failures])
@@ -323,7 +322,7 @@ def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Pa
             for task, process, pipe in [entry for entry in running if not entry[1].is_alive()]:
                 running.remove((task, process, pipe))
                 process.join()
-                if process.exitcode == _CTRL_C:
+                if process.exitcode == CTRL_C:
                     # It is meant for all, even where it has not reached this process.
                     raise KeyboardInterrupt
                 _finish(task, process.exitcode or 0, pipe, console, tasks)
@@ -400,4 +399,4 @@ def _work(file: Path, only: tuple[str, ...], threads: int, tell: Connection) -> 
     except KeyboardInterrupt:
         with suppress(OSError):
             tell.send("interrupted")
-        os._exit(_CTRL_C)
+        os._exit(CTRL_C)
