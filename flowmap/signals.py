@@ -19,8 +19,6 @@ _INSISTENT = (signal.SIGINT, signal.SIGTERM)  # shells repeat SIGHUP, and SIGXCP
 CTRL_C = 130
 """The exit code of what Ctrl-C has ended."""
 
-CTRL_C = 128 + signal.SIGINT
-"""The exit code of what Ctrl-C has ended."""
 _STDERR = 2
 _AGAIN_SECONDS = 0.05
 

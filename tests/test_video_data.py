@@ -838,9 +838,9 @@ def test_the_format_of_an_encoded_shard(raw: Shards, tmp_path: Path) -> None:
         },
         "latent": [FRAMES, 3, 2, 2],
         "text": [LENGTH, WIDTH],
-        "null": facts.null,
+        "digests": True,
     }
-    assert len(facts.null) == 32
+    assert facts.digests
     assert load_file(tmp_path / "latents" / "null.safetensors")["null"].shape == (LENGTH, WIDTH)
 
 
@@ -977,6 +977,7 @@ _FACTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a latent of words": (lambda facts: facts | {"latent": "abcd"}, "'latent' is \"abcd\", not 4 sizes"),
     "a text of floats": (lambda facts: facts | {"text": [6.0, 3.0]}, "'text' is [6.0, 3.0], not 2 sizes"),
     "a text of truth": (lambda facts: facts | {"text": [True, 3]}, "'text' is [true, 3], not 2 sizes"),
+    "digests of words": (lambda facts: facts | {"digests": "yes"}, "'digests' is neither true nor false"),
     "a negative size": (lambda facts: facts | {"text": [-6, 3]}, "'text' is [-6, 3], not 2 sizes"),
     "a size without end": (lambda facts: facts | {"text": [6, 10**400]}, "not 2 sizes"),
     "another text": (
@@ -1012,7 +1013,7 @@ def test_a_damaged_encoded_sample_is_itself_or_a_fault(older: bool, raw: Shards,
     encode_all(raw(), tmp_path / "latents")
     content = dict(_contents(tmp_path / "latents" / "0.tar"))["b.safetensors"]
     facts = read_facts(tmp_path / "latents", config(tmp_path / "latents"))
-    facts = replace(facts, null="") if older else facts
+    facts = replace(facts, digests=False) if older else facts
     latent, texts = unpack(content, facts)
     random, outcomes = np.random.default_rng(0), {True: 0, False: 0}
     for _ in range(500):
@@ -1040,6 +1041,12 @@ def test_a_null_condition_that_was_changed_is_refused(raw: Shards, tmp_path: Pat
     encode_all(raw(), tmp_path / "latents")
     (tmp_path / "latents" / "null.safetensors").write_bytes(save({"null": torch.full((LENGTH, WIDTH), 0.75)}))
     assert "null.safetensors: is damaged or another's: it does not" in refused(config(tmp_path / "latents").build)
+    encode_all(raw(), tmp_path / "others")
+    file = tmp_path / "others" / "null.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "null.safetensors: is damaged or another's: it does not" in refused(config(tmp_path / "others").build)
 
 
 # Encoding a part
