@@ -36,6 +36,7 @@ class Display:
         self._said: dict[int, float] = {}
         self._bars: list[RenderableType] = []
         self._spinner = Spinner("dots")
+        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=_PER_SECOND, transient=True)
         self._over = threading.Event()
 
     @contextmanager
@@ -43,14 +44,12 @@ class Display:
         """Show it within this context. A console that breaks down meanwhile (its terminal has gone) is no error."""
         with listening(self):
             if self.live:
-                live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=_PER_SECOND)
-                live.transient = True
-                live.start()
+                self._live.start()
                 try:
                     yield
                 finally:
                     with suppress(OSError):
-                        live.stop()
+                        self._live.stop()
             else:
                 watching = threading.Thread(target=self._watch, daemon=True)
                 watching.start()
@@ -67,6 +66,9 @@ class Display:
         try:
             yield
         finally:
+            with suppress(OSError):
+                # However quick the work was, the bar is seen as it ended.
+                self._live.refresh()
             self._bars.remove(bar)
 
     def begin(self, phase: Phase) -> None:
