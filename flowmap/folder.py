@@ -163,7 +163,8 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Force all that is in a folder to disk, what is inside before what holds it."""
-    for inner, _, files in each(list(os.walk(folder, topdown=False)), f"waiting for the disk to have {folder.name}"):
+    name = folder.name.removeprefix(SKIP_PREFIX)
+    for inner, _, files in each(list(os.walk(folder, topdown=False)), f"waiting for the disk to have {name}"):
         for file in files:
             sync(Path(inner, file))
         sync(Path(inner))

@@ -73,7 +73,11 @@ def scripted(
     places: Sequence[int] = (),
     step: int = 0,
 ) -> ScriptedDraw:
-    """The draw of a process that holds all `count` samples of a batch, at this `step` of the stage."""
+    """The draw of a process that holds all `count` samples of a batch, at this `step` of the stage.
+
+    The direction along which the watchdog sees samples is no part of a loss, and no released trainer draws one.
+    """
+    shares = {"direction": (0,), **shares}
     everything = range(count)
     cpu = torch.device("cpu")
     return ScriptedDraw(0, "stage", step, "turn", count, everything, everything, cpu, numbers, shares, places)

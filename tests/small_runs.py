@@ -336,6 +336,7 @@ def _serve() -> None:
             pid = os.fork()
             if not pid:
                 _become(order)
+            codes.pop(pid, None)  # of an earlier process: ids come again after some ten thousand
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
 

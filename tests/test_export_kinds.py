@@ -165,12 +165,13 @@ def test_what_is_being_done_is_told(bidirectional: Path, tmp_path: Path) -> None
     with listening(heard):
         export_run(bidirectional, tmp_path / "made", None, "ema", None, True)
     told = [phase.what for phase in heard.phases]
-    assert told[0] == "checking the weights of stage 'forward'"
+    assert told[0] == "checking forward, step 2"
     assert "reading transformer" in told
-    assert told[-4:] == ["writing transformer", "copying text_encoder", "copying tokenizer", "copying vae"]
+    copied = ["copying text_encoder", "copying tokenizer", "copying vae"]
+    assert told[-5:] == ["writing transformer", *copied, "waiting for the disk to have made"]
     written = tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert heard.phases[-4].unit == "bytes"
-    assert 0 < heard.phases[-4].total < written.stat().st_size
+    assert heard.phases[-5].unit == "bytes"
+    assert 0 < heard.phases[-5].total < written.stat().st_size
 
 
 def test_weights_that_are_no_numbers_are_not_exported(
