@@ -6,7 +6,7 @@ import inspect
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -114,26 +114,30 @@ def load(points: list[EntryPoint]) -> Catalogue:
 
 @contextmanager
 def _heard() -> Iterator[list[BaseException]]:
-    """Within this context the list fills with what a real Ctrl-C raises."""
+    """Within this context the list fills with what signals from outside raise."""
     heard: list[BaseException] = []
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield heard  # in this thread no signal arrives, or none that raises
+    before: dict[int, Callable[[int, FrameType | None], object]] = {
+        number: at for number in signal.valid_signals() if callable(at := signal.getsignal(number))
+    }
+    if threading.current_thread() is not threading.main_thread():
+        yield heard  # no signal arrives in this thread
         return
 
     def arrived(number: int, frame: FrameType | None) -> None:
         try:
-            before(number, frame)
+            before[number](number, frame)
         except BaseException as error:
             heard.append(error)
             raise
 
-    signal.signal(signal.SIGINT, arrived)
+    for number in before:
+        signal.signal(number, arrived)
     try:
         yield heard
     finally:
-        # A handler that a plugin has put there goes too.
-        signal.signal(signal.SIGINT, before)
+        # Handlers that a plugin has put there go too.
+        for number, at in before.items():
+            signal.signal(number, at)
 
 
 def _owner(point: EntryPoint) -> str:

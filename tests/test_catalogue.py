@@ -18,6 +18,7 @@ from flowmap import hookspecs
 from flowmap.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
 from flowmap.configs import ComponentConfig, SamplerConfig, SampleSpec
 from flowmap.recipe import read
+from flowmap.signals import HEARD, Interruption, Signalled
 
 from .conftest import TINY, edited
 
@@ -234,6 +235,14 @@ def test_a_real_interrupt_ends_the_command_whatever_a_plugin_makes_of_it(
     with pytest.raises(KeyboardInterrupt):
         load([entry_point(f"interrupted_{number}_{abs(hash(source))}", text)])
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_signal_that_a_command_listens_to_is_lost_in_a_plugin(entry_point: EntryPoints) -> None:
+    """What a scheduler or torchrun sends while plugins are imported would be taken for the plugin's own failure."""
+    for number in HEARD:
+        work = f"import signal\nsignal.raise_signal({int(number)})\n"
+        with Interruption().raising(), pytest.raises(Signalled):
+            load([entry_point(f"stopped_{number.name}", work)])
 
 
 def test_a_plugin_s_own_handler_goes_with_it(entry_point: EntryPoints) -> None:

@@ -168,10 +168,10 @@ def test_what_is_being_done_is_told(bidirectional: Path, tmp_path: Path) -> None
     assert told[0] == "checking forward, step 2"
     assert "reading transformer" in told
     copied = ["copying text_encoder", "copying tokenizer", "copying vae"]
-    assert told[-5:] == ["writing transformer", *copied, "waiting for the disk to have made"]
+    assert told[-6:] == ["writing transformer", "waiting for the disk", *copied, "waiting for the disk to have made"]
     written = tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert heard.phases[-5].unit == "bytes"
-    assert 0 < heard.phases[-5].total < written.stat().st_size
+    assert heard.phases[-6].unit == "bytes"
+    assert 0 < heard.phases[-6].total < written.stat().st_size
 
 
 def test_weights_that_are_no_numbers_are_not_exported(
