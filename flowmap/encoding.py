@@ -54,7 +54,7 @@ def encode_recipe(
         with phase("looking at the raw data"):
             archive = source.build()
             names = archive.parts()
-        doubt = agree(folder, MadeWith.now(recipe.backbone, device.type))
+        doubt = agree(folder, MadeWith.now(recipe.backbone, device.type, names))
         if doubt:
             console.print(f"[yellow]{escape(doubt)}[/]", soft_wrap=True)
         left = [name for name in names if not (folder / name).exists()]

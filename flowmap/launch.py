@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import tomli_w
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -36,6 +35,7 @@ from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
 from flowmap.run import Watcher, refuse_changes, train
 from flowmap.runfiles import claims_of, read_run
+from flowmap.sealed import write_sealed
 from flowmap.signals import Interruption
 from flowmap.stage import finished
 from flowmap.verdict import HEADLINES
@@ -265,8 +265,7 @@ def _worded(score: float) -> str:
 def _write_about(plan: Plan, processes: Processes) -> None:
     device = processes.device
     everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-    header = "# Written by flowmap: the whole recipe, with every default and every --set.\n"
-    write_whole(plan.folder / LOCK, header + tomli_w.dumps(everything))
+    write_sealed(plan.folder / LOCK, "the whole recipe, with every default and every --set.", everything)
     about: dict[str, str | int] = {name: importlib.metadata.version(name) for name in _VERSIONS}
     about["python"] = platform.python_version()
     about["platform"] = platform.platform()

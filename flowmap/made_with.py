@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from flowmap.configs import ArchiveConfig, BackboneConfig, Finding
 from flowmap.errors import FlowmapError
 from flowmap.hub import read_json
+from flowmap.names import expanded, printable
 
 MADE_WITH = "encoder.json"
 _FORMAT = 1
 _VERSIONS = ("flowmap", "torch", "diffusers", "transformers", "tokenizers")
 _BESIDE = (MADE_WITH, "faults.jsonl")
 _SHOWN = 40  # characters of a value
+_SHOWN_PARTS = 5
 
 
 @final
 @dataclass(frozen=True)
 class MadeWith:
-    """The backbone's `encoding()`, the precision in which its text encoder computed, and the versions of libraries."""
+    """The backbone's `encoding()`, the precision in which its text encoder computed, and the versions of libraries.
+
+    `parts` are the names of all that were to be encoded; folders of older versions do not say which.
+    """
 
     backbone: Mapping[str, Any]
     precision: str | None
     versions: Mapping[str, str]
+    parts: Sequence[str] = ()
 
     @classmethod
-    def now(cls, backbone: BackboneConfig, device: str) -> MadeWith:
-        """What `backbone` would encode with here, on that kind of device (cpu, cuda)."""
+    def now(cls, backbone: BackboneConfig, device: str, parts: Sequence[str]) -> MadeWith:
+        """What `backbone` would encode `parts` with here, on that kind of device (cpu, cuda)."""
         versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
-        return cls(backbone.encoding(), backbone.encoding_precision(device), versions)
+        return cls(backbone.encoding(), backbone.encoding_precision(device), versions, parts)
 
     def misfits(self, there: MadeWith) -> list[str]:
         """What differs from what is `there`, both values of each; versions of libraries are no misfits."""
@@ -53,7 +59,7 @@ class MadeWith:
 
 
 def findings(data: ArchiveConfig, backbone: BackboneConfig) -> Iterator[Finding]:
-    """Whether encoded data were made with something else than `backbone` says; fields are those of the data."""
+    """Whether encoded data are not whole, or made with something else than `backbone` says; fields are the data's."""
     folder = data.encoded_in()
     if folder is None:
         return
@@ -72,6 +78,13 @@ def findings(data: ArchiveConfig, backbone: BackboneConfig) -> Iterator[Finding]
     if wrong:
         why = f"{_refusal(folder, wrong)}; change the recipe, or encode into another folder"
         yield Finding("error", ("path",), why)
+    # Who names the parts by a pattern wants those, and no others.
+    gone = [part for part in there.parts if not (folder / part).exists()] if expanded(data.path) == folder else []
+    if gone:
+        shown = ", ".join(map(printable, gone[:_SHOWN_PARTS])) + (", ..." if len(gone) > _SHOWN_PARTS else "")
+        why = f"{folder} lacks {len(gone)} of the {len(there.parts)} parts that {MADE_WITH} lists: {shown}"
+        how = f"end what `flowmap encode` began, copy them, or train on those that are here: {folder / '*.tar'}"
+        yield Finding("error", ("path",), f"{why}; {how}")
 
 
 def agree(folder: Path, now: MadeWith) -> str | None:
@@ -79,13 +92,11 @@ def agree(folder: Path, now: MadeWith) -> str | None:
 
     Returns a doubt, if there is one. Raises FlowmapError where what is there was made otherwise, or nobody knows how.
     """
-    if not now.backbone:
-        return None
     there = read(folder)
     if not _begun(folder):
-        from flowmap.folder import write_whole  # the one slow import here, and `check` writes nothing
-
-        write_whole(folder / MADE_WITH, json.dumps({"format": _FORMAT, **asdict(now)}, indent=2) + "\n")
+        _write(folder, now)
+        return None
+    if there is None and not now.backbone:
         return None
     if there is None:
         raise FlowmapError(
@@ -95,8 +106,16 @@ def agree(folder: Path, now: MadeWith) -> str | None:
     wrong = now.misfits(there)
     if wrong:
         raise FlowmapError(f"{_refusal(folder, wrong)}; go on as they were begun, or encode into another folder: --to")
+    if not set(now.parts) <= set(there.parts):
+        _write(folder, replace(there, parts=sorted({*there.parts, *now.parts})))
     versions = now.other_versions(there)
     return f"{folder / MADE_WITH}: the parts that are there were made with {versions}" if versions else None
+
+
+def _write(folder: Path, made: MadeWith) -> None:
+    from flowmap.folder import write_whole  # the one slow import here, and `check` writes nothing
+
+    write_whole(folder / MADE_WITH, json.dumps({"format": _FORMAT, **asdict(made)}, indent=2) + "\n")
 
 
 def read(folder: Path) -> MadeWith | None:
@@ -112,11 +131,18 @@ def read(folder: Path) -> MadeWith | None:
     found = content.pop("format", None)
     if found != _FORMAT:
         raise FlowmapError(f"{path}: is of format {found!r}, and this version of flowmap reads {_FORMAT}; {how}")
+    parts = content.setdefault("parts", [])
     backbone, precision, versions = (content.get(name) for name in ("backbone", "precision", "versions"))
     texts = isinstance(versions, dict) and all(isinstance(text, str) for text in versions.values())
-    if not isinstance(backbone, dict) or not isinstance(precision, str | None) or not texts or len(content) != 3:
-        raise FlowmapError(f"{path}: is damaged (it has backbone, precision and versions); {how}")
-    return MadeWith(backbone, precision, versions or {})
+    if not isinstance(backbone, dict) or not isinstance(precision, str | None) or not texts or len(content) != 4:
+        raise FlowmapError(f"{path}: is damaged (it has backbone, precision, versions and parts); {how}")
+    if not isinstance(parts, list) or not all(isinstance(part, str) and _is_name(part) for part in parts):
+        raise FlowmapError(f"{path}: is damaged (its parts are names of files); {how}")
+    return MadeWith(backbone, precision, versions or {}, parts)
+
+
+def _is_name(text: str) -> bool:
+    return text not in ("", ".", "..") and not {"/", "\0"} & set(text)
 
 
 def _begun(folder: Path) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,9 @@ from flowmap.configs import (
 from flowmap.errors import FlowmapError
 from flowmap.hub import RUN_LOCK, absence, find, is_hub_id
 from flowmap.locate import Path as Place
+from flowmap.sealed import read_sealed
 from flowmap.tables import EvaluationConfig, StageConfig, sampling_shift
+from flowmap.texts import TextError
 
 BASE = "base"
 """The backbone's own weights, by name."""
@@ -162,12 +163,14 @@ def run_stage(folder: Path) -> tuple[_RunLock, StageConfig]:
     Raises FlowmapError if it is none of this version's recipes, or trained nothing.
     """
     try:
-        raw = tomllib.loads((folder / RUN_LOCK).read_text())
+        raw = read_sealed(folder / RUN_LOCK)
         if "name" not in raw:
             raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
         lock = _RunLock.model_validate({key: raw[key] for key in _RunLock.model_fields if key in raw})
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise FlowmapError(f"{folder / RUN_LOCK} cannot be read: {error}") from None
+    except OSError as error:
+        raise FlowmapError(f"{folder / RUN_LOCK} cannot be read: {error.strerror}") from None
+    except TextError as error:
+        raise FlowmapError(f"{folder / RUN_LOCK} {error}; run that recipe again, which writes it anew") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowmapError(

@@ -19,7 +19,8 @@ from flowmap.phases import phase
 from flowmap.plan import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe import Recipe, read
 from flowmap.runfiles import read_about
-from flowmap.texts import TextError, read_toml
+from flowmap.sealed import read_sealed
+from flowmap.texts import TextError
 
 TFLOPS = 400.0
 """What a device is assumed to achieve, in 1e12 / s: about 40 % of the 989 that an H100 can at most (dense bf16)."""
@@ -121,7 +122,7 @@ def _measured(plan: Plan, stage: StagePlan, doubts: list[str]) -> Measured | Non
             doubts.append(f"{head}: {stage.folder / STEPS} says nothing of the first {lost:,} steps")
         if lost or not steps:
             return None
-        lock = read_toml(lock_file)
+        lock = read_sealed(lock_file)
         about = read_about(plan.folder)
     except TextError as error:
         doubts.append(f"{head}: {lock_file} {error}")

@@ -19,6 +19,8 @@ from flowmap.recipe import Recipe
 from flowmap.run import read_lock
 from flowmap.texts import is_file, is_folder
 
+_ANEW = "run the recipe again, which writes it anew"
+
 
 def open_run(folder: Path) -> Plan:
     """The plan of the run in `folder`. Raises FlowmapError if it is no run of this version's recipes."""
@@ -26,7 +28,7 @@ def open_run(folder: Path) -> Plan:
         if is_file(folder.parent / LOCK):
             raise FlowmapError(f"{folder} is not the folder of a run; {folder.parent} is one")
         raise FlowmapError(f"{folder} is not the folder of a run{runs_near(folder)}")
-    lock = read_lock(folder / LOCK)
+    lock = read_lock(folder / LOCK, _ANEW)
     if "name" not in lock:
         raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
     try:
@@ -37,7 +39,7 @@ def open_run(folder: Path) -> Plan:
             f"first {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
         ) from None
     if why := _unsound(recipe):
-        raise FlowmapError(f"{folder / LOCK} is damaged: {why}; run the recipe again, which writes it anew", code=1)
+        raise FlowmapError(f"{folder / LOCK} is damaged: {why}; {_ANEW}", code=1)
     return make_plan(recipe.model_copy(update={"name": folder.resolve().name}), folder.resolve().parent)
 
 

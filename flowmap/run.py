@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import accelerate.tracking
-import tomli_w
 from pydantic import ValidationError
 
-from flowmap import __version__
 from flowmap.checkpoint import clean, prune, restore, save, verify
 from flowmap.configs import AnyBackbone, AnyData, Config
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError, append_line, sync, write_whole, writing
+from flowmap.folder import StoppedError, append_line, sync, writing
 from flowmap.journal import STEPS, Seal, begin, read_steps
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.manifest import Checkpoint, checkpoints
@@ -25,11 +23,12 @@ from flowmap.phases import each, phase
 from flowmap.plan import LOCK, StagePlan
 from flowmap.processes import Processes
 from flowmap.rewinds import collapsed, lowered, rewind, watchdog_of
+from flowmap.sealed import read_sealed, write_sealed
 from flowmap.signals import Interruption
 from flowmap.stage import Stage, open_stage
 from flowmap.step_length import NAME as TANGENT_ERROR
 from flowmap.tables import StageConfig
-from flowmap.texts import TextError, read_toml
+from flowmap.texts import TextError
 from flowmap.watchdog import CollapseError, watched
 
 _TRACK_EVERY = 10
@@ -200,18 +199,17 @@ def _resume_point(plan: StagePlan) -> Checkpoint | None:
 
 
 def _write_lock(plan: StagePlan) -> None:
-    header = f"# Written by flowmap {__version__}: the configuration this stage depends on, complete.\n"
-    write_whole(plan.folder / LOCK, header + tomli_w.dumps(plan.lock))
+    write_sealed(plan.folder / LOCK, "the configuration that this stage depends on, complete.", plan.lock)
 
 
-def read_lock(path: Path) -> dict[str, Any]:
-    """The configuration in a lock file; raises FlowmapError if it cannot be read."""
+def read_lock(path: Path, how: str = "copy it from a backup, or move its folder away") -> dict[str, Any]:
+    """The configuration in a lock file; raises FlowmapError, which says `how` to mend it, if it is not as written."""
     try:
-        return read_toml(path)
+        return read_sealed(path)
     except OSError as error:
-        raise FlowmapError(f"{path} cannot be read: {error.strerror}; move its folder away", code=1) from None
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}; {how}", code=1) from None
     except TextError as error:
-        raise FlowmapError(f"{path} cannot be read: it {error}; move its folder away", code=1) from None
+        raise FlowmapError(f"{path} cannot be read: it {error}; {how}", code=1) from None
 
 
 class _StageLock(Config):

@@ -20,7 +20,8 @@ from flowmap.folder import StoppedError
 from flowmap.journal import STEPS, Calls, StepLine, calls_in, lost_steps, read_steps
 from flowmap.plan import LOCK
 from flowmap.scores import METRICS, read_scores
-from flowmap.texts import TextError, misfit, parse_toml, read_bytes, read_text, shaped
+from flowmap.sealed import parse_sealed
+from flowmap.texts import TextError, misfit, read_bytes, read_text, shaped
 from flowmap.verdict import Claim, Control, claims
 
 
@@ -183,7 +184,7 @@ def _lock(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / LOCK
     try:
         text = read_text(path)
-        recipe = parse_toml(text)
+        recipe = parse_sealed(text)
         if "name" not in recipe and "seed" in recipe:
             raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
         _Lock.model_validate(recipe)

@@ -137,7 +137,7 @@ def members(tar: str) -> list[str]:
         return opened.getnames()
 
 
-WHOLE = ["000.tar", "001.tar", "encoded.json", "null.safetensors"]
+WHOLE = ["000.tar", "001.tar", "encoded.json", "encoder.json", "null.safetensors"]
 
 
 def test_it_says_what_it_did_and_how_to_go_on(encode: Encode) -> None:
@@ -189,7 +189,7 @@ def test_ctrl_c_keeps_finished_parts_and_the_same_command_goes_on(
     assert stopped.err == (
         "error: interrupted; 1 of 2 parts are finished and kept in latents. Run the same command again to go on\n"
     )
-    assert names() == ["000.tar", "encoded.json", "null.safetensors"]
+    assert names() == ["000.tar", "encoded.json", "encoder.json", "null.safetensors"]
     first = Path("latents/000.tar").stat().st_mtime_ns
     resumed = encode()
     assert resumed.code == 0
@@ -299,7 +299,7 @@ def test_nothing_that_could_be_encoded_is_an_error(encode: Encode) -> None:
         stopped = encode()
         assert stopped.code == 1
         assert stopped.err == "error: no sample could be encoded: 8 faults, listed in latents/faults.jsonl\n"
-        assert names() == ["faults.jsonl"]
+        assert names() == ["encoder.json", "faults.jsonl"]
 
 
 def test_too_many_faults_stop_it(encode: Encode) -> None:

@@ -86,6 +86,7 @@ def test_all_that_decides_is_written(there: Path) -> None:
     backbone = found["backbone"]
     assert backbone.keys() == {"weights", "text_length", "negative_prompt", "null_embedding"}
     assert (backbone["text_length"], backbone["null_embedding"]) == (16, None)
+    assert found["parts"] == ["000.tar", "001.tar"]
     assert backbone["negative_prompt"].startswith("色调艳丽")
     assert read(Path("r.toml"), (), absent="error")[1] == []
 
@@ -199,7 +200,7 @@ def test_another_precision_does_not_go_on_but_can_be_trained_with(there: Path) -
     Path("enc/001.tar").unlink()
     with pytest.raises(FlowmapError, match="this device reads texts in float32, and they were read in bfloat16"):
         encode()
-    read(Path("r.toml"), (), absent="error")
+    read(Path("r.toml"), ["data.path=enc/*.tar"], absent="error")
 
 
 def test_other_versions_are_said(there: Path) -> None:
@@ -232,6 +233,9 @@ DAMAGES: Mapping[str, tuple[Callable[[], object], str]] = {
     "a backbone of text": (lambda: edit(lambda found: found.update(backbone="a")), "is damaged"),
     "versions of numbers": (lambda: edit(lambda found: found.update(versions={"torch": 1})), "is damaged"),
     "a precision of numbers": (lambda: edit(lambda found: found.update(precision=16)), "is damaged"),
+    "parts of numbers": (lambda: edit(lambda found: found.update(parts=[1])), "is damaged"),
+    "parts elsewhere": (lambda: edit(lambda found: found.update(parts=["../000.tar"])), "is damaged"),
+    "parts that are no list": (lambda: edit(lambda found: found.update(parts="000.tar")), "is damaged"),
     "more": (lambda: edit(lambda found: found.update(more=1)), "is damaged"),
     "a folder": (lambda: [Path("enc/encoder.json").unlink(), Path("enc/encoder.json").mkdir()], "cannot be read"),
     "a field less": (
@@ -259,6 +263,32 @@ def test_an_older_folder_is_a_warning_and_does_not_go_on(there: Path) -> None:
     Path("enc/001.tar").unlink()
     with pytest.raises(FlowmapError, match=r"enc has encoded parts and no encoder\.json, so nothing says with what"):
         encode()
+
+
+def test_a_part_that_is_gone_is_missed(there: Path) -> None:
+    """Half of the data would be no less plausible; who means half of them says so."""
+    Path("enc/001.tar").unlink()
+    words = "r.toml:2: data.path: enc lacks 1 of the 2 parts that encoder.json lists: 001.tar; "
+    assert words in told()
+    with pytest.raises(FlowmapError, match="enc lacks 1 of the 2 parts"):
+        run_recipe(Path("r.toml"), (), (), False, Path("runs"), Console(quiet=True))
+    assert read(Path("r.toml"), ["data.path=enc/*.tar"], absent="warning")[1] == []
+    encode()
+    assert read(Path("r.toml"), (), absent="warning")[1] == []
+
+
+def test_parts_of_another_source_are_listed_too(there: Path) -> None:
+    Path("raw/000.tar").rename("raw/002.tar")
+    encode()
+    assert stored()["parts"] == ["000.tar", "001.tar", "002.tar"]
+    Path("enc/000.tar").unlink()
+    assert "parts that encoder.json lists: 000.tar; " in told()
+
+
+def test_older_folders_list_no_parts(there: Path) -> None:
+    edit(lambda found: found.pop("parts"))
+    Path("enc/001.tar").unlink()
+    assert read(Path("r.toml"), (), absent="warning")[1] == []
 
 
 def test_what_was_begun_and_has_no_part_is_begun_anew(there: Path) -> None:

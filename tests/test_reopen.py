@@ -11,6 +11,7 @@ import tomli_w
 
 from flowmap.errors import FlowmapError
 from flowmap.reopen import open_run
+from flowmap.sealed import read_sealed, write_sealed
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 
@@ -71,3 +72,23 @@ def test_a_lock_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -
     (folder / "recipe.lock.toml").write_bytes(content)
     with pytest.raises(FlowmapError):
         open_run(folder)
+
+
+def test_a_lock_that_was_changed_is_refused(tmp_path: Path, lock: dict[str, Any]) -> None:
+    """One digit otherwise, and it is as well-formed as before; older versions wrote no digest."""
+    file = tmp_path / "small" / "recipe.lock.toml"
+    write_sealed(file, "the whole recipe.", lock)
+    open_run(file.parent)
+    text = file.read_text()
+    assert text.count("samples = 24\n") == 1
+    file.write_text(text.replace("samples = 24\n", "samples = 34\n"))
+    with pytest.raises(FlowmapError, match=r"recipe\.lock\.toml cannot be read: it was changed after it was written"):
+        open_run(file.parent)
+    file.write_text("\n".join(line for line in file.read_text().split("\n") if not line.startswith("#")))
+    assert open_run(file.parent).recipe.evaluation.samples == 34  # type: ignore[union-attr]
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    tables = {"a": "# SHA-256 of what follows: no\n", "é": ["\r\n", "\u2028"], "b": {"c": 1.5}}
+    write_sealed(tmp_path / "x.toml", "a test", tables)
+    assert read_sealed(tmp_path / "x.toml") == tables

@@ -495,7 +495,9 @@ def test_a_field_that_an_older_version_did_not_have_is_no_change_at_its_default(
         lock = finished / f"runs/small/{stage}/recipe.lock.toml"
         text = lock.read_text()
         assert text.count("weight_decay = 0.0\n") > 0
-        lock.write_text(text.replace("weight_decay = 0.0\n", ""))
+        # Nor had it a digest, which stands in the second line of the head.
+        head, _, tables = text.split("\n", 2)
+        lock.write_text("\n".join((head, tables.replace("weight_decay = 0.0\n", ""))))
     code, text = flowmap(finished, "run", "recipe.toml")
     assert code == 0
     assert "teacher: finished before" in text

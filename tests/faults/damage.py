@@ -167,16 +167,14 @@ def _said(ended: Ended) -> Mapping[str, Any]:
 def of_run(name: str, before: bytes, after: bytes | None, words: Words) -> bool:
     """Whether docs/run-folder.md, "What is checked, and what cannot be", says that such damage cannot be found."""
     base = name.rpartition("/")[2]
-    if base.endswith(".tar") and after is None:
-        # A folder of shards is what lies in it.
-        return True
     if base == "steps.jsonl":
         return _without_times(before) == _without_times(after)
     if base == "metrics.jsonl":
         # A report shows what is there, as long as it agrees with itself.
         return all(_agrees(line) for line in (after or b"").splitlines())
-    unsealed = ("about.json", "recipe.lock.toml", "budget.jsonl", "finished.jsonl", "failures.jsonl", "flowmap.log")
-    return base in unsealed or base.endswith((".png", ".html", ".toml", ".log")) or base.startswith("comparison.")
+    unsealed = ("about.json", "budget.jsonl", "finished.jsonl", "failures.jsonl", "flowmap.log")
+    pages = base.endswith((".png", ".html", ".log")) or base.startswith("comparison.")
+    return base in unsealed or pages or (base.endswith(".toml") and base != "recipe.lock.toml")
 
 
 def of_weights(name: str, before: bytes, after: bytes | None, words: Words) -> bool:
