@@ -705,6 +705,19 @@ def test_what_lies_there_instead_of_tars_is_said(tmp_path: Path, mp4: Callable[.
     assert "the path of the shards is empty" in refused(config("").build)
 
 
+def test_a_pattern_that_looks_through_everything_is_refused(
+    raw: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check is to take seconds, and `/**` is a whole disk, or a circle of links that never ends."""
+    raw()
+    (tmp_path / "raw" / "round").symlink_to(tmp_path)
+    monkeypatch.setattr("flowmap_video.places._MOST", 40)
+    (finding,) = config(tmp_path / "**" / "*.tar").missing()
+    assert "**/*.tar' looks through more than 40 files and folders (looked from " in finding.message
+    (tmp_path / "raw" / "round").unlink()
+    assert list(config(tmp_path / "**" / "*.tar").missing()) == []
+
+
 def test_the_home_folder_may_be_a_tilde(raw: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     raw()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import os
 from pathlib import Path
 
 from flowmap.names import expanded
 
 _PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
+_MOST = 50_000  # files and folders below a pattern with **: seconds, and far more than anybody's tars
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma")
 _PACKED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz")
 
@@ -16,10 +19,24 @@ def named(path: str) -> list[Path]:
     """What a folder has in it, or a pattern matches, sorted; unfinished files are left out."""
     place = expanded(path)
     try:
+        if _too_wide(place):
+            return []
         found = list(place.iterdir()) if place.is_dir() else [Path(p) for p in glob.glob(str(place), recursive=True)]
     except (OSError, ValueError):
         return []  # `nothing_at` says why
     return sorted(p for p in found if not p.name.startswith(_PART)) if path else []
+
+
+def _too_wide(place: Path) -> bool:
+    """Whether a pattern with ** looks through so much that `check` would take long, or through a circle of links."""
+    parts = place.parts
+    if "**" not in parts or place.is_dir():
+        return False
+    start = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    looked = itertools.accumulate(
+        len(dirs) + len(files) for _, dirs, files in os.walk(Path(*parts[:start]), followlinks=True)
+    )
+    return any(number > _MOST for number in looked)
 
 
 def is_tar(path: Path) -> bool:
@@ -53,6 +70,10 @@ def nothing_at(path: str) -> str:
 
 
 def _nothing_in(place: Path, path: str, whence: str) -> str:
+    if _too_wide(place):
+        return (
+            f"'{path}' looks through more than {_MOST:,} files and folders {whence}; name a folder nearer to the tars"
+        )
     if not place.is_dir():
         return (
             f"'{path}' is a file, and no .tar {whence}"
