@@ -108,7 +108,9 @@ class Display:
                 if last is None or now - last >= _LINE_SECONDS:
                     self._said[id(phase)] = now
                     with suppress(OSError):
-                        self.console.print(f"{phase.words()}, {_duration(since)}", style="dim", markup=False)
+                        self.console.print(
+                            f"{phase.words()}, {_duration(since)}", style="dim", markup=False, soft_wrap=True
+                        )
 
 
 _shown: list[Display] = []

@@ -27,7 +27,8 @@ def test_elsewhere_than_on_a_terminal_a_long_phase_is_a_line(monkeypatch: pytest
     monkeypatch.setattr(shown, "_SAID_SECONDS", 0.0)
     monkeypatch.setattr(shown, "_LOOK_SECONDS", 0.001)
     file = io.StringIO()
-    with display(Console(file=file)), phase("hashing", 3e9, "bytes") as hashing:
+    # A log is searched by lines, so one is whole however narrow rich takes the file for.
+    with display(Console(file=file, width=10)), phase("hashing", 3e9, "bytes") as hashing:
         hashing.advance(1.5e9)
         until(lambda: "hashing" in file.getvalue())
         with phase("[within]"):
