@@ -194,13 +194,16 @@ def _dumped(recipe: Recipe) -> dict[str, Any]:
 def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
     """Everything to be done, in order; folders and links made, recipes written.
 
+    Of all seeds, what others wait for comes first: a contestant is always ready then, and no core has to wait.
+
     Raises FlowmapError if a contestant's folder holds another configuration's stage.
     """
+    awaited: list[_Task] = []
     tasks: list[_Task] = []
     for seed in comparison.seeds:
         plans = {entrant.name: _plan(entrant, seed, root) for entrant in comparison.entrants}
         first = _first_tasks(plans, seed, root)
-        tasks += first.values()
+        awaited += first.values()
         for plan in plans.values():
             _link(plan.folder / SHELF, root / SHARED / SHELF)
         for name, plan in plans.items():
@@ -219,7 +222,7 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
                     "which sets its old folder aside (--fresh: all)."
                 ) from None
             write_whole(_file(plan), tomli_w.dumps(_dumped(plan.recipe)))
-    return tasks
+    return awaited + tasks
 
 
 def _plan(entrant: Entrant, seed: int, root: Path) -> Plan:

@@ -150,6 +150,15 @@ def test_what_several_build_on_is_trained_once(finished: tuple[Path, str]) -> No
     assert len(re.findall("shared: teacher", printed)) == 2
 
 
+def test_what_others_wait_for_is_trained_first(tmp_path: Path) -> None:
+    """By seeds, a core would have nothing to do while each seed's teacher is trained."""
+    text = SPEC.split('[[contestants]]\nname = "twin"')[0].replace('"frechet_pixels"', "").replace("heun", "unipc")
+    printed = run(tmp_path, text.replace("processes = 2", "processes = 1"))
+    order = re.findall(r"✓ (.*): \d+ s", printed)
+    assert order[:2] == ["shared: teacher, seed 0", "shared: teacher, seed 1"]
+    assert sorted(order[2:]) == ["map, seed 0", "map, seed 1", "teacher, seed 0", "teacher, seed 1"]
+
+
 def test_the_teacher_s_samples_are_made_once_per_seed_and_change_no_number(finished: tuple[Path, str]) -> None:
     root = finished[0] / "runs" / "small"
     shelves = {run.resolve() for run in root.glob(f"*/seed-*/{SHELF}")}
