@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -29,7 +30,19 @@ from flowmap.comparison_page import write_page
 from flowmap.configs import unknown_word
 from flowmap.display import display
 from flowmap.errors import FlowmapError
-from flowmap.folder import append_line, locked, make_folder, read_lines, rewrite_lines, set_aside, write_whole, writing
+from flowmap.folder import (
+    OLD,
+    append_line,
+    locked,
+    make_folder,
+    read_lines,
+    rewrite_lines,
+    set_aside,
+    write_whole,
+    write_whole_folder,
+    writing,
+)
+from flowmap.manifest import checkpoints
 from flowmap.phases import phase
 from flowmap.plan import Plan, make_plan
 from flowmap.recipe import Recipe
@@ -37,6 +50,7 @@ from flowmap.run import refuse_changes
 from flowmap.scores import METRICS
 from flowmap.shelf import SHELF
 from flowmap.signals import CTRL_C, Interruption, Signalled
+from flowmap.stage import finished
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
 BUDGETS = "budget.jsonl"
@@ -48,7 +62,8 @@ FINISHED = "finished.jsonl"
 class _Task:
     """One training: some stages of a recipe, or all of them and then the evaluation.
 
-    `result` is there when it has been done; `threads` are those that its recipe asks for, 0 for none.
+    `result` is there when it has been done; `threads` are those that its recipe asks for, 0 for none. `only` is what
+    several contestants build on, a stage of so many `steps`.
     """
 
     name: str
@@ -57,6 +72,7 @@ class _Task:
     result: Path
     threads: int
     only: tuple[str, ...] = ()
+    steps: int = 0
     after: list[_Task] = field(default_factory=list)
     began: float = 0.0
     failure: str | None = None
@@ -112,11 +128,13 @@ def compare(
         comparison = _with_budgets(comparison, root, console)
         _warn(comparison, console)
         tasks = _tasks(comparison, root)
+        if not fresh:
+            _take_over(tasks, root, console)
         write_whole(root / RECORD, json.dumps(record(comparison, command), indent=1) + "\n")
-        finished = read_lines(root / FINISHED, _FinishedLine)
+        lines = read_lines(root / FINISHED, _FinishedLine)
         # A line that a kill has cut off goes, and there is a file to append to.
-        rewrite_lines(root / FINISHED, finished)
-        known = {line["key"] for line in finished}
+        rewrite_lines(root / FINISHED, lines)
+        known = {line["key"] for line in lines}
         for task in tasks:
             task.done = task.result.exists() and _key(task) in known
         try:
@@ -225,6 +243,31 @@ def _tasks(comparison: Comparison, root: Path) -> list[_Task]:
     return awaited + tasks
 
 
+def _take_over(tasks: Sequence[_Task], root: Path, console: Console) -> None:
+    """Copy what other comparisons beside `root` have trained already: stages with equal locks are one."""
+    for task in tasks:
+        place = task.result.parent
+        if not task.only or checkpoints(place):
+            continue
+        there = _elsewhere(place, task.steps, root)
+        if there is not None:
+            shutil.rmtree(place)  # made for the links; what was begun there has no checkpoint
+            write_whole_folder(place, partial(shutil.copytree, there, dirs_exist_ok=True))
+            told = f"{task.name}, seed {task.seed}: the same is in {there}; taken over from there"
+            console.print(escape(told), soft_wrap=True)
+
+
+def _elsewhere(place: Path, steps: int, root: Path) -> Path | None:
+    """Where another comparison has the finished stage that `place` is for."""
+    for path in sorted(root.parent.glob(f"*/{place.relative_to(root)}")):
+        if root in path.parents or OLD in path.relative_to(root.parent).parts[0]:
+            continue
+        with suppress(FlowmapError):  # what is damaged is that comparison's own affair
+            if finished(path, steps):
+                return path
+    return None
+
+
 def _plan(entrant: Entrant, seed: int, root: Path) -> Plan:
     """The training of one seed as a run of its own, `<contestant>/seed-<n>`."""
     return make_plan(entrant.of_seed(seed), root / entrant.name)
@@ -261,6 +304,7 @@ def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple
             place / "checkpoints",
             first.recipe.compute.threads,
             (stage,),
+            first.recipe.stage(stage).steps,
             earlier,
         )
     return tasks

@@ -24,6 +24,8 @@ from flowmap.texts import TextError, parse_json, shaped
 
 SKIP_PREFIX = ".part-"
 """Files and folders of this prefix are unfinished; whoever finds one may delete it."""
+OLD = ".old-"
+"""Between the name of a folder that was set aside and its number."""
 
 LOCKED = ".lock"
 """The lock of a folder lies in it: by whatever name the folder is reached, there is one lock."""
@@ -268,7 +270,7 @@ def set_aside(path: Path) -> Path | None:
     if not path.exists() or (held is not None and [p.name for p in path.iterdir()] == [LOCKED]):
         return None
     number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{OLD}{number}")).exists():
         number += 1
     with writing(path):
         path.rename(aside)

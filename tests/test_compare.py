@@ -159,6 +159,27 @@ def test_what_others_wait_for_is_trained_first(tmp_path: Path) -> None:
     assert sorted(order[2:]) == ["map, seed 0", "map, seed 1", "teacher, seed 0", "teacher, seed 1"]
 
 
+def test_what_another_comparison_has_trained_is_taken_over(again: Path) -> None:
+    """A teacher of equal configuration is the same, to the last digit; but not one that is damaged, or set aside."""
+    root = again / "runs"
+    damaged = next((root / "small/shared/seed-1").glob("teacher-*/checkpoints/*/*.safetensors"))
+    shutil.copytree(root / "small", root / "small.old-1", symlinks=True)
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    text = SPEC.split('[[contestants]]\nname = "twin"')[0].replace('name = "small"', 'name = "other"')
+    printed = run(again, text)
+    (first,) = (root / "small/shared/seed-0").glob("teacher-*")
+    assert f"shared: teacher, seed 0: the same is in {first}; taken over from there\n" in printed
+    assert printed.count("taken over") == 1
+    (copy,) = (root / "other/shared/seed-0").glob("teacher-*")
+    assert (copy / "steps.jsonl").read_bytes() == (first / "steps.jsonl").read_bytes()  # with its times
+    found, expected = (load(root / name) for name in ("other", "small"))
+    map_ = next(row for row in found.rows if found.label(row) == "map")
+    assert found.at(found.metric, 1)[map_].mean == expected.at(expected.metric, 1)[map_].mean
+    assert "taken over" not in run(again, text, fresh=True)
+
+
 def test_the_teacher_s_samples_are_made_once_per_seed_and_change_no_number(finished: tuple[Path, str]) -> None:
     root = finished[0] / "runs" / "small"
     shelves = {run.resolve() for run in root.glob(f"*/seed-*/{SHELF}")}
