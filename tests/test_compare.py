@@ -152,7 +152,11 @@ def test_what_several_build_on_is_trained_once(finished: tuple[Path, str]) -> No
 
 def test_what_others_wait_for_is_trained_first(tmp_path: Path) -> None:
     """By seeds, a core would have nothing to do while each seed's teacher is trained."""
-    text = SPEC.split('[[contestants]]\nname = "twin"')[0].replace('"frechet_pixels"', "").replace("heun", "unipc")
+    text = (
+        SPEC.split('[[contestants]]\nname = "twin"', maxsplit=1)[0]
+        .replace('"frechet_pixels"', "")
+        .replace("heun", "unipc")
+    )
     printed = run(tmp_path, text.replace("processes = 2", "processes = 1"))
     order = re.findall(r"✓ (.*): \d+ s", printed)
     assert order[:2] == ["shared: teacher, seed 0", "shared: teacher, seed 1"]
@@ -167,7 +171,7 @@ def test_what_another_comparison_has_trained_is_taken_over(again: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    text = SPEC.split('[[contestants]]\nname = "twin"')[0].replace('name = "small"', 'name = "other"')
+    text = SPEC.split('[[contestants]]\nname = "twin"', maxsplit=1)[0].replace('name = "small"', 'name = "other"')
     printed = run(again, text)
     (first,) = (root / "small/shared/seed-0").glob("teacher-*")
     assert f"shared: teacher, seed 0: the same is in {first}; taken over from there\n" in printed
