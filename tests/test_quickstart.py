@@ -48,10 +48,21 @@ def verdicts(run: Path) -> dict[tuple[str, str, str], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["forward", "more_forward", "on_policy"])
+@pytest.mark.parametrize("stage", ["forward", "more_forward"])
 def test_the_map_sampler_does_not_get_worse_with_more_calls(verdicts: dict[Any, str], stage: str) -> None:
     text = f"{stage}: the map sampler does not get worse from 4 to 32 calls"
     assert verdicts["map", text, "frechet_teacher"] == "holds"
+
+
+@pytest.mark.slow
+def test_on_its_own_samples_it_loses_little_of_what_consistency_sampling_loses(lines: Lines) -> None:
+    """The student that was trained on its own samples is at its best at 4 calls, as near to the floor as at 32."""
+    lost = {
+        sampler: lines["on_policy", sampler, 32, "frechet_teacher"]["value"]
+        - lines["on_policy", sampler, 4, "frechet_teacher"]["value"]
+        for sampler in ("flow_map", "consistency")
+    }
+    assert lost["flow_map"] < 0.2 * lost["consistency"]
 
 
 @pytest.mark.slow
