@@ -251,7 +251,8 @@ def _take_over(tasks: Sequence[_Task], root: Path, console: Console) -> None:
             continue
         there = _elsewhere(place, task.steps, root)
         if there is not None:
-            shutil.rmtree(place)  # made for the links; what was begun there has no checkpoint
+            with writing(place):
+                shutil.rmtree(place)  # made for the links; what was begun there has no checkpoint
             write_whole_folder(place, partial(shutil.copytree, there, dirs_exist_ok=True))
             told = f"{task.name}, seed {task.seed}: the same is in {there}; taken over from there"
             console.print(escape(told), soft_wrap=True)
