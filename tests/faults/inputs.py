@@ -6,14 +6,15 @@ They are tried in a process that may die of them: what reads clips and pictures 
 from __future__ import annotations
 
 import json
-import os
-import select
+import multiprocessing
 import shutil
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,65 +32,72 @@ BUSY_SECONDS = 30.0
 IDLE_SECONDS = 120.0
 """Time without an answer after which what is no Python hangs, or waits for what never comes."""
 
+STARTING_SECONDS = 600.0
+"""Time for a process to start and to make what its inputs are made of."""
+
 Try = Callable[[int], None]
 """Tries the input of a number; raises AssertionError where it is taken for another, anything else where not met."""
+
+Making = Callable[[], Try]
+"""Makes one in another process, which imports this callable by its name."""
+
+_PROCESSES = multiprocessing.get_context("spawn")
 
 
 class _Hanging(BaseException):
     """Past its time."""
 
 
-def tried(kind: str, name: str, seed: int, count: int, attempt: Try, folder: Path) -> Iterator[Outcome]:
+def tried(kind: str, name: str, seed: int, count: int, making: Making, folder: Path) -> Iterator[Outcome]:
     """What becomes of the inputs 0 to `count` - 1, each in a process that goes on to the next."""
     number = 0
     while number < count:
-        for number, verdict, told in _in_a_process(attempt, number, count):  # noqa: B020
+        for number, verdict, told in _in_a_process(making, number, count):  # noqa: B020
             yield Outcome(kind, f"{name} {number} of seed {seed}, in {folder}", verdict, told)
         number += 1
 
 
-def _in_a_process(attempt: Try, first: int, count: int) -> Iterator[tuple[int, Verdict, str]]:
-    """Try one input after the other until the process dies of one."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reading)
-        _work(attempt, first, count, writing)
-    os.close(writing)
-    number, left = first, b""
-    while select.select([reading], [], [], IDLE_SECONDS)[0]:
-        if not (some := os.read(reading, 1 << 16)):
-            break
-        *lines, left = (left + some).split(b"\n")
-        for line in lines:
-            number, verdict, told = json.loads(line)
-            yield number, verdict, told
-            number += 1
-    else:
-        os.kill(pid, signal.SIGKILL)
-    os.close(reading)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def _in_a_process(making: Making, first: int, count: int) -> Iterator[tuple[int, Verdict, str]]:
+    """Try one input after the other until the process dies of one.
+
+    The process is a new one, not a fork: this one may have threads, and a fork of it waits for ever for what they held.
+    """
+    answers, answering = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_work, args=(making, first, count, BUSY_SECONDS, answering))
+    process.start()
+    answering.close()
+    number, patience = first, STARTING_SECONDS
+    try:
+        while answers.poll(patience):
+            patience = IDLE_SECONDS
+            if (answer := answers.recv()) is not None:
+                number, verdict, told = answer
+                yield number, verdict, told
+                number += 1
+        process.kill()
+    except EOFError:
+        pass
+    process.join()
     if number < count:
         # Killed for what it does where no Python code could stop it.
-        hung = status in (-signal.SIGKILL, -signal.SIGXCPU)
-        yield number, "hang" if hung else "traceback", f"the process ended with code {status}"
+        hung = process.exitcode in (-signal.SIGKILL, -signal.SIGXCPU)
+        yield number, "hang" if hung else "traceback", f"the process ended with code {process.exitcode}"
 
 
-def _work(attempt: Try, first: int, count: int, writing: int) -> None:
+def _work(making: Making, first: int, count: int, busy_seconds: float, answering: Connection) -> None:
     def late(number: int, frame: FrameType | None) -> None:
         raise _Hanging
 
     signal.signal(signal.SIGPROF, late)
-    try:
-        for number in range(first, count):
-            verdict, told = _verdict(attempt, number)
-            os.write(writing, (json.dumps([number, verdict, told[-3000:]]) + "\n").encode())
-    finally:
-        os._exit(0)
+    attempt = making()
+    answering.send(None)
+    for number in range(first, count):
+        verdict, told = _verdict(attempt, number, busy_seconds)
+        answering.send((number, verdict, told[-3000:]))
 
 
-def _verdict(attempt: Try, number: int) -> tuple[Verdict, str]:
-    signal.setitimer(signal.ITIMER_PROF, BUSY_SECONDS)
+def _verdict(attempt: Try, number: int, busy_seconds: float) -> tuple[Verdict, str]:
+    signal.setitimer(signal.ITIMER_PROF, busy_seconds)
     try:
         attempt(number)
     except _Hanging:
@@ -276,8 +284,8 @@ def inputs(name: str, home: Path, seed: int, count: int) -> Iterator[Outcome]:
     """`count` inputs of a kind; their files lie below `home`, which is left there if one of them goes wrong."""
     folder = home / name.strip("-")
     folder.mkdir(parents=True)
-    attempt, wrong = KINDS[name](seed, folder), False
-    for found in tried(f"input: {name}", name, seed, count, attempt, folder):
+    wrong = False
+    for found in tried(f"input: {name}", name, seed, count, partial(KINDS[name], seed, folder), folder):
         wrong |= found.wrong
         yield found
     if not wrong:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -153,6 +155,15 @@ def _die(number: int) -> None:
         os._exit(3)
 
 
+def _wait(number: int) -> None:
+    if number == 1:
+        time.sleep(10_000)
+
+
+def _same(attempt: inputs.Try) -> inputs.Try:
+    return attempt
+
+
 @pytest.mark.parametrize(
     ("attempt", "verdict"), [(_fail, "silent"), (_raise, "traceback"), (_die, "traceback"), (_never, "hang")]
 )
@@ -160,9 +171,15 @@ def test_inputs_that_are_not_met(
     attempt: Callable[[int], None], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BUSY_SECONDS", 0.05)
-    found = verdicts(inputs.tried("input: a", "a", 0, 3, attempt, tmp_path))
+    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(_same, attempt), tmp_path))
     # Each is tried, whatever becomes of the one before.
     assert found == (["hang"] * 3 if attempt is _never else ["right", verdict, "right"])
+
+
+def test_an_input_that_waits_for_ever_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "IDLE_SECONDS", 0.5)
+    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(_same, _wait), tmp_path))
+    assert found == ["right", "hang", "right"]
 
 
 # --- what is counted
