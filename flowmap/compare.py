@@ -11,19 +11,19 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import Any, final
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.budget import steps_within
+from flowmap.allotment import allotted
 from flowmap.commands import compare_line, going_on
 from flowmap.comparing import SHARED, Comparison, Entrant, read_comparison
 from flowmap.comparison_page import write_page
@@ -53,7 +53,6 @@ from flowmap.signals import CTRL_C, Interruption, Signalled
 from flowmap.stage import finished
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
 
-BUDGETS = "budget.jsonl"
 FINISHED = "finished.jsonl"
 
 
@@ -89,16 +88,6 @@ class _FinishedLine(BaseModel):
     seed: int
 
 
-class _BudgetLine(BaseModel):
-    """The shape of a line of `budget.jsonl`."""
-
-    model_config = ConfigDict(strict=True)
-
-    key: str
-    stage: str
-    steps: Annotated[int, Field(ge=1, lt=2**63)]
-
-
 def compare(
     paths: Sequence[Path],
     overrides: Sequence[str],
@@ -121,11 +110,14 @@ def compare(
         if name not in names:
             raise FlowmapError(f"--redo {name}: {unknown_word('contestant', name, names)}")
     root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
+    at_once, context = processes or comparison.processes, multiprocessing.get_context("forkserver")
+    # Everything is imported once, and each training is a copy of the process that has done so.
+    context.set_forkserver_preload(["flowmap.compare", "flowmap.launch"])
     with going_on(command), locked(root):
         for folder in [root] if fresh else [root / name for name in redo]:
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
-        comparison = _with_budgets(comparison, root, console)
+        comparison = allotted(comparison, root, at_once, context, console)
         _warn(comparison, console)
         tasks = _tasks(comparison, root)
         if not fresh:
@@ -139,7 +131,7 @@ def compare(
             task.done = task.result.exists() and _key(task) in known
         try:
             with Interruption().raising():
-                _work_off(tasks, processes or comparison.processes, console, root)
+                _work_off(tasks, at_once, context, console, root)
         except KeyboardInterrupt as error:
             code = error.code if isinstance(error, Signalled) else CTRL_C
             raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", code) from None
@@ -152,35 +144,6 @@ def compare(
     if failures:
         listed = "\n".join(f"  {name}, {seeds}: {message}" for name, seeds, message in together(failures))
         raise FlowmapError(f"{len(failures)} of {len(tasks)} trainings failed:\n{listed}\nTo go on: {command}", 1)
-
-
-def _with_budgets(comparison: Comparison, root: Path, console: Console) -> Comparison:
-    """The comparison with the steps that its budget buys, as they were found when it was begun."""
-    budget = comparison.budget
-    if budget is None:
-        return comparison
-    known = {line["key"]: line for line in read_lines(root / BUDGETS, _BudgetLine)}
-    entrants: list[Entrant] = []
-    for entrant in comparison.entrants:
-        steps: dict[int, dict[str, int]] = {}
-        for seed in comparison.seeds:
-            # Calls are those of the seed's own draws; a pace is measured once.
-            counted = entrant.of_seed(seed if budget.by == "calls" else comparison.seeds[0])
-            counted = counted.model_copy(update={"name": entrant.name})  # what messages call it
-            for stage, share in entrant.own.items():
-                wanted = {"recipe": _dumped(counted), "stage": stage, "share": share, "budget": budget.model_dump()}
-                key = f"{entrant.name}/{_digest(wanted)}"
-                if key not in known:
-                    found = steps_within(counted, stage, budget, share)
-                    of_seed = f" (seed {seed})" if seed != comparison.seeds[0] else ""
-                    console.print(
-                        f"{entrant.name}: the budget buys {found:,} steps of {stage}{of_seed}", highlight=False
-                    )
-                    known[key] = {"key": key, "stage": stage, "steps": found}
-                steps.setdefault(seed, {})[stage] = known[key]["steps"]
-        entrants.append(replace(entrant, steps=steps))
-    rewrite_lines(root / BUDGETS, known.values())
-    return replace(comparison, entrants=tuple(entrants))
 
 
 def _warn(comparison: Comparison, console: Console) -> None:
@@ -341,11 +304,8 @@ def _key(task: _Task) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _work_off(tasks: Sequence[_Task], processes: int, console: Console, root: Path) -> None:
+def _work_off(tasks: Sequence[_Task], processes: int, context: ForkServerContext, console: Console, root: Path) -> None:
     """Run all tasks that are not done, so many at a time, each when those before it are done."""
-    context = multiprocessing.get_context("forkserver")
-    # Everything is imported once, and each training is a copy of the process that has done so.
-    context.set_forkserver_preload(["flowmap.compare", "flowmap.launch"])
     running: list[tuple[_Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
     threads = max(1, (os.cpu_count() or 1) // processes)

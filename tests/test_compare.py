@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -22,8 +23,9 @@ import tomli_w
 import torch
 from rich.console import Console
 
+from flowmap.allotment import allotted
 from flowmap.budget import equivalents, seconds_per_step, steps_within
-from flowmap.compare import _warn, _with_budgets, compare
+from flowmap.compare import _warn, compare
 from flowmap.comparing import BudgetConfig, read_comparison
 from flowmap.comparison_page import write_page
 from flowmap.cost import Tally
@@ -38,6 +40,7 @@ from flowmap.spots import Spot
 from flowmap.standings import Standings, load, sentences
 from tests.small_runs import planned, train_all
 
+FORKSERVER = multiprocessing.get_context("forkserver")
 BUDGET = 2000
 
 SPEC = f"""
@@ -428,13 +431,13 @@ def test_a_budget_in_seconds_buys_what_the_measured_pace_does(
     assert steps_within(recipe, "student", BudgetConfig(by="seconds", amount=3.0), 0.5) == 75
 
 
-def test_a_budget_that_pays_for_nothing_is_refused(finished: tuple[Path, str]) -> None:
+def test_a_budget_that_pays_for_nothing_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
     recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
     with pytest.raises(FlowmapError, match="contestant 'map': 3 calls do not pay for one step of stage 'student'"):
         steps_within(recipe, "student", BudgetConfig(by="calls", amount=3.0), 1.0)
     comparison = read_comparison([finished[0] / "spec.toml"], ["budget.amount=3"])[0]
     with pytest.raises(FlowmapError, match="contestant 'map': 3 calls do not pay"):
-        _with_budgets(comparison, finished[0] / "nowhere", Console(file=io.StringIO()))
+        allotted(comparison, tmp_path, 2, FORKSERVER, Console(file=io.StringIO()))
 
 
 def test_a_measured_budget_is_not_measured_again(again: Path) -> None:
@@ -457,7 +460,7 @@ def test_every_seed_s_own_draws_are_counted(tmp_path: Path) -> None:
         SPEC.split("[[contestants]]", maxsplit=1)[0].replace('against = "map"\n', "") + rolls
     )
     comparison = read_comparison([tmp_path / "spec.toml"], ["budget.amount=9000", "seeds=[0, 1, 2, 3]"])[0]
-    (entrant,) = _with_budgets(comparison, tmp_path / "runs", Console(file=io.StringIO())).entrants
+    (entrant,) = allotted(comparison, tmp_path, 2, FORKSERVER, Console(file=io.StringIO())).entrants
     assert len({entrant.steps[seed]["student"] for seed in range(4)}) > 1
     for seed in range(4):
         steps, spent = entrant.steps[seed]["student"], [0]
@@ -558,3 +561,40 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
         compare([tmp_path / "spec.toml"], [], tmp_path / "runs", None, False, [], console)
     assert caught.value.code == 130
     assert len(list(steps.parent.glob("checkpoints/step-*"))) == 1
+
+
+def test_processes_count_what_one_does_and_keep_it_as_they_go(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    comparison = read_comparison([tmp_path / "spec.toml"], ["seeds=[0, 1]"])[0]
+    said = io.StringIO()
+    alone = allotted(comparison, tmp_path / "alone", 1, FORKSERVER, Console(file=said))
+    together = allotted(comparison, tmp_path / "together", 2, FORKSERVER, Console(file=io.StringIO()))
+    assert together == alone
+    assert len(said.getvalue().splitlines()) == len(read_lines(tmp_path / "alone" / "budget.jsonl"))
+    # What was counted is not counted again.
+    again = io.StringIO()
+    assert allotted(comparison, tmp_path / "together", 2, FORKSERVER, Console(file=again)) == alone
+    assert not again.getvalue()
+
+
+def test_what_was_counted_before_one_that_cannot_be_paid_for_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    comparison = read_comparison([tmp_path / "spec.toml"])[0]
+    last = comparison.entrants[-1]
+    poor = replace(last, own=dict.fromkeys(last.own, 1e-6))
+    short = replace(comparison, entrants=(*comparison.entrants[:-1], poor))
+    with pytest.raises(FlowmapError, match="do not pay for one step"):
+        allotted(short, tmp_path, 2, FORKSERVER, Console(file=io.StringIO()))
+    kept = {line["key"].split("/")[0] for line in read_lines(tmp_path / "budget.jsonl")}
+    assert kept == {entrant.name for entrant in comparison.entrants[:-1] if entrant.own}
+
+
+def test_a_process_that_is_killed_while_it_counts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    monkeypatch.setattr("flowmap.allotment._alone", _killed)
+    with pytest.raises(FlowmapError, match="was killed; is there enough memory"):
+        allotted(read_comparison([tmp_path / "spec.toml"])[0], tmp_path, 2, FORKSERVER, Console(file=io.StringIO()))
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

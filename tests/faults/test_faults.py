@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,8 +10,7 @@ from random import Random
 
 import pytest
 
-from flowmap.errors import FlowmapError
-from tests.faults import inputs, running
+from tests.faults import attempts, inputs, running
 from tests.faults.damage import Damaged, _damage, of_run
 from tests.faults.disks import disks
 from tests.faults.folders import folders
@@ -136,49 +133,27 @@ def test_what_does_not_end_hangs(made: dict[str, Scene], monkeypatch: pytest.Mon
     assert verdicts(disks(made["run"], 0, 1, "import time\ntime.sleep(1000)\n")) == ["hang"]
 
 
-def _never(number: int) -> None:
-    while True:
-        pass
-
-
-def _fail(number: int) -> None:
-    assert number != 1
-
-
-def _raise(number: int) -> None:
-    if number == 1:
-        raise FlowmapError("nobody has caught this")
-
-
-def _die(number: int) -> None:
-    if number == 1:
-        os._exit(3)
-
-
-def _wait(number: int) -> None:
-    if number == 1:
-        time.sleep(10_000)
-
-
-def _same(attempt: inputs.Try) -> inputs.Try:
-    return attempt
-
-
 @pytest.mark.parametrize(
-    ("attempt", "verdict"), [(_fail, "silent"), (_raise, "traceback"), (_die, "traceback"), (_never, "hang")]
+    ("attempt", "verdict"),
+    [
+        (attempts.fail, "silent"),
+        (attempts.refuse, "traceback"),
+        (attempts.die, "traceback"),
+        (attempts.never, "hang"),
+    ],
 )
 def test_inputs_that_are_not_met(
     attempt: Callable[[int], None], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "BUSY_SECONDS", 0.05)
-    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(_same, attempt), tmp_path))
+    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(attempts.same, attempt), tmp_path))
     # Each is tried, whatever becomes of the one before.
-    assert found == (["hang"] * 3 if attempt is _never else ["right", verdict, "right"])
+    assert found == (["hang"] * 3 if attempt is attempts.never else ["right", verdict, "right"])
 
 
 def test_an_input_that_waits_for_ever_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "IDLE_SECONDS", 0.5)
-    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(_same, _wait), tmp_path))
+    monkeypatch.setattr(inputs, "IDLE_SECONDS", 8)
+    found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(attempts.same, attempts.wait), tmp_path))
     assert found == ["right", "hang", "right"]
 
 
