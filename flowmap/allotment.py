@@ -112,20 +112,23 @@ def _steps(purchases: Sequence[_Purchase], budget: BudgetConfig, processes: int,
         counts = executor.map(bought, purchases)
         for _ in each(purchases, "counting what the budget buys", "stages"):
             yield next(counts)
-    except BrokenProcessPool:
-        raise FlowmapError(
-            "a process that counted what the budget buys was killed; is there enough memory?", 1
-        ) from None
-    finally:
+    except BaseException as error:
+        # Nobody waits for what they still count.
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
+        if not isinstance(error, BrokenProcessPool):
+            raise
+        told = "a process that counted what the budget buys was killed; is there enough memory?"
+        raise FlowmapError(told, 1) from None
+    finally:
         executor.shutdown(cancel_futures=True)
 
 
 def _alone() -> None:
-    """At the start of a process that counts: beside others that do, and gone without a word on Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """At the start of a process that counts: beside others that do, and gone without a word when it is told to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     torch.set_num_threads(1)
 
 

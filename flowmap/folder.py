@@ -294,6 +294,21 @@ def whole_lines(path: Path) -> list[bytes]:
         raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
 
 
+def cut_off(path: Path) -> str:
+    """Say that the last line of a file is no whole one, and is left out by whoever reads lines; nothing if it is whole.
+
+    Raises FlowmapError if the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
+    rest = len(content) - content.rfind(b"\n") - 1
+    return f"{path} ends within a line; its last {rest} bytes are left out" if rest else ""
+
+
 def parsed(lines: Iterable[bytes], shape: type[BaseModel] | None = None) -> list[dict[str, Any]]:
     """The JSON objects of `lines`, as `shape` has them; raises TextError, naming the line, for any other."""
     found: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from typing import Any, final
 from flowmap.cost import StageCost, count
 from flowmap.errors import FlowmapError
 from flowmap.estimate import GB, StageEstimate, estimate
+from flowmap.folder import cut_off
 from flowmap.footprint import Footprint
 from flowmap.journal import STEPS, lost_steps, read_steps
 from flowmap.limits import refuse_impossible, tight
@@ -120,6 +121,8 @@ def _measured(plan: Plan, stage: StagePlan, doubts: list[str]) -> Measured | Non
         steps = read_steps(stage.folder)
         if lost := lost_steps(stage.folder, steps):
             doubts.append(f"{head}: {stage.folder / STEPS} says nothing of the first {lost:,} steps")
+        if told := cut_off(stage.folder / STEPS):
+            doubts.append(f"warning: {told}")
         if lost or not steps:
             return None
         lock = read_sealed(lock_file)

@@ -267,8 +267,10 @@ def _tracking(plan: StagePlan, wanted: bool, done: int) -> Iterator[Callable[[St
             for name in each(plan.recipe.compute.trackers if wanted else (), "starting trackers"):
                 kind = accelerate.tracking.LOGGER_TYPE_TO_CLASS[name]
                 # What was sent of steps that are taken again is hidden: they stand once.
-                trackers.append(kind(name, logging_dir=plan.folder, purge_step=done + 1))
-                trackers[-1].start()
+                tracker = kind(name, logging_dir=plan.folder, purge_step=done + 1)
+                tracker.start()
+                # One that could not start has nothing to finish.
+                trackers.append(tracker)
         yield track
     finally:
         with writing(plan.folder):

@@ -16,7 +16,7 @@ from flowmap.catalogue import catalogue
 from flowmap.configs import BackboneConfig
 from flowmap.equivalents import equivalents
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError
+from flowmap.folder import StoppedError, cut_off
 from flowmap.journal import STEPS, Calls, StepLine, calls_in, lost_steps, read_steps
 from flowmap.plan import LOCK
 from flowmap.scores import METRICS, read_scores
@@ -174,9 +174,15 @@ def read_run(folder: Path) -> Run:
                 steps.setdefault(stage["name"], {})[seed] = found
             if lost := lost_steps(home, found):
                 doubts.append(f"{home / STEPS} says nothing of the first {lost:,} steps, so they are counted nowhere.")
+            doubts += _cut_off(home / STEPS)
+    doubts += _cut_off(folder / METRICS)
     if not lines and not steps:
         raise FlowmapError(f"{folder} has no scores and no steps yet; train first: {command_of(folder)}")
     return Run(folder, recipe, text, about, steps, lines, tuple(doubts))
+
+
+def _cut_off(path: Path) -> list[str]:
+    return [f"{told}."] if (told := cut_off(path)) else []
 
 
 def _lock(folder: Path) -> tuple[str, dict[str, Any]]:

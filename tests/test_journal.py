@@ -121,6 +121,18 @@ def test_harm_to_the_lines_is_named_and_nothing_goes_on_with_less(stage: Path, h
     )
 
 
+@pytest.mark.parametrize("rest", [b'{"step": 7, "los', b'{"step": 7' + bytes(30), b"\0"])
+def test_a_line_that_is_cut_off_is_said(stage: Path, rest: bytes) -> None:
+    whole = (stage / STEPS).read_bytes()
+    (stage / STEPS).write_bytes(whole + rest)
+    assert len(read_steps(stage)) == 6
+    told = f"{stage / STEPS} ends within a line; its last {len(rest)} bytes are left out."
+    assert read_run(stage.parent).doubts == (told,)
+    scores = stage.parent / "metrics.jsonl"
+    scores.write_bytes(rest)
+    assert read_run(stage.parent).doubts == (told, told.replace(str(stage / STEPS), str(scores)))
+
+
 def test_what_json_has_no_number_for_is_read_as_a_float(stage: Path) -> None:
     before = read_steps(stage)
     shutil.rmtree(stage / "checkpoints")

@@ -443,6 +443,20 @@ def test_a_tracker_that_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
 
 
+def test_a_tracker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that has not come to be nothing can be closed: what went wrong is said, and not that."""
+    from torch.utils import tensorboard
+
+    plan = planned(RECIPE, tmp_path, 'compute.trackers=["tensorboard"]')
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensorboard, "SummaryWriter", fail)
+    with pytest.raises(StoppedError, match="the disk is full"):
+        train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
+
+
 # --- what is done is not done again
 
 
