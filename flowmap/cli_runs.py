@@ -194,11 +194,14 @@ def export(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write report.html (of a comparison: comparison.html) anew from a run's files."""
+    doubts: list[str] = []
     with working(_out, "the page is as it was"):
         with phase("starting"):
             from flowmap.comparison_page import write_page
             from flowmap.report import write_report
             from flowmap.standings import is_comparison_folder
         with phase("writing the page"):
-            written = write_page(run) if is_comparison_folder(run) else write_report(run)
+            written = write_page(run) if is_comparison_folder(run) else write_report(run, doubts.append)
+    for doubt in doubts:
+        _out.print(f"[yellow]warning: {escape(doubt)}[/]", soft_wrap=True)
     _out.print(str(written), soft_wrap=True)

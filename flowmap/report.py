@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,15 @@ from flowmap.step_length import NAME
 from flowmap.verdict import Cell, Claim, Place, Series
 
 
-def write_report(folder: Path) -> Path:
+def _unheard(doubt: str) -> None:
+    """For who reads the page."""
+
+
+def write_report(folder: Path, warn: Callable[[str], object] = _unheard) -> Path:
     """Write the report of the run in `folder` and return its path; show whatever the run has got so far.
 
-    Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
+    What the page says of missing or damaged files is told to `warn` too. Raises FlowmapError if `folder` is no run, has
+    neither steps nor scores, or holds a damaged file.
     """
     run = read_run(folder)
     try:
@@ -38,6 +43,8 @@ def write_report(folder: Path) -> Path:
         raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
     path = folder / "report.html"
     write_whole(path, rendered("report.html.j2", view, folder))
+    for doubt in run.doubts:
+        warn(doubt)
     return path
 
 

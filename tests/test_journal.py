@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
+from flowmap.cli import app
 from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, rewrite_lines
 from flowmap.journal import STEPS, begin, lost_steps, read_steps
@@ -130,7 +132,10 @@ def test_a_line_that_is_cut_off_is_said(stage: Path, rest: bytes) -> None:
     assert read_run(stage.parent).doubts == (told,)
     scores = stage.parent / "metrics.jsonl"
     scores.write_bytes(rest)
-    assert read_run(stage.parent).doubts == (told, told.replace(str(stage / STEPS), str(scores)))
+    doubts = (told, told.replace(str(stage / STEPS), str(scores)))
+    assert read_run(stage.parent).doubts == doubts
+    found = CliRunner().invoke(app, ["report", str(stage.parent)])
+    assert [line for line in found.output.splitlines() if "warning" in line] == [f"warning: {one}" for one in doubts]
 
 
 def test_what_json_has_no_number_for_is_read_as_a_float(stage: Path) -> None:
