@@ -286,16 +286,17 @@ def _shares(plan: Plan, place: Path, stage: str) -> bool:
 
 def _link(link: Path, place: Path) -> None:
     """Make `link` lead to the folder `place`; what was trained at `link` before there was another user goes there."""
-    make_folder(place.parent)
-    make_folder(link.parent)
-    if link.is_symlink():
-        link.unlink()
-    elif link.is_dir() and not place.exists():
-        link.rename(place)
-    elif link.is_dir():
-        return  # its own training of the same configuration
-    place.mkdir(exist_ok=True)
-    link.symlink_to(os.path.relpath(place, link.parent), target_is_directory=True)
+    with writing(link):
+        make_folder(place.parent)
+        make_folder(link.parent)
+        if link.is_symlink():
+            link.unlink()
+        elif link.is_dir() and not place.exists():
+            link.rename(place)
+        elif link.is_dir():
+            return  # its own training of the same configuration
+        place.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(place, link.parent), target_is_directory=True)
 
 
 def _key(task: _Task) -> str:
@@ -309,7 +310,7 @@ def _work_off(tasks: Sequence[_Task], processes: int, context: ForkServerContext
     running: list[tuple[_Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with display(console), phase("") as doing, _stopping(running, console):
+    with display(console), phase("starting trainings") as doing, _stopping(running, console):
         while waiting or running:
             for task in [t for t in waiting if all(b.done or b.failure for b in t.after)][: processes - len(running)]:
                 waiting.remove(task)

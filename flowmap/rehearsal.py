@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flowmap.commands import command_line
-from flowmap.configs import ArchiveConfig, DataConfig, SamplerConfig
+from flowmap.configs import ArchiveConfig, DataConfig, SamplerConfig, plain
 from flowmap.cost import count
 from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
@@ -36,6 +36,8 @@ from flowmap.tables import ContestConfig, EvaluationConfig
 from flowmap.wishes import Wish
 
 _TWIN = "twin.toml"
+_LEFT = (_TWIN, "parts", "encoded", "run", "exported")
+"""What a rehearsal leaves, beside samples."""
 _STEPS = 3
 _COUNTED = 32
 _STOP_AFTER = 2
@@ -63,6 +65,7 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     with locked(folder) if processes.first else nullcontext():
         if processes.first:
             # What an earlier rehearsal left would be found finished.
+            _refuse_others(folder)
             clear(folder)
             _prepare(recipe, processes.number, folder, console)
         processes.wait()
@@ -76,6 +79,17 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
         soft_wrap=True,
     )
     return folder
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise FlowmapError if anything is in `folder` that no rehearsal leaves there, and that would be deleted."""
+    names = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        if name not in _LEFT and not name.startswith((".", "sample")):
+            raise FlowmapError(
+                f"a rehearsal begins by clearing {folder}, and '{plain(name)}' in it is of no rehearsal; move it away, "
+                "or rehearse with another --runs"
+            )
 
 
 def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:

@@ -171,6 +171,17 @@ def test_two_rehearsals_at_once_are_one_too_many(here: Path) -> None:
         rehearsal.rehearse(here / "r.toml", (), here / "runs", Console(quiet=True))
 
 
+@pytest.mark.parametrize("name", ["recipe.lock.toml", "comparison.json", "notes.txt", "teacher"])
+def test_what_is_of_no_rehearsal_is_not_cleared_away(here: Path, name: str) -> None:
+    folder = here / "runs" / "small-rehearsal"
+    (folder / "run").mkdir(parents=True)
+    (folder / "twin.toml").write_text("")
+    (folder / name).write_text("mine")
+    with pytest.raises(FlowmapError, match=f"'{name}' in it is of no rehearsal; move it away"):
+        rehearsal.rehearse(here / "r.toml", (), here / "runs", Console(quiet=True))
+    assert (folder / name).read_text() == "mine"
+
+
 def test_a_wrong_recipe_is_not_rehearsed(here: Path) -> None:
     (here / "r.toml").write_text(HEAD + TEACHER.replace("steps = 6", "steps = 0"))
     code, text = flowmap(here, "run", "r.toml", "--rehearse")
