@@ -177,6 +177,7 @@ def test_what_is_of_no_rehearsal_is_not_cleared_away(here: Path, name: str) -> N
     (folder / "run").mkdir(parents=True)
     (folder / "twin.toml").write_text("")
     (folder / name).write_text("mine")
+    (here / "r.toml").write_text(HEAD + TEACHER)
     with pytest.raises(FlowmapError, match=f"'{name}' in it is of no rehearsal; move it away"):
         rehearsal.rehearse(here / "r.toml", (), here / "runs", Console(quiet=True))
     assert (folder / name).read_text() == "mine"
