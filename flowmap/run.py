@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -130,7 +131,7 @@ def _steps(
     watchdog = watchdog_of(plan, lambda: read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
     try:
-        with _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
+        with _said_once(), _tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
             for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
                     line = record.line()
@@ -249,6 +250,22 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     else:
         return {path: value}
     return {k: v for key, child in items for k, v in _leaves(child, f"{path}.{key}".lstrip(".")).items()}
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """A tracker's own thread that cannot write dies with a traceback; whoever writes next is told, and says it."""
+    shown = threading.excepthook
+
+    def unless_told(ended: threading.ExceptHookArgs) -> None:
+        if not isinstance(ended.exc_value, OSError):
+            shown(ended)
+
+    threading.excepthook = unless_told
+    try:
+        yield
+    finally:
+        threading.excepthook = shown
 
 
 @contextmanager

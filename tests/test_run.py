@@ -457,6 +457,21 @@ def test_a_tracker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
 
 
+def test_a_tracker_s_thread_that_cannot_write_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", fail)
+    plan = planned(RECIPE, tmp_path, 'compute.trackers=["tensorboard"]', "stages.teacher.steps=10")
+    with pytest.raises(StoppedError, match="the disk is full"):
+        train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 # --- what is done is not done again
 
 
