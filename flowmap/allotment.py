@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import append_line, read_lines, rewrite_lines
 from flowmap.phases import each
 from flowmap.recipe import Recipe
+from flowmap.texts import digest
 
 BUDGETS = "budget.jsonl"
 
@@ -55,8 +54,7 @@ class _Purchase:
         """Names the purchase and all that it depends on."""
         dumped = self.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
         wanted = {"recipe": dumped, "stage": self.stage, "share": self.share, "budget": budget.model_dump()}
-        digest = hashlib.blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=6).hexdigest()
-        return f"{self.name}/{digest}"
+        return f"{self.name}/{digest(wanted)}"
 
 
 def allotted(comparison: Comparison, root: Path, processes: int, context: BaseContext, console: Console) -> Comparison:

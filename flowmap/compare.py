@@ -52,6 +52,7 @@ from flowmap.shelf import SHELF
 from flowmap.signals import CTRL_C, Interruption, Signalled
 from flowmap.stage import finished
 from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
+from flowmap.texts import digest
 
 FINISHED = "finished.jsonl"
 
@@ -164,10 +165,6 @@ def _warn(comparison: Comparison, console: Console) -> None:
         console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 
-def _digest(value: object) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
 def _dumped(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -251,7 +248,7 @@ def _first_tasks(plans: Mapping[str, Plan], seed: int, root: Path) -> dict[tuple
     for plan in plans.values():
         for each in plan.stages:
             name = each.stage.name
-            place = root / SHARED / f"seed-{seed}" / f"{name}-{_digest(each.lock)}"
+            place = root / SHARED / f"seed-{seed}" / f"{name}-{digest(each.lock)}"
             users.setdefault((place, name), []).append(plan)
     tasks: dict[tuple[Path, str], _Task] = {}
     for (place, stage), sharing in users.items():

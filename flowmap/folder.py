@@ -300,12 +300,13 @@ def cut_off(path: Path) -> str:
     Raises FlowmapError if the file cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            whole, size = _whole_and_all(file)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
         raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
-    rest = len(content) - content.rfind(b"\n") - 1
+    rest = size - whole
     return f"{path} ends within a line; its last {rest} bytes are left out" if rest else ""
 
 
@@ -378,6 +379,14 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 def _cut_off_torn(file: io.FileIO) -> None:
     """Leave a lines file at its end, which is that of a line."""
+    whole, size = _whole_and_all(file)
+    if whole < size:
+        file.truncate(whole)
+    file.seek(whole)
+
+
+def _whole_and_all(file: io.FileIO) -> tuple[int, int]:
+    """The bytes of a lines file that are whole lines, and all of them; only its end is read."""
     size = end = file.seek(0, os.SEEK_END)
     found = -1
     # The last byte alone is nearly always enough.
@@ -387,7 +396,4 @@ def _cut_off_torn(file: io.FileIO) -> None:
         file.seek(start)
         found = file.read(end - start).rfind(b"\n")
         end, span = start, _LOOKED_AT
-    whole = end + found + 1
-    if whole < size:
-        file.truncate(whole)
-    file.seek(whole)
+    return end + found + 1, size

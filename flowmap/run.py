@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -254,11 +255,13 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _said_once() -> Iterator[None]:
-    """A tracker's own thread that cannot write dies with a traceback; whoever writes next is told, and says it."""
+    """TensorBoard's own thread dies with a traceback if it cannot write; whoever writes next is told, and says it."""
     shown = threading.excepthook
 
     def unless_told(ended: threading.ExceptHookArgs) -> None:
-        if not isinstance(ended.exc_value, OSError):
+        frames = traceback.walk_tb(ended.exc_traceback)
+        its_own = any(frame.f_globals.get("__name__", "").startswith("tensorboard.") for frame, _ in frames)
+        if not (its_own and isinstance(ended.exc_value, OSError)):
             shown(ended)
 
     threading.excepthook = unless_told

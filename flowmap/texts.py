@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -95,6 +96,11 @@ def parse_json(content: str | bytes) -> Any:
         raise TextError(f"is no JSON: {error}") from None
     _refuse_depth(found)
     return found
+
+
+def digest(value: object) -> str:
+    """Twelve hexadecimal digits that name `value`, which is anything that JSON can say: equal ones have the same."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def shaped(content: bytes, shape: type[M]) -> M:

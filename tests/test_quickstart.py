@@ -56,7 +56,10 @@ def test_the_map_sampler_does_not_get_worse_with_more_calls(verdicts: dict[Any, 
 
 @pytest.mark.slow
 def test_on_its_own_samples_it_loses_little_of_what_consistency_sampling_loses(lines: Lines) -> None:
-    """The student that was trained on its own samples is at its best at 4 calls, as near to the floor as at 32."""
+    """From 4 to 32 calls the on-policy student loses 0.014 along its map, and 0.25 by consistency sampling (seed 0).
+
+    That "does not get worse" no longer holds of it, README says.
+    """
     lost = {
         sampler: lines["on_policy", sampler, 32, "frechet_teacher"]["value"]
         - lines["on_policy", sampler, 4, "frechet_teacher"]["value"]

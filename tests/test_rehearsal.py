@@ -245,7 +245,7 @@ def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: st
         "✓ on_policy: 3 steps in",
         "✓ evaluated in",
         f"report: {home}/run/report.html",
-        f"export to {home}/exported; load it with pipe = diffusers.{pipeline}.from_pretrained(",
+        f'export to {home}/exported; load it with pipe = diffusers.{pipeline}.from_pretrained("{home}/exported", ',
         f"sample to {home}/sample.mp4",
         "The real run needs",
         f"Get them: hf download Wan-AI/Wan2.1-T2V-{'14B' if '14b' in name else '1.3B'}-Diffusers",

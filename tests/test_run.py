@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from flowmap.folder import StoppedError
 from flowmap.loop import StepRecord
 from flowmap.manifest import checkpoints
 from flowmap.processes import Processes
-from flowmap.run import train
+from flowmap.run import _said_once, train
 from flowmap.signals import Interruption
 from flowmap.tables import ComputeConfig
 from tests.small_runs import (
@@ -470,6 +471,20 @@ def test_a_tracker_s_thread_that_cannot_write_prints_nothing(
     with pytest.raises(StoppedError, match="the disk is full"):
         train(plan.stages[0], Processes(ComputeConfig(device="cpu")), Watcher(), Interruption())
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_no_other_thread_that_fails_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: shown.append(ended.exc_type))
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with _said_once():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert shown == [OSError]
 
 
 # --- what is done is not done again
