@@ -22,10 +22,9 @@ from flowmap.comparing import BudgetConfig, Comparison
 from flowmap.errors import FlowmapError
 from flowmap.folder import append_line, read_lines, rewrite_lines
 from flowmap.phases import each
+from flowmap.plan import BUDGETS
 from flowmap.recipe import Recipe
 from flowmap.texts import digest
-
-BUDGETS = "budget.jsonl"
 
 
 @final

@@ -44,15 +44,15 @@ from flowmap.folder import (
 )
 from flowmap.manifest import checkpoints
 from flowmap.phases import phase
-from flowmap.plan import Plan, make_plan
+from flowmap.plan import LOCK, RECORD, Plan, make_plan
 from flowmap.recipe import Recipe
 from flowmap.run import refuse_changes
 from flowmap.scores import METRICS
 from flowmap.shelf import SHELF
 from flowmap.signals import CTRL_C, Interruption, Signalled
 from flowmap.stage import finished
-from flowmap.standings import FAILURES, RECORD, Failure, load, record, sentences, together
-from flowmap.texts import digest
+from flowmap.standings import FAILURES, Failure, load, record, sentences, together
+from flowmap.texts import digest, is_file
 
 FINISHED = "finished.jsonl"
 
@@ -115,6 +115,11 @@ def compare(
     # Everything is imported once, and each training is a copy of the process that has done so.
     context.set_forkserver_preload(["flowmap.compare", "flowmap.launch"])
     with going_on(command), locked(root):
+        if is_file(root / LOCK) and not fresh:
+            raise FlowmapError(
+                f"{root} is the folder of a run; give the comparison another name, or another folder by --runs "
+                "(--fresh sets the run aside)"
+            )
         for folder in [root] if fresh else [root / name for name in redo]:
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)

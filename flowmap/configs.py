@@ -125,6 +125,12 @@ def context_refusal(possible: Iterable[int], frames: int) -> str:
     )
 
 
+def guidance_findings(cfg_scale: float, conditional: bool) -> Iterable[Finding]:
+    """What is wrong with a `cfg_scale` on data that are, or are not, `conditional`: guidance needs a condition."""
+    if cfg_scale != 1 and not conditional:
+        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that `flowmap check` has to say about one field.

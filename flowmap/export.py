@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def export_run(
     `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises FlowmapError if `to`
     exists, if the stage is not finished, or if there is no form of it that others load.
     """
-    if to.exists():
+    if os.path.lexists(to):
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
     plan = open_run(folder)
     chosen = choose_stage(plan, stage, train_seed)

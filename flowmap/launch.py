@@ -28,16 +28,17 @@ from flowmap.folder import StoppedError, locked, set_aside, write_whole, writing
 from flowmap.limits import refuse_impossible
 from flowmap.loop import StepRecord
 from flowmap.phases import phase
-from flowmap.plan import LOCK, Plan, StagePlan, make_plan
+from flowmap.plan import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
 from flowmap.processes import Processes
 from flowmap.progress import ProgressWatcher
 from flowmap.recipe import Recipe, read
 from flowmap.report import write_report
-from flowmap.run import Watcher, refuse_changes, train
+from flowmap.run import Watcher, refuse_changes, refuse_other_seeds, train
 from flowmap.runfiles import claims_of, read_run
 from flowmap.sealed import write_sealed
 from flowmap.signals import Interruption
 from flowmap.stage import finished
+from flowmap.texts import is_file
 from flowmap.verdict import HEADLINES
 
 LOG = "flowmap.log"
@@ -113,6 +114,9 @@ def carry_out(
     refuse_impossible(recipe, plan, processes.number, processes.memory())
     command = commands.go_on
     with locked(plan.folder) if processes.first else nullcontext():
+        if not fresh or only:
+            _refuse_comparison(plan.folder)
+            refuse_other_seeds(plan)
         refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
         _refuse_missing_sources(chosen, commands.everything, f"{command} --fresh" if fresh else command)
         if fresh and processes.first:
@@ -226,6 +230,15 @@ def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
         evaluate(plan, device, tell)
     if plan.recipe.evaluation:
         console.print(f"[green]✓[/] evaluated in {time.monotonic() - began:.1f} s")
+
+
+def _refuse_comparison(folder: Path) -> None:
+    """Raise FlowmapError if a comparison works in `folder`: each would take the other's files for its own."""
+    if any(is_file(folder / name) for name in (RECORD, BUDGETS)):
+        raise FlowmapError(
+            f"{folder} is the folder of a comparison; give the recipe another name, or another folder by --runs "
+            "(--fresh sets the comparison aside)"
+        )
 
 
 def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str) -> None:

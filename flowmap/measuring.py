@@ -106,9 +106,10 @@ def _recipe_for(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig, 
     told, teacher = [], evaluation.teacher
     if not is_weights(teacher):
         if recipe.backbone.random_base:
+            own = f"; without --recipe, {weights.name} is measured by its own" if weights.run else ""
             raise FlowmapError(
-                f"{path}: its teacher is the stage '{teacher}', which only a run of it has; "
-                "name weights: --set evaluation.teacher=FOLDER (with a '/' in it)"
+                f"{path}: its teacher is the stage '{teacher}', which only a run of it has{own}. To measure by this "
+                "recipe name weights: --set evaluation.teacher=FOLDER (with a '/' in it)"
             )
         told.append(f"the teacher is '{BASE}', the backbone's own weights: stage '{teacher}' is there in a run only")
         teacher = BASE
@@ -141,7 +142,8 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
     if not found:
         told = weights.pretrained
         sampler = sampler_called(told.sampler, kind, "these weights are")
-        found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=told.cfg_scale))
+        scale = told.cfg_scale if spec.conditional else 1.0
+        found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=scale))
     return tuple(found)
 
 

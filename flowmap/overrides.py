@@ -16,7 +16,8 @@ def override(source: Source, text: str) -> None:
     """Apply `text`, as in `stages.teacher.steps=10`, to the tables of `source`, and note where it did.
 
     An element of an array goes by its name, stage, type or position. The value is TOML; what is no TOML is a
-    string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist.
+    string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist, or if an
+    earlier one has set it to something else.
     """
     _refuse_unreadable(text)
     key, equals, value = text.partition("=")
@@ -38,8 +39,20 @@ def override(source: Source, text: str) -> None:
         inside = plain(".".join(parts[:-1]), SHOWN)
         raise FlowmapError(f"--set {said}: '{inside}' is a single value; it has no field '{plain(parts[-1])}'")
     step = _step(node, parts[-1], said)
+    path = (*path, step)
+    _refuse_second(source, path, text)
     node[step] = _value(value)
-    source.overridden[(*path, step)] = text
+    source.overridden[path] = text
+
+
+def _refuse_second(source: Source, path: Path, text: str) -> None:
+    """Refuse to undo what another --set has done: an element of an array has several names, and one field one value."""
+    for earlier, by in source.overridden.items():
+        if earlier[: len(path)] == path and by != text:
+            raise FlowmapError(
+                f"--set {plain(text, SHOWN)}: undoes --set {plain(by, SHOWN)}, which sets the same field or one in it; "
+                "give one of them"
+            )
 
 
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:

@@ -13,6 +13,8 @@ from flowmap.tables import RoleConfig, StageConfig
 
 LOCK = RUN_LOCK
 """The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""
+RECORD, BUDGETS = "comparison.json", "budget.jsonl"
+"""What the folder of a comparison has, and no run's: what was compared, and the steps that its budget buys."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,12 @@ def make_plan(recipe: Recipe, runs: Path) -> Plan:
 
 def seed_folder(recipe: Recipe, folder: Path, seed: int) -> Path:
     """Where the stages of `seed` live: the run's folder itself, or one folder per seed if there are several."""
-    return folder if len(recipe.seeds) == 1 else folder / f"seed-{seed}"
+    return folder if len(recipe.seeds) == 1 else seeds_folder(folder, seed)
+
+
+def seeds_folder(folder: Path, seed: int) -> Path:
+    """Where the stages of `seed` live if there are several."""
+    return folder / f"seed-{seed}"
 
 
 def _stage_plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from flowmap.configs import (
     SamplerConfig,
     StageFacts,
     context_refusal,
+    guidance_findings,
     idle,
     unknown_word,
 )
@@ -189,7 +191,7 @@ class Recipe(Config):
         names = [s.name for s in earlier]
         if stage.name in names:
             yield Finding("error", ("name",), f"two stages are called '{stage.name}'; give each its own name")
-        if stage.name in ("base", "pictures"):
+        if stage.name in ("base", "pictures") or re.fullmatch(r"seed-\d+", stage.name):
             yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
         if "." in stage.name:
             yield Finding("error", ("name",), "a stage's name has no '.', which stands between fields in --set")
@@ -282,6 +284,9 @@ class Recipe(Config):
         if evaluation.teacher_cfg_scale != 1 and evaluation.teacher_sampler.network == "flow_map":
             why = f"'{evaluation.teacher_sampler.type}' follows the flow map, which has its guidance in it; use 1"
             yield Finding("error", ("teacher_cfg_scale",), why)
+        else:
+            for finding in guidance_findings(evaluation.teacher_cfg_scale, self.data.spec().conditional):
+                yield replace(finding, field=("teacher_cfg_scale",))
         yield from self._shift_findings(evaluation)
         yield from self._contest_findings(evaluation, kinds)
 
@@ -319,6 +324,9 @@ class Recipe(Config):
                 continue
             if not outside.is_weights(contest.stage) and contest.context and contest.context not in possible:
                 yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
+            if all(sampler.network == "velocity" for sampler in contest.samplers):
+                for finding in guidance_findings(contest.cfg_scale, self.data.spec().conditional):
+                    yield replace(finding, field=(*where, *finding.field))
             for position, sampler in enumerate(contest.samplers):
                 place = (*where, "samplers", position)
                 yield from _sampler_findings(place, sampler, contest.stage, kinds)

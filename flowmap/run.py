@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import threading
 import traceback
@@ -22,7 +23,7 @@ from flowmap.journal import STEPS, Seal, begin, read_steps
 from flowmap.loop import NonFiniteError, StepRecord, run_stage
 from flowmap.manifest import Checkpoint, checkpoints
 from flowmap.phases import each, phase
-from flowmap.plan import LOCK, StagePlan
+from flowmap.plan import LOCK, Plan, StagePlan, seed_folder, seeds_folder
 from flowmap.processes import Processes
 from flowmap.rewinds import collapsed, lowered, rewind, watchdog_of
 from flowmap.sealed import read_sealed, write_sealed
@@ -183,6 +184,32 @@ def refuse_changes(plans: Iterable[StagePlan]) -> None:
         "Undo the change, give the recipe another name, or start over with --fresh, which sets the old folder aside"
         f" (only what changed: --fresh {' '.join(f'--stage {name}' for name in names)})."
     )
+
+
+def refuse_other_seeds(plan: Plan) -> None:
+    """Raise FlowmapError if stages of `plan` were begun where a run of another number of seeds has them.
+
+    They would be trained again, without a word, beside what is there.
+    """
+    several = len(plan.recipe.seeds) > 1
+    for seed in plan.recipe.seeds:
+        here = seed_folder(plan.recipe, plan.folder, seed)
+        there = plan.folder if several else seeds_folder(plan.folder, seed)
+        stages = [stage for stage in plan.stages if stage.seed == seed and not _begun(stage)]
+        left = [there / stage.stage.name for stage in stages if _is_of(there / stage.stage.name, seed)]
+        if left:
+            move = shlex.join(["mv", *map(str, left), str(here)])
+            raise FlowmapError(
+                f"{left[0]} holds a stage of seed {seed}, where a run of {'one seed' if several else 'several'} has "
+                f"it; one of {'several' if several else 'one'} has it in {here}, and would train it again. Move it:\n"
+                f"  {shlex.join(['mkdir', '-p', str(here)])} && {move}\n"
+                "Or give the recipe another name, or start over with --fresh."
+            )
+
+
+def _is_of(folder: Path, seed: int) -> bool:
+    """Whether `folder` is that of a stage of which anything was trained, with training seed `seed`."""
+    return bool(checkpoints(folder)) and read_lock(folder / LOCK).get("seed") == seed
 
 
 def _begun(plan: StagePlan) -> bool:

@@ -19,12 +19,12 @@ from flowmap.errors import FlowmapError
 from flowmap.folder import StoppedError, read_lines, rewrite_lines
 from flowmap.intervals import MOST_SEEDS, Difference, Round, Verdict, phrase
 from flowmap.journal import STEPS, StepLine, lost_steps, read_steps
+from flowmap.plan import RECORD
 from flowmap.runfiles import Cost
 from flowmap.scores import METRICS, DrawsLine
 from flowmap.spots import Row, Spot
 from flowmap.texts import MOST_RECORD, TextError, is_file, misfit, parse_json, read_bytes
 
-RECORD = "comparison.json"
 LINES = "comparison.jsonl"
 FAILURES = "failures.jsonl"
 _MOST_PAIRS = 6

@@ -155,7 +155,10 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
         raise FlowmapError("--prompt: say what to show; there are no data whose prompts could be taken")
     shift = told.shift if wish.shift is None else wish.shift
     if shift is None:
-        raise FlowmapError(f"--shift: nothing in {weights.name} says for which sampling grid it was made; give it")
+        raise FlowmapError(
+            f"--shift: nothing in {weights.name} says for which sampling grid it was made (in diffusers' layout that "
+            "is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
+        )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
     device = Processes(ComputeConfig()).device
     contestant = open_weights(weights.sized(spec), spec, 0, device, Asked(), backbone.build(spec))
@@ -217,6 +220,10 @@ def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bo
         raise FlowmapError(
             f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "
             "(the guidance of training is in it); leave it out, or take --sampler euler"
+        )
+    if wish.cfg_scale not in (None, 1) and not spec.conditional:
+        raise FlowmapError(
+            f"--guidance {wish.cfg_scale:g}: guidance needs a condition, and the data have none; leave it out"
         )
     if wish.prompts and not spec.text:
         raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")

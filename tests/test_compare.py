@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from flowmap.intervals import difference
 from flowmap.plan import make_plan
 from flowmap.recipe import read
 from flowmap.shelf import SHELF
+from flowmap.signals import Interruption
 from flowmap.spots import Spot
 from flowmap.standings import Standings, load, sentences
 from tests.small_runs import planned, train_all
@@ -357,6 +359,14 @@ def test_what_fails_before_all_others_is_the_reason_of_theirs(tmp_path: Path) ->
     assert "two, seeds 0 and 1: 'shared: teacher' failed, on which it builds" in str(error.value)
 
 
+def test_a_comparison_does_not_work_in_the_folder_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "runs/small").mkdir(parents=True)
+    (tmp_path / "runs/small/recipe.lock.toml").write_text("")
+    with pytest.raises(FlowmapError, match=r"small is the folder of a run; give the comparison another name"):
+        run(tmp_path)
+    assert [path.name for path in (tmp_path / "runs/small").iterdir()] == ["recipe.lock.toml"]
+
+
 @pytest.mark.slow
 def test_another_configuration_is_refused_until_the_contestant_starts_over(again: Path) -> None:
     changed = SPEC.replace('objective = "consistency", roles', 'objective = "consistency", clip = 0.5, roles')
@@ -594,6 +604,32 @@ def test_a_process_that_is_killed_while_it_counts_is_said(tmp_path: Path, monkey
     monkeypatch.setattr("flowmap.allotment._alone", _killed)
     with pytest.raises(FlowmapError, match="was killed; is there enough memory"):
         allotted(read_comparison([tmp_path / "spec.toml"])[0], tmp_path, 2, FORKSERVER, Console(file=io.StringIO()))
+
+
+def test_ctrl_c_ends_the_counting_and_all_who_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    comparison = read_comparison([tmp_path / "spec.toml"])[0]
+    others = multiprocessing.active_children()
+    counting = tmp_path / "counting"
+    monkeypatch.setattr("flowmap.allotment._bought", partial(_endless, counting))
+
+    def interrupt() -> None:
+        while not counting.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Interruption().raising():
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            allotted(comparison, tmp_path / "runs", 2, FORKSERVER, Console(file=io.StringIO()))
+    assert multiprocessing.active_children() == others
+    assert read_lines(tmp_path / "runs" / "budget.jsonl") == []
+
+
+def _endless(counting: Path, budget: BudgetConfig, purchase: object) -> int:
+    counting.touch()
+    time.sleep(600)
+    return 0
 
 
 def _killed() -> None:

@@ -368,7 +368,8 @@ def test_small_files_are_copies_and_large_ones_links(
 def test_an_existing_target_is_refused(run: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    for name in ("file", "folder"):
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "folder", "link"):
         words = f"^--to {tmp_path / name}: is there already; name a new folder, or move it away$"
         with pytest.raises(FlowmapError, match=words) as caught:
             export_run(run("wan21"), tmp_path / name, None, "ema", None, True)

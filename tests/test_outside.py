@@ -539,7 +539,8 @@ def test_what_evaluate_cannot_do_is_said(released: Callable[[str], Path], here: 
         (["nowhere"], "nowhere is no folder, neither of a run nor of weights; runs in .: small\n"),
         (
             ["small", "--recipe", "r.toml"],
-            "r.toml: its teacher is the stage 'teacher', which only a run of it has; name weights: "
+            "r.toml: its teacher is the stage 'teacher', which only a run of it has; without --recipe, ./small is "
+            "measured by its own. To measure by this recipe name weights: "
             "--set evaluation.teacher=FOLDER (with a '/' in it)\n",
         ),
         (

@@ -297,6 +297,11 @@ CONTRADICTIONS = {
         "r.toml:27: evaluation.contests.0.stage: the base weights of this backbone are random; name a stage, or "
         "weights, with a '/' in them",
     ),
+    "the name of a seed's folder": (
+        ('name = "student"', 'name = "seed-0"'),
+        ('stage = "student"', 'stage = "seed-0"'),
+        "r.toml:16: stages.seed-0.name: 'seed-0' has a meaning of its own; choose another name",
+    ),
     "dot in a stage's name": (
         ('name = "student"', 'name = "v1.5"'),
         ('stage = "student"', 'stage = "v1.5"'),
@@ -450,6 +455,15 @@ CONTRADICTIONS = {
         ('stage = "student"', 'cfg_scale = 2.0\nstage = "student"'),
         "r.toml:27: evaluation.contests.0.cfg_scale: 'flow_map' follows the flow map, which has its guidance in it; "
         "use 1",
+    ),
+    "a guided teacher of data without a condition": (
+        after('teacher = "teacher"', "teacher_cfg_scale = 2.0"),
+        "r.toml:24: evaluation.teacher_cfg_scale: guidance needs a condition, and these data have none; use 1",
+    ),
+    "a guided contest on data without a condition": (
+        ('stage = "student"', 'cfg_scale = 2.0\nstage = "student"'),
+        ('["flow_map"]', '["euler"]'),
+        "r.toml:27: evaluation.contests.0.cfg_scale: guidance needs a condition, and these data have none; use 1",
     ),
     "frames for images": (
         ('stage = "student"', 'context = 1\nstage = "student"'),
@@ -725,6 +739,29 @@ SETTINGS = {
 @pytest.mark.parametrize(("setting", "message"), SETTINGS.values(), ids=SETTINGS.keys())
 def test_set(setting: str, message: str, problem: Problem) -> None:
     assert problem(TINY, setting) == message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("stages.teacher.steps=3", "stages.0.steps=4"),
+        ("stages.teacher.steps=3", "stages.teacher.steps=4"),
+        ("stages.teacher.optimizer.lr=1", "stages.0.optimizer={}"),
+        ("checkpoints.keep=3", "checkpoints={every = 3}"),
+    ],
+)
+def test_a_set_does_not_undo_another(settings: tuple[str, str], problem: Problem) -> None:
+    first, second = settings
+    assert problem(TINY, first, second) == (
+        f"--set {second}: undoes --set {first}, which sets the same field or one in it; give one of them"
+    )
+
+
+def test_a_set_goes_on_in_a_table_that_another_has_set(here: Path) -> None:
+    (here / "r.toml").write_text(TINY)
+    settings = ["checkpoints={every = 3}", "checkpoints.keep=4", "checkpoints.keep=4"]
+    found = read(Path("r.toml"), settings)[0].checkpoints
+    assert (found.every, found.keep) == (3, 4)
 
 
 def test_what_the_file_got_wrong_is_not_blamed_on_a_set_beside_it(problem: Problem) -> None:

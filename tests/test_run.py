@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -681,6 +682,50 @@ def test_several_seeds_are_several_trainings(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     train_all(planned(RECIPE, tmp_path / "alone", "seeds=[5]"))
     assert_same(tmp_path / "runs/small/seed-5", tmp_path / "alone/runs/small")
+
+
+def test_a_seed_more_does_not_train_the_first_again(finished: Path, whole: Path) -> None:
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "seeds=[0, 1]")
+    assert code == 2
+    assert text.startswith(
+        "error: runs/small/teacher holds a stage of seed 0, where a run of one seed has it; one of several has it in "
+        "runs/small/seed-0, and would train it again. Move it:\n"
+        "  mkdir -p runs/small/seed-0 && mv runs/small/teacher runs/small/forward runs/small/seed-0\n"
+    )
+    assert_same(finished / "runs/small", whole / "runs/small")
+    subprocess.run(text.splitlines()[1], shell=True, cwd=finished, check=True)
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "seeds=[0, 1]", "--set", "evaluation.samples=16")
+    assert code == 0, text
+    assert_same(finished / "runs/small/seed-0", whole / "runs/small")
+    # And back.
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "seeds=[1]")
+    assert code == 2
+    assert "runs/small/seed-1/teacher holds a stage of seed 1, where a run of several has it" in text
+    subprocess.run(text.splitlines()[1], shell=True, cwd=finished, check=True)
+    before = trace(finished / "runs/small/teacher")
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "seeds=[1]")
+    assert code == 0, text
+    assert trace(finished / "runs/small/teacher") == before
+
+
+def test_a_seed_that_was_not_trained_is_nobody_s_loss(finished: Path) -> None:
+    code, text = flowmap(finished, "run", "recipe.toml", "--set", "seeds=[1, 2]", "--stage", "teacher")
+    assert code == 0, text
+
+
+def test_a_run_does_not_work_in_the_folder_of_a_comparison(folder: Path) -> None:
+    for name in ("comparison.json", "budget.jsonl"):
+        (folder / "runs/small").mkdir(parents=True)
+        (folder / "runs/small" / name).write_text("{}\n")
+        for words in ([], ["--stage", "teacher", "--fresh"]):
+            code, text = flowmap(folder, "run", "recipe.toml", *words)
+            assert (code, text) == (
+                2,
+                "error: runs/small is the folder of a comparison; give the recipe another name, or another folder by "
+                "--runs (--fresh sets the comparison aside)\n",
+            )
+        assert [path.name for path in (folder / "runs/small").iterdir()] == [name]
+        shutil.rmtree(folder / "runs")
 
 
 # --- damage, met by whoever reads

@@ -95,6 +95,10 @@ def test_weights_stages_samplers_and_calls_are_what_is_asked_for(run: Path, tmp_
         ({"stage": "teacher", "sampler": "flow_map"}, "needs a flow map, and stage 'teacher' trains a velocity"),
         ({"stage": "teacher", "sampler": "heun", "calls": 1}, "takes 2 calls a step, so 1 is not possible; nearest: 2"),
         ({"stage": "teacher", "sampler": "heun", "calls": 7}, "so 7 is not possible; nearest: 6"),
+        (
+            {"stage": "teacher", "sampler": "euler", "cfg_scale": 3.0},
+            "--guidance 3: guidance needs a condition, and the data have none; leave it out",
+        ),
         ({"train_seed": 9}, "--train-seed 9: this run has 0"),
     ],
 )

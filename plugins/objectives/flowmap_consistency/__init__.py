@@ -25,7 +25,7 @@ from flowmap.bounds import (
     Steps,
     Weight,
 )
-from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
+from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
 from flowmap.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -282,8 +282,8 @@ def _guidance_findings(cfg_scale: float, facts: StageFacts, velocity: str = "tea
     if cfg_scale != 1 and velocity == "data":
         why = "guides the teacher, and velocity = 'data' has none; use 1, or velocity = 'teacher'"
         yield Finding("error", ("cfg_scale",), why)
-    elif cfg_scale != 1 and not facts.conditional:
-        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
+    else:
+        yield from guidance_findings(cfg_scale, facts.conditional)
 
 
 def _long_step_findings(schedule: str, start_stage: int) -> Iterable[Finding]:

@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 
 from flowmap.blocks import TimesConfig
 from flowmap.bounds import MOST_ROWS, DeviationOrNone, Guidance, Rollout, Shift, Step, Turns, Weight
-from flowmap.configs import AnyObjective, AnySampler, ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import (
+    AnyObjective,
+    AnySampler,
+    ComponentConfig,
+    Finding,
+    ObjectiveConfig,
+    RoleSpec,
+    StageFacts,
+    guidance_findings,
+)
 from flowmap.hookspecs import hookimpl
 from flowmap_distribution.parts import (
     CausVidTimesConfig,
@@ -18,7 +27,6 @@ from flowmap_distribution.parts import (
     Dmd2TimesConfig,
     OnPolicyConfig,
     RcmTimesConfig,
-    guidance_findings,
 )
 
 if TYPE_CHECKING:
@@ -140,7 +148,7 @@ class TrajectoryConfig(ObjectiveConfig):
         if self.sampler.network != "velocity":
             why = f"the teacher is a velocity; '{self.sampler.type}' samples a flow map"
             yield Finding("error", ("sampler",), why)
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
 
     def build(self) -> Objective:
         """Make the objective."""

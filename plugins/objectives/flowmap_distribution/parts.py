@@ -18,6 +18,7 @@ from flowmap.configs import (
     ObjectiveConfig,
     RoleSpec,
     StageFacts,
+    guidance_findings,
     idle,
 )
 
@@ -104,7 +105,7 @@ class DistributionConfig(ObjectiveConfig, ABC):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with guidance and with co-training."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         if self.forward is None:
             why = "without a forward objective, distribution matching is known to ruin sampling in many steps"
             yield Finding("warning", ("forward",), why)
@@ -163,9 +164,3 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     def grid_shift(self) -> float | None:
         """That of the grid."""
         return self.shift
-
-
-def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
-    """Guidance needs a condition."""
-    if cfg_scale != 1 and not facts.conditional:
-        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")

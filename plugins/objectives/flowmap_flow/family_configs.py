@@ -9,8 +9,8 @@ from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
 from flowmap.bounds import Constant, Deviation, Guidance, Power, Probability, Range, SomeShare, Step
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts, idle
-from flowmap_flow.forward_configs import guidance_findings, null_findings
+from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
+from flowmap_flow.forward_configs import null_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -54,7 +54,7 @@ class MeanFlowConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
 
     def build(self) -> Objective:
@@ -91,7 +91,7 @@ class EulerianConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What a student that teaches itself cannot do."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
         if self.normalize and self.velocity == "self":
             why = (
@@ -132,7 +132,7 @@ class LagrangianConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What a student that teaches itself cannot do, and a derivative that torch cannot recompute."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
         if facts.recomputes and self.tangent.method == "jvp":
             why = "torch cannot recompute a forward-mode derivative, and this backbone has gradient checkpointing on"
@@ -172,7 +172,7 @@ class SemigroupConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Without r = t, nothing says what velocity the jumps belong to."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
         yield from _diagonal_findings(self.branches)
 
@@ -206,7 +206,7 @@ class ShortcutConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
 
     def build(self) -> Objective:
@@ -257,7 +257,7 @@ class TransitionConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
         if not self.power:
             yield from idle(self, "power is 0", "constant")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
 from flowmap.bounds import Guidance, Probability, Shift, Stride
-from flowmap.configs import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.configs import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -98,7 +98,7 @@ class FlowMapConfig(ObjectiveConfig):
                 "or set rebalance = false"
             )
             yield Finding("error", ("branches", "diffusion"), why)
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
         yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
         yield from drop_findings(self.drop_condition, facts)
 
@@ -135,19 +135,13 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition."""
-        yield from guidance_findings(self.cfg_scale, facts)
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
 
     def build(self) -> Objective:
         """Make the objective."""
         from flowmap_flow.discrete import DiscreteFlowMap
 
         return DiscreteFlowMap(self)
-
-
-def guidance_findings(cfg_scale: float, facts: StageFacts) -> Iterable[Finding]:
-    """Guidance needs a condition."""
-    if cfg_scale != 1 and not facts.conditional:
-        yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
 
 
 def null_findings(velocity: str, cfg_scale: float, drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
