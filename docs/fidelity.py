@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe import read
-from flowmap.tables import RoleConfig
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import RoleConfig
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("anyflow_wan_1.3b", "anyflow_wan_14b", "anyflow_far_1.3b", "anyflow_far_14b")

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, final
 
-from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
-from flowmap.recipe import read
+from flowmap.plugin.catalogue import catalogue
+from flowmap.recipe.recipe import read
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmap.intervals import KEPT, LENT
-from flowmap.quantiles import shortfall, student, studentized_range
+from flowmap.statistics.intervals import KEPT, LENT
+from flowmap.statistics.quantiles import shortfall, student, studentized_range
 
 Array = NDArray[np.float64]
 Rule = Callable[[Array, int], Array]
@@ -52,7 +52,7 @@ def pooled(pairs: Array, count: int) -> Array:
 
 
 def ours(pairs: Array, count: int) -> Array:
-    """What `flowmap.intervals.Round` does."""
+    """What `flowmap.statistics.intervals.Round` does."""
     if count < 3:
         return uncorrected(pairs, count)
     freedom = pairs.shape[-1] - 1

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from flowmap.bounds import Range, shown
-from flowmap.catalogue import KINDS, catalogue
-from flowmap.comparing import CompareSpec
-from flowmap.configs import Config, FromCatalogue
-from flowmap.recipe import Recipe
+from flowmap.comparison.specification import CompareSpec
+from flowmap.plugin import Config, FromCatalogue
+from flowmap.plugin.catalogue import KINDS, catalogue
+from flowmap.recipe.recipe import Recipe
+from flowmap.schema.bounds import Range, shown
 
 HEADER = """# Every field of a recipe
 
@@ -31,7 +31,8 @@ A field that names a component takes a table with a `type`, or just the name: `o
 
 WHY = """## Why numbers have these ranges
 
-Infinity and NaN are refused everywhere. A range holds wherever the field is; the reasons stand in `flowmap/bounds.py`.
+Infinity and NaN are refused everywhere. A range holds wherever the field is; the reasons stand in
+`flowmap/schema/bounds.py`.
 """
 
 

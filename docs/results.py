@@ -9,9 +9,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from flowmap.scores import read_scores
-from flowmap.standings import is_comparison_folder, load, sentences
-from flowmap.verdict import HEADLINES, Cell, Place, cells
+from flowmap.comparison.standings import is_comparison_folder, load, sentences
+from flowmap.statistics.scores import read_scores
+from flowmap.statistics.verdict import HEADLINES, Cell, Place, cells
 
 
 def tables(folder: Path) -> str:

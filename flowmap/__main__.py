@@ -1,6 +1,6 @@
 """`python -m flowmap` is the `flowmap` command."""
 
-from flowmap.cli import main
+from flowmap.cli.main import main
 
 if __name__ == "__main__":
     main()

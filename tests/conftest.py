@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flowmap import catalogue as module
-from flowmap.catalogue import Catalogue, Component
-from flowmap.configs import ComponentConfig
 from flowmap.errors import FlowmapError
-from flowmap.recipe import read
+from flowmap.plugin import ComponentConfig
+from flowmap.plugin import catalogue as module
+from flowmap.plugin.catalogue import Catalogue, Component
+from flowmap.recipe.recipe import read
 
 TINY = """\
 name = "tiny"

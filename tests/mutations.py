@@ -22,12 +22,12 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel
 
-from flowmap.bounds import Range
-from flowmap.catalogue import catalogue
-from flowmap.comparing import CompareSpec
-from flowmap.configs import FromCatalogue
+from flowmap.comparison.specification import CompareSpec
 from flowmap.errors import FlowmapError
-from flowmap.recipe import Recipe
+from flowmap.plugin import FromCatalogue
+from flowmap.plugin.catalogue import catalogue
+from flowmap.recipe.recipe import Recipe
+from flowmap.schema.bounds import Range
 
 ROOT = Path(__file__).parents[1]
 
@@ -266,8 +266,8 @@ def outcome(text: str, file: Path, *settings: str) -> list[str]:
 
     Anything but a FlowmapError gets through.
     """
-    from flowmap.comparing import is_comparison, read_comparison
-    from flowmap.recipe import read
+    from flowmap.comparison.specification import is_comparison, read_comparison
+    from flowmap.recipe.recipe import read
 
     file.write_text(text)
     try:

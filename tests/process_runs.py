@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmap.step_length import NAME
+from flowmap.recipe.step_length import NAME
 from tests.small_runs import NO_REPORT, Process, start, tensors
 
 PATIENCE = 500
@@ -101,7 +101,7 @@ def shared(folder: Path, *words: str, number: int = 2, patch: str = "") -> tuple
 _SCRIPT = """
 import sys
 exec(sys.argv.pop(1))
-from flowmap.cli import main
+from flowmap.cli.main import main
 main()
 """
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.draw import Draw
+from flowmap.maths.draw import Draw
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.console.signals import Interruption
 from flowmap.interfaces import Objective, Turn
-from flowmap.loop import StepRecord
-from flowmap.plan import Plan, StagePlan, make_plan
-from flowmap.processes import Processes
-from flowmap.recipe import Recipe, read
-from flowmap.run import train
-from flowmap.signals import Interruption
-from flowmap.tables import ComputeConfig
+from flowmap.plugin import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.recipe.layout import Plan, StagePlan, make_plan
+from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.loop import StepRecord
+from flowmap.training.processes import Processes
+from flowmap.training.train import train
 
 HEAD = """
 name = "small"
@@ -119,7 +119,13 @@ def checkpoints_every(every: int, keep: int = 2) -> str:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what others import is theirs
     # What a run imports on its way, and each process would otherwise import anew.
-    for name in ("flowmap_datasets.checkerboard", "ot", "torch._dynamo", "torch.distributed.tensor", "flowmap.launch"):
+    for name in (
+        "flowmap_datasets.checkerboard",
+        "ot",
+        "torch._dynamo",
+        "torch.distributed.tensor",
+        "flowmap.launch.run",
+    ):
         importlib.import_module(name)
 # A stage ends with a garbage collection: it would walk through all of that, and in a forked process copy it.
 gc.freeze()
@@ -239,8 +245,8 @@ class Process:
 
 
 NO_REPORT = """
-import flowmap.launch
-flowmap.launch.write_report = lambda folder: folder / "report.html"
+import flowmap.launch.run
+flowmap.launch.run.write_report = lambda folder: folder / "report.html"
 """
 """The report takes longer than a small run, and has tests of its own."""
 
@@ -343,7 +349,7 @@ def _serve() -> None:
 
 def _become(order: dict[str, Any]) -> None:
     """In the forked process: be `flowmap` and nothing else."""
-    import flowmap.cli
+    import flowmap.cli.main
 
     code: object = 1
     try:
@@ -355,7 +361,7 @@ def _become(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         sys.argv = ["flowmap", *order["words"]]
         exec(order["patch"], {})
-        flowmap.cli.main()
+        flowmap.cli.main.main()
         code = 0
     except SystemExit as error:
         code = error.code

@@ -10,10 +10,10 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
-from flowmap import bounds
-from flowmap.bounds import PathText, Range, shown
-from flowmap.configs import Config
-from flowmap.recipe import read
+from flowmap.plugin import Config
+from flowmap.recipe.recipe import read
+from flowmap.schema import bounds
+from flowmap.schema.bounds import PathText, Range, shown
 
 from .conftest import TINY, edited
 from .doc_scripts import doc_script
@@ -51,7 +51,7 @@ def test_the_walk_finds_numbers_wherever_they_are() -> None:
 @pytest.mark.parametrize("owner", OWNERS)
 def test_every_number_of_ours_is_bounded_on_both_sides_for_a_reason(owner: str) -> None:
     bare = [n.field for n in REFERENCE.numbers(OWNERS[owner]) if n.range is None]
-    assert not bare, f"give these a named type of flowmap/bounds.py: {owner}{', '.join(bare)}"
+    assert not bare, f"give these a named type of flowmap/schema/bounds.py: {owner}{', '.join(bare)}"
 
 
 def test_the_walk_is_over_something() -> None:

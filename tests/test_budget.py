@@ -8,11 +8,11 @@ from typing import Literal
 
 import pytest
 
-from flowmap.budget import steps_within
-from flowmap.comparing import BudgetConfig
-from flowmap.cost import Tally
+from flowmap.comparison.budget import steps_within
+from flowmap.comparison.specification import BudgetConfig
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Scene, Taken, Turn, always, every
+from flowmap.planning.count import Tally
 from tests.small_runs import scripted, scripted_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,8 +89,8 @@ def test_a_budget_is_met_to_a_step(name: str, steps: int, tmp_path: Path) -> Non
 
 
 def test_what_is_drawn_is_counted_and_then_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowmap.budget._COUNTED", 300)
-    monkeypatch.setattr("flowmap.budget._SAMPLED", 150)
+    monkeypatch.setattr("flowmap.comparison.budget._COUNTED", 300)
+    monkeypatch.setattr("flowmap.comparison.budget._SAMPLED", 150)
     plan = scripted_plan(scripted(turn(drawn)), tmp_path, batch=BATCH)
     tally = Tally(plan)
     counted = 0
@@ -107,7 +107,7 @@ def test_what_is_drawn_is_counted_and_then_sampled(tmp_path: Path, monkeypatch: 
 def test_a_budget_of_more_steps_than_a_stage_has_is_refused(
     by: Literal["steps", "calls"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowmap.budget.MOST_STEPS", 5000)
+    monkeypatch.setattr("flowmap.comparison.budget.MOST_STEPS", 5000)
     plan = scripted_plan(scripted(turn(lambda scene: 1)), tmp_path, batch=BATCH)
     per_step = EACH if by == "calls" else 1
     assert steps_within(plan.recipe, "teacher", BudgetConfig(by=by, amount=float(4990 * per_step)), 1.0) == 4990
@@ -116,8 +116,8 @@ def test_a_budget_of_more_steps_than_a_stage_has_is_refused(
 
 
 def test_steps_of_many_calls_are_counted_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowmap.budget._COUNTED_CALLS", 2000)
-    monkeypatch.setattr("flowmap.budget._SAMPLED_CALLS", 400)
+    monkeypatch.setattr("flowmap.comparison.budget._COUNTED_CALLS", 2000)
+    monkeypatch.setattr("flowmap.comparison.budget._SAMPLED_CALLS", 400)
     asked = 0
 
     def many(scene: Scene) -> int:

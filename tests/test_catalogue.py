@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from flowmap import hookspecs
-from flowmap.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
-from flowmap.configs import ComponentConfig, SamplerConfig, SampleSpec
-from flowmap.recipe import read
-from flowmap.signals import HEARD, Interruption, Signalled
+from flowmap.console.signals import HEARD, Interruption, Signalled
+from flowmap.plugin import ComponentConfig, SamplerConfig, SampleSpec, hookspecs
+from flowmap.plugin.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
+from flowmap.recipe.recipe import read
 
 from .conftest import TINY, edited
 
@@ -26,8 +25,7 @@ EXAMPLE = Path(__file__).parent / "third_party" / "flowmap_example"
 
 PREAMBLE = """
 from typing import ClassVar, Literal
-from flowmap.configs import SamplerConfig
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import SamplerConfig, hookimpl
 
 class Good(SamplerConfig):
     '''A good one.'''
@@ -414,7 +412,7 @@ def test_a_summary_is_the_first_line_of_the_docstring() -> None:
             ...
 
     Long.network, Long.calls_per_step = "velocity", 1
-    from flowmap.catalogue import _component
+    from flowmap.plugin.catalogue import _component
 
     assert _component(Long, "me 1").summary == "First line."
     assert issubclass(Long, ComponentConfig)

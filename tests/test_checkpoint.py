@@ -17,16 +17,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from flowmap import checkpoint
-from flowmap.checkpoint import clean, read_weights, restore, save, verify
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError
-from flowmap.manifest import Checkpoint, checkpoints, read_manifest
+from flowmap.files.folder import StoppedError
+from flowmap.files.manifest import Checkpoint, checkpoints, read_manifest
 from flowmap.phases import Phase, listening
-from flowmap.processes import Processes
-from flowmap.run import Interruption, train
-from flowmap.stage import Stage, open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training import checkpoint
+from flowmap.training.checkpoint import clean, read_weights, restore, save, verify
+from flowmap.training.processes import Processes
+from flowmap.training.stage import Stage, open_stage
+from flowmap.training.train import Interruption, train
 from tests.small_runs import (
     FORWARD,
     HEAD,

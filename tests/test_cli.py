@@ -14,8 +14,9 @@ from rich.console import Console
 from typer import rich_utils
 
 import flowmap
-from flowmap import cli, cli_runs
-from flowmap.catalogue import BrokenPlugin, Catalogue, catalogue
+from flowmap.cli import main as cli
+from flowmap.cli import runs as cli_runs
+from flowmap.plugin.catalogue import BrokenPlugin, Catalogue, catalogue
 
 from .conftest import TINY, edited
 
@@ -261,14 +262,15 @@ def test_check_and_plugins_import_nothing_heavy(here: Path) -> None:
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
-from flowmap import cli, cli_runs
+from flowmap.cli import main as cli
+from flowmap.cli import runs as cli_runs
 for words in (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"]):
     sys.argv = ["flowmap", *words]
     try:
         cli.main()
     except SystemExit as stop:
         assert not stop.code, words
-from flowmap.catalogue import catalogue
+from flowmap.plugin.catalogue import catalogue
 assert catalogue().broken == [], catalogue().broken
 """
     done = shell(here, sys.executable, "-c", program)

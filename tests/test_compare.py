@@ -24,22 +24,22 @@ import tomli_w
 import torch
 from rich.console import Console
 
-from flowmap.allotment import allotted
-from flowmap.budget import equivalents, seconds_per_step, steps_within
-from flowmap.compare import _warn, compare
-from flowmap.comparing import BudgetConfig, read_comparison
-from flowmap.comparison_page import write_page
-from flowmap.cost import Tally
+from flowmap.comparison.allotment import allotted
+from flowmap.comparison.budget import equivalents, seconds_per_step, steps_within
+from flowmap.comparison.page import write_page
+from flowmap.comparison.run import _warn, compare
+from flowmap.comparison.specification import BudgetConfig, read_comparison
+from flowmap.comparison.standings import Standings, load, sentences
+from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
-from flowmap.evaluate import evaluate
-from flowmap.folder import read_lines
-from flowmap.intervals import difference
-from flowmap.plan import make_plan
-from flowmap.recipe import read
-from flowmap.shelf import SHELF
-from flowmap.signals import Interruption
-from flowmap.spots import Spot
-from flowmap.standings import Standings, load, sentences
+from flowmap.files.folder import read_lines
+from flowmap.files.shelf import SHELF
+from flowmap.planning.count import Tally
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import read
+from flowmap.statistics.intervals import difference
+from flowmap.statistics.spots import Spot
+from flowmap.use.evaluate import evaluate
 from tests.small_runs import planned, train_all
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -437,7 +437,7 @@ def test_a_budget_in_seconds_buys_what_the_measured_pace_does(
 ) -> None:
     recipe = read_comparison([finished[0] / "spec.toml"])[0].entrants[1].recipe
     assert seconds_per_step(recipe, "student") > 0
-    monkeypatch.setattr("flowmap.budget.seconds_per_step", lambda recipe, stage: 0.02)
+    monkeypatch.setattr("flowmap.comparison.budget.seconds_per_step", lambda recipe, stage: 0.02)
     assert steps_within(recipe, "student", BudgetConfig(by="seconds", amount=3.0), 0.5) == 75
 
 
@@ -483,7 +483,7 @@ def test_every_seed_s_own_draws_are_counted(tmp_path: Path) -> None:
 
 
 def test_asdict_of_the_ledger_is_what_equivalents_take() -> None:
-    from flowmap.ledger import Calls
+    from flowmap.training.ledger import Calls
 
     calls = Calls()
     calls.add(5, with_gradient=True)
@@ -601,7 +601,7 @@ def test_what_was_counted_before_one_that_cannot_be_paid_for_is_kept(tmp_path: P
 
 def test_a_process_that_is_killed_while_it_counts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
-    monkeypatch.setattr("flowmap.allotment._alone", _killed)
+    monkeypatch.setattr("flowmap.comparison.allotment._alone", _killed)
     with pytest.raises(FlowmapError, match="was killed; is there enough memory"):
         allotted(read_comparison([tmp_path / "spec.toml"])[0], tmp_path, 2, FORKSERVER, Console(file=io.StringIO()))
 
@@ -611,7 +611,7 @@ def test_ctrl_c_ends_the_counting_and_all_who_count(tmp_path: Path, monkeypatch:
     comparison = read_comparison([tmp_path / "spec.toml"])[0]
     others = multiprocessing.active_children()
     counting = tmp_path / "counting"
-    monkeypatch.setattr("flowmap.allotment._bought", partial(_endless, counting))
+    monkeypatch.setattr("flowmap.comparison.allotment._bought", partial(_endless, counting))
 
     def interrupt() -> None:
         while not counting.exists():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flowmap import cli
-from flowmap.comparing import Comparison, read_comparison
+from flowmap.cli import main as cli
+from flowmap.comparison.specification import Comparison, read_comparison
 from flowmap.errors import FlowmapError
-from flowmap.recipe import read
+from flowmap.recipe.recipe import read
 
 SPEC = """name = "small"
 against = "map"
@@ -111,7 +111,7 @@ def test_fields_of_a_specification_can_be_set(here: Path) -> None:
 
 
 def test_every_field_of_the_specification_has_a_description() -> None:
-    from flowmap.comparing import BudgetConfig, CompareSpec, ContestantConfig
+    from flowmap.comparison.specification import BudgetConfig, CompareSpec, ContestantConfig
 
     for config in (BudgetConfig, CompareSpec, ContestantConfig):
         assert [name for name, field in config.model_fields.items() if not field.description] == []

@@ -21,20 +21,6 @@ from flowmap_samplers import EulerConfig
 from pydantic import Field
 from torch import Tensor
 
-from flowmap.catalogue import catalogue
-from flowmap.configs import (
-    BackboneConfig,
-    ComponentConfig,
-    Config,
-    DataConfig,
-    Finding,
-    MetricConfig,
-    ObjectiveConfig,
-    RoleSpec,
-    SamplerConfig,
-    SampleSpec,
-)
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import (
     Backbone,
@@ -56,7 +42,21 @@ from flowmap.interfaces import (
     Velocity,
     Window,
 )
-from flowmap.path import noised
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import noised
+from flowmap.plugin import (
+    BackboneConfig,
+    ComponentConfig,
+    Config,
+    DataConfig,
+    Finding,
+    MetricConfig,
+    ObjectiveConfig,
+    RoleSpec,
+    SamplerConfig,
+    SampleSpec,
+)
+from flowmap.plugin.catalogue import catalogue
 from flowmap.testing import (
     check_backbone,
     check_config,

@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import pytest
 
-from flowmap.catalogue import catalogue
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
-from flowmap.cost import count
 from flowmap.errors import FlowmapError
-from flowmap.loop import run_stage
-from flowmap.plan import StagePlan, make_plan
-from flowmap.processes import Processes
-from flowmap.recipe import read
-from flowmap.stage import open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.planning.count import count
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.plugin.catalogue import catalogue
+from flowmap.recipe.layout import StagePlan, make_plan
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.loop import run_stage
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -174,14 +174,14 @@ def test_a_long_stage_is_counted_in_part_and_a_short_one_whole(here: Path) -> No
 def test_steps_of_very_many_calls_are_counted_until_there_were_enough(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowmap.cost._MOST_CALLS", 30)
+    monkeypatch.setattr("flowmap.planning.count._MOST_CALLS", 30)
     # A call for the student and one for its derivative at each step.
     cost = count(plan_of(here, '"flow_map"', steps=5000))
     assert (cost.steps, cost.calls["student"].grad + cost.calls["student"].no_grad) == (15, 30)
 
 
 def test_more_samples_at_a_time_than_can_be_counted_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowmap.cost._MOST_NUMBERS", 5)
+    monkeypatch.setattr("flowmap.planning.count._MOST_NUMBERS", 5)
     with pytest.raises(
         FlowmapError, match=r"stage 'only': 6 samples at a time x 1 frames .* lower compute.micro_batch"
     ):

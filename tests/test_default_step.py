@@ -8,11 +8,11 @@ import pytest
 from flowmap_flow import FlowMapConfig
 from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 
-from flowmap.blocks import TangentConfig
-from flowmap.configs import ObjectiveConfig
-from flowmap.plan import make_plan
-from flowmap.recipe import Recipe, read
-from flowmap.step_length import default_step
+from flowmap.plugin import ObjectiveConfig
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.step_length import default_step
+from flowmap.schema.settings import TangentConfig
 
 RECIPE = """
 name = "steps"

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from flowmap import display as shown
-from flowmap.display import display
+from flowmap.console import display as shown
+from flowmap.console.display import display
 from flowmap.phases import Phase, each, listening, phase
-from flowmap.progress import pace
+from flowmap.runs.progress import pace
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -18,13 +18,13 @@ from flowmap_video import VideoShardsConfig
 from flowmap_video.rehearsal import add_file, write_clips
 from rich.console import Console
 
-from flowmap import cli
-from flowmap.catalogue import catalogue
-from flowmap.configs import BackboneConfig, Finding, SampleSpec
-from flowmap.draw import Draw
-from flowmap.folder import locked
+from flowmap.cli import main as cli
+from flowmap.console.signals import Signalled
+from flowmap.files.folder import locked
 from flowmap.interfaces import EncodedText, Samples
-from flowmap.signals import Signalled
+from flowmap.maths.draw import Draw
+from flowmap.plugin import BackboneConfig, Finding, SampleSpec
+from flowmap.plugin.catalogue import catalogue
 
 from .conftest import edited
 

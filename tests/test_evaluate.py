@@ -14,21 +14,22 @@ import pytest
 import tomli_w
 import torch
 
-from flowmap import contestant, evaluate
-from flowmap.catalogue import catalogue
-from flowmap.checkpoint import read_weights, save
-from flowmap.configs import NetworkKind, SamplerConfig
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
+from flowmap.files.manifest import checkpoints
+from flowmap.files.shelf import SHELF
 from flowmap.interfaces import Evidence, Sampler
-from flowmap.manifest import checkpoints
-from flowmap.plan import Plan
-from flowmap.processes import Processes
-from flowmap.report import write_report
-from flowmap.runfiles import read_run
-from flowmap.shelf import SHELF
-from flowmap.stage import open_stage
-from flowmap.verdict import best, cells
+from flowmap.maths.draw import Draw
+from flowmap.plugin import NetworkKind, SamplerConfig
+from flowmap.plugin.catalogue import catalogue
+from flowmap.recipe.layout import Plan
+from flowmap.report.page import write_report
+from flowmap.runs.read import read_run
+from flowmap.statistics.verdict import best, cells
+from flowmap.training.checkpoint import read_weights, save
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
+from flowmap.use import evaluate
+from flowmap.use import student as contestant
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
 
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION

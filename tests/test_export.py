@@ -19,14 +19,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from flowmap import __version__
-from flowmap.cli import main
-from flowmap.contestant import open_contestant
-from flowmap.draw import Draw
+from flowmap.cli.main import main
 from flowmap.errors import FlowmapError
-from flowmap.export import export_run
 from flowmap.interfaces import Backbone, Batch, FlowMap, Velocity, Window, as_flow_map
-from flowmap.recipe import read
-from flowmap.reopen import open_run
+from flowmap.maths.draw import Draw
+from flowmap.recipe.recipe import read
+from flowmap.runs.open import open_run
+from flowmap.use.export import export_run
+from flowmap.use.student import open_contestant
 
 from .small_runs import FORWARD, HEAD, TEACHER, flowmap
 from .video_runs import digits_run, finished, mlp_run, wan_run

@@ -18,11 +18,11 @@ from flowmap_wan.writing import write_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flowmap.contestant import open_contestant
 from flowmap.errors import FlowmapError
-from flowmap.export import export_run
 from flowmap.phases import Phase, listening
-from flowmap.reopen import open_run
+from flowmap.runs.open import open_run
+from flowmap.use.export import export_run
+from flowmap.use.student import open_contestant
 from tests.video_runs import digits_run, finished, wan_run
 
 pytestmark = [
@@ -177,7 +177,7 @@ def test_what_is_being_done_is_told(bidirectional: Path, tmp_path: Path) -> None
 def test_weights_that_are_no_numbers_are_not_exported(
     bidirectional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowmap import export
+    from flowmap.use import export
 
     real: Callable[..., dict[str, Tensor]] = export.stage_weights
 

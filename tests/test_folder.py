@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 
 from flowmap.errors import FlowmapError
-from flowmap.folder import (
+from flowmap.files.folder import (
     LOCKED,
     SKIP_PREFIX,
     StoppedError,
@@ -36,7 +36,7 @@ from flowmap.folder import (
     write_whole_folder,
     writing,
 )
-from flowmap.scores import Number
+from flowmap.statistics.scores import Number
 
 
 class Death(BaseException):
@@ -247,7 +247,7 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
 _HOLD = """
 import sys
 from pathlib import Path
-from flowmap.folder import locked
+from flowmap.files.folder import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

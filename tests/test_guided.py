@@ -14,15 +14,15 @@ import torch
 from flowmap_samplers.samplers import Euler, Heun
 from torch import Tensor
 
-from flowmap import evaluate as module
-from flowmap.contestant import generate, held_out_start, open_contestant
 from flowmap.errors import FlowmapError
-from flowmap.guidance import Guided, GuidedChunks, GuidedCond, guided_velocity
 from flowmap.interfaces import Batch, Chunking, Cond, OneChunk, Velocity
-from flowmap.path import grid
-from flowmap.plan import Plan, make_plan
-from flowmap.recipe import read
-from flowmap.rollout import rollout
+from flowmap.maths.path import grid
+from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond, guided_velocity
+from flowmap.networks.rollout import rollout
+from flowmap.recipe.layout import Plan, make_plan
+from flowmap.recipe.recipe import read
+from flowmap.use import evaluate as module
+from flowmap.use.student import generate, held_out_start, open_contestant
 
 from .video_runs import digits_run
 from .wan.support import CHANNELS, bidirectional, causal, draw, error, noise, student, text

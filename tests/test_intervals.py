@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowmap.intervals import MOST_SEEDS, Round, Verdict, difference, phrase
-from flowmap.quantiles import shortfall, studentized_range
-from flowmap.spots import Row, Spot
+from flowmap.statistics.intervals import MOST_SEEDS, Round, Verdict, difference, phrase
+from flowmap.statistics.quantiles import shortfall, studentized_range
+from flowmap.statistics.spots import Row, Spot
 
 from .doc_scripts import doc_script
 

@@ -14,13 +14,13 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from flowmap.cli import app
+from flowmap.cli.main import app
 from flowmap.errors import FlowmapError
-from flowmap.folder import StoppedError, rewrite_lines
-from flowmap.journal import STEPS, begin, lost_steps, read_steps
-from flowmap.manifest import checkpoints, read_manifest
-from flowmap.runfiles import read_run
-from flowmap.scores import read_scores
+from flowmap.files.folder import StoppedError, rewrite_lines
+from flowmap.files.manifest import checkpoints, read_manifest
+from flowmap.runs.read import read_run
+from flowmap.statistics.scores import read_scores
+from flowmap.training.journal import STEPS, begin, lost_steps, read_steps
 from tests.small_runs import FORWARD, HEAD, TEACHER, checkpoints_every, planned, train_all
 from tests.test_report import make_run, score, scores
 

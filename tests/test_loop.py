@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowmap.configs import RoleSpec
+from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
+from flowmap.files.manifest import checkpoints
 from flowmap.interfaces import Loss, Role, Scene, Turn, every
-from flowmap.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
-from flowmap.manifest import checkpoints
-from flowmap.processes import Processes
-from flowmap.run import train
-from flowmap.signals import Interruption
-from flowmap.stage import Stage, open_stage
-from flowmap.tables import ComputeConfig, EmaConfig, OptimizerConfig
+from flowmap.plugin import RoleSpec
+from flowmap.recipe.tables import ComputeConfig, EmaConfig, OptimizerConfig
+from flowmap.training.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
+from flowmap.training.processes import Processes
+from flowmap.training.stage import Stage, open_stage
+from flowmap.training.train import train
 from tests.small_runs import (
     EVERYTHING,
     FORWARD,

@@ -16,11 +16,11 @@ from flowmap_wan.twin import make_null, make_twin
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from flowmap import launch
-from flowmap.encoding import encode_recipe
 from flowmap.errors import FlowmapError
-from flowmap.launch import run_recipe
-from flowmap.recipe import read
+from flowmap.launch import run as launch
+from flowmap.launch.run import run_recipe
+from flowmap.recipe.recipe import read
+from flowmap.use.encode import encode_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,12 +22,12 @@ from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, momen
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts
 from scipy.linalg import sqrtm
 
-from flowmap.catalogue import catalogue
-from flowmap.configs import SampleSpec
-from flowmap.draw import Draw
+from flowmap.files.shelf import Shelf
 from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Role, Samples, as_flow_map
-from flowmap.path import noised
-from flowmap.shelf import Shelf
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import noised
+from flowmap.plugin import SampleSpec
+from flowmap.plugin.catalogue import catalogue
 
 SHELF = Shelf()
 """Training takes seconds, so that all tests share what they can."""

@@ -16,9 +16,9 @@ from flowmap_metrics.classifier import train_classifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowmap.draw import Draw
+from flowmap.files.shelf import Shelf
 from flowmap.interfaces import EncodedText, Samples
-from flowmap.shelf import Shelf
+from flowmap.maths.draw import Draw
 from flowmap.testing import check_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from pydantic import Field
 
-from flowmap.blocks import BranchesConfig, TangentConfig, uniform_times
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts
-from flowmap.distances import pseudo_huber
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.points import along_path, on_path
+from flowmap.maths.distances import pseudo_huber
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.networks.points import along_path, on_path
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.schema.settings import BranchesConfig, TangentConfig, uniform_times
 from flowmap.testing import check_objective
 
 from .maths.support import GAUSSIAN, MIXTURE

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from flowmap.catalogue import catalogue
 from flowmap.errors import FlowmapError
+from flowmap.plugin.catalogue import catalogue
 
 from .doc_scripts import doc_script
 

@@ -16,15 +16,15 @@ import torch
 from flowmap_wan import FarWan21Config, Wan21Config
 from safetensors.torch import load_file, save_file
 
-from flowmap import rehearsal
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
-from flowmap.export import export_run
-from flowmap.hub import fingerprint
-from flowmap.lineup import Lineup
-from flowmap.outside import file_name, look_up
-from flowmap.plan import make_plan
-from flowmap.recipe import read
+from flowmap.launch import rehearse as rehearsal
+from flowmap.plugin import SampleSpec
+from flowmap.recipe.hub import fingerprint
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.outside import file_name, look_up
+from flowmap.recipe.recipe import read
+from flowmap.use.export import export_run
+from flowmap.use.lineup import Lineup
 
 from .conftest import TINY, edited
 from .small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap

@@ -18,20 +18,21 @@ from flowmap_wan.twin import make_twin
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flowmap import cli, estimate
-from flowmap.configs import BackboneConfig, Finding, NetworkKind, RoleSpec, SampleSpec
-from flowmap.cost import Call, StageCost, count
+from flowmap.cli import main as cli
 from flowmap.errors import FlowmapError
-from flowmap.footprint import CallShape, Flops, Footprint, Weights
-from flowmap.launch import run_recipe
-from flowmap.loop import run_stage
-from flowmap.plan import make_plan
-from flowmap.plan_tables import show
-from flowmap.planning import Planned, as_json, plan_recipe
-from flowmap.processes import Processes
-from flowmap.recipe import read
-from flowmap.stage import open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.launch.run import run_recipe
+from flowmap.planning import estimate
+from flowmap.planning.count import Call, StageCost, count
+from flowmap.planning.plan import Planned, as_json, plan_recipe
+from flowmap.planning.tables import show
+from flowmap.plugin import BackboneConfig, Finding, NetworkKind, RoleSpec, SampleSpec
+from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.loop import run_stage
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
 from tests.small_runs import HEAD, TEACHER
 from tests.video_runs import DIGITS, STAGES
 

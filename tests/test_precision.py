@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from flowmap.budget import seconds_per_step
-from flowmap.checkpoint import checkpoints, restore
-from flowmap.configs import Precision
-from flowmap.contestant import open_contestant
+from flowmap.comparison.budget import seconds_per_step
 from flowmap.interfaces import NoCond, Velocity
-from flowmap.precision import compute_in
-from flowmap.processes import Processes
-from flowmap.stage import open_stage
+from flowmap.plugin import Precision
+from flowmap.training.checkpoint import checkpoints, restore
+from flowmap.training.precision import compute_in
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
+from flowmap.use.student import open_contestant
 from tests.small_runs import HEAD, TEACHER, planned, train_all
 
 CPU = torch.device("cpu")

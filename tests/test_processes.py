@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.manifest import checkpoints
+from flowmap.files.manifest import checkpoints
 from tests.process_runs import furthest, lines, samples, shared, torchrun
 from tests.small_runs import HEAD, TEACHER, flowmap
 from tests.test_run import SLOW, tame
@@ -121,40 +121,40 @@ SMALL = HEAD + TEACHER.replace("decay = 0.5", "decay = 0.5, eps = 0.1")
 
 SIGNAL = """
 import signal
-import flowmap.run
-written = flowmap.run.append_line
+import flowmap.training.train
+written = flowmap.training.train.append_line
 def signalled(path, line):
     written(path, line)
     if (path.parent.name, line["step"]) == ({stage!r}, {step}):
         signal.raise_signal(signal.{number})
-flowmap.run.append_line = signalled
+flowmap.training.train.append_line = signalled
 """
 """The process that writes, and only that, has a signal after a step."""
 
 AFTER_ALL = """
 import signal
-import flowmap.run
-saved = flowmap.run.save
+import flowmap.training.train
+saved = flowmap.training.train.save
 def save(*args):
     signal.raise_signal(signal.SIGTERM)
     return saved(*args)
-flowmap.run.save = save
+flowmap.training.train.save = save
 """
 """Every process has a SIGTERM while it saves."""
 
 ONLY_SECOND = """
 import os
-import flowmap.loop
-import flowmap.cli
-flowmap.cli._GRACE_SECONDS = 1
+import flowmap.training.loop
+import flowmap.cli.main
+flowmap.cli.main._GRACE_SECONDS = 1
 def second(step):
 {what}
-class Parts(flowmap.loop.Parts):
+class Parts(flowmap.training.loop.Parts):
     def __iter__(self):
         if os.environ["RANK"] == "1" and self.step == 3:
             second(self)
         return super().__iter__()
-flowmap.loop.Parts = Parts
+flowmap.training.loop.Parts = Parts
 """
 
 SPY = """
@@ -398,7 +398,7 @@ def test_one_process_s_non_finite_number_stops_all(bad: str, message: str, small
     from dataclasses import replace
     import flowmap_flow.matching
     right = flowmap_flow.matching.FlowMatching.turns
-    share = flowmap.loop._share
+    share = flowmap.training.loop._share
     from flowmap.interfaces import Loss
     make = Loss.__init__
     def wrong(loss, *args, **options):
@@ -462,8 +462,8 @@ def test_the_rehearsal_of_two_processes(name: str, tmp_path: Path, monkeypatch: 
 
 ABANDONED = """
 import os
-from flowmap.processes import Processes
-from flowmap.tables import ComputeConfig
+from flowmap.training.processes import Processes
+from flowmap.recipe.tables import ComputeConfig
 processes = Processes(ComputeConfig(device="cpu"))
 processes.wait()
 if processes.first:

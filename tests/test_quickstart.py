@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from flowmap.runfiles import claims_of, read_run
+from flowmap.runs.read import claims_of, read_run
 
 ROOT = Path(__file__).parents[1]
 FRECHET = ("frechet_teacher", "frechet_features", "frechet_pixels")

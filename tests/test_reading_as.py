@@ -8,9 +8,9 @@ import pytest
 from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap_wan.twin import make_twin
 
-from flowmap.configs import SampleSpec
-from flowmap.outside import find_weights, findings
-from flowmap.tables import EvaluationConfig
+from flowmap.plugin import SampleSpec
+from flowmap.recipe.outside import find_weights, findings
+from flowmap.recipe.tables import EvaluationConfig
 
 SPEC = SampleSpec((9, 3, 32, 32), text=True, fps=16.0)
 NAME = "./twin"

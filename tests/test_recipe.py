@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from flowmap.comparing import is_comparison, read_comparison
-from flowmap.configs import Config, SamplerConfig
+from flowmap.comparison.specification import is_comparison, read_comparison
 from flowmap.errors import FlowmapError
-from flowmap.locate import line_of
-from flowmap.plan import StagePlan, make_plan
-from flowmap.recipe import Recipe, read
+from flowmap.plugin import Config, SamplerConfig
+from flowmap.recipe.layout import StagePlan, make_plan
+from flowmap.recipe.lines import line_of
+from flowmap.recipe.recipe import Recipe, read
 
 from .conftest import TINY, edited
 

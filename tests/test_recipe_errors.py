@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from flowmap.configs import DataConfig, ObjectiveConfig, RoleSpec, SampleSpec
 from flowmap.errors import FlowmapError
-from flowmap.recipe import read
+from flowmap.plugin import DataConfig, ObjectiveConfig, RoleSpec, SampleSpec
+from flowmap.recipe.recipe import read
 
 from .conftest import TINY, edited
 

@@ -13,11 +13,11 @@ import av
 import pytest
 from rich.console import Console
 
-from flowmap import rehearsal
 from flowmap.errors import FlowmapError
-from flowmap.folder import locked
-from flowmap.limits import needs
-from flowmap.recipe import Recipe, read
+from flowmap.files.folder import locked
+from flowmap.launch import rehearse as rehearsal
+from flowmap.planning.limits import needs
+from flowmap.recipe.recipe import Recipe, read
 
 from .small_runs import FORWARD, HEAD, TEACHER, flowmap
 from .test_cli import HEAVY, shell
@@ -41,7 +41,7 @@ def test_check_warns_of_what_is_missing_and_imports_nothing_heavy(here: Path) ->
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
-from flowmap import cli
+from flowmap.cli import main as cli
 for path in {[toml(name) for name in NAMES]!r}:
     sys.argv = ["flowmap", "check", path]
     try:

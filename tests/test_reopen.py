@@ -10,8 +10,8 @@ import pytest
 import tomli_w
 
 from flowmap.errors import FlowmapError
-from flowmap.reopen import open_run
-from flowmap.sealed import read_sealed, write_sealed
+from flowmap.files.sealed import read_sealed, write_sealed
+from flowmap.runs.open import open_run
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 

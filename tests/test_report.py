@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import tomli_w
 
-from flowmap import figures
 from flowmap.errors import FlowmapError
-from flowmap.figures import Curve, Style
-from flowmap.manifest import FORMAT, MANIFEST, StepsSeal
-from flowmap.report import write_report
+from flowmap.files.manifest import FORMAT, MANIFEST, StepsSeal
+from flowmap.report import figures
+from flowmap.report.figures import Curve, Style
+from flowmap.report.page import write_report
 
 CALLS = (1, 2, 4, 8)
 SERIES = {
@@ -517,7 +517,7 @@ def test_scores_at_or_below_zero_do_not_break_a_figure() -> None:
 
 def test_reporting_needs_no_torch() -> None:
     code = (
-        "import sys, flowmap.report; from flowmap.catalogue import catalogue; catalogue(); "
+        "import sys, flowmap.report.page; from flowmap.plugin.catalogue import catalogue; catalogue(); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.folder import StoppedError
-from flowmap.loop import StepRecord
-from flowmap.manifest import checkpoints
-from flowmap.processes import Processes
-from flowmap.run import _said_once, train
-from flowmap.signals import Interruption
-from flowmap.tables import ComputeConfig
+from flowmap.console.signals import Interruption
+from flowmap.files.folder import StoppedError
+from flowmap.files.manifest import checkpoints
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.loop import StepRecord
+from flowmap.training.processes import Processes
+from flowmap.training.train import _said_once, train
 from tests.small_runs import (
     DISCRETE,
     EVALUATION,
@@ -49,12 +49,12 @@ STEPS = Path("runs/small/teacher/steps.jsonl")
 
 SLOW = """
 import time
-import flowmap.run
-original = flowmap.run.append_line
+import flowmap.training.train
+original = flowmap.training.train.append_line
 def slow(path, line):
     time.sleep({seconds})
     original(path, line)
-flowmap.run.append_line = slow
+flowmap.training.train.append_line = slow
 """
 """Every step takes that many seconds more."""
 
@@ -150,7 +150,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 
 
 def test_a_second_ctrl_c_stops_at_once_and_loses_only_that_step(folder: Path, whole: Path) -> None:
-    process = start(folder, "run", "recipe.toml", patch=hanging("flowmap.run.append_line", call=4))
+    process = start(folder, "run", "recipe.toml", patch=hanging("flowmap.training.train.append_line", call=4))
     process.until(lambda: "hanging" in process.text)
     process.send(signal.SIGINT)
     with pytest.raises(AssertionError, match="too slow"):
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_only_that_step(folder: Path, wh
 
 @pytest.mark.parametrize(("where", "call"), [("append_line", 6), ("save", 3)])
 def test_a_signal_at_the_very_end_of_a_stage_is_not_lost(folder: Path, whole: Path, where: str, call: int) -> None:
-    patch = hanging(f"flowmap.run.{where}", call, after=True, seconds=0.5)
+    patch = hanging(f"flowmap.training.train.{where}", call, after=True, seconds=0.5)
     process = start(folder, "run", "recipe.toml", patch=patch)
     process.until(lambda: "hanging" in process.text)
     process.send(signal.SIGINT)
@@ -184,11 +184,11 @@ def test_a_signal_at_the_very_end_of_a_stage_is_not_lost(folder: Path, whole: Pa
 @pytest.mark.parametrize(
     ("where", "call", "number", "code"),
     [
-        ("flowmap.run.open_stage", 2, signal.SIGTERM, 143),
-        ("flowmap.launch._write_about", 1, signal.SIGINT, 130),
-        ("flowmap.evaluate.generate", 4, signal.SIGINT, 130),
-        ("flowmap.evaluate.generate", 1, signal.SIGTERM, 143),
-        ("flowmap.launch.write_report", 1, signal.SIGINT, 130),
+        ("flowmap.training.train.open_stage", 2, signal.SIGTERM, 143),
+        ("flowmap.launch.run._write_about", 1, signal.SIGINT, 130),
+        ("flowmap.use.evaluate.generate", 4, signal.SIGINT, 130),
+        ("flowmap.use.evaluate.generate", 1, signal.SIGTERM, 143),
+        ("flowmap.launch.run.write_report", 1, signal.SIGINT, 130),
     ],
 )
 def test_a_signal_anywhere_else_loses_nothing(
@@ -212,7 +212,7 @@ def test_a_signal_anywhere_else_loses_nothing(
 
 def test_a_signal_before_anything_is_begun(finished: Path, whole: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = start(finished, "run", "recipe.toml", "--fresh", patch=hanging("flowmap.launch.Processes"))
+        process = start(finished, "run", "recipe.toml", "--fresh", patch=hanging("flowmap.launch.run.Processes"))
         process.until(lambda process=process: "hanging" in process.text)  # type: ignore[misc]
         process.send(number)
         assert process.wait() == code
@@ -269,13 +269,13 @@ def _sizes(folder: Path) -> dict[Path, int]:
 def test_a_log_whose_folder_is_gone_is_one_sentence(folder: Path) -> None:
     patch = """
 import logging, shutil
-import flowmap.launch
-about = flowmap.launch._write_about
+import flowmap.launch.run
+about = flowmap.launch.run._write_about
 def gone(*args):
     about(*args)
     shutil.rmtree("runs")
     logging.getLogger("flowmap.data").warning("skipped something")
-flowmap.launch._write_about = gone
+flowmap.launch.run._write_about = gone
 """
     code, text = flowmap(folder, "run", "recipe.toml", patch=patch)
     assert code == 1
@@ -322,7 +322,7 @@ def wait():
 
 
 def test_a_second_run_is_refused_and_harms_nothing(folder: Path, whole: Path) -> None:
-    waiting = hanging("flowmap.run.append_line", call=3).replace("time.sleep(60)", "wait()")
+    waiting = hanging("flowmap.training.train.append_line", call=3).replace("time.sleep(60)", "wait()")
     first = start(folder, "run", "recipe.toml", patch=WAIT + waiting)
     first.until(lambda: "hanging" in first.text)
     for extra in ([], ["--fresh"], ["--stage", "teacher", "--fresh"]):
@@ -353,15 +353,15 @@ def test_the_lock_of_a_killed_run_does_not_block(folder: Path, whole: Path) -> N
 # --- what cannot be written
 
 FULL_LINES = """
-import flowmap.progress
-original = flowmap.progress.ProgressWatcher.begin
+import flowmap.runs.progress
+original = flowmap.runs.progress.ProgressWatcher.begin
 def begin(self, plan, done):
     original(self, plan, done)
     if plan.stage.name == "forward":
         path = plan.folder / "steps.jsonl"
         path.unlink()
         path.symlink_to("/dev/full")
-flowmap.progress.ProgressWatcher.begin = begin
+flowmap.runs.progress.ProgressWatcher.begin = begin
 """
 
 FULL_DISK = """
@@ -376,12 +376,12 @@ assert libc.mount(b"tmpfs", b"runs", b"tmpfs", 0, b"size=100k") == 0, "not allow
 
 NOT_ROOT = """
 import os
-import flowmap.launch
-original = flowmap.launch.Processes
+import flowmap.launch.run
+original = flowmap.launch.run.Processes
 def processes(compute):
     os.geteuid() or os.seteuid(65534)
     return original(compute)
-flowmap.launch.Processes = processes
+flowmap.launch.run.Processes = processes
 """
 """Permissions do not bind root."""
 
@@ -801,7 +801,7 @@ def test_tensorboard_gets_the_losses_when_asked(tmp_path: Path) -> None:
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowmap import commands
+    from flowmap.console import commands
 
     program = tmp_path / "bin" / "flowmap"
     program.parent.mkdir()

@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from flowmap import sampling
 from flowmap.errors import FlowmapError
-from flowmap.plan import make_plan
-from flowmap.recipe import read
-from flowmap.reopen import choose_stage
-from flowmap.sampling import sample_run
-from flowmap.wishes import Wish
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import read
+from flowmap.runs.open import choose_stage
+from flowmap.use import sample as sampling
+from flowmap.use.sample import sample_run
+from flowmap.use.wishes import Wish
 from tests.small_runs import DISCRETE, EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 
 

@@ -20,12 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flowmap.configs import SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.export import export_run
-from flowmap.sampling import sample, sample_run
-from flowmap.wishes import Wish
+from flowmap.maths.draw import Draw
+from flowmap.plugin import SampleSpec
+from flowmap.use.export import export_run
+from flowmap.use.sample import sample, sample_run
+from flowmap.use.wishes import Wish
 
 from .small_runs import flowmap
 from .video_runs import digits_run, finished, mlp_run, wan_run

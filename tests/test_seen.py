@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
-from flowmap import frames as frames_module
-from flowmap import pacing, stills
-from flowmap.configs import SampleSpec
 from flowmap.errors import ClipError
-from flowmap.pictures import png
-from flowmap.video import clip_as, image_as, write_mp4
+from flowmap.media import frames as frames_module
+from flowmap.media import pacing, stills
+from flowmap.media.pictures import png
+from flowmap.media.video import clip_as, image_as, write_mp4
+from flowmap.plugin import SampleSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -539,7 +539,7 @@ def test_pictures_and_frames_that_are_too_large_are_refused_before_they_are_deco
 ) -> None:
     clip = film(quarters())
     Image.fromarray(quarters()).save(tmp_path / "a.png")
-    monkeypatch.setattr("flowmap.video.MOST_PIXELS", SIDE * SIDE - 1)
+    monkeypatch.setattr("flowmap.media.video.MOST_PIXELS", SIDE * SIDE - 1)
     assert fault(clip).startswith("its frames have 32 x 32 pixels, more than the ")
     monkeypatch.setattr(stills, "MOST_PIXELS", SIDE * SIDE - 1)
     assert "it has 32 x 32 pixels, more than the 1023 that are read" in image_fault(tmp_path / "a.png")

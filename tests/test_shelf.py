@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowmap.folder import StoppedError
-from flowmap.shelf import Shelf
+from flowmap.files.folder import StoppedError
+from flowmap.files.shelf import Shelf
 
 KEY: dict[str, Any] = {
     "teacher": "a",

@@ -10,16 +10,16 @@ import torch
 from flowmap_mlp.backbone import MlpBackbone
 from rich.console import Console
 
-from flowmap.catalogue import catalogue
-from flowmap.configs import ObjectiveConfig, SamplerConfig
-from flowmap.contestant import generate, open_contestant
-from flowmap.export import export_run
-from flowmap.launch import run_recipe
-from flowmap.outside import look_up
-from flowmap.recipe import read
-from flowmap.reopen import open_run
-from flowmap.sampling import sample_run
-from flowmap.wishes import Wish
+from flowmap.launch.run import run_recipe
+from flowmap.plugin import ObjectiveConfig, SamplerConfig
+from flowmap.plugin.catalogue import catalogue
+from flowmap.recipe.outside import look_up
+from flowmap.recipe.recipe import read
+from flowmap.runs.open import open_run
+from flowmap.use.export import export_run
+from flowmap.use.sample import sample_run
+from flowmap.use.student import generate, open_contestant
+from flowmap.use.wishes import Wish
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.checkpoint import checkpoints
-from flowmap.folder import StoppedError
-from flowmap.signals import HEARD, Interruption, Signalled
+from flowmap.console.signals import HEARD, Interruption, Signalled
+from flowmap.files.folder import StoppedError
+from flowmap.training.checkpoint import checkpoints
 from tests.small_runs import FORWARD, HEAD, TEACHER, start
 
 
@@ -71,14 +71,14 @@ fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 for number in (0, 1, 2):
     os.dup2(terminal, number)
 os.environ |= {{"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}}
-import flowmap.cli
-flowmap.cli._out.is_interactive = True  # which was asked before there was a terminal
-import flowmap.run
-original = flowmap.run.append_line
+import flowmap.cli.main
+flowmap.cli.main._out.is_interactive = True  # which was asked before there was a terminal
+import flowmap.training.train
+original = flowmap.training.train.append_line
 def slow(path, line):
     time.sleep(0.1)
     original(path, line)
-flowmap.run.append_line = slow
+flowmap.training.train.append_line = slow
 """
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowmap.comparison_page import write_page
+from flowmap.comparison.page import write_page
+from flowmap.comparison.standings import LINES, Standings, load, sentences
 from flowmap.errors import FlowmapError
-from flowmap.folder import read_lines
-from flowmap.intervals import Round, difference
-from flowmap.spots import Row, Spot
-from flowmap.standings import LINES, Standings, load, sentences
+from flowmap.files.folder import read_lines
+from flowmap.statistics.intervals import Round, difference
+from flowmap.statistics.spots import Row, Spot
 
 CALLS = (1, 2, 4)
 FLOOR = 0.01

@@ -10,12 +10,12 @@ import pytest
 from flowmap_gaussian import GaussianConfig
 from flowmap_mlp import MlpConfig
 
-from flowmap.comparing import read_comparison
+from flowmap.comparison.specification import read_comparison
 from flowmap.errors import FlowmapError
-from flowmap.plan import LOCK, make_plan
-from flowmap.recipe import read
-from flowmap.run import read_lock, refuse_changes
-from flowmap.step_length import default_step, feature_error, rounding
+from flowmap.recipe.layout import LOCK, make_plan
+from flowmap.recipe.recipe import read
+from flowmap.recipe.step_length import default_step, feature_error, rounding
+from flowmap.training.train import read_lock, refuse_changes
 from tests.small_runs import planned, train_all
 
 HEAD = """

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from flowmap.folder import StoppedError
-from flowmap.manifest import checkpoints
-from flowmap.processes import Processes
-from flowmap.run import train
-from flowmap.signals import Interruption
-from flowmap.step_length import NAME
-from flowmap.tables import ComputeConfig
+from flowmap.console.signals import Interruption
+from flowmap.files.folder import StoppedError
+from flowmap.files.manifest import checkpoints
+from flowmap.recipe.step_length import NAME
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.processes import Processes
+from flowmap.training.train import train
 from tests.process_runs import shared
 from tests.small_runs import HEAD, TEACHER, Watcher, assert_same, checkpoints_every, flowmap, planned, train_all
 
@@ -104,7 +104,7 @@ def test_a_measured_step_is_the_step_that_it_would_be(tmp_path: Path, monkeypatc
         folder.mkdir()
     records = train_all(planned(text(FAST), watched)).records
     assert any(record.doubts for record in records)
-    monkeypatch.setattr("flowmap.tangent_error.due", lambda update: False)
+    monkeypatch.setattr("flowmap.training.tangent_error.due", lambda update: False)
     train_all(planned(text(FAST), plain))
     ours, theirs = lines(watched), lines(plain)
     for line in ours:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flowmap.console.terminal import settle_launcher
 from flowmap.errors import FlowmapError
-from flowmap.terminal import settle_launcher
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap, start
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -47,7 +47,7 @@ stages = [{ objective = "flow_map" }]
 
 HARSH = """
 import os, sys
-import flowmap.cli, flowmap.cli_runs
+import flowmap.cli.main, flowmap.cli.runs
 from rich.console import Console
 os.environ.pop("HOME", None)
 os.environ.update({environment})
@@ -56,8 +56,8 @@ sys.stdout.reconfigure(encoding={encoding!r}, errors="strict")
 sys.stderr.reconfigure(encoding={encoding!r}, errors="strict")
 os.close(0)
 sys.stdin = None
-flowmap.cli._out = flowmap.cli_runs._out = Console()
-flowmap.cli._err = Console(stderr=True)
+flowmap.cli.main._out = flowmap.cli.runs._out = Console()
+flowmap.cli.main._err = Console(stderr=True)
 """
 
 
@@ -119,7 +119,7 @@ def test_every_command_in_a_harsh_place(place: Path, name: str) -> None:
 def test_the_walk_goes_by_every_command() -> None:
     from typer.main import get_command
 
-    from flowmap.cli import app
+    from flowmap.cli.main import app
 
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert commands == {words[0] for words, _, _ in COMMANDS.values() if words and not words[0].startswith("-")}
@@ -241,7 +241,7 @@ def test_a_file_never_stands_where_output_goes(tmp_path: Path) -> None:
     """With stdout closed, the next file would get its number, and be printed into."""
     script = """
 import os, sys
-from flowmap.terminal import prepare
+from flowmap.console.terminal import prepare
 prepare()
 file = os.open("kept", os.O_RDWR | os.O_CREAT)
 print("hello")
@@ -258,7 +258,7 @@ def test_a_terminal_that_is_hung_up_ends_no_work(tmp_path: Path) -> None:
     """A write to a terminal whose other end is closed fails (EIO), and the work goes on."""
     script = """
 import os, signal, sys, time
-from flowmap.terminal import prepare
+from flowmap.console.terminal import prepare
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 terminal = prepare()
 print("ready")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flowmap.intervals import Difference, difference
-from flowmap.spots import Spot
-from flowmap.verdict import (
+from flowmap.statistics.intervals import Difference, difference
+from flowmap.statistics.spots import Spot
+from flowmap.statistics.verdict import (
     NO_WORSE,
     Cell,
     Claim,

@@ -15,14 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flowmap import sampling
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
-from flowmap.reopen import open_run
-from flowmap.sampling import sample_run
-from flowmap.video import clip_as, image_as, to_float, write_mp4
-from flowmap.wishes import Wish
+from flowmap.media.video import clip_as, image_as, to_float, write_mp4
+from flowmap.plugin import SampleSpec
+from flowmap.runs.open import open_run
+from flowmap.use import sample as sampling
+from flowmap.use.sample import sample_run
+from flowmap.use.wishes import Wish
 
 from .video_runs import digits_run, mlp_run, wan_run
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from flowmap_distribution.matching import moments
 
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.manifest import checkpoints
-from flowmap.recipe import read
-from flowmap.rewinds import REWINDS, lowered
-from flowmap.tables import WatchdogConfig
-from flowmap.watchdog import Alarm, Watchdog, quantities
+from flowmap.files.manifest import checkpoints
+from flowmap.maths.draw import Draw
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import WatchdogConfig
+from flowmap.training.rewinds import REWINDS, lowered
+from flowmap.training.watchdog import Alarm, Watchdog, quantities
 from tests.small_runs import (
     EVERYTHING,
     FORWARD,
@@ -135,7 +135,7 @@ RECIPE = HEAD + TEACHER + FORWARD + LONG.format(steps=80) + checkpoints_every(2,
 
 def collapsing(monkeypatch: pytest.MonkeyPatch, at: int, unless_below: float = 0.0) -> None:
     """From step `at` on the student's learning rate is so high that it collapses, unless it has been lowered."""
-    from flowmap import loop
+    from flowmap.training import loop
 
     real = loop.learning_rate
 

@@ -10,13 +10,13 @@ import torch
 from flowmap_samplers import EulerConfig
 from torch import Tensor
 
-from flowmap.contestant import Contestant, generate, held_out_start, open_contestant
 from flowmap.interfaces import Batch, Cond
-from flowmap.path import grid
-from flowmap.recipe import read
-from flowmap.reopen import open_run
-from flowmap.sampling import sample_run
-from flowmap.wishes import Wish
+from flowmap.maths.path import grid
+from flowmap.recipe.recipe import read
+from flowmap.runs.open import open_run
+from flowmap.use.sample import sample_run
+from flowmap.use.student import Contestant, generate, held_out_start, open_contestant
+from flowmap.use.wishes import Wish
 
 from .conftest import edited
 from .video_runs import DIGITS, MEASURED, STAGES, finished

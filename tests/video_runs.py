@@ -13,7 +13,7 @@ from flowmap_video import VideoShardsConfig
 from flowmap_wan.twin import make_twin
 from rich.console import Console
 
-from flowmap import launch
+from flowmap.launch import run as launch
 from tests.small_runs import FORWARD, HEAD, TEACHER
 
 STAGES = """

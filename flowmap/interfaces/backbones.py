@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from flowmap.configs import NetworkKind
-from flowmap.draw import Draw
 from flowmap.interfaces.chunks import Chunking
 from flowmap.interfaces.networks import Cond, Role
 from flowmap.interfaces.samples import Batch, Samples
+from flowmap.maths.draw import Draw
+from flowmap.schema.words import NetworkKind
 
 
 class Backbone(ABC):

@@ -8,10 +8,10 @@ from typing import final
 
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces.networks import Cond, Velocity
 from flowmap.interfaces.samples import Batch
+from flowmap.maths.draw import Draw
 
 
 @final

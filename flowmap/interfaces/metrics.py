@@ -8,10 +8,10 @@ from typing import final
 
 from torch import Tensor
 
-from flowmap.draw import Draw
+from flowmap.files.shelf import Shelf
 from flowmap.interfaces.networks import Velocity
 from flowmap.interfaces.samples import Batch, Samples
-from flowmap.shelf import Shelf
+from flowmap.maths.draw import Draw
 
 
 @final

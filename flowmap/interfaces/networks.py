@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from flowmap.path import like
+from flowmap.maths.path import like
 
 C = TypeVar("C", bound="Cond")
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces.networks import Cond
+from flowmap.maths.draw import Draw
 
 
 @final

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces.networks import Cond, Velocity
+from flowmap.maths.draw import Draw
 
 
 class Sampler(ABC):

@@ -10,11 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.configs import FrameView
-from flowmap.draw import Draw
 from flowmap.interfaces.chunks import Chunking
 from flowmap.interfaces.networks import FlowMap, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Batch
+from flowmap.maths.draw import Draw
+from flowmap.schema.words import FrameView
 
 
 @final

@@ -8,10 +8,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from flowmap.configs import BackboneConfig, NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, FlowMap, Role, Samples, Velocity, as_flow_map
+from flowmap.maths.draw import Draw
+from flowmap.plugin.kinds import BackboneConfig
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import NetworkKind
 from flowmap.testing.contract import (
     build_quietly,
     check_config,

@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from flowmap.configs import NetworkKind
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, FlowMap, Role, Velocity
-from flowmap.path import like
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
+from flowmap.schema.words import NetworkKind
 from flowmap.testing.contract import require
 
 MEAN, STD = 2.0, 0.5

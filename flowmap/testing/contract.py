@@ -16,8 +16,9 @@ import torch
 from pydantic.fields import FieldInfo
 from torch import Tensor
 
-from flowmap.configs import ComponentConfig, Config, Finding
-from flowmap.draw import Draw
+from flowmap.maths.draw import Draw
+from flowmap.plugin.kinds import ComponentConfig
+from flowmap.schema.config import Config, Finding
 
 T = TypeVar("T")
 

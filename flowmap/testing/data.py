@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowmap.configs import DataConfig, SampleSpec
 from flowmap.interfaces import Data, EncodedText, Samples
+from flowmap.plugin.kinds import DataConfig
+from flowmap.schema.specs import SampleSpec
 from flowmap.testing.contract import (
     build_quietly,
     check_config,

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from flowmap.configs import MetricConfig, SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samples
+from flowmap.maths.draw import Draw
+from flowmap.plugin.kinds import MetricConfig
+from flowmap.schema.specs import SampleSpec
 from flowmap.testing.closed_form import Field, network, points
 from flowmap.testing.contract import build_quietly, check_config, own_randomness_only, require, require_no_errors, whole
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowmap.configs import ObjectiveConfig, StageFacts
 from flowmap.interfaces import Batch, Loss, Objective, OneChunk, Role, Scene, Turn, World
+from flowmap.plugin.kinds import ObjectiveConfig
+from flowmap.schema.specs import StageFacts
 from flowmap.testing import closed_form
 from flowmap.testing.closed_form import Rows
 from flowmap.testing.contract import build_quietly, check_config, own_randomness_only, require, require_no_errors, whole

@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.configs import SamplerConfig
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, FlowMap, NoCond, Sampler
-from flowmap.path import grid, like
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import grid, like
+from flowmap.plugin.kinds import SamplerConfig
 from flowmap.testing.closed_form import Field, marginal, network, points
 from flowmap.testing.contract import (
     build_quietly,

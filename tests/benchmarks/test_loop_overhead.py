@@ -11,12 +11,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from flowmap.loop import run_stage
-from flowmap.plan import make_plan
-from flowmap.processes import Processes
-from flowmap.recipe import read
-from flowmap.stage import Stage, base_draw, open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.loop import run_stage
+from flowmap.training.processes import Processes
+from flowmap.training.stage import Stage, base_draw, open_stage
 from tests.benchmarks.table import interleaved, show
 
 RECIPE = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowmap.journal import STEPS, Seal
-from flowmap.report import write_report
+from flowmap.report.page import write_report
+from flowmap.training.journal import STEPS, Seal
 from tests.benchmarks.table import interleaved, show
 from tests.test_report import make_run, record, write_lines, write_manifest
 

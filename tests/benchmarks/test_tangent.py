@@ -9,11 +9,11 @@ import torch
 from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpBackbone
 
-from flowmap.blocks import TangentConfig
-from flowmap.configs import SampleSpec
 from flowmap.interfaces import NoCond, as_flow_map
-from flowmap.stage import base_draw
-from flowmap.tangent import tangent
+from flowmap.networks.tangent import tangent
+from flowmap.plugin import SampleSpec
+from flowmap.schema.settings import TangentConfig
+from flowmap.training.stage import base_draw
 from tests.benchmarks.table import interleaved, show
 
 with warnings.catch_warnings():

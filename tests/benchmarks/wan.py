@@ -29,12 +29,12 @@ from flowmap_wan.views import VideoCond
 from peft import LoraConfig as PeftConfig
 from torch import Tensor, nn
 
-from flowmap.blocks import BranchesConfig, TimesConfig, uniform_times
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Role, Scene, World
-from flowmap.pairs import draw_pairs
-from flowmap.path import draw_times, like, noised, shifted
+from flowmap.maths.draw import Draw
+from flowmap.maths.pairs import draw_pairs
+from flowmap.maths.path import draw_times, like, noised, shifted
+from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
 
 StageName = Literal["forward", "on_policy"]
 KINDS: Mapping[StageName, Mapping[str, NetworkKind]] = {

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowmap.loop import peak_memory, reset_peak_memory
-from flowmap.precision import compute_in
+from flowmap.training.loop import peak_memory, reset_peak_memory
+from flowmap.training.precision import compute_in
 from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Trainer
 
 PEAK_TFLOPS = 989.0

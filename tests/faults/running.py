@@ -25,8 +25,9 @@ IDLE_SECONDS = 120.0
 _TICK = os.sysconf("SC_CLK_TCK")
 _OWN_GROUP = f"import os, sys\nos.setsid()\nsys.path.insert(0, {str(ROOT)!r})\n"
 _FORKED = """
-import multiprocessing, types, flowmap.compare
-flowmap.compare.multiprocessing = types.SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
+import multiprocessing, types
+from flowmap.comparison import run
+run.multiprocessing = types.SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
 """
 """Trainings of a comparison are forked from the process itself, which has imported everything."""
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.errors import FlowmapError
-from flowmap.folder import read_lines
-from flowmap.manifest import checkpoints
+from flowmap.files.folder import read_lines
+from flowmap.files.manifest import checkpoints
 from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, TEACHER, checkpoints_every
 from tests.video_runs import digits_run, wan_run
 
@@ -25,11 +25,11 @@ PRELOADED = (
     "flowmap_wan.backbone",
     "flowmap_wan.export",
     "flowmap_video.videos",
-    "flowmap.compare",
-    "flowmap.sampling",
-    "flowmap.export",
-    "flowmap.measuring",
-    "flowmap.planning",
+    "flowmap.comparison.run",
+    "flowmap.use.sample",
+    "flowmap.use.export",
+    "flowmap.launch.measure",
+    "flowmap.planning.plan",
     "diffusers.models.transformers.transformer_wan",
     "transformers.models.umt5.modeling_umt5",
     "torch.utils.tensorboard",

@@ -69,29 +69,29 @@ def test_inputs(name: str, tmp_path: Path) -> None:
 # --- what is broken turns up
 
 LINE_DROPPED = """
-import flowmap.run
-kept = flowmap.run.append_line
-flowmap.run.append_line = lambda path, line: line["step"] == 2 or kept(path, line)
+import flowmap.training.train
+kept = flowmap.training.train.append_line
+flowmap.training.train.append_line = lambda path, line: line["step"] == 2 or kept(path, line)
 """
 ACCEPTED = """
-import flowmap.run, flowmap.stage
-flowmap.run.verify = flowmap.stage.verify = lambda checkpoint: None
+import flowmap.training.train, flowmap.training.stage
+flowmap.training.train.verify = flowmap.training.stage.verify = lambda checkpoint: None
 """
 RAISING = """
-import flowmap.launch
+import flowmap.launch.run
 def carry_out(*words):
     raise KeyError("broken")
-flowmap.launch.carry_out = carry_out
+flowmap.launch.run.carry_out = carry_out
 """
 NO_END = "while True: pass\n"
 SWALLOWED = """
-import flowmap.evaluate
-def save(folder, name, picture, save=flowmap.evaluate._save_picture):
+import flowmap.use.evaluate
+def save(folder, name, picture, save=flowmap.use.evaluate._save_picture):
     try:
         save(folder, name, picture)
     except Exception:
         pass
-flowmap.evaluate._save_picture = save
+flowmap.use.evaluate._save_picture = save
 """
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from flowmap.configs import ObjectiveConfig
 from flowmap.interfaces import Batch, Chunking, Loss, OneChunk, Role, Scene, World
+from flowmap.plugin import ObjectiveConfig
 
 from ..scripted import scripted
 from .support import Rows, analytic_role

@@ -11,8 +11,6 @@ from flowmap_gaussian import MixtureConfig
 from flowmap_gaussian.exact import GaussianBackbone, Mixture
 from torch import Tensor, nn
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import (
     Batch,
     Cond,
@@ -25,7 +23,9 @@ from flowmap.interfaces import (
     World,
     as_flow_map,
 )
-from flowmap.path import like
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
+from flowmap.plugin import NetworkKind, SampleSpec
 
 GAUSSIAN = MixtureConfig(means=(0.5,), stds=(0.4,), weights=(1.0,))
 MIXTURE = MixtureConfig(means=(-1.2, 0.3, 1.5), stds=(0.3, 0.5, 0.25), weights=(0.3, 0.2, 0.5))

@@ -17,17 +17,17 @@ from flowmap_consistency.truncated import at_boundary
 from flowmap_gaussian import MixtureConfig
 from torch import Tensor, nn
 
-from flowmap.blocks import TangentConfig, TimesConfig
-from flowmap.configs import ObjectiveConfig, StageFacts
-from flowmap.distances import squared
-from flowmap.ema import start_average, update_average
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Cond, FlowMap, Loss, NoCond, Role, Scene, Velocity
-from flowmap.loop import learning_rate
-from flowmap.path import grid, like, noised
-from flowmap.tables import EmaConfig, OptimizerConfig
-from flowmap.tangent import tangent
-from flowmap.trigflow import RIGHT_ANGLE, TrigFlow
+from flowmap.maths.distances import squared
+from flowmap.maths.path import grid, like, noised
+from flowmap.maths.trigflow import RIGHT_ANGLE, TrigFlow
+from flowmap.networks.guidance import guided_velocity
+from flowmap.networks.tangent import tangent
+from flowmap.plugin import ObjectiveConfig, StageFacts
+from flowmap.recipe.tables import EmaConfig, OptimizerConfig
+from flowmap.schema.settings import TangentConfig, TimesConfig
+from flowmap.training.ema import start_average, update_average
+from flowmap.training.loop import learning_rate
 
 from .support import GAUSSIAN, MIXTURE, Rows, data, exact_role, make_scene, noted, whole
 from .test_training import TARGET, ExactTeacher, errors, mixture, student_role

@@ -36,11 +36,11 @@ from flowmap_wan.views import Forced
 from pydantic import ValidationError
 from torch import Tensor
 
-from flowmap.configs import FrameView, NetworkKind, ObjectiveConfig, StageFacts
-from flowmap.cost import count
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Cond, Loss, NoCond, Role, Scene, Velocity, Window, World
-from flowmap.path import grid, like, noised, shifted
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import grid, like, noised, shifted
+from flowmap.planning.count import count
+from flowmap.plugin import FrameView, NetworkKind, ObjectiveConfig, StageFacts
 
 from ..test_cost import trained
 from ..wan import support as wan

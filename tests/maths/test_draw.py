@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, kstest
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, uniform_times
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, OneChunk, Scene, World
-from flowmap.pairs import BRANCHES, Pairs, draw_pairs, per_branch
-from flowmap.path import shifted
+from flowmap.maths.draw import Draw
+from flowmap.maths.pairs import BRANCHES, Pairs, draw_pairs, per_branch
+from flowmap.maths.path import shifted
+from flowmap.schema.settings import BranchesConfig, uniform_times
 
 from .support import Rows, analytic_role, whole
 

@@ -20,11 +20,11 @@ from flowmap_flow.transition import interval_weight
 from flowmap_gaussian import MixtureConfig
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, TangentConfig
-from flowmap.configs import ObjectiveConfig, StageFacts
 from flowmap.interfaces import NoCond
-from flowmap.pairs import draw_pairs
-from flowmap.path import noised
+from flowmap.maths.pairs import draw_pairs
+from flowmap.maths.path import noised
+from flowmap.plugin import ObjectiveConfig, StageFacts
+from flowmap.schema.settings import BranchesConfig, TangentConfig
 from flowmap.testing import check_objective
 
 from .support import GAUSSIAN, MIXTURE, data, exact_role, rms, whole

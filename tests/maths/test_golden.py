@@ -16,12 +16,12 @@ from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
 from safetensors import safe_open
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, TangentConfig
 from flowmap.interfaces import Loss, Role, Scene
-from flowmap.pairs import Pairs
-from flowmap.path import like, noised, shifted
-from flowmap.rollout import rollout
-from flowmap.tangent import tangent
+from flowmap.maths.pairs import Pairs
+from flowmap.maths.path import like, noised, shifted
+from flowmap.networks.rollout import rollout
+from flowmap.networks.tangent import tangent
+from flowmap.schema.settings import BranchesConfig, TangentConfig
 
 from .support import Rows, analytic_role, make_scene, whole
 

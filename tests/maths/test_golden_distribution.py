@@ -10,9 +10,9 @@ import torch
 from flowmap_distribution import CausVidConfig, Dmd2Config, RcmConfig, SelfForcingConfig
 from torch import Tensor, nn
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Velocity, Window
-from flowmap.path import like, shifted
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like, shifted
 
 from .released import GOLDEN, Released
 from .test_golden_consistency import CASES as CONSISTENCY

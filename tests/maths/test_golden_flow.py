@@ -9,8 +9,8 @@ import torch
 from flowmap_flow import EulerianConfig, MeanFlowConfig, TransitionConfig
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
 from flowmap.interfaces import Cond, FlowMap, Role, as_flow_map
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
 
 from .released import Released
 

@@ -8,11 +8,11 @@ from flowmap_flow import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
 from torch import Tensor
 
-from flowmap.blocks import TangentConfig
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Scene
-from flowmap.pairs import Pairs
-from flowmap.path import like, noised
+from flowmap.maths.pairs import Pairs
+from flowmap.maths.path import like, noised
+from flowmap.networks.guidance import guided_velocity
+from flowmap.schema.settings import TangentConfig
 
 from .support import Diary, Rows, analytic_role, make_scene, noted, whole
 

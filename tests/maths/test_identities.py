@@ -25,12 +25,12 @@ from flowmap_flow.shortcut import dyadic_pairs
 from flowmap_gaussian import MixtureConfig
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
-from flowmap.configs import ObjectiveConfig
-from flowmap.draw import Draw
 from flowmap.interfaces import NoCond, Role, Scene
-from flowmap.pairs import Pairs, draw_pairs
-from flowmap.path import noised
+from flowmap.maths.draw import Draw
+from flowmap.maths.pairs import Pairs, draw_pairs
+from flowmap.maths.path import noised
+from flowmap.plugin import ObjectiveConfig
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig, uniform_times
 
 from .support import GAUSSIAN, MIXTURE, Diary, Rows, analytic_role, data, exact_role, make_scene, noted, whole
 from .test_stationary import losses_and_gradient

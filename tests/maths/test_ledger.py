@@ -10,15 +10,15 @@ import torch
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation
 
-from flowmap.draw import Draw
 from flowmap.interfaces import NoCond
-from flowmap.ledger import Ledger
-from flowmap.loop import StepRecord, run_stage
-from flowmap.plan import make_plan
-from flowmap.processes import Processes
-from flowmap.recipe import Recipe
-from flowmap.stage import open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.maths.draw import Draw
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import Recipe
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.ledger import Ledger
+from flowmap.training.loop import StepRecord, run_stage
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
 
 from .support import exact_role
 

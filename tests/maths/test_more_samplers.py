@@ -13,10 +13,10 @@ from flowmap_samplers import ConsistencyConfig, DpmSolverConfig, EulerConfig, Fl
 from scipy.stats import kstest
 from torch import Tensor
 
-from flowmap.configs import SamplerConfig
-from flowmap.guidance import Guided, GuidedCond
 from flowmap.interfaces import Cond, FlowMap, NoCond, Velocity
-from flowmap.path import grid, like, noised
+from flowmap.maths.path import grid, like, noised
+from flowmap.networks.guidance import Guided, GuidedCond
+from flowmap.plugin import SamplerConfig
 
 from .support import GAUSSIAN, MIXTURE, Rows, data, exact_role, mixture, whole
 from .test_oracle import cdf

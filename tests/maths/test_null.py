@@ -16,11 +16,11 @@ from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpBackbone
 from torch import Tensor, nn
 
-from flowmap.configs import ObjectiveConfig, SampleSpec
-from flowmap.ema import start_average, update_average
 from flowmap.interfaces import Role, as_flow_map
-from flowmap.path import noised
-from flowmap.tables import EmaConfig
+from flowmap.maths.path import noised
+from flowmap.plugin import ObjectiveConfig, SampleSpec
+from flowmap.recipe.tables import EmaConfig
+from flowmap.training.ema import start_average, update_average
 
 from .support import make_scene, mixture, rms, whole
 

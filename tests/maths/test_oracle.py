@@ -15,7 +15,7 @@ from scipy.integrate import quad, solve_ivp
 from scipy.stats import kstest, norm
 from torch import Tensor
 
-from flowmap.path import noised
+from flowmap.maths.path import noised
 
 from .support import GAUSSIAN, MIXTURE, data, exact_role, mixture, whole
 

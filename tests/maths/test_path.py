@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from flowmap.blocks import TimesConfig
-from flowmap.path import draw_times, grid, like, noised, shifted
+from flowmap.maths.path import draw_times, grid, like, noised, shifted
+from flowmap.schema.settings import TimesConfig
 
 from .support import whole
 

@@ -12,12 +12,12 @@ import torch
 from flowmap_samplers.samplers import ConsistencyMultistep, FlowMapEuler
 from torch import Tensor, nn
 
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Sampler, Velocity, Window, as_flow_map
-from flowmap.ledger import Ledger
-from flowmap.path import like
-from flowmap.rollout import rollout
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
+from flowmap.networks.rollout import rollout
+from flowmap.training.ledger import Ledger
 
 from .support import whole
 

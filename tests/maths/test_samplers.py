@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor
 
-from flowmap.configs import SamplerConfig
 from flowmap.interfaces import Cond, NoCond, Velocity
-from flowmap.path import grid, noised
+from flowmap.maths.path import grid, noised
+from flowmap.plugin import SamplerConfig
 
 from .support import MIXTURE, Diary, NotedFlowMap, NotedVelocity, data, exact_role, mixture, whole
 from .test_oracle import cdf

@@ -10,10 +10,10 @@ import torch
 from flowmap_consistency import ScmConfig
 from torch import Tensor
 
-from flowmap.catalogue import catalogue
-from flowmap.configs import ObjectiveConfig, StageFacts
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, OneChunk, Scene, Turn, World
+from flowmap.maths.draw import Draw
+from flowmap.plugin import ObjectiveConfig, StageFacts
+from flowmap.plugin.catalogue import catalogue
 
 from .support import Rows, analytic_role
 

@@ -18,13 +18,13 @@ from flowmap_gaussian import MixtureConfig
 from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
 from torch import Tensor
 
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
-from flowmap.configs import ObjectiveConfig
-from flowmap.draw import Draw
 from flowmap.interfaces import NoCond, Role, Scene
-from flowmap.pairs import Pairs
-from flowmap.path import grid
-from flowmap.tangent import tangent
+from flowmap.maths.draw import Draw
+from flowmap.maths.pairs import Pairs
+from flowmap.maths.path import grid
+from flowmap.networks.tangent import tangent
+from flowmap.plugin import ObjectiveConfig
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
 
 from .support import GAUSSIAN, MIXTURE, data, exact_role, make_scene, noted, rms, whole
 

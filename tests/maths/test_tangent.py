@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Cond, FlowMap, NoCond
-from flowmap.path import like
-from flowmap.tangent import Question, tangent, value_and_slope
+from flowmap.maths.path import like
+from flowmap.networks.tangent import Question, tangent, value_and_slope
+from flowmap.schema.settings import TangentConfig
 
 from .support import GAUSSIAN, MIXTURE, Diary, NotedFlowMap, Rows, analytic_role, exact_role, whole
 from .test_samplers import slope

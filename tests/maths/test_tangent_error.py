@@ -10,17 +10,17 @@ import torch
 from flowmap_mlp import MlpConfig
 from torch import Tensor
 
-from flowmap.blocks import TangentConfig
-from flowmap.configs import SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, FlowMap, NoCond, Role
-from flowmap.ledger import Ledger
-from flowmap.path import like
-from flowmap.processes import Processes
-from flowmap.step_length import LIMIT, NAME, TangentPlace
-from flowmap.tables import ComputeConfig
-from flowmap.tangent import Difference, Question, observed, tangent, tangent_and, value_and_slope
-from flowmap.tangent_error import TangentError, due
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
+from flowmap.networks.tangent import Difference, Question, observed, tangent, tangent_and, value_and_slope
+from flowmap.plugin import SampleSpec
+from flowmap.recipe.step_length import LIMIT, NAME, TangentPlace
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.schema.settings import TangentConfig
+from flowmap.training.ledger import Ledger
+from flowmap.training.processes import Processes
+from flowmap.training.tangent_error import TangentError, due
 
 from .support import Diary, NotedFlowMap
 

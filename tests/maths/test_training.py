@@ -12,12 +12,12 @@ from flowmap_gaussian import MixtureConfig
 from flowmap_mlp import MlpConfig
 from torch import Tensor, nn
 
-from flowmap.configs import ObjectiveConfig, SampleSpec
-from flowmap.ema import start_average, update_average
 from flowmap.interfaces import Cond, FlowMap, NoCond, Role, Velocity
-from flowmap.loop import learning_rate
-from flowmap.path import noised
-from flowmap.tables import EmaConfig, OptimizerConfig
+from flowmap.maths.path import noised
+from flowmap.plugin import ObjectiveConfig, SampleSpec
+from flowmap.recipe.tables import EmaConfig, OptimizerConfig
+from flowmap.training.ema import start_average, update_average
+from flowmap.training.loop import learning_rate
 
 from .support import data, make_scene, mixture, rms, whole
 

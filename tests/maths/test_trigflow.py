@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowmap.trigflow import RIGHT_ANGLE, TrigFlow
+from flowmap.maths.trigflow import RIGHT_ANGLE, TrigFlow
 
 from .support import whole
 

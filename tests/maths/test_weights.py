@@ -9,7 +9,7 @@ from flowmap_flow.forward import ForwardFlowMap, loss_weight
 from torch import Tensor
 
 from flowmap.interfaces import Loss
-from flowmap.pairs import Pairs
+from flowmap.maths.pairs import Pairs
 
 from .support import Rows, analytic_role, make_scene, whole
 

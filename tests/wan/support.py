@@ -15,9 +15,9 @@ from flowmap_wan.module import WanModule
 from flowmap_wan.views import VideoCond
 from torch import Tensor
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import FlowMap, Role, as_flow_map
+from flowmap.maths.draw import Draw
+from flowmap.plugin import NetworkKind, SampleSpec
 
 CHANNELS, TEXT = 3, 8
 SIZES: Mapping[tuple[int, int], tuple[int, int, int]] = {(4, 4): (1, 4, 4), (6, 10): (1, 6, 10), (8, 12): (1, 4, 4)}

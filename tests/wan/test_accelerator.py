@@ -7,9 +7,9 @@ import torch
 from flowmap_samplers.samplers import FlowMapEuler
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Window, as_flow_map
-from flowmap.rollout import rollout
+from flowmap.maths.draw import Draw
+from flowmap.networks.rollout import rollout
 
 from .support import CHANNELS, architecture, causal, chunking, error, gradients, noise, relative, student, text
 

@@ -10,9 +10,9 @@ import torch
 from flowmap_wan import FarWan21Config, Wan21Config
 from torch import Tensor
 
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
+from flowmap.plugin import SampleSpec
 
 from .support import built, draw, lora, noise
 

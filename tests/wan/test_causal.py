@@ -14,12 +14,12 @@ from flowmap_wan import FarWan21Config, Wan21Config
 from flowmap_wan.views import Following, VideoCond
 from torch import Tensor
 
-from flowmap.configs import SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.guidance import Guided, GuidedChunks, GuidedCond
 from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
-from flowmap.rollout import rollout
+from flowmap.maths.draw import Draw
+from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond
+from flowmap.networks.rollout import rollout
+from flowmap.plugin import SampleSpec
 
 from .support import CHANNELS, architecture, bidirectional, causal, chunking, draw, error, noise, student, text
 from .test_forward import seen, window

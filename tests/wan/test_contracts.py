@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from flowmap_wan import FarWan21Config, Wan21Config
 
-from flowmap.configs import SampleSpec
-from flowmap.cost import count
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
-from flowmap.plan import StagePlan, make_plan
-from flowmap.recipe import read
+from flowmap.planning.count import count
+from flowmap.plugin import SampleSpec
+from flowmap.recipe.layout import StagePlan, make_plan
+from flowmap.recipe.recipe import read
 from flowmap.testing import check_backbone
 
 from ..test_cost import trained

@@ -14,10 +14,10 @@ from flowmap_wan import Wan21Config
 from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
-from flowmap.wishes import Wish, open_wished
+from flowmap.plugin import SampleSpec
+from flowmap.use.wishes import Wish, open_wished
 
 from .support import draw
 

@@ -22,10 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.footprint import CallShape, Footprint
 from flowmap.interfaces import Batch, Cond, FlowMap, Role, Window
-from flowmap.recipe import read
+from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.plugin.footprint import CallShape, Footprint
+from flowmap.recipe.recipe import read
 from tests.wan.support import CHANNELS, architecture, draw, lora, make, module, noise
 from tests.wan.support import text as prompt
 

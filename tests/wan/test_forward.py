@@ -16,10 +16,10 @@ from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.rotary import box, joined, rotated, turn
 from torch import Tensor
 
-from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Batch, Window
-from flowmap.path import noised
-from flowmap.tangent import tangent
+from flowmap.maths.path import noised
+from flowmap.networks.tangent import tangent
+from flowmap.schema.settings import TangentConfig
 
 from .support import (
     CHANNELS,

@@ -18,10 +18,10 @@ from flowmap_wan.backbone import WanBackbone
 from safetensors import safe_open
 from torch import Tensor
 
-from flowmap.configs import NetworkKind, ObjectiveConfig, SampleSpec
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, EncodedText, Loss, Role, Scene, World
-from flowmap.recipe import Recipe, read
+from flowmap.maths.draw import Draw
+from flowmap.plugin import NetworkKind, ObjectiveConfig, SampleSpec
+from flowmap.recipe.recipe import Recipe, read
 
 from ..scripted import scripted
 

@@ -15,9 +15,9 @@ from flowmap_wan.adapters import add_adapter, merged_state, parameters_of, remov
 from flowmap_wan.backbone import WanBackbone
 from torch import Tensor
 
-from flowmap.configs import NetworkKind
 from flowmap.interfaces import Batch, Cond, FlowMap, Loss, Role, Scene, Velocity, Window, World, as_flow_map
-from flowmap.rollout import rollout
+from flowmap.networks.rollout import rollout
+from flowmap.plugin import NetworkKind
 
 from .support import (
     CHANNELS,

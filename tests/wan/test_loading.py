@@ -21,9 +21,9 @@ from flowmap_wan.views import VideoCond
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, as_flow_map
+from flowmap.plugin import SampleSpec
 
 from .support import built, draw, error, lora, module, noise
 

@@ -13,9 +13,9 @@ from flowmap_wan.views import VideoCond
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmap.configs import SampleSpec
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
+from flowmap.plugin import SampleSpec
 
 PUBLISHED = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"

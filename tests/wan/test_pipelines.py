@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowmap.interfaces import FlowMap, Role
-from flowmap.path import grid
-from flowmap.rollout import rollout
+from flowmap.maths.path import grid
+from flowmap.networks.rollout import rollout
 
 from .support import CHANNELS, architecture, bidirectional, causal, diffusers_twin, draw, error, noise, student, text
 

@@ -13,17 +13,17 @@ from flowmap_wan import LoraConfig
 from flowmap_wan.backbone import WanBackbone
 from torch import Tensor
 
-from flowmap.cost import count
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Chunking, Cond, Loss, Role, Scene, Velocity, Window, World
-from flowmap.ledger import Ledger
-from flowmap.loop import run_stage
-from flowmap.plan import make_plan
-from flowmap.precision import compute_in
-from flowmap.processes import Processes
-from flowmap.recipe import read
-from flowmap.stage import open_stage
-from flowmap.tables import ComputeConfig
+from flowmap.maths.draw import Draw
+from flowmap.planning.count import count
+from flowmap.recipe.layout import make_plan
+from flowmap.recipe.recipe import read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.ledger import Ledger
+from flowmap.training.loop import run_stage
+from flowmap.training.precision import compute_in
+from flowmap.training.processes import Processes
+from flowmap.training.stage import open_stage
 
 from .support import CHANNELS, bidirectional, causal, chunking, draw, gradients, lora, make, noise, relative, text
 

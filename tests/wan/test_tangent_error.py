@@ -7,13 +7,13 @@ import torch
 from diffusers.models.embeddings import Timesteps
 from flowmap_wan import FarWan21Config, Wan21Config
 
-from flowmap.blocks import TangentConfig
-from flowmap.ledger import Ledger
-from flowmap.processes import Processes
-from flowmap.step_length import NAME
-from flowmap.tables import ComputeConfig
-from flowmap.tangent import tangent
-from flowmap.tangent_error import TangentError
+from flowmap.networks.tangent import tangent
+from flowmap.recipe.step_length import NAME
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.schema.settings import TangentConfig
+from flowmap.training.ledger import Ledger
+from flowmap.training.processes import Processes
+from flowmap.training.tangent_error import TangentError
 
 from .support import CHANNELS, bidirectional, noise, student, text
 

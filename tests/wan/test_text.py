@@ -13,7 +13,7 @@ from flowmap_wan.codec import Codec
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from flowmap.configs import SampleSpec
+from flowmap.plugin import SampleSpec
 
 LENGTH = 40
 PROMPTS = [

@@ -16,10 +16,10 @@ from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.views import VideoCond
 from torch import Tensor, nn
 
-from flowmap.blocks import TangentConfig
 from flowmap.interfaces import Batch, Role, Scene, World, as_flow_map
-from flowmap.rollout import rollout
-from flowmap.tangent import tangent
+from flowmap.networks.rollout import rollout
+from flowmap.networks.tangent import tangent
+from flowmap.schema.settings import TangentConfig
 
 from .support import CHANNELS, causal, chunking, draw, gradients, lora, make, module, noise, text
 

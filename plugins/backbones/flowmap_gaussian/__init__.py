@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.bounds import MOST_PARTS, Coordinate, Coordinates, Deviation, Part
-from flowmap.configs import BackboneConfig, ComponentConfig, Config, DataConfig, Finding, Pretrained, SampleSpec
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import (
+    BackboneConfig,
+    ComponentConfig,
+    Config,
+    DataConfig,
+    Finding,
+    Pretrained,
+    SampleSpec,
+    hookimpl,
+)
+from flowmap.schema.bounds import MOST_PARTS, Coordinate, Coordinates, Deviation, Part
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Backbone, Data

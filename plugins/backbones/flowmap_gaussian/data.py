@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Data, Samples
-from flowmap.pictures import scatter
+from flowmap.maths.draw import Draw
+from flowmap.media.pictures import scatter
 from flowmap_gaussian import GaussianDataConfig
 
 

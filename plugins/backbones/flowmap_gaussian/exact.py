@@ -14,8 +14,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import (
     Backbone,
@@ -29,7 +27,9 @@ from flowmap.interfaces import (
     Samples,
     Velocity,
 )
-from flowmap.path import like
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
+from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap_gaussian import MixtureConfig
 
 _HALVINGS = 80  # bisection until float64 has no more digits

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.bounds import MOST_WIDTH, Depth, Frequency, Range, Share
-from flowmap.configs import BackboneConfig, ComponentConfig, Finding, Precision, SampleSpec
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import BackboneConfig, ComponentConfig, Finding, Precision, SampleSpec, hookimpl
+from flowmap.schema.bounds import MOST_WIDTH, Depth, Frequency, Range, Share
 
 if TYPE_CHECKING:
-    from flowmap.footprint import Footprint
     from flowmap.interfaces import Backbone
+    from flowmap.plugin.footprint import Footprint
 
 HiddenWidth = Annotated[
     int, Range(8, MOST_WIDTH, "below 8 nothing is learned; one layer of the widest has 4e9 weights")

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import (
     Backbone,
@@ -26,6 +24,8 @@ from flowmap.interfaces import (
     Samples,
     Velocity,
 )
+from flowmap.maths.draw import Draw
+from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap_mlp import MlpConfig
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from flowmap.configs import NetworkKind, Precision, SampleSpec
-from flowmap.footprint import CallShape, Flops, Footprint, Weights
-from flowmap.meter import Taken, fake_tensors, measure
+from flowmap.planning.fake import Taken, fake_tensors, measure
+from flowmap.plugin import NetworkKind, Precision, SampleSpec
+from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
 from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpModule
 

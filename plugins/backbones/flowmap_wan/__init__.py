@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from flowmap.bounds import (
+from flowmap.errors import FlowmapError
+from flowmap.plugin import (
+    BackboneConfig,
+    ComponentConfig,
+    Config,
+    Finding,
+    Origin,
+    Precision,
+    Pretrained,
+    SampleSpec,
+    hookimpl,
+    listed,
+    unknown_word,
+)
+from flowmap.recipe.hub import RUN_LOCK, find, of_tensors
+from flowmap.schema.bounds import (
     MOST_PARTS,
     MOST_ROWS,
     MOST_TEXT,
@@ -31,25 +46,10 @@ from flowmap.bounds import (
     Tokens,
     Width,
 )
-from flowmap.configs import (
-    BackboneConfig,
-    ComponentConfig,
-    Config,
-    Finding,
-    Origin,
-    Precision,
-    Pretrained,
-    SampleSpec,
-    listed,
-    unknown_word,
-)
-from flowmap.errors import FlowmapError
-from flowmap.hookspecs import hookimpl
-from flowmap.hub import RUN_LOCK, find, of_tensors
 
 if TYPE_CHECKING:
-    from flowmap.footprint import Footprint
     from flowmap.interfaces import Backbone
+    from flowmap.plugin.footprint import Footprint
 
 RANDOM = "random"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, find
+from flowmap.recipe.hub import RUN_LOCK, find
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.layout import TransformerFields
 from flowmap_wan.parts import CONFIG

@@ -10,10 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, find
 from flowmap.interfaces import (
     Backbone,
     Batch,
@@ -25,7 +22,10 @@ from flowmap.interfaces import (
     Samples,
     Velocity,
 )
+from flowmap.maths.draw import Draw
 from flowmap.phases import phase
+from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.recipe.hub import RUN_LOCK, find
 from flowmap_wan.adapters import add_adapter
 from flowmap_wan.checkpoint import Checkpoint, open_checkpoint
 from flowmap_wan.chunking import Bidirectional, Causal

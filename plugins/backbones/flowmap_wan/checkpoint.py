@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, absence, find, fingerprint, header, of_tensors, read_json
+from flowmap.recipe.hub import RUN_LOCK, absence, find, fingerprint, header, of_tensors, read_json
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
     Shapes,

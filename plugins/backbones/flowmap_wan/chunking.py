@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
+from flowmap.maths.draw import Draw
 from flowmap_wan.views import Following, Forced, Memory, Reading, VideoCond, Whole
 
 

@@ -19,9 +19,9 @@ from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTran
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmap.configs import NetworkKind
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
+from flowmap.plugin import NetworkKind
 from flowmap_wan import FarWan21Config
 from flowmap_wan.adapters import merged as weights_of
 from flowmap_wan.adapters import parameters_of

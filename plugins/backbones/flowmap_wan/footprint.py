@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from flowmap.configs import NetworkKind, Precision, SampleSpec
-from flowmap.footprint import CallShape, Flops, Footprint, Weights
 from flowmap.interfaces import Batch, Cond, Velocity, Window
-from flowmap.meter import Taken, fake_tensors, measure
+from flowmap.planning.fake import Taken, fake_tensors, measure
+from flowmap.plugin import NetworkKind, Precision, SampleSpec
+from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
 from flowmap_wan.adapters import add_adapter
 from flowmap_wan.chunking import Bidirectional
 from flowmap_wan.module import WanModule

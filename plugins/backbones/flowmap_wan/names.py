@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowmap.hub import is_hub_id
+from flowmap.recipe.hub import is_hub_id
 
 KNOWN = {
     "Wan2.1-T2V-1.3B-Diffusers": "Wan-AI",

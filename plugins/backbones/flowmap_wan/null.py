@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flowmap.errors import FlowmapError
-from flowmap.hub import header
+from flowmap.recipe.hub import header
 
 _KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _EXPONENT = 0x7F80

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flowmap.configs import frozen
 from flowmap.errors import FlowmapError
-from flowmap.hub import header, read_json
+from flowmap.plugin import frozen
+from flowmap.recipe.hub import header, read_json
 
 # As diffusers and as transformers name them.
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowmap.configs import Pretrained, SampleSpec
 from flowmap.errors import FlowmapError
-from flowmap.hub import RUN_LOCK, find
-from flowmap.outside import run_stage
-from flowmap.tables import sampling_shift
+from flowmap.plugin import Pretrained, SampleSpec
+from flowmap.recipe.hub import RUN_LOCK, find
+from flowmap.recipe.outside import run_stage
+from flowmap.recipe.tables import sampling_shift
 from flowmap_wan.checkpoint import Checkpoint, claimed, missing
 from flowmap_wan.parts import CONFIG
 

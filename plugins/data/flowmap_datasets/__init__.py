@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.bounds import MOST_WIDTH, Frames, Range, Speed, refuse_large
-from flowmap.configs import ComponentConfig, DataConfig, SampleSpec
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import ComponentConfig, DataConfig, SampleSpec, hookimpl
+from flowmap.schema.bounds import MOST_WIDTH, Frames, Range, Speed, refuse_large
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Data

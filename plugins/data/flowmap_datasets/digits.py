@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Data, Samples
-from flowmap.pictures import tiles
+from flowmap.maths.draw import Draw
+from flowmap.media.pictures import tiles
 from flowmap_datasets import DigitsConfig
 
 CLASSES = 10

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Data, EncodedText, Samples
-from flowmap.pictures import tiles
+from flowmap.maths.draw import Draw
+from flowmap.media.pictures import tiles
 from flowmap_datasets import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import CLASSES, Digits
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.bounds import MOST_NAME, Faults, Frames, Rate, Side, SomeShare, refuse_large
-from flowmap.configs import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec
-from flowmap.hookspecs import hookimpl
-from flowmap.names import printable
+from flowmap.files.names import printable
+from flowmap.plugin import ArchiveConfig, ComponentConfig, Finding, Fit, FrameChoice, SampleSpec, hookimpl
+from flowmap.schema.bounds import MOST_NAME, Faults, Frames, Rate, Side, SomeShare, refuse_large
 from flowmap_video.places import is_tar, named, nothing_at, why_not
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.folder import SKIP_PREFIX, make_folder, sync, write_whole, writing
+from flowmap.files.folder import SKIP_PREFIX, make_folder, sync, write_whole, writing
 from flowmap.interfaces import EncodedText, Samples
 from flowmap_video import VideoShardsConfig
 from flowmap_video.rehearsal import add_file

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from flowmap.errors import FlowmapError
-from flowmap.names import printable
+from flowmap.files.names import printable
 
 FAULTS = "faults.jsonl"
 """Beside encoded shards: one line per sample that was left out, with its tar and the reason."""

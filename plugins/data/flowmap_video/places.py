@@ -7,9 +7,9 @@ import itertools
 import os
 from pathlib import Path
 
-from flowmap.names import expanded
+from flowmap.files.names import expanded
 
-_PART = ".part-"  # flowmap.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
+_PART = ".part-"  # flowmap.files.folder.SKIP_PREFIX; that module would be the only slow import of `check` here
 _MOST = 50_000  # files and folders below a pattern with **: seconds, and far more than anybody's tars
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma")
 _PACKED_TARS = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tlz")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowmap.folder import write_whole_folder
-from flowmap.video import write_mp4
+from flowmap.files.folder import write_whole_folder
+from flowmap.media.video import write_mp4
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 80, 220), "yellow": (230, 200, 40)}
 _SHAPES = ("disc", "square")

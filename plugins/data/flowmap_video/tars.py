@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, final
 
-from flowmap.names import printable
+from flowmap.files.names import printable
 
 BLOCK = 512
 

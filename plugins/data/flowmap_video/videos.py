@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.folder import read_lines, rewrite_lines
+from flowmap.files.folder import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
-from flowmap.video import clip_as, strips, to_float
+from flowmap.maths.draw import Draw
+from flowmap.media.video import clip_as, strips, to_float
 from flowmap_video import VideoShardsConfig
 from flowmap_video.captions import read_captions
 from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.bounds import Cells, Directions
-from flowmap.configs import ComponentConfig, Finding, MetricConfig, NetworkKind, SampleSpec
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import ComponentConfig, Finding, MetricConfig, NetworkKind, SampleSpec, hookimpl
+from flowmap.schema.bounds import Cells, Directions
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Metric, References

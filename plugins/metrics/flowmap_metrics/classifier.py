@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowmap.files.shelf import Shelf
 from flowmap.interfaces import Samples
-from flowmap.shelf import Shelf
 
 _EPOCHS = 20
 _BATCH = 32

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from flowmap.interfaces import Evidence, Metric, as_flow_map
-from flowmap.path import noised
+from flowmap.maths.path import noised
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
 

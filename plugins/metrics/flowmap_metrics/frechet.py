@@ -10,8 +10,8 @@ import numpy as np
 from scipy.linalg import eigvals
 from torch import Tensor
 
+from flowmap.files.shelf import Shelf
 from flowmap.interfaces import Evidence, Metric, Samples
-from flowmap.shelf import Shelf
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from flowmap.blocks import TangentConfig, TimesConfig
-from flowmap.bounds import (
+from flowmap.plugin import (
+    ComponentConfig,
+    Finding,
+    ObjectiveConfig,
+    RoleSpec,
+    StageFacts,
+    guidance_findings,
+    hookimpl,
+    idle,
+)
+from flowmap.schema.bounds import (
     Bins,
     Boundary,
     Constant,
@@ -25,8 +34,7 @@ from flowmap.bounds import (
     Steps,
     Weight,
 )
-from flowmap.configs import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
-from flowmap.hookspecs import hookimpl
+from flowmap.schema.settings import TangentConfig, TimesConfig
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective

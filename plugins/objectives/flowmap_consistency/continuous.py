@@ -13,7 +13,7 @@ the student is held to the velocity, which it starts from. k grows over `warmup`
 
 the same at k = 1. At k = 0 that is zero nowhere near the teacher's velocity: the derivative is in it from the start.
 
-F is no other network: it is the student's u(x, t, 0) in TrigFlow's coordinates (flowmap.trigflow).
+F is no other network: it is the student's u(x, t, 0) in TrigFlow's coordinates (flowmap.maths.trigflow).
 As published (sCD, CIFAR-10): RAdam, lr 1e-4, betas (.9, .99).
 """
 
@@ -25,12 +25,12 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from flowmap.distances import elements, normalized, squared
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Batch, Cond, FlowMap, Loss, Objective, Scene, Turn, World
-from flowmap.path import like
-from flowmap.tangent import tangent
-from flowmap.trigflow import RIGHT_ANGLE, TrigFlow
+from flowmap.maths.distances import elements, normalized, squared
+from flowmap.maths.path import like
+from flowmap.maths.trigflow import RIGHT_ANGLE, TrigFlow
+from flowmap.networks.guidance import guided_velocity
+from flowmap.networks.tangent import tangent
 from flowmap_consistency import ScmConfig
 
 _LAST = RIGHT_ANGLE - 1e-4  # where tan a is 10^4: nearer, what little the data add is lost to rounding

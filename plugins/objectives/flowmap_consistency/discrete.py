@@ -16,8 +16,8 @@ from typing import final
 import torch
 
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.path import like, noised
-from flowmap.points import drop_condition
+from flowmap.maths.path import like, noised
+from flowmap.networks.points import drop_condition
 from flowmap_consistency import DiscreteConfig
 from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 

@@ -14,13 +14,13 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from flowmap.blocks import TimesConfig
-from flowmap.distances import pseudo_huber, squared
-from flowmap.draw import Draw
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Batch, FlowMap, Scene
-from flowmap.path import draw_times, grid, like, shifted
-from flowmap.solver import Solver, mean_velocity
+from flowmap.maths.distances import pseudo_huber, squared
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import draw_times, grid, like, shifted
+from flowmap.maths.solver import Solver, mean_velocity
+from flowmap.networks.guidance import guided_velocity
+from flowmap.schema.settings import TimesConfig
 from flowmap_consistency import DiscreteConfig
 
 _EARLIEST = 1e-5  # nearer to the data, float32 has no digits left for t - s

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.path import like, noised
-from flowmap.points import drop_condition
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like, noised
+from flowmap.networks.points import drop_condition
 from flowmap_consistency import TcmConfig
 from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 

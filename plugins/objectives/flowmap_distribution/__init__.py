@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flowmap.blocks import TimesConfig
-from flowmap.bounds import MOST_ROWS, DeviationOrNone, Guidance, Rollout, Shift, Step, Turns, Weight
-from flowmap.configs import (
+from flowmap.plugin import (
     AnyObjective,
     AnySampler,
     ComponentConfig,
@@ -18,8 +16,10 @@ from flowmap.configs import (
     RoleSpec,
     StageFacts,
     guidance_findings,
+    hookimpl,
 )
-from flowmap.hookspecs import hookimpl
+from flowmap.schema.bounds import MOST_ROWS, DeviationOrNone, Guidance, Rollout, Shift, Step, Turns, Weight
+from flowmap.schema.settings import TimesConfig
 from flowmap_distribution.parts import (
     CausVidTimesConfig,
     ConsistencyRolloutConfig,

@@ -13,9 +13,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
-from flowmap.path import draw_times, grid
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import draw_times, grid
 from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.parts import ScoreTimesConfig

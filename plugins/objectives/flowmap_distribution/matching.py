@@ -13,12 +13,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.distances import squared
-from flowmap.draw import Draw
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Taken, Turn, always
-from flowmap.path import like, noised, shifted
-from flowmap.watchdog import DATA, SAMPLES
+from flowmap.maths.distances import squared
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like, noised, shifted
+from flowmap.networks.guidance import guided_velocity
+from flowmap.training.watchdog import DATA, SAMPLES
 from flowmap_distribution.parts import ScoreTimesConfig
 from flowmap_distribution.rollouts import Times
 
@@ -35,7 +35,8 @@ def moments(x: Tensor, real: Tensor, draw: Draw) -> dict[str, Tensor]:
     """First and second moments `[B]` of samples `x` and of `real` ones, both `[B, F, ...]`, along a random direction.
 
     It is one for both, another at each step, the same in all processes: means over a global batch give a variance,
-    whose share of the data's is a sign of a collapse (`flowmap.watchdog`). Of real samples the first frames count.
+    whose share of the data's is a sign of a collapse (`flowmap.training.watchdog`). Of real samples the first frames
+    count.
     """
     dice = torch.Generator(x.device).manual_seed(int(draw.shared("direction").integers(2**31)))
     direction = torch.randn(x[0].numel(), generator=dice, device=x.device) / x[0].numel() ** 0.5

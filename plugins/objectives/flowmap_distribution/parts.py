@@ -8,8 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flowmap.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
-from flowmap.configs import (
+from flowmap.plugin import (
     AnyObjective,
     AnySampler,
     Config,
@@ -21,6 +20,7 @@ from flowmap.configs import (
     guidance_findings,
     idle,
 )
+from flowmap.schema.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
 
 
 class ScoreTimesConfig(Config):

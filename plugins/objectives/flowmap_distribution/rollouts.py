@@ -9,11 +9,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.configs import FrameView
-from flowmap.draw import Draw
 from flowmap.interfaces import Batch, Chunking, Cond, Sampler, Scene, Velocity, Window
-from flowmap.path import grid, noised
-from flowmap.rollout import rollout
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import grid, noised
+from flowmap.networks.rollout import rollout
+from flowmap.plugin import FrameView
 
 Times = Callable[[Draw, str], Tensor]
 """Draws one time a sample `[B]`, under a name."""

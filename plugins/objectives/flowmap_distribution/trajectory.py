@@ -19,10 +19,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.distances import squared
-from flowmap.guidance import Guided, GuidedCond
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
-from flowmap.path import grid
+from flowmap.maths.distances import squared
+from flowmap.maths.path import grid
+from flowmap.networks.guidance import Guided, GuidedCond
 from flowmap_distribution import TrajectoryConfig
 from flowmap_distribution.rollouts import chunk_indices
 

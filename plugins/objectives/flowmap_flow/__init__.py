@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flowmap.configs import ComponentConfig
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import ComponentConfig, hookimpl
 from flowmap_flow.family_configs import (
     EulerianConfig,
     LagrangianConfig,

@@ -13,14 +13,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.blocks import uniform_times
-from flowmap.distances import squared
-from flowmap.guidance import guided_velocity
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.path import like
-from flowmap.points import Points, on_path
-from flowmap.solver import mean_velocity
+from flowmap.maths.distances import squared
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.maths.path import like
+from flowmap.maths.solver import mean_velocity
+from flowmap.networks.guidance import guided_velocity
+from flowmap.networks.points import Points, on_path
+from flowmap.schema.settings import uniform_times
 from flowmap_flow.forward_configs import DiscreteFlowMapConfig
 
 

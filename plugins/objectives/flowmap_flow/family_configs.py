@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig, uniform_times
-from flowmap.bounds import Constant, Deviation, Guidance, Power, Probability, Range, SomeShare, Step
-from flowmap.configs import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
+from flowmap.schema.bounds import Constant, Deviation, Guidance, Power, Probability, Range, SomeShare, Step
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig, uniform_times
 from flowmap_flow.forward_configs import null_findings
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.blocks import TimesConfig, uniform_times
-from flowmap.distances import squared
-from flowmap.guidance import guided_velocity, unguided
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import Pairs, draw_pairs, per_branch
-from flowmap.path import draw_times, like, noised, shifted
-from flowmap.points import drop_condition
-from flowmap.tangent import Question, tangent_and
+from flowmap.maths.distances import squared
+from flowmap.maths.pairs import Pairs, draw_pairs, per_branch
+from flowmap.maths.path import draw_times, like, noised, shifted
+from flowmap.networks.guidance import guided_velocity, unguided
+from flowmap.networks.points import drop_condition
+from flowmap.networks.tangent import Question, tangent_and
+from flowmap.schema.settings import TimesConfig, uniform_times
 from flowmap_flow.forward_configs import FlowMapConfig
 
 _REBALANCE_FLOOR = 1e-5

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from flowmap.blocks import BranchesConfig, TangentConfig, TimesConfig
-from flowmap.bounds import Guidance, Probability, Shift, Stride
-from flowmap.configs import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
+from flowmap.plugin import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
+from flowmap.schema.bounds import Guidance, Probability, Shift, Stride
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective

@@ -11,12 +11,12 @@ from typing import final
 
 import torch
 
-from flowmap.distances import squared
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.path import like
-from flowmap.points import on_path, velocity_at
-from flowmap.tangent import Question, value_and_slope
+from flowmap.maths.distances import squared
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.maths.path import like
+from flowmap.networks.points import on_path, velocity_at
+from flowmap.networks.tangent import Question, value_and_slope
 from flowmap_flow.family_configs import LagrangianConfig
 
 

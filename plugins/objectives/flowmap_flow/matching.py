@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import final
 
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.path import draw_times, noised
-from flowmap.points import drop_condition
+from flowmap.maths.path import draw_times, noised
+from flowmap.networks.points import drop_condition
 from flowmap_flow.forward_configs import FlowMatchingConfig
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import final
 
-from flowmap.distances import adaptive, elements, squared
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.points import along_path, on_path
+from flowmap.maths.distances import adaptive, elements, squared
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.networks.points import along_path, on_path
 from flowmap_flow.family_configs import MeanFlowConfig
 
 

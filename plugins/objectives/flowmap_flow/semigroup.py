@@ -12,11 +12,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.distances import squared
 from flowmap.interfaces import FlowMap, Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.path import like
-from flowmap.points import Points, on_path, resting
+from flowmap.maths.distances import squared
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.maths.path import like
+from flowmap.networks.points import Points, on_path, resting
 from flowmap_flow.family_configs import SemigroupConfig
 
 

@@ -11,11 +11,11 @@ from typing import final
 
 import torch
 
-from flowmap.blocks import BranchesConfig, uniform_times
-from flowmap.draw import Draw
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import Pairs, draw_pairs
-from flowmap.points import on_path, resting
+from flowmap.maths.draw import Draw
+from flowmap.maths.pairs import Pairs, draw_pairs
+from flowmap.networks.points import on_path, resting
+from flowmap.schema.settings import BranchesConfig, uniform_times
 from flowmap_flow.family_configs import ShortcutConfig
 from flowmap_flow.semigroup import semigroup_loss
 

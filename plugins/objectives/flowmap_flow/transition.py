@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from flowmap.distances import squared
 from flowmap.interfaces import Loss, Objective, Scene, Turn
-from flowmap.pairs import draw_pairs, per_branch
-from flowmap.points import along_path, on_path, velocity_at
+from flowmap.maths.distances import squared
+from flowmap.maths.pairs import draw_pairs, per_branch
+from flowmap.networks.points import along_path, on_path, velocity_at
 from flowmap_flow.family_configs import TransitionConfig
 
 _CHANNELS = 2

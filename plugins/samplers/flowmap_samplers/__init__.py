@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.bounds import Share
-from flowmap.configs import ComponentConfig, NetworkKind, SamplerConfig
-from flowmap.hookspecs import hookimpl
+from flowmap.plugin import ComponentConfig, NetworkKind, SamplerConfig, hookimpl
+from flowmap.schema.bounds import Share
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Sampler

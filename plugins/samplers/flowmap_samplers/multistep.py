@@ -2,7 +2,7 @@
 
 Both write the ODE of dx/dt = v(x, t) in the half log-SNR lambda = log((1 - t) / t) and in the prediction
 D(x, t) = x - t v(x, t), and extrapolate D from the steps before: one network call a step, second order. UniPC also
-corrects each point once D is known there, at no further call. With a guided velocity (flowmap.guidance.Guided,
+corrects each point once D is known there, at no further call. With a guided velocity (flowmap.networks.guidance.Guided,
 null + w (cond - null)) D is guided alike.
 
 diffusers' schedulers make grids of their own, in float32, end them at 0, and count time in whole thousandths, which
@@ -19,8 +19,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, Sampler, Velocity
+from flowmap.maths.draw import Draw
 
 _BELOW_ONE = 1e-6
 

@@ -8,9 +8,9 @@ from typing import final
 
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, Sampler, Velocity, as_flow_map
-from flowmap.path import noised
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import noised
 
 
 def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

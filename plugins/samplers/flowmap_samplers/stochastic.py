@@ -20,9 +20,9 @@ from typing import final
 
 from torch import Tensor
 
-from flowmap.draw import Draw
 from flowmap.interfaces import Cond, Sampler, Velocity, as_flow_map
-from flowmap.path import like
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
 
 
 @final

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.configs import (
+from flowmap.plugin import (
     BackboneConfig,
     ComponentConfig,
     DataConfig,
@@ -19,8 +19,8 @@ from flowmap.configs import (
     SamplerConfig,
     SampleSpec,
     StageFacts,
+    hookimpl,
 )
-from flowmap.hookspecs import hookimpl
 
 
 class RingConfig(DataConfig):

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowmap.configs import NetworkKind, SampleSpec
-from flowmap.draw import Draw
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import (
     Backbone,
@@ -37,8 +35,10 @@ from flowmap.interfaces import (
     Turn,
     Velocity,
 )
-from flowmap.path import noised
-from flowmap.pictures import scatter
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import noised
+from flowmap.media.pictures import scatter
+from flowmap.plugin import NetworkKind, SampleSpec
 
 
 class Ring(Data):

@@ -1,0 +1,207 @@
+"""The commands on what there is already, runs and weights: sample, evaluate, export, report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from flowmap.cli.working import working
+from flowmap.errors import FlowmapError
+from flowmap.files.texts import home, home_in
+from flowmap.phases import phase
+from flowmap.schema.words import Weights
+
+app = typer.Typer()
+_out = Console()
+
+
+def _samplers(incomplete: str) -> list[str]:
+    from flowmap.plugin.catalogue import catalogue
+
+    return [name for name in catalogue().names("sampler") if name.startswith(incomplete)]
+
+
+def at_home(path: Path | None) -> Path | None:
+    """A path as an option gives it, with `~` for the home folder: a shell leaves that of `--out=~/x` as it is."""
+    return None if path is None else home(path)
+
+
+def finite(number: float | None) -> float | None:
+    """A number as an option gives it; `nan` and `inf` are numbers to a parser, and to nobody else."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number:g} is no finite number")
+    return number
+
+
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/quickstart.", callback=at_home)
+]
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_WEIGHTS",
+        help="The folder of a run, a folder of weights, or a hub id that is in the cache.",
+        callback=home_in,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a field of --recipe. Repeatable.")
+]
+WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
+TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
+
+
+def _known_weights(word: str) -> Weights:
+    allowed: dict[str, Weights] = {"ema": "ema", "raw": "raw"}
+    if word not in allowed:
+        raise FlowmapError(f"--weights {word}: allowed: ema, raw")
+    return allowed[word]
+
+
+@app.command()
+def sample(
+    where: Where,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.", callback=at_home)] = None,
+    video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.", callback=at_home)] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="How many frames of --video are given; as many as fit if not given.")
+    ] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Network calls per sample (of each chunk, in causal models): 4, or as the weights' authors."
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=_samplers,
+            help="A sampler; if not given the stage's first in the recipe, or what the weights are made for.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            callback=finite,
+            help="w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors.",
+        ),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames of a video, of weights only; what they were made for if not given."),
+    ] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, callback=finite, help="Shift of the sampling grid, of weights only; their own if not given."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.", callback=at_home)
+    ] = Path("samples"),
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    weights: WhichWeights = "ema",
+    train_seed: TrainSeed = None,
+) -> None:
+    """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
+    with working(_out, "nothing was finished"):
+        with phase("starting"):
+            from flowmap.use.sample import sample as sample_from
+            from flowmap.use.wishes import Wish
+        wish = Wish(
+            stage=stage,
+            weights=_known_weights(weights),
+            sampler=sampler,
+            calls=nfe,
+            number=n,
+            seed=seed,
+            train_seed=train_seed,
+            prompts=tuple(prompt or ()),
+            image=image,
+            video=video,
+            frames=frames,
+            cfg_scale=guidance,
+            length=length,
+            height=height,
+            width=width,
+            shift=shift,
+        )
+        files, summary = sample_from(where, wish, out)
+    shown = [str(file) for file in files]
+    listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
+    _out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    where: Where,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="What weights are measured by; a run has a recipe of its own.", callback=at_home),
+    ] = None,
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what has been measured.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where the results of weights go.", callback=at_home)] = Path("runs"),
+) -> None:
+    """Measure a finished run again, or weights by a recipe, and write a report. Trains nothing."""
+    with working(_out, "what was measured is saved. Run the same command again to go on"):
+        with phase("starting"):
+            from flowmap.launch.measure import evaluate_at
+        evaluate_at(where, recipe, overrides or [], runs, fresh, _out)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(help="A new folder.", callback=at_home)],
+    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    weights: WhichWeights = "ema",
+    train_seed: TrainSeed = None,
+    keep_lora: Annotated[
+        bool, typer.Option("--keep-lora", help="Write adapters beside the base weights instead of merging them.")
+    ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="For whom, of Wan: diffusers (if not given), or released: AnyFlow's own classes."
+        ),
+    ] = None,
+) -> None:
+    """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
+    with working(_out, f"nothing was written to {to}"):
+        with phase("starting"):
+            from flowmap.use.export import export_run
+        chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
+    _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
+    _out.print(loading, soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report.html (of a comparison: comparison.html) anew from a run's files."""
+    doubts: list[str] = []
+    with working(_out, "the page is as it was"):
+        with phase("starting"):
+            from flowmap.comparison.page import write_page
+            from flowmap.comparison.standings import is_comparison_folder
+            from flowmap.report.page import write_report
+        with phase("writing the page"):
+            written = write_page(run) if is_comparison_folder(run) else write_report(run, doubts.append)
+    for doubt in doubts:
+        _out.print(f"[yellow]warning: {escape(doubt)}[/]", soft_wrap=True)
+    _out.print(str(written), soft_wrap=True)

@@ -1,0 +1,258 @@
+"""Rehearse a recipe: every stage, turn and code path, with a tiny twin of its model and data, in minutes.
+
+The twin recipe is a file like any other and goes through the same commands as the real one: encode, run (stopped
+once and resumed), evaluate, report, export, sample.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, final
+
+import tomli_w
+from rich.console import Console
+from rich.markup import escape
+
+from flowmap.console.commands import command_line
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import clear, locked, write_whole
+from flowmap.launch.run import run_recipe
+from flowmap.planning.count import count
+from flowmap.planning.limits import needs, refuse_impossible
+from flowmap.plugin.kinds import ArchiveConfig, DataConfig, SamplerConfig
+from flowmap.recipe.layout import Plan, StagePlan, make_plan
+from flowmap.recipe.outside import BASE, is_weights
+from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.tables import ContestConfig, EvaluationConfig
+from flowmap.schema.words import plain
+from flowmap.training.loop import StepRecord
+from flowmap.training.processes import Processes
+from flowmap.use.encode import encode_recipe
+from flowmap.use.export import export_run
+from flowmap.use.sample import sample_run
+from flowmap.use.wishes import Wish
+
+_TWIN = "twin.toml"
+_LEFT = (_TWIN, "parts", "encoded", "run", "exported")
+"""What a rehearsal leaves, beside samples."""
+_STEPS = 3
+_COUNTED = 32
+_STOP_AFTER = 2
+_BATCH = 4
+_CALLS = (1, 4)
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console) -> Path:
+    """Rehearse the recipe at `path` in `runs`/<name>-rehearsal; returns that folder.
+
+    Everything in it is made anew. Raises FlowmapError where the real run would fail for the same reason.
+    """
+    began = time.monotonic()
+    recipe, warnings = read(path, overrides)
+    if not recipe.stages:
+        raise FlowmapError(f"{path}: trains nothing, so there is nothing to rehearse; run it")
+    processes = Processes(recipe.compute)
+    console = console if processes.first else Console(quiet=True)
+    for warning in warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    # Not for want of memory: a rehearsal is for any machine.
+    refuse_impossible(recipe, make_plan(recipe, runs), processes.number, None)
+    folder = runs / f"{recipe.name}-rehearsal"
+    with locked(folder) if processes.first else nullcontext():
+        if processes.first:
+            # What an earlier rehearsal left would be found finished.
+            _refuse_others(folder)
+            clear(folder)
+            _prepare(recipe, processes.number, folder, console)
+        processes.wait()
+        plan = _run_twice(folder / _TWIN, folder, console)
+        files = _finish(plan, console) if processes.first else []
+        processes.wait()
+    if processes.first:
+        _needs(recipe, command_line(path, overrides, (), runs), console)
+    console.print(
+        f"[green]✓[/] rehearsed in {time.monotonic() - began:.0f} s: {escape(', '.join(map(str, files)))}",
+        soft_wrap=True,
+    )
+    return folder
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise FlowmapError if anything is in `folder` that no rehearsal leaves there, and that would be deleted."""
+    names = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        if name not in _LEFT and not name.startswith((".", "sample")):
+            raise FlowmapError(
+                f"a rehearsal begins by clearing {folder}, and '{plain(name)}' in it is of no rehearsal; move it away, "
+                "or rehearse with another --runs"
+            )
+
+
+def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:
+    """Make the twin of `recipe` for so many `processes`, and its data, encoded where the recipe's can be."""
+    twin = _twin(recipe, folder, processes)
+    written = folder / _TWIN
+    _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
+    raw = twin.data
+    if isinstance(raw, ArchiveConfig):
+        encoded = folder / "encoded"
+        twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(encoded)})})
+        _write(twin, written)
+        _say(console, "encode", "the clips, as `flowmap encode` does")
+        encode_recipe(written, raw.path, encoded, (), console, quiet=True)
+    _write(twin, written)
+
+
+def _say(console: Console, what: str, how: str) -> None:
+    console.print(f"[bold]{what}[/] {escape(how)}", soft_wrap=True, highlight=False)
+
+
+def _write(recipe: Recipe, file: Path) -> None:
+    header = "# Written by flowmap: the tiny twin of a recipe, for its rehearsal.\n"
+    write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
+
+
+def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
+    """The same recipe with tiny weights and data, and just enough steps to go down every path."""
+    batch = processes * -(-_BATCH // processes)
+    parts = folder / "parts"
+    parts.mkdir(parents=True)
+    data: DataConfig = recipe.data.rehearsed(parts)
+    everything: dict[str, Any] = {
+        "name": "run",
+        "seeds": recipe.seeds[:1],
+        "data": data,
+        "backbone": recipe.backbone.rehearsed(parts),
+        "stages": tuple(
+            stage.model_copy(
+                update={
+                    "steps": _STEPS,
+                    "batch": min(stage.batch, batch),
+                    "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
+                    "data": None,  # the twin's data serve every stage
+                    "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
+                }
+            )
+            for stage in recipe.stages
+        ),
+        "compute": recipe.compute.model_copy(update={"micro_batch": min(recipe.compute.micro_batch, 1)}),
+        "checkpoints": recipe.checkpoints.model_copy(update={"every": _STOP_AFTER}),
+    }
+    if recipe.evaluation is not None:
+        per_step = recipe.evaluation.teacher_sampler.calls_per_step
+        calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
+        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
+        everything["evaluation"] = recipe.evaluation.model_copy(update=small | _of_twins(recipe, recipe.evaluation))
+    return recipe.model_copy(update=everything)
+
+
+def _of_twins(recipe: Recipe, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Who is measured where weights from outside have no twin: the base's takes their place, which is a velocity."""
+    last = recipe.stages[-1].name
+
+    def twin(name: str, *samplers: SamplerConfig) -> str | None:
+        if not is_weights(name):
+            return name
+        velocity = all(sampler.network == "velocity" for sampler in samplers)
+        return BASE if velocity and not recipe.backbone.random_base else None
+
+    contests: list[ContestConfig] = []
+    seen: set[tuple[str, str, str, int]] = set()
+    for contest in evaluation.contests:
+        name = twin(contest.stage, *contest.samplers)
+        if name is None:
+            continue
+        weights = contest.weights if name == contest.stage else "ema"
+        rows = {s: (name, weights, s.type, contest.context) for s in contest.samplers}
+        fresh = tuple(sampler for sampler, row in rows.items() if row not in seen)
+        seen |= set(rows.values())
+        if fresh:
+            contests.append(contest.model_copy(update={"stage": name, "weights": weights, "samplers": fresh}))
+    own = ContestConfig(stage=last, samplers=(evaluation.teacher_sampler,))
+    teacher = twin(evaluation.teacher, evaluation.teacher_sampler)
+    first = last if evaluation.teacher_sampler.network == "flow_map" else recipe.stages[0].name
+    return {"teacher": teacher or first, "contests": tuple(contests) or (own,)}
+
+
+@final
+class _StopOnce:
+    """Sends this process the signal of Ctrl-C after some steps of a stage, once."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def begin(self, plan: StagePlan, done: int) -> None:
+        """Nothing to do."""
+
+    def step(self, record: StepRecord) -> None:
+        """Stop when it is time."""
+        if record.step == _STOP_AFTER and not self.done:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+
+    def warn(self, text: str) -> None:
+        """Nothing to do."""
+
+    def end(self, plan: StagePlan, note: str) -> None:
+        """Nothing to do."""
+
+
+def _run_twice(recipe: Path, runs: Path, console: Console) -> Plan:
+    _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
+    try:
+        run_recipe(recipe, (), (), False, runs, console, _StopOnce(), quiet=True)
+    except FlowmapError as error:
+        if error.code != _INTERRUPTED:
+            raise
+        console.print(f"[green]✓[/] {escape(str(error).splitlines()[0])}", soft_wrap=True)
+    else:
+        raise FlowmapError("the rehearsed run was told to stop and did not", code=1)
+    return run_recipe(recipe, (), (), False, runs, console, quiet=True)
+
+
+def _finish(plan: Plan, console: Console) -> list[Path]:
+    """Export and sample; returns what was made."""
+    made = [plan.folder / "report.html"]
+    exported = plan.folder.parent / "exported"
+    try:
+        _, loading = export_run(plan.folder, exported, None, "ema", None, merged=True)
+        line = next((line for line in loading.splitlines() if "from_pretrained" in line), loading)
+        _say(console, "export", f"to {exported}; load it with {line}")
+        made.append(exported)
+    except FlowmapError as error:
+        _say(console, "export", f"skipped: {error}")
+    spec = plan.recipe.data.spec()
+    prompts = ("a red square moves to the right",) if spec.text and plan.recipe.backbone.reads_text() else ()
+    files, _ = sample_run(plan.folder, Wish(number=1, calls=1, prompts=prompts), plan.folder.parent / "sample")
+    _say(console, "sample", f"to {files[0]}")
+    return [*made, files[0]]
+
+
+def _needs(recipe: Recipe, command: str, console: Console) -> None:
+    """Say what the real run will need, and the `command` that starts it."""
+    console.print("\n[bold]The real run needs[/]")
+    lines = [f"{finding.message}" for finding in recipe.missing()]
+    footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
+    # A model that starts from nothing is a toy.
+    lines += [] if footprint is None or recipe.backbone.random_base else list(needs(footprint))
+    # How a batch is cut changes neither: whole batches are counted faster.
+    whole = recipe.compute.model_copy(update={"micro_batch": 0})
+    plan = make_plan(recipe.model_copy(update={"compute": whole}), Path("runs"))
+    for stage in plan.stages:
+        if stage.seed != recipe.seeds[0]:
+            continue
+        cost = count(stage, most=_COUNTED)
+        samples = sum(c.grad_samples + c.no_grad_samples for c in cost.calls.values()) / cost.steps
+        graded = sum(c.grad_samples for c in cost.calls.values()) / cost.steps
+        lines.append(
+            f"stage {stage.stage.name}: {stage.stage.steps} steps of batch {stage.stage.batch}; a step sends about "
+            f"{samples:.0f} samples or chunks through a network, {graded:.0f} of them with gradient"
+        )
+    for line in lines:
+        console.print(f"• {escape(line)}", soft_wrap=True, highlight=False)
+    console.print(f"Then: {escape(command)}\n", soft_wrap=True, highlight=False)

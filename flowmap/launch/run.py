@@ -1,0 +1,288 @@
+"""Run a recipe: every stage that is not finished, then evaluation and report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from flowmap.console.commands import command_line, going_on, process
+from flowmap.console.display import display
+from flowmap.console.signals import Interruption
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import StoppedError, locked, set_aside, write_whole, writing
+from flowmap.files.sealed import write_sealed
+from flowmap.files.texts import is_file
+from flowmap.phases import phase
+from flowmap.planning.limits import refuse_impossible
+from flowmap.recipe.layout import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
+from flowmap.recipe.recipe import Recipe, read
+from flowmap.report.page import write_report
+from flowmap.runs.progress import ProgressWatcher
+from flowmap.runs.read import claims_of, read_run
+from flowmap.schema.words import unknown_word
+from flowmap.statistics.verdict import HEADLINES
+from flowmap.training.loop import StepRecord
+from flowmap.training.processes import Processes
+from flowmap.training.stage import finished
+from flowmap.training.train import Watcher, refuse_changes, refuse_other_seeds, train
+from flowmap.use.evaluate import evaluate
+
+LOG = "flowmap.log"
+_VERSIONS = (
+    "flowmap",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "accelerate",
+    "diffusers",
+    "transformers",
+    "peft",
+    "safetensors",
+    "pydantic",
+)
+
+
+def run_recipe(
+    path: Path,
+    overrides: Sequence[str],
+    only: Sequence[str],
+    fresh: bool,
+    runs: Path,
+    console: Console,
+    watch: Watcher | None = None,
+    quiet: bool = False,
+    page: bool = True,
+) -> Plan:
+    """Train every stage that is not finished, then evaluate and report; returns what was run.
+
+    `only` names the stages to train (all if empty); with it, evaluation waits until all are finished. `watch`
+    is told of every step; `quiet` leaves out warnings about the recipe and claims about the results, and without
+    `page` there is no report.
+    Raises FlowmapError for everything that the user can act on, first of all for what the recipe needs and this
+    machine does not have.
+    """
+    recipe, warnings = read(path, overrides, absent="error")
+    for warning in () if quiet or process()[0] else warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    for name in only:
+        if name not in [s.name for s in recipe.stages]:
+            raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")
+    commands = Commands(command_line(path, overrides, only, runs), command_line(path, overrides, (), runs))
+    return carry_out(recipe, runs, console, commands, only, fresh, watch, quiet, page)
+
+
+@final
+@dataclass(frozen=True)
+class Commands:
+    """What to type to `go_on` with what is being done, and to do `everything` that the recipe says."""
+
+    go_on: str
+    everything: str
+
+
+def carry_out(
+    recipe: Recipe,
+    runs: Path,
+    console: Console,
+    commands: Commands,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    watch: Watcher | None = None,
+    quiet: bool = False,
+    page: bool = True,
+) -> Plan:
+    """Do what run_recipe does with a recipe that has been read and checked."""
+    plan = make_plan(recipe, runs)
+    chosen = [s for s in plan.stages if not only or s.stage.name in only]
+    processes = Processes(recipe.compute)
+    console = console if processes.first else Console(quiet=True)
+    refuse_impossible(recipe, plan, processes.number, processes.memory())
+    command = commands.go_on
+    with locked(plan.folder) if processes.first else nullcontext():
+        if not fresh or only:
+            _refuse_comparison(plan.folder)
+            refuse_other_seeds(plan)
+        refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
+        _refuse_missing_sources(chosen, commands.everything, f"{command} --fresh" if fresh else command)
+        if fresh and processes.first:
+            for folder in [s.folder for s in chosen] if only else [plan.folder]:
+                aside = set_aside(folder)
+                if aside:
+                    console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
+        bar = ProgressWatcher(console)
+        interruption = Interruption(bar.stopping)
+        with going_on(command), interruption.listening(), _logged(plan.folder / LOG):
+            if processes.first:
+                _write_about(plan, processes)
+            processes.wait()
+            with bar, _threads(recipe.compute.threads):
+                for stage in chosen:
+                    train(stage, processes, _Both(bar, watch) if watch else bar, interruption)
+            if only:
+                console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
+                return plan
+            written = plan.folder
+            if processes.first:
+                _evaluate(plan, processes.device, console)
+                with phase("writing the report"):
+                    written = write_report(plan.folder) if page else written
+            processes.wait()
+    if recipe.evaluation and not quiet:
+        _print_claims(plan.folder, console)
+    console.print(f"report: [bold]{escape(str(written))}[/]", soft_wrap=True)
+    return plan
+
+
+@final
+class _Both:
+    """Tells two watchers."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def begin(self, plan: StagePlan, done: int) -> None:
+        for watcher in self._watchers:
+            watcher.begin(plan, done)
+
+    def step(self, record: StepRecord) -> None:
+        for watcher in self._watchers:
+            watcher.step(record)
+
+    def warn(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.warn(text)
+
+    def end(self, plan: StagePlan, note: str) -> None:
+        for watcher in self._watchers:
+            watcher.end(plan, note)
+
+
+@final
+class _LogFile(logging.FileHandler):
+    """A log that is as needed as anything else that is written: without its folder the work stops."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, encoding="utf-8", delay=True, errors="backslashreplace")
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record."""
+        with writing(self._file):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Raise what went wrong, of which logging itself would print a traceback."""
+        error = sys.exception()
+        assert error is not None  # logging calls this while it handles one
+        raise error
+
+
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Append what components log (skipped samples, say) to `file`, besides showing it."""
+    logger = logging.getLogger("flowmap")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    handler = _LogFile(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with `number` CPU threads for a while; 0 leaves them alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
+    began = time.monotonic()
+    with display(console) as shown:
+
+        def tell(text: str) -> None:
+            if not shown.live:
+                console.print(f"evaluating {escape(text)}", soft_wrap=True)
+
+        evaluate(plan, device, tell)
+    if plan.recipe.evaluation:
+        console.print(f"[green]✓[/] evaluated in {time.monotonic() - began:.1f} s")
+
+
+def _refuse_comparison(folder: Path) -> None:
+    """Raise FlowmapError if a comparison works in `folder`: each would take the other's files for its own."""
+    if any(is_file(folder / name) for name in (RECORD, BUDGETS)):
+        raise FlowmapError(
+            f"{folder} is the folder of a comparison; give the recipe another name, or another folder by --runs "
+            "(--fresh sets the comparison aside)"
+        )
+
+
+def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str) -> None:
+    """Refuse to train stages without those they start from. `base` trains everything, `command` what is asked."""
+    names = [plan.stage.name for plan in chosen]
+    for plan in chosen:
+        for folder in plan.sources.values():
+            source = folder.name
+            if source in names:
+                continue
+            with going_on(f"{base} --stage {source} && {command}"):
+                if finished(folder, plan.recipe.stage(source).steps) is None:
+                    raise StoppedError(
+                        f"stage '{plan.stage.name}' starts from stage '{source}', which is not finished in {folder}."
+                    )
+
+
+def _print_claims(folder: Path, console: Console) -> None:
+    """One line per claim of the report, with what each headline metric says."""
+    words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
+    lines: dict[str, list[str]] = {}
+    with phase("reading the results"):
+        found = claims_of(read_run(folder))
+    for claim in found:
+        if claim.metric in HEADLINES:
+            before, after = (_worded(cell.value) for cell in (claim.before, claim.after))
+            numbers = f"{after} against {before}" if claim.versus else f"{before} → {after}"
+            lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
+    for text, verdicts in lines.items():
+        console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
+
+
+def _worded(score: float) -> str:
+    return f"{score:.3g}" if math.isfinite(score) else "not finite"
+
+
+def _write_about(plan: Plan, processes: Processes) -> None:
+    device = processes.device
+    everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    write_sealed(plan.folder / LOCK, "the whole recipe, with every default and every --set.", everything)
+    about: dict[str, str | int] = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    about["python"] = platform.python_version()
+    about["platform"] = platform.platform()
+    about["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    about["processes"] = processes.number
+    about["threads"] = plan.recipe.compute.threads or torch.get_num_threads()
+    write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")

@@ -1,0 +1,175 @@
+"""Show what `flowmap plan` found as three tables: calls, memory of a device, and time."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flowmap.planning.estimate import GB
+from flowmap.planning.plan import TFLOPS, Planned, rows_of
+
+_WIDTH = 98
+
+
+def show(planned: Planned, console: Console) -> None:
+    """Print three tables: calls, memory of a device, and time."""
+    _show_calls(planned, console)
+    if any(stage.estimate is None for stage in planned.stages):
+        kind = planned.recipe.backbone.type
+        console.print(f"\nMemory and arithmetic are not known: backbone '{escape(kind)}' does not say what it takes.")
+        return
+    _show_memory(planned, console)
+    _show_compute(planned, console)
+    _show_measured(planned, console)
+
+
+def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in words:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _note(text: str, console: Console) -> None:
+    console.print(f"\n[dim]{escape(textwrap.fill(text, _WIDTH))}[/]", highlight=False)
+
+
+def _show_calls(planned: Planned, console: Console) -> None:
+    numbers = ("calls\n∇ + no ∇", "samples\n∇ + no ∇", "back-\nwards")
+    table = _table(("stage", "steps", "batch", "role", ""), numbers)
+    for stage in planned.stages:
+        head = [stage.plan.stage.name, str(stage.plan.stage.steps), str(stage.plan.stage.batch)]
+        for row in rows_of(stage):
+            table.add_row(
+                *map(escape, head),
+                row["role"],
+                "trains" if row["trained"] else "[dim]frozen[/]",
+                f"{row['calls_with_gradient']:.3g} + {row['calls_without_gradient']:.3g}",
+                f"{row['samples_with_gradient']:.0f} + {row['samples_without_gradient']:.0f}",
+                f"{row['backwards']:.3g}",
+            )
+            head = ["", "", ""]
+    console.print(table)
+    counted = max(stage.cost.steps for stage in planned.stages)
+    whose = "" if planned.devices == 1 else f" of one of {planned.devices} devices"
+    _note(
+        f"Exact, per step{whose}: network calls with gradient (∇) and without, and samples through them; "
+        f"means over a stage's first {counted} steps at most, with the run's own draws.",
+        console,
+    )
+
+
+def _show_memory(planned: Planned, console: Console) -> None:
+    number = planned.devices
+    console.print(f"\n[bold]Memory of each of {number} devices, in GB[/]" if number > 1 else "\n[bold]Memory, in GB[/]")
+    columns = ("parameters", "trained", "weights", "gradients", "optimiser", "EMA", "activ.", "gathered", "total")
+    table = _table(("stage",), columns)
+    for stage in planned.stages:
+        made = stage.estimate
+        assert made is not None
+        taken = made.memory
+        parts = (taken.weights, taken.gradients, taken.optimiser, taken.ema, taken.activations, taken.gathered)
+        table.add_row(
+            escape(stage.plan.stage.name),
+            _many(made.parameters),
+            _many(made.trained_parameters),
+            *(_gigabytes(part) for part in parts),
+            f"[bold]{_gigabytes(taken.total)}[/]",
+        )
+    console.print(table)
+    micro = planned.recipe.compute.micro_batch
+    how = f"micro-batches of {micro}" if micro else "all samples of a device at once (compute.micro_batch)"
+    sharded = " All but activations and what is gathered is divided by the number of devices (FSDP2)." * (number > 1)
+    _note(
+        "Parameters are those of the base and all roles: exact, as are weights, gradients, optimiser (AdamW) and EMA. "
+        f"Activations are estimated, for {how}, with the memory of finished chunks.{sharded} Encoders, evaluation and "
+        "the allocator's own waste come on top: leave a tenth free.",
+        console,
+    )
+
+
+def _show_compute(planned: Planned, console: Console) -> None:
+    console.print("\n[bold]Compute[/]")
+    table = _table(("stage",), ("steps", "PFLOP / step", "s / step", "days", "GPU-hours"))
+    hours = 0.0
+    days = 0.0
+    for stage in planned.stages:
+        made = stage.estimate
+        assert made is not None
+        lasts = made.seconds * stage.plan.stage.steps / 86400
+        hours, days = hours + made.gpu_hours, days + lasts
+        table.add_row(
+            escape(stage.plan.stage.name),
+            str(stage.plan.stage.steps),
+            _digits(made.flops / 1e15),
+            _digits(made.seconds),
+            _digits(lasts),
+            _digits(made.gpu_hours),
+        )
+    if len(planned.stages) > 1:
+        table.add_row("[bold]all[/]", "", "", "", _digits(days), f"[bold]{_digits(hours)}[/]")
+    console.print(table)
+    seeds = len(planned.recipe.seeds)
+    times = f" The recipe has {seeds} seeds: all this {seeds} times." if seeds > 1 else ""
+    assumed = "about 40 % of an H100's dense bf16 peak; " if planned.tflops == TFLOPS else ""
+    each = f"each of {planned.devices} devices" if planned.devices > 1 else "the device"
+    _note(
+        f"Estimated: at {planned.tflops:g} TFLOP/s achieved on {each} ({assumed}--tflops). FLOPs are those of matrix "
+        "products, of masked attention only what the mask lets through. Recomputation is in it, evaluation is not."
+        f"{times}",
+        console,
+    )
+
+
+def _show_measured(planned: Planned, console: Console) -> None:
+    lines = []
+    for stage in planned.stages:
+        seen, made = stage.measured, stage.estimate
+        if seen is None or made is None:
+            continue
+        name = escape(stage.plan.stage.name)
+        on = f"{seen.devices} x {seen.device}" if seen.devices > 1 else seen.device
+        if seen.devices != planned.devices:
+            lines.append(f"{name}: measured on {escape(on)}; to compare: --devices {seen.devices}")
+            continue
+        whole = ", of the whole process" if seen.device == "cpu" else ""
+        lines.append(
+            f"{name}: measured {_gigabytes(seen.peak_bytes)} GB on {escape(on)}{whole}, estimate "
+            f"{_gigabytes(made.memory.total)}: {_deviation(made.memory.total, seen.peak_bytes)}; "
+            f"{_digits(seen.seconds)} s a step, estimate {_digits(made.seconds)}: "
+            f"{_deviation(made.seconds, seen.seconds)}"
+        )
+    if lines:
+        console.print(f"\n[bold]Measured in {escape(str(planned.stages[0].plan.folder.parent))}[/]")
+    for line in lines:
+        console.print(f"• {line}", highlight=False)
+
+
+def _deviation(said: float, measured: float) -> str:
+    return f"{100 * (said / measured - 1):+.0f} %" if measured else "?"
+
+
+def _gigabytes(size: float) -> str:
+    return (
+        f"{size / GB:.1f}"
+        if size >= GB / 10
+        else ("0" if not size else f"{size / GB:.1g}" if size >= 1e6 else "<0.001")
+    )
+
+
+def _many(number: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f}{name}"
+    return str(number)
+
+
+def _digits(number: float) -> str:
+    """About three digits."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

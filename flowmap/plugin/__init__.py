@@ -1,0 +1,69 @@
+"""What a plugin registers: configuration classes, one base per kind of component, and what they are made of.
+
+Torch-free. A plugin imports these names from here. Rooms of the core from `recipe` on import the modules.
+"""
+
+from flowmap.plugin.fields import AnyBackbone, AnyData, AnyMetric, AnyObjective, AnySampler, FromCatalogue
+from flowmap.plugin.hookspecs import hookimpl
+from flowmap.plugin.kinds import (
+    ArchiveConfig,
+    BackboneConfig,
+    ComponentConfig,
+    DataConfig,
+    MetricConfig,
+    ObjectiveConfig,
+    SamplerConfig,
+)
+from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle
+from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
+from flowmap.schema.words import (
+    NAME,
+    Fit,
+    FrameChoice,
+    FrameView,
+    NetworkKind,
+    Precision,
+    Weights,
+    context_refusal,
+    listed,
+    plain,
+    unknown_word,
+)
+
+__all__ = [
+    "NAME",
+    "AnyBackbone",
+    "AnyData",
+    "AnyMetric",
+    "AnyObjective",
+    "AnySampler",
+    "ArchiveConfig",
+    "BackboneConfig",
+    "ComponentConfig",
+    "Config",
+    "DataConfig",
+    "Finding",
+    "Fit",
+    "FrameChoice",
+    "FrameView",
+    "FromCatalogue",
+    "MetricConfig",
+    "NetworkKind",
+    "ObjectiveConfig",
+    "Origin",
+    "Precision",
+    "Pretrained",
+    "RoleSpec",
+    "SampleSpec",
+    "SamplerConfig",
+    "StageFacts",
+    "Weights",
+    "context_refusal",
+    "frozen",
+    "guidance_findings",
+    "hookimpl",
+    "idle",
+    "listed",
+    "plain",
+    "unknown_word",
+]

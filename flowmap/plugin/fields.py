@@ -1,0 +1,83 @@
+"""Fields of a configuration that hold an installed component, looked up in the catalogue by its `type`. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from flowmap.plugin import catalogue as installed
+from flowmap.plugin.kinds import (
+    BackboneConfig,
+    ComponentConfig,
+    DataConfig,
+    MetricConfig,
+    ObjectiveConfig,
+    SamplerConfig,
+)
+from flowmap.schema.config import explained
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+
+class FromCatalogue:
+    """Marks a field that holds one installed component, named by its `type`.
+
+    Use the ready-made `AnyBackbone`, `AnyData`, `AnyObjective`, `AnySampler` and `AnyMetric`. In a recipe
+    the value is a table with a `type`, or just the name where every field has a default.
+    """
+
+    def __init__(self, base: type[ComponentConfig]) -> None:
+        self.base = base
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Validate through the catalogue; serialise as the component's own fields."""
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda component: component.model_dump(mode="json", by_alias=True, exclude_none=True)
+            ),
+        )
+
+    def _validate(self, value: Any) -> ComponentConfig:
+        kind = self.base.kind
+        if isinstance(value, self.base):
+            return value
+        if isinstance(value, str):
+            return _installed(kind, value).model_validate({"type": value})
+        allowed = f"; allowed: {', '.join(installed.catalogue().names(kind))}"
+        if not isinstance(value, Mapping):
+            raise explained(f"must be a name, or a table with a 'type'{allowed}")
+        if not isinstance(value.get("type"), str):
+            raise explained(f"the field 'type' must name what it is{allowed}")
+        try:
+            found = _installed(kind, value["type"])
+        except PydanticCustomError as error:
+            details = InitErrorDetails(type=error, loc=("type",), input=value["type"])
+            raise ValidationError.from_exception_data(kind, [details]) from None
+        return found.model_validate(dict(value))
+
+
+def _installed(kind: str, name: str) -> type[ComponentConfig]:
+    try:
+        return installed.catalogue().find(kind, name)
+    except LookupError as error:
+        raise explained(str(error.args[0])) from None
+
+
+AnyBackbone = Annotated[BackboneConfig, FromCatalogue(BackboneConfig)]
+
+
+AnyData = Annotated[DataConfig, FromCatalogue(DataConfig)]
+
+
+AnyObjective = Annotated[ObjectiveConfig, FromCatalogue(ObjectiveConfig)]
+
+
+AnySampler = Annotated[SamplerConfig, FromCatalogue(SamplerConfig)]
+
+
+AnyMetric = Annotated[MetricConfig, FromCatalogue(MetricConfig)]

@@ -1,0 +1,217 @@
+"""What a plugin registers: pydantic configuration classes, one base class per kind of component.
+
+Nothing here imports torch, so that `flowmap check` and `flowmap plugins` answer at once. A configuration
+builds its component with `build()`, and only there may a plugin import torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from flowmap.schema.bounds import PathText
+from flowmap.schema.config import Config, Finding
+from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
+from flowmap.schema.words import NetworkKind, Precision
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Archive, Backbone, Data, Metric, Objective, References, Sampler
+    from flowmap.plugin.footprint import Footprint
+
+
+class ComponentConfig(Config, ABC):
+    """Base of every configuration that a plugin registers.
+
+    A subclass declares `type: Literal["its_name"] = "its_name"`: the word a recipe uses.
+    """
+
+    kind: ClassVar[str]
+    type: str
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The word that names this component in a recipe."""
+        return str(cls.model_fields["type"].default)
+
+    def missing(self) -> Iterable[Finding]:
+        """What a run would read and this machine does not have: what, where it was looked for, how to get it."""
+        return ()
+
+    def rehearsed(self, folder: Path) -> Self:
+        """A tiny twin of the same kind, for a rehearsal; `folder` is for what it reads. As it is, if it is tiny."""
+        return self
+
+
+class BackboneConfig(ComponentConfig):
+    """Configuration of a backbone: the network architecture and where its own weights come from."""
+
+    kind: ClassVar[str] = "backbone"
+    random_base: ClassVar[bool] = False
+    """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
+    forms: ClassVar[tuple[str, ...]] = ()
+    """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
+
+    def origin(self) -> Origin:
+        """What the base weights are, for a model card."""
+        return Origin(None, "apache-2.0" if self.random_base else "unknown")
+
+    @classmethod
+    def of_weights(cls, weights: str) -> Self | None:
+        """The configuration that makes a network of `weights` (a folder or a hub id); None if they are not of its kind.
+
+        Of the installed backbones one at most may claim them. They need not be here, if their name says what they are.
+        """
+        return None
+
+    def pretrained(self) -> Pretrained | None:
+        """What the base weights are as they stand; None if they are random, not here, or of no use by themselves."""
+        return None
+
+    def sized(self, spec: SampleSpec) -> Self:
+        """The same for samples of `spec`: what depends on their size is made to fit, if it can be."""
+        return self
+
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """The same, with prompts and the null condition read as `other` reads them, beside which it is measured."""
+        return self
+
+    def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
+        """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
+        return {}
+
+    def goes_on(self) -> bool:
+        """Whether its networks learn to go on from frames that are given to them, where they can be given any."""
+        return True
+
+    def causal(self) -> bool:
+        """Whether samples are generated in several chunks, one after the other."""
+        return False
+
+    def reads_text(self) -> bool:
+        """Whether the backbone can be asked for anything in words."""
+        return False
+
+    def encoding(self, training: bool = False) -> Mapping[str, Any]:
+        """What decides what `flowmap encode` makes of data, as JSON, by the names of fields; nothing if it makes none.
+
+        Weights stand there by a fingerprint, and not at all if they are not here. With `training`, without what is not
+        taken from encoded data but made from this configuration.
+        """
+        return {}
+
+    def encoding_precision(self, device: str) -> str | None:
+        """The precision in which texts are encoded on that kind of device (cpu, cuda); None if none are."""
+        return None
+
+    def recomputes(self) -> bool:
+        """Whether backward computes the forward once more instead of keeping what it needs."""
+        return False
+
+    def time_frequency(self) -> float | None:
+        """The highest angular frequency with which its networks see a time, in radians per unit of t; None if unknown.
+
+        It says how long a difference in time may be (`flowmap.recipe.step_length`).
+        """
+        return None
+
+    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
+        """What its networks take (parameters, arithmetic, memory) on samples of `spec`; None if that is not known."""
+        return None
+
+    @abstractmethod
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Say what does not fit between this backbone and samples of `spec`."""
+
+    @abstractmethod
+    def build(self, spec: SampleSpec) -> Backbone:
+        """Make the backbone for samples of `spec`. No weights are allocated yet."""
+
+
+class DataConfig(ComponentConfig):
+    """Configuration of a data source."""
+
+    kind: ClassVar[str] = "data"
+
+    @abstractmethod
+    def spec(self) -> SampleSpec:
+        """Say what one sample is, without reading any data."""
+
+    @abstractmethod
+    def build(self) -> Data:
+        """Open the data source."""
+
+
+class ArchiveConfig(DataConfig):
+    """Configuration of raw data that `flowmap encode` can turn into encoded data, once, ahead of training."""
+
+    path: PathText = Field(description="a folder of parts, or a pattern such as data/*.tar")
+
+    def encoded_in(self) -> Path | None:
+        """The folder of the parts that `path` names, if they are encoded; None if they are raw, or not here."""
+        return None
+
+    @abstractmethod
+    def build(self) -> Archive:
+        """Open the archive."""
+
+
+class ObjectiveConfig(ComponentConfig):
+    """Configuration of an objective: what a stage minimises, and over which roles."""
+
+    kind: ClassVar[str] = "objective"
+
+    @abstractmethod
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """Name the roles this objective needs. The network that a stage exists for is `student`."""
+
+    @abstractmethod
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
+
+    def grid_shift(self) -> float | None:
+        """The shift of the times that the student is trained at, on whose grid it is sampled; None if it has none."""
+        return None
+
+    def warmup_steps(self) -> int:
+        """Steps over which a part of the loss grows from nothing to all; 0 if none does."""
+        return 0
+
+    @abstractmethod
+    def build(self) -> Objective:
+        """Make the objective."""
+
+
+class SamplerConfig(ComponentConfig):
+    """Configuration of a sampler."""
+
+    kind: ClassVar[str] = "sampler"
+    network: ClassVar[NetworkKind]
+    """The kind of network the sampler calls."""
+    calls_per_step: ClassVar[int]
+    """Network calls that one step along the grid takes."""
+
+    @abstractmethod
+    def build(self) -> Sampler:
+        """Make the sampler."""
+
+
+class MetricConfig(ComponentConfig):
+    """Configuration of a metric."""
+
+    kind: ClassVar[str] = "metric"
+    network: ClassVar[NetworkKind | None] = None
+    """The kind of network the metric itself calls, or None if it looks at samples only."""
+    calls: ClassVar[int] = 0
+    """Network calls per sample that the metric itself makes."""
+
+    @abstractmethod
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Say what does not fit between this metric and samples of `spec`."""
+
+    @abstractmethod
+    def build(self, references: References) -> Metric:
+        """Make the metric; what it learns from the references (a classifier, say) it learns here."""

@@ -1,0 +1,288 @@
+"""Weights that no stage of a recipe makes: the base's own, a folder's, those of another run. Torch-free.
+
+An evaluation names them where it could name a stage: `base`, or anything with a '/' in it (no stage's name has one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from pydantic import Field, ValidationError
+
+from flowmap.errors import FlowmapError
+from flowmap.files.sealed import read_sealed
+from flowmap.files.texts import TextError
+from flowmap.plugin.catalogue import catalogue
+from flowmap.plugin.fields import AnyBackbone, AnyData
+from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.hub import RUN_LOCK, absence, find, is_hub_id
+from flowmap.recipe.lines import Path as Place
+from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
+from flowmap.schema.bounds import Seed
+from flowmap.schema.config import Config, Finding
+from flowmap.schema.specs import Pretrained, SampleSpec
+from flowmap.schema.words import context_refusal
+
+BASE = "base"
+"""The backbone's own weights, by name."""
+
+_SHOWN = 8
+
+
+class AbsentError(FlowmapError):
+    """Weights that are not on this machine."""
+
+
+@final
+@dataclass(frozen=True)
+class Outside:
+    """Weights from outside: what they are, the backbone that makes their network, and of a run of ours its folder.
+
+    `stage` is the stage of that run whose student it is.
+    """
+
+    name: str
+    backbone: BackboneConfig
+    pretrained: Pretrained
+    run: Path | None = None
+    stage: str | None = None
+
+    def sized(self, spec: SampleSpec) -> Outside:
+        """The same, for samples of `spec`; a run's stays as it was trained."""
+        return self if self.run else replace(self, backbone=self.backbone.sized(spec))
+
+    def misfits(self, spec: SampleSpec) -> Iterator[str]:
+        """Why these weights cannot make samples of `spec`."""
+        if self.run is not None:
+            if self.pretrained.spec != spec:
+                yield f"the samples of the run {self.name} are not of the same kind as the recipe's data"
+            return
+        for finding in self.sized(spec).backbone.findings(spec):
+            if finding.level == "error":
+                yield f"{self.name}: {finding.message}"
+
+
+class _RunLock(Config):
+    """What another recipe needs to know of a run."""
+
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    data: AnyData
+    backbone: AnyBackbone
+    stages: tuple[StageConfig, ...] = Field(())
+    evaluation: EvaluationConfig | None = None
+
+
+def is_weights(name: str) -> bool:
+    """Whether `name` is that of weights, and not of a stage."""
+    return name == BASE or "/" in name
+
+
+def file_name(name: str) -> str:
+    """The name of a stage or of weights as a part of file names; weights of the same last name differ."""
+    if "/" not in name:
+        return name
+    last = re.sub(r"[^A-Za-z0-9_-]", "_", Path(name).name) or "weights"
+    return f"{last}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}"
+
+
+def look_up(name: str) -> Outside:
+    """What the weights in the folder, or of the hub id, `name` are.
+
+    Raises AbsentError if they are not on this machine, and FlowmapError if nothing installed can read them.
+    """
+    folder = find(name)
+    if folder is not None and (folder / RUN_LOCK).is_file():
+        return _of_run(name, folder)
+    claims = _claims(name)
+    if len(claims) > 1:
+        owners = " and ".join(f"'{config.type}'" for config in claims)
+        raise FlowmapError(f"{name}: the backbones {owners} both say that they can read it; uninstall one of them")
+    if folder is None:
+        problems = [finding.message for config in claims for finding in config.missing()]
+        how = f".\n  Get them, if that is a hub id: hf download {name}" if is_hub_id(name) else ""
+        raise AbsentError("\n".join(problems) or f"{absence(name)}{how}")
+    if not claims:
+        raise FlowmapError(_unreadable(name, folder))
+    problems = [finding.message for finding in claims[0].missing()]
+    if problems:
+        raise AbsentError("\n".join(problems))
+    pretrained = claims[0].pretrained()
+    assert pretrained is not None, f"{claims[0].type} claims weights and does not say what they are"
+    return Outside(name, claims[0], pretrained)
+
+
+def is_nowhere(name: str) -> bool:
+    """Whether `name` is no folder, and no hub id of weights either, as far as that can be told."""
+    return find(name) is None and not (is_hub_id(name) and (_claims(name) or not Path(name).parent.is_dir()))
+
+
+def _claims(name: str) -> list[BackboneConfig]:
+    """What the installed backbones that know the weights `name` would build them with."""
+    configs = [component.config for component in catalogue().components]
+    asked = [config.of_weights(name) for config in configs if issubclass(config, BackboneConfig)]
+    return [config for config in asked if config is not None]
+
+
+def of_base(backbone: BackboneConfig) -> Outside:
+    """The base weights of `backbone`; raises AbsentError if they are not here, FlowmapError if there are none."""
+    pretrained = backbone.pretrained()
+    if pretrained is not None:
+        return Outside(BASE, backbone, pretrained)
+    problems = [finding.message for finding in backbone.missing()]
+    if problems:
+        raise AbsentError("\n".join(problems))
+    if backbone.random_base:
+        raise FlowmapError("the base weights of this backbone are random; name a stage, or weights, with a '/' in them")
+    raise FlowmapError(f"backbone '{backbone.type}' does not say what its base weights are; name a stage")
+
+
+def find_weights(name: str, backbone: BackboneConfig) -> Outside:
+    """The weights `name`, `base` being those of `backbone`; raises as look_up and of_base do.
+
+    Texts are read as `backbone` reads them, but by a run of ours, which reads them as in its training.
+    """
+    if name == BASE:
+        return of_base(backbone)
+    found = look_up(name)
+    return found if found.run else replace(found, backbone=found.backbone.reading_as(backbone))
+
+
+def run_stage(folder: Path) -> tuple[_RunLock, StageConfig]:
+    """What the run in `folder` is, and the stage that it is for.
+
+    Raises FlowmapError if it is none of this version's recipes, or trained nothing.
+    """
+    try:
+        raw = read_sealed(folder / RUN_LOCK)
+        if "name" not in raw:
+            raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
+        lock = _RunLock.model_validate({key: raw[key] for key in _RunLock.model_fields if key in raw})
+    except OSError as error:
+        raise FlowmapError(f"{folder / RUN_LOCK} cannot be read: {error.strerror}") from None
+    except TextError as error:
+        raise FlowmapError(f"{folder / RUN_LOCK} {error}; run that recipe again, which writes it anew") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FlowmapError(
+            f"{folder / RUN_LOCK} does not fit this version of flowmap or its plugins: {error.error_count()} "
+            f"problems, first {first['loc']}: {first['msg']}"
+        ) from None
+    if not lock.stages:
+        raise FlowmapError(f"the run in {folder} trained nothing, so it has no weights of its own")
+    name = main_stage(lock.stages, lock.evaluation)
+    return lock, next(stage for stage in lock.stages if stage.name == name)
+
+
+def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | None) -> str:
+    """The stage that a recipe is for: the last that a contest samples by its flow map first, or the last of all.
+
+    It is no control, which another stage is held against.
+    """
+    names = [stage.name for stage in stages]
+    contests = evaluation.contests if evaluation else ()
+    controls = {c.against for c in contests}
+    maps = [c.stage for c in contests if c.samplers[0].type == "flow_map" and c.stage in names]
+    maps = [stage for stage in maps if stage not in controls]
+    return maps[-1] if maps else names[-1]
+
+
+def _of_run(name: str, folder: Path) -> Outside:
+    lock, stage = run_stage(folder)
+    steps = folder if len(lock.seeds) == 1 else folder / f"seed-{lock.seeds[0]}"
+    # No checkpoint is opened here: that needs torch. Whoever uses it will verify it.
+    if not (steps / stage.name / "checkpoints" / f"step-{stage.steps:06d}").is_dir():
+        from flowmap.console.commands import command_line
+
+        home = folder.resolve()
+        command = command_line(home / RUN_LOCK, [f"name={home.name}"], (), home.parent)
+        raise AbsentError(
+            f"the run {name} is not finished: there is no stage '{stage.name}' of {stage.steps} steps in "
+            f"{steps / stage.name}.\n  Go on with it: {command}"
+        )
+    student = stage.objective.roles()["student"]
+    shift = sampling_shift(stage, lock.evaluation)
+    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift)
+    return Outside(name, lock.backbone, pretrained, folder, stage.name)
+
+
+def _unreadable(name: str, folder: Path) -> str:
+    """Say that nothing installed reads `folder`, what it holds, and what would work."""
+    there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
+    return (
+        f"{name} is no run, and no weights that an installed backbone reads: it holds {held}. Weights are a folder in "
+        f"diffusers' layout, with transformer/config.json; asked: {', '.join(catalogue().names('backbone'))}"
+    )
+
+
+# --- what an evaluation says of them
+
+
+def named(evaluation: EvaluationConfig) -> dict[str, Place]:
+    """The weights that an evaluation names, each with the first place where it does."""
+    places: list[tuple[str, Place]] = [(evaluation.teacher, ("evaluation", "teacher"))]
+    places += [(c.stage, ("evaluation", "contests", i, "stage")) for i, c in enumerate(evaluation.contests)]
+    return {name: place for name, place in reversed(places) if is_weights(name)}
+
+
+def missing(evaluation: EvaluationConfig) -> Iterator[Finding]:
+    """The folders that an evaluation names and this machine does not have; `base` is the backbone's to say."""
+    for name, place in named(evaluation).items():
+        if name != BASE:
+            try:
+                look_up(name)
+            except AbsentError as error:
+                yield Finding("error", place, str(error))
+            except FlowmapError:
+                continue  # which is wrong wherever it is looked at: see `findings`
+
+
+def known(evaluation: EvaluationConfig, backbone: BackboneConfig) -> tuple[dict[str, Outside | None], list[Finding]]:
+    """The weights that an evaluation names, None where it cannot be told what they are; and what is wrong with them."""
+    found: dict[str, Outside | None] = {}
+    problems: list[Finding] = []
+    for name, place in named(evaluation).items():
+        found[name] = None
+        try:
+            found[name] = find_weights(name, backbone)
+        except AbsentError:
+            continue
+        except FlowmapError as error:
+            problems.append(Finding("error", place, str(error)))
+    return found, problems
+
+
+def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], spec: SampleSpec) -> Iterator[Finding]:
+    """What does not fit between the weights `found` and the rest of an evaluation on samples of `spec`."""
+    places = named(evaluation)
+    for name, weights in found.items():
+        if weights is None:
+            continue
+        if name != BASE:
+            for problem in weights.misfits(spec):
+                yield Finding("error", places[name], problem)
+        shift = weights.pretrained.shift
+        if None not in (shift, evaluation.shift) and shift != evaluation.shift:
+            why = f"they are made for a grid with shift {shift:g}, and evaluation.shift is {evaluation.shift:g}"
+            yield Finding("warning", places[name], f"{name}: {why}")
+    for index, contest in enumerate(evaluation.contests):
+        other = found.get(contest.stage)
+        if other is None:
+            continue
+        where: Place = ("evaluation", "contests", index)
+        if contest.weights == "raw" and other.run is None:
+            why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
+            yield Finding("error", (*where, "weights"), why)
+        possible = other.sized(spec).backbone.contexts(spec)
+        if contest.context and contest.context not in possible:
+            yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
+        elif contest.context and not other.backbone.goes_on():
+            why = (
+                f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
+            )
+            yield Finding("warning", (*where, "context"), f"{why}; leave this out, or take weights that did")

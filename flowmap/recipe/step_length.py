@@ -1,0 +1,187 @@
+"""How long the difference of a derivative in time may be, as far as that is known before anything is computed.
+
+Over the half width h a central difference takes the derivative of a feature sin(w t) times sin(w h) / (w h): it is the
+derivative averaged over 2 h of time. In bfloat16, with 8 significant bits, u is rounded by about 2^-9 of itself (root
+mean square), and a difference of two such values, divided by 2 h, by 2^-9 |u| / (sqrt(2) h). How far a difference is
+off in the end depends on the network; `flowmap.training.tangent_error` measures it. Torch-free.
+
+So a step that a recipe leaves out is 0.3 radians of the backbone's highest time frequency, but not more than 0.005, and
+0.005 in bfloat16, where a shorter one would be rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, final
+
+from flowmap.plugin.kinds import ObjectiveConfig
+from flowmap.schema.config import Config, Finding
+from flowmap.schema.settings import TangentConfig
+from flowmap.schema.specs import StageFacts
+from flowmap.schema.words import Precision
+
+NAME = "tangent_error"
+"""What the measured relative error of differences is called, beside the losses."""
+
+LIMIT = 0.1
+"""The relative error of a difference above which a run warns."""
+
+_RADIANS = 0.3  # of a feature whose derivative is right: 1.5 % off
+_MOST_RADIANS = 0.5  # 4 % off
+_BFLOAT16 = 2**-9
+_MOST_ROUNDING = 0.5  # of |u|, per unit of t
+
+C = TypeVar("C")
+
+
+@final
+@dataclass(frozen=True)
+class TangentPlace:
+    """A derivative that an objective takes: its field within the objective, how, and whether it could be by jvp."""
+
+    field: tuple[str | int, ...]
+    config: TangentConfig
+    jvp: bool
+
+
+def tangents(objective: ObjectiveConfig, facts: StageFacts) -> list[TangentPlace]:
+    """Every TangentConfig within `objective`, those of objectives inside it too."""
+    return [TangentPlace(field, config, _may_be_jvp(objective, field, facts)) for field, config in _within(objective)]
+
+
+def default_step(frequency: float | None, precision: Precision) -> float:
+    """The step of a difference that a recipe leaves out, for a backbone's highest `frequency`; see the module."""
+    longest = TangentConfig().step
+    if frequency is None or precision == "bf16":
+        return longest
+    return min(longest, float(f"{_RADIANS / frequency:.1g}"))
+
+
+def settled(value: C, step: float) -> C:
+    """`value` with `step` in every difference within it whose own is left out."""
+    if isinstance(value, TangentConfig):
+        left_out = value.method == "central" and "step" not in value.model_fields_set
+        return value.model_copy(update={"step": step}) if left_out else value
+    if isinstance(value, Config):
+        parts = {name: getattr(value, name) for name in type(value).model_fields}
+        changed = {name: part for name, old in parts.items() if (part := settled(old, step)) is not old}
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, tuple):
+        elements = tuple(settled(part, step) for part in value)
+        return value if all(a is b for a, b in zip(value, elements, strict=True)) else cast(C, elements)
+    if isinstance(value, dict):
+        entries = {key: settled(part, step) for key, part in value.items()}
+        return value if all(value[key] is part for key, part in entries.items()) else cast(C, entries)
+    return value
+
+
+def step_findings(
+    objective: ObjectiveConfig, facts: StageFacts, frequency: float | None, precision: Precision
+) -> Iterator[Finding]:
+    """Warn of differences that are too long for `frequency`, the backbone's highest, or too short for `precision`."""
+    for place in tangents(objective, facts):
+        if place.config.method != "central":
+            continue
+        doubt = _doubt(place.config.step, frequency, precision, place.jvp)
+        if doubt:
+            yield Finding("warning", (*place.field, "step"), doubt)
+
+
+def feature_error(radians: float) -> float:
+    """The relative error of a central difference of a sinusoid over this half width: 1 - sin x / x."""
+    return 1 - math.sin(radians) / radians
+
+
+def rounding(step: float) -> float:
+    """The rounding of du/dt by a difference in bfloat16, in units of |u| per unit of t; see the module."""
+    return _BFLOAT16 / (math.sqrt(2) * step)
+
+
+def percent(share: float) -> str:
+    """`share` in percent, with two digits where it is small."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def _doubt(step: float, frequency: float | None, precision: Precision, jvp: bool) -> str | None:
+    mixed = precision == "bf16"
+    if frequency is not None and step * frequency > _MOST_RADIANS:
+        right = _RADIANS / frequency
+        ways = [_JVP] if jvp else []
+        if mixed:
+            ways.append(f"step = {right:.1g} with precision = 'no'")
+            rounded = (
+                f"; in bf16 rounding adds about {percent(rounding(step))} of |u| per unit of t, "
+                f"and {percent(rounding(right))} over {right:.1g}"
+            )
+        else:
+            ways.insert(0, f"step = {right:.1g}")
+            rounded = ""
+        return (
+            f"{_radians(step, frequency)}, so this is a derivative averaged over {2 * step:g} of time, not the "
+            f"network's own{rounded}. {_MEASURED}. The network's own takes {' or '.join(ways)}, but averaged trains "
+            "better where it was tried (docs/derivatives.md)"
+        )
+    if mixed and rounding(step) > _MOST_ROUNDING:
+        longer = TangentConfig().step
+        ways = [_JVP] if jvp else []
+        ways += ["precision = 'no'", f"step = {longer:g} ({percent(rounding(longer))}{_price(longer, frequency)})"]
+        return (
+            f"in bf16 u is rounded to about 0.2 %, which over so short a step is {percent(rounding(step))} of |u| per "
+            f"unit of t in the derivative. {_MEASURED}. Set {' or '.join(ways)}"
+        )
+    return None
+
+
+_JVP = "method = 'jvp' (plain attention only)"
+_MEASURED = f"How far off it is in all, the run measures ('{NAME}' in steps.jsonl)"
+
+
+def _radians(step: float, frequency: float) -> str:
+    """How long `step` is for the fastest feature, and what that makes of it."""
+    radians = step * frequency
+    return (
+        f"{step:g} is {radians:.2g} radians of this backbone's highest time frequency ({frequency:g} per unit of t), "
+        f"of which a difference is {percent(feature_error(radians))} off"
+    )
+
+
+def _price(step: float, frequency: float | None) -> str:
+    """What a longer `step` costs instead, if it does."""
+    if frequency is None or step * frequency <= _MOST_RADIANS:
+        return ""
+    return f", but {_radians(step, frequency)}"
+
+
+def _within(value: Any, field: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], TangentConfig]]:
+    if isinstance(value, TangentConfig):
+        yield field, value
+    elif isinstance(value, Config):
+        for name in type(value).model_fields:
+            yield from _within(getattr(value, name), (*field, name))
+    elif isinstance(value, tuple):
+        for index, part in enumerate(value):
+            yield from _within(part, (*field, index))
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _within(part, (*field, key))
+
+
+def _may_be_jvp(objective: ObjectiveConfig, field: tuple[str | int, ...], facts: StageFacts) -> bool:
+    """Whether `objective` has nothing against its derivative at `field` by forward mode."""
+    other = _by_jvp(objective, field)
+    already = {finding.field for finding in objective.findings(facts) if finding.level == "error"}
+    return all(f.level != "error" or f.field in already for f in other.findings(facts))
+
+
+def _by_jvp(value: Any, field: tuple[str | int, ...]) -> Any:
+    """`value` with the TangentConfig at `field` by forward mode."""
+    if not field:
+        return value.model_copy(update={"method": "jvp"})
+    first, rest = field[0], field[1:]
+    if isinstance(value, Config):
+        return value.model_copy(update={str(first): _by_jvp(getattr(value, str(first)), rest)})
+    if isinstance(value, dict):
+        return {**value, first: _by_jvp(value[first], rest)}
+    return tuple(_by_jvp(part, rest) if index == first else part for index, part in enumerate(value))

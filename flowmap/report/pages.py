@@ -1,0 +1,39 @@
+"""What the pages of flowmap share: how they are rendered, and how they print a score. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from flowmap.errors import FlowmapError
+from flowmap.plugin.catalogue import catalogue
+
+
+def rendered(template: str, view: Mapping[str, Any], folder: Path) -> str:
+    """The page that `template` makes of `view`; raises FlowmapError if a file of `folder` lacks what it shows."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    try:
+        return pages.get_template(template).render(view)
+    except (KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
+
+
+def shown(value: float, digits: int) -> str:
+    """A score as a page prints it; what would read as 0 and is not says so."""
+    if not math.isfinite(value):
+        return "not finite"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if 0 < value < least / 2 else f"{value:.{digits}f}"
+
+
+def described(metric: str) -> str:
+    """What the metric's plugin says it is; nothing if the plugin is not installed any more."""
+    try:
+        return (catalogue().find("metric", metric).__doc__ or "").strip().split("\n")[0]
+    except LookupError:
+        return ""

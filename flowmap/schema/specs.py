@@ -1,0 +1,104 @@
+"""What samples, roles, stages and weights are, as far as a configuration has to know. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowmap.schema.words import Fit, FrameChoice, FrameView, NetworkKind
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where base weights come from: a hub id, if they have one, and their licence, as a model card names it."""
+
+    hub_id: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A role that an objective needs: what kind of network, and whether the stage trains it.
+
+    `view` is how the objective shows frames to a causal network in this role. A student that is trained on whole videos
+    is sampled so too.
+    """
+
+    kind: NetworkKind
+    trained: bool
+    summary: str
+    view: FrameView = "forced"
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """What one sample of a data source is.
+
+    `shape` is `(F, ...)`: frames first (1 for images and points). `classes` counts the labels that can
+    be a condition; 0 means that there are none. `labelled` says whether reference samples have class labels,
+    `text` whether samples come with a caption, `text_dim` how many dimensions its embedding has where the data bring
+    one (0 if not). `fps` are the frames per second of videos; `frame_choice` and `fit` say how files become such
+    samples, those that the data are made of and those that a user gives.
+    """
+
+    shape: tuple[int, ...]
+    classes: int = 0
+    labelled: bool = False
+    text: bool = False
+    text_dim: int = 0
+    fps: float | None = None
+    # How a sample was read is no part of what kind it is.
+    frame_choice: FrameChoice = field(default="nearest", compare=False)
+    fit: Fit = field(default="crop", compare=False)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a generation can be conditioned on anything."""
+        return self.classes > 0 or self.text
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a backbone's base weights are as they stand, without any training of ours.
+
+    `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
+    from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
+    not known), `calls` network calls of `sampler`, guided by `cfg_scale` (w in null + w (cond - null)).
+    """
+
+    kind: NetworkKind
+    view: FrameView = "whole"
+    files: tuple[Path, ...] = ()
+    spec: SampleSpec | None = None
+    shift: float | None = 1.0
+    sampler: str = "flow_map"
+    calls: int = 4
+    cfg_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What an objective may know about its stage when it is asked whether the combination makes sense.
+
+    `batch` is the global batch in samples; `conditional` says whether the data carry a condition, `recomputes`
+    whether the backbone recomputes its forward in backward (gradient checkpointing), `accumulates` whether a process
+    may take its share of the batch in several micro-batches. `steps` is the length of the stage, `channels` those of
+    the data; 0 where that is not known.
+    """
+
+    batch: int
+    conditional: bool
+    recomputes: bool = False
+    accumulates: bool = False
+    steps: int = 1_000_000
+    channels: int = 0
+
+    def ever(self, probability: float) -> bool:
+        """Whether in one such stage of a hundred, at least, there is a sample to which this happens."""
+        return probability * self.batch * self.steps >= 0.01
+
+    def rarely(self) -> str:
+        """Say that something does not come about in so short a stage."""
+        return (
+            f"this stage has {self.batch * self.steps:,} samples, and most likely it comes about in none; use 0.1 say"
+        )

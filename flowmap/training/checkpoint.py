@@ -1,0 +1,285 @@
+"""Checkpoints: safetensors and a manifest with sizes and checksums, written whole or not at all.
+
+`<stage>/checkpoints/step-NNNNNN/` holds, for every trained role, `<role>.safetensors` (its own parameters),
+`<role>.ema.safetensors` (their moving average, where one is kept) and `<role>.optimizer.safetensors`
+(AdamW's moments, as `<parameter>/<moment>`), and `manifest.json`. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flowmap import __version__
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import SKIP_PREFIX, StoppedError, remove_folder, write_whole_folder, writing
+from flowmap.files.manifest import FORMAT, MANIFEST, Checkpoint, StepsSeal, checkpoints, read_manifest
+from flowmap.files.texts import TextError
+from flowmap.interfaces import Role
+from flowmap.phases import Phase, each, phase
+from flowmap.schema.words import Weights
+from flowmap.training.sharding import like_sharded, local, whole
+
+_HASHED_TOGETHER = 1 << 20  # bytes
+_MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
+"""What AdamW knows of a parameter that it has stepped."""
+
+
+def save(
+    stage: Path,
+    step: int,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    roles: Mapping[str, Role],
+    keep: int,
+    write: bool = True,
+    steps: StepsSeal | None = None,
+) -> Checkpoint:
+    """Save the trained `roles` after `step` finished steps and drop all but the newest `keep` checkpoints.
+
+    `steps` seals what `steps.jsonl` says of them. The folder `stage` must be there. Where networks are sharded, all
+    processes must call this and one of them must `write`; what it writes is whole, so that any number of processes can
+    go on from it.
+    """
+    path = stage / "checkpoints" / f"step-{step:06d}"
+
+    def fill(folder: Path) -> None:
+        total = sum(_size(tensor) for tensors in _files(optimizers, roles).values() for tensor in tensors.values())
+        with phase("writing", total, "bytes") as doing:
+            for name, tensors in _contents(optimizers, roles, write):
+                save_file(tensors, folder / name)
+                doing.advance(sum(map(_size, tensors.values())))
+        written = {file: file.stat().st_size for file in sorted(folder.iterdir())}
+        with phase("hashing", sum(written.values()), "bytes") as doing:
+            files = {file.name: {"bytes": size, "sha256": _sha256(file, doing)} for file, size in written.items()}
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "flowmap": __version__,
+            "torch": torch.__version__,
+            "files": files,
+        }
+        if steps is not None:
+            manifest["steps"] = steps.model_dump()
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    if not write:
+        for _ in _contents(optimizers, roles, write):
+            pass
+        return Checkpoint(path, step)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    write_whole_folder(path, fill)
+    prune(stage, keep)
+    return Checkpoint(path, step)
+
+
+def prune(stage: Path, keep: int) -> None:
+    """Drop all but the newest `keep` checkpoints."""
+    for old in checkpoints(stage)[:-keep]:
+        remove_folder(old.path)
+
+
+def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]) -> None:
+    """Put a verified checkpoint back into the trained `roles` and their `optimizers`, completely or not at all.
+
+    Raises FlowmapError, before anything is changed, if a tensor is missing, too many, or of another shape or type.
+    """
+    loaded: list[tuple[Role, torch.optim.Optimizer, dict[str, dict[str, Tensor]]]] = []
+    for name, optimizer in each(list(optimizers.items()), "reading weights and moments", "roles"):
+        role = roles[name]
+        files = {part: checkpoint.path / f"{name}{part}.safetensors" for part in ("", ".ema", ".optimizer")}
+        if not role.average:
+            del files[".ema"]
+        read = {part: _read(file) for part, file in files.items()}
+        _refuse_misfit(role.own, read[""], files[""])
+        if role.average:
+            _refuse_misfit(role.average, read[".ema"], files[".ema"])
+        _refuse_odd_moments(role, read[".optimizer"], files[".optimizer"])
+        loaded.append((role, optimizer, read))
+    for role, optimizer, read in each(loaded, "putting them in place", "roles"):
+        _copy(role.own, read[""])
+        if role.average:
+            _copy(role.average, read[".ema"])
+        _restore_moments(role, optimizer, read[".optimizer"])
+
+
+def read_weights(checkpoint: Checkpoint, role: str, weights: Weights) -> dict[str, Tensor]:
+    """The own parameters of `role` in a verified checkpoint."""
+    file = checkpoint.path / f"{role}{'.ema' if weights == 'ema' else ''}.safetensors"
+    return _read(file)
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Raise StoppedError, naming the file, if anything in `checkpoint` is missing, truncated or altered.
+
+    Its `first` is the command that moves the damaged checkpoints away, so that the one before them counts.
+    """
+    problem = next(_problems(checkpoint), None)
+    if problem is None:
+        return
+    damaged = [checkpoint]
+    advice = "No earlier one is whole: the stage will start over"
+    for older in reversed(checkpoints(checkpoint.path.parents[1])):
+        if older.step < checkpoint.step:
+            if next(_problems(older), None) is None:
+                advice = f"The one before it, {older.path}, is whole"
+                break
+            damaged.append(older)
+    raise StoppedError(
+        f"checkpoint {checkpoint.path} is damaged: {problem}. It is not used. {advice}.",
+        first=" && ".join(shlex.join(["mv", str(c.path), str(aside(c.path, "damaged"))]) for c in damaged),
+    )
+
+
+def aside(path: Path, why: str) -> Path:
+    """The first free name for a checkpoint that is not to be used, for it is what `why` says."""
+    number = 1
+    while (found := path.with_name(f"{why}-{number}-{path.name}")).exists():
+        number += 1
+    return found
+
+
+def clean(stage: Path) -> None:
+    """Delete what an interrupted write, save or deletion left behind."""
+    for path in (*stage.glob(f"{SKIP_PREFIX}*"), *(stage / "checkpoints").glob(f"{SKIP_PREFIX}*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _problems(checkpoint: Checkpoint) -> Iterator[str]:
+    """What is wrong with `checkpoint`, the cheapest to find first."""
+    try:
+        wanted = read_manifest(checkpoint).files
+        there = sorted(file.name for file in checkpoint.path.glob("*.safetensors"))
+    except TextError as error:
+        yield str(error)
+        return
+    except OSError as error:
+        yield f"it cannot be read: {error.strerror}"
+        return
+    # What the manifest does not name has no checksum, and would be read all the same.
+    yield from (f"{name} is not in its {MANIFEST}" for name in there if name not in wanted)
+    what = f"checking {checkpoint.path.parents[1].name}, step {checkpoint.step}"
+    with phase(what, sum(facts.bytes for facts in wanted.values()), "bytes") as doing:
+        for name, facts in wanted.items():
+            file = checkpoint.path / name
+            try:
+                if file.stat().st_size != facts.bytes:
+                    yield f"{name} has {file.stat().st_size} bytes instead of {facts.bytes}"
+                elif _sha256(file, doing) != facts.sha256:
+                    yield f"the contents of {name} do not match their checksum"
+            except FileNotFoundError:
+                yield f"{name} is missing"
+            except OSError as error:
+                yield f"{name} cannot be read: {error.strerror}"
+
+
+def _sha256(file: Path, doing: Phase) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_HASHED_TOGETHER))
+    with file.open("rb", buffering=0) as opened:
+        while size := opened.readinto(buffer):
+            digest.update(buffer[:size])
+            doing.advance(size)
+    return digest.hexdigest()
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of all of it, sharded or not."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _files(
+    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]
+) -> dict[str, Mapping[str, Tensor]]:
+    """The files of a checkpoint and the tensors of each, as they are in this process."""
+    files: dict[str, Mapping[str, Tensor]] = {}
+    for name, optimizer in optimizers.items():
+        role = roles[name]
+        files[f"{name}.safetensors"] = role.own
+        files[f"{name}.optimizer.safetensors"] = _moments(role, optimizer)
+        if role.average:
+            files[f"{name}.ema.safetensors"] = role.average
+    return files
+
+
+def _contents(
+    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], wanted: bool
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """File after file of a checkpoint, each tensor whole and on the CPU; not kept unless `wanted`."""
+    for name, tensors in _files(optimizers, roles).items():
+        kept = {}
+        for key, value in tensors.items():
+            gathered = whole(value.detach())
+            if wanted:
+                kept[key] = gathered.cpu().contiguous()
+        yield name, kept
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except FileNotFoundError:
+        raise FlowmapError(
+            f"{file} does not exist; this checkpoint was written by a different recipe", code=1
+        ) from None
+    except SafetensorError as error:
+        raise FlowmapError(f"{file} is no safetensors file: {error}", code=1) from None
+    return tensors
+
+
+def _refuse_misfit(target: Mapping[str, Tensor], source: Mapping[str, Tensor], file: Path) -> None:
+    here, there = ({name: (t.shape, t.dtype) for name, t in tensors.items()} for tensors in (target, source))
+    odd = sorted({name for name, _ in here.items() ^ there.items()})
+    if odd:
+        raise FlowmapError(f"{file} does not fit this network: {len(odd)} parameters differ, first {odd[0]}", code=1)
+
+
+def _refuse_odd_moments(role: Role, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Each parameter has all moments, or, if it was never stepped, none; each moment but the count has its shape."""
+    found: dict[str, set[str]] = {}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        found.setdefault(name, set()).add(moment)
+        shape = torch.Size(()) if moment == "step" else role.own[name].shape if name in role.own else None
+        if name not in role.own or moment not in _MOMENTS or value.shape != shape or not value.is_floating_point():
+            raise FlowmapError(f"{file} does not fit this optimizer: {key} is none of its moments", code=1)
+    for name, moments in found.items():
+        if moments != _MOMENTS:
+            missing = min(_MOMENTS - moments)
+            raise FlowmapError(f"{file} does not fit this optimizer: {name}/{missing} is missing", code=1)
+
+
+@torch.no_grad()
+def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        local(tensor).copy_(local(like_sharded(source[name], tensor)))
+
+
+def _moments(role: Role, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{moment}": torch.as_tensor(value)
+        for name, parameter in role.own.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _restore_moments(role: Role, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        parameter = role.own[name]
+        if moment != "step":
+            optimizer.state[parameter][moment] = like_sharded(value, parameter)
+        else:
+            device = parameter.device if optimizer.defaults.get("fused") else torch.device("cpu")
+            optimizer.state[parameter][moment] = value.to(device)

@@ -1,0 +1,275 @@
+"""Measure finished stages and weights from outside: samples at each number of calls, with floors and spreads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import rewrite_lines, write_whole_file, writing
+from flowmap.files.shelf import SHELF, Shelf
+from flowmap.interfaces import Evidence, Metric, References, Samples
+from flowmap.media.pictures import png
+from flowmap.phases import each, phase
+from flowmap.plugin.kinds import MetricConfig, SamplerConfig
+from flowmap.recipe.layout import Plan
+from flowmap.recipe.outside import file_name
+from flowmap.recipe.tables import EvaluationConfig
+from flowmap.schema.words import Weights
+from flowmap.statistics.scores import METRICS, Score, read_scores
+from flowmap.statistics.spots import mean_of, spread_of
+from flowmap.use.lineup import Lineup, Member
+from flowmap.use.student import Contestant, generate, held_out_start, steps_for
+
+PICTURES = "pictures"
+_SHEET = 64
+_OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of the competition: a member's weights under a sampler (None: metrics of the network itself)."""
+
+    member: Member
+    weights: Weights
+    sampler: SamplerConfig | None
+    context: int
+    cfg_scale: float
+    evaluation: str
+
+    @property
+    def label(self) -> str:
+        """The sampler as the results name it."""
+        given = f"-after-{self.context}" if self.context else ""
+        return f"{self.sampler.type}{given}" if self.sampler else "network"
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A metric, and its floor for the number of samples that is scored."""
+
+    metric: Metric
+    floor: float
+
+
+def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
+    """Score every contest of the recipe for every seed into `metrics.jsonl`, skipping what is there already.
+
+    `report` is told what is being measured. An interrupted evaluation loses at most one row. Raises
+    FlowmapError if a stage is not finished, or weights from outside cannot be read.
+    """
+    config = plan.recipe.evaluation
+    if config is None:
+        return
+    found = read_scores(plan.folder / METRICS)
+    lineup = Lineup(plan, device)
+    entries = [entry for seed in plan.recipe.seeds for entry in _entries(lineup, config, seed)]
+    # None where something is missing; in the recipe's order, whatever the order of measuring.
+    rows = [_recorded(entry, found, config) for entry in entries]
+    _write(plan, rows)
+    for seed in plan.recipe.seeds:
+        missing = [i for i, entry in enumerate(entries) if entry.member.seed == seed and rows[i] is None]
+        if not missing:
+            continue
+        report(f"seed {seed}: the teacher's reference samples")
+        measures = _measures(lineup, plan, config, seed)
+        # One backbone after the other: the base weights of each are read once.
+        backbones = [entries[i].member.backbone for i in missing]
+        ordered = sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone))
+        for i in each(ordered, f"evaluating seed {seed}", "contests"):
+            entry = entries[i]
+            by = f"by {entry.label}" if entry.sampler else "the network itself"
+            report(f"seed {seed}: {entry.member.name} ({entry.weights}), {by}")
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, measures, lineup)]
+            _write(plan, rows)
+
+
+def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
+    rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
+
+
+def _entries(lineup: Lineup, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
+    settings = config.model_dump(mode="json", exclude={"contests", "calls"})
+    settings["teacher_checkpoint"] = lineup.member(config.teacher, seed).checkpoint
+    probed: set[tuple[str, Weights]] = set()
+    for contest in config.contests:
+        member = lineup.member(contest.stage, seed)
+        samplers: list[SamplerConfig | None] = list(contest.samplers)
+        if (member.name, contest.weights) not in probed and any(_probes(m, member) for m in config.metrics):
+            samplers.append(None)
+            probed.add((member.name, contest.weights))
+        for sampler in samplers:
+            # The sampler's own fields too: the same name with another setting is another row.
+            own = {
+                "sampler": sampler.model_dump(mode="json") if sampler else None,
+                "context": contest.context,
+                "cfg_scale": contest.cfg_scale,
+            }
+            text = json.dumps(settings | own, sort_keys=True)
+            evaluation = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+            context, scale = (contest.context, contest.cfg_scale) if sampler else (0, 1.0)
+            yield _Entry(member, contest.weights, sampler, context, scale, evaluation)
+
+
+def _probes(metric: MetricConfig, member: Member) -> bool:
+    """Whether `metric` calls the member's network itself rather than looking at samples."""
+    return metric.network is not None and metric.network == member.kind
+
+
+def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
+    """The (sampler, nfe, metric) that the entry's lines must have."""
+    if entry.sampler is None:
+        return {(m.network or "", m.calls, m.type) for m in config.metrics if _looks_at(m, entry)}
+    calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
+    return {(entry.label, n, m.type) for n in calls for m in config.metrics if _looks_at(m, entry)}
+
+
+def _looks_at(metric: MetricConfig, entry: _Entry) -> bool:
+    """Whether `metric` is part of this row: of samples under a sampler, or of the network itself."""
+    return metric.network is None if entry.sampler else _probes(metric, entry.member)
+
+
+def _recorded(
+    entry: _Entry, found: Sequence[dict[str, object]], config: EvaluationConfig
+) -> list[dict[str, object]] | None:
+    """The entry's lines among those found, or None unless all that are wanted are there."""
+    wanted = _wanted(entry, config)
+    header = {
+        "stage": entry.member.name,
+        "weights": entry.weights,
+        "seed": entry.member.seed,
+        "checkpoint": entry.member.checkpoint,
+        "evaluation": entry.evaluation,
+    }
+    lines = {
+        key: line
+        for line in found
+        if all(line.get(k) == v for k, v in header.items())
+        and (key := (line["sampler"], line["nfe"], line["metric"])) in wanted
+    }
+    return list(lines.values()) if lines.keys() == wanted else None
+
+
+def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, _Measure]:
+    member, shelf = lineup.member(config.teacher, seed), Shelf(plan.folder / SHELF)
+    teacher = lineup.open(member, "ema")
+    settings = {
+        **config.model_dump(mode="json", include=set(_OF_TEACHER)),
+        "data": plan.recipe.measured_data().model_dump(mode="json"),
+        "device": str(teacher.device),
+        "teacher": member.dependencies(),
+    }
+    kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
+    reference, again = kept["reference"], kept["again"]
+    splits: tuple[Literal["train", "held_out"], ...] = ("train", "held_out")
+    train, held_out = (_real(teacher, split, config.real) for split in each(splits, "reading real samples"))
+    if seed == plan.recipe.seeds[0]:
+        _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
+        _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
+    references = References(train, held_out, reference, again, shelf)
+    built: dict[MetricConfig, _Measure] = {}
+    for metric in each(config.metrics, "preparing metrics, and what a perfect model would score"):
+        with phase(metric.type):
+            made = metric.build(references)
+            built[metric] = _Measure(made, made.floor(config.samples))
+    return built
+
+
+def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tensor]:
+    """The teacher's many-step samples; they depend on the settings that `_OF_TEACHER` names."""
+    sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
+    # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
+    draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
+    draws["again"] = teacher.draw("floor", 0, config.samples)
+    made = {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
+    if not all(samples.isfinite().all() for samples in made.values()):
+        raise FlowmapError(
+            f"the reference samples of the teacher '{teacher.stage}' (seed {teacher.seed}; {calls} calls of "
+            f"{sampler.type}) are not all finite numbers, so nothing can be measured against them; look at how it was "
+            "trained, or lower evaluation.teacher_cfg_scale",
+            code=1,
+        )
+    return made
+
+
+def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:
+    """Real samples in data space: what was encoded ahead of training is decoded."""
+    samples = contestant.data.reference(split, count)
+    return replace(samples, x=contestant.backbone.decode(samples.x), encoded=False) if samples.encoded else samples
+
+
+def _score(
+    entry: _Entry,
+    plan: Plan,
+    config: EvaluationConfig,
+    measures: dict[MetricConfig, _Measure],
+    lineup: Lineup,
+) -> Iterator[Score]:
+    contestant = lineup.open(entry.member, entry.weights)
+    calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
+    chosen = {m: measure for m, measure in measures.items() if _looks_at(m, entry)}
+    for nfe in calls:
+        values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
+        for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
+            evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
+            for m, measure in each(list(chosen.items()), "scoring", "metrics"):
+                # No metric need know what to make of samples that are no numbers; they are the worst there are.
+                usable = m.network is not None or bool(evidence.samples.isfinite().all())
+                values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
+        for m, measure in chosen.items():
+            yield Score(
+                stage=contestant.stage,
+                weights=entry.weights,
+                sampler=entry.label if entry.sampler else m.network or "",
+                nfe=nfe,
+                metric=m.type,
+                value=mean_of(values[m]),
+                spread=spread_of(values[m]),
+                floor=measure.floor,
+                seed=contestant.seed,
+                samples=config.samples,
+                repeats=config.repeats,
+                checkpoint=entry.member.checkpoint,
+                evaluation=entry.evaluation,
+                values=tuple(values[m]),
+            )
+
+
+def _words(entry: _Entry, nfe: int) -> str:
+    by = f"by {entry.label}, {nfe} call{'' if nfe == 1 else 's'}" if entry.sampler else "the network itself"
+    return f"{entry.member.name} ({entry.weights}), {by}"
+
+
+def _evidence(
+    entry: _Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
+) -> Evidence:
+    draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
+    if config.noise == "common":
+        draw = contestant.common_draw(repeat, config.samples)
+    if entry.sampler is None:
+        batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
+        return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
+    start = held_out_start(contestant, entry.context, draw) if entry.context else None
+    samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
+        name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
+        # What is no number has no colour: it is drawn as 0, and what is too large as the largest.
+        shown = samples[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
+        _save_picture(plan.folder, name, contestant.data.picture(shown))
+    return Evidence(samples, contestant.network, None, draw)
+
+
+def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
+    with writing(folder / PICTURES):
+        (folder / PICTURES).mkdir(exist_ok=True)
+    write_whole_file(folder / PICTURES / f"{name}.png", lambda part: part.write_bytes(png(picture)))

@@ -1,0 +1,173 @@
+"""Write a finished stage's student as others load it, with a model card: what `flowmap export` does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowmap import __version__
+from flowmap.console.commands import going_on
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import readable, write_whole_folder
+from flowmap.phases import phase
+from flowmap.recipe.layout import LOCK, Plan, StagePlan
+from flowmap.recipe.tables import sampling_shift
+from flowmap.runs.open import choose_stage, open_run, rerun
+from flowmap.runs.read import read_about
+from flowmap.schema.words import Weights, unknown_word
+from flowmap.statistics.scores import METRICS, read_scores
+from flowmap.training.stage import base_draw, stage_weights
+
+_MOST_ROWS = 40
+_RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
+_ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
+_MANY_STEPS = "It is a velocity u(x, t), and no flow map: it is sampled with many steps, as its base is."
+
+
+def export_run(
+    folder: Path,
+    to: Path,
+    stage: str | None,
+    weights: Weights,
+    train_seed: int | None,
+    merged: bool,
+    form: str | None = None,
+) -> tuple[StagePlan, str]:
+    """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
+
+    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises FlowmapError if `to`
+    exists, if the stage is not finished, or if there is no form of it that others load.
+    """
+    if os.path.lexists(to):
+        raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
+    plan = open_run(folder)
+    chosen = choose_stage(plan, stage, train_seed)
+    recipe, forms = plan.recipe, plan.recipe.backbone.forms
+    if form is not None and forms and form not in forms:
+        raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
+    student = chosen.stage.objective.roles()["student"]
+    if student.kind == "velocity" and student.view == "forced" and recipe.backbone.causal():
+        raise FlowmapError(
+            f"stage '{chosen.stage.name}' trains a velocity that makes videos chunk by chunk: it is no any-step model, "
+            "and no other pipeline samples it so; export a stage that trains a flow map"
+        )
+    with going_on(rerun(folder)):
+        own = stage_weights(chosen, chosen.stage.name, weights)
+    backbone = recipe.backbone.build(recipe.data.spec())
+    with phase("making the network"):
+        role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
+    # They are in the role now: once is enough.
+    del own
+    shift = sampling_shift(chosen.stage, recipe.evaluation)
+    loading = ""
+
+    def fill(part: Path) -> None:
+        nonlocal loading
+        with torch.no_grad():
+            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
+        (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift), "utf-8")
+        for file in part.rglob("*.safetensors"):
+            # What is linked is the base's own file, and none of our business.
+            if file.stat().st_nlink == 1:
+                readable(file)
+
+    write_whole_folder(to, fill)
+    return chosen, loading.replace("FOLDER", str(to))
+
+
+def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float) -> str:
+    """The model card: what it is, how it was made and measured, how it is loaded, under which licence."""
+    recipe = plan.recipe
+    origin = recipe.backbone.origin()
+    flow_map = chosen.stage.objective.roles()["student"].kind == "flow_map"
+    head = [
+        "---",
+        f"license: {origin.licence}",
+        "library_name: diffusers",
+        *([f"base_model: {origin.hub_id}"] if origin.hub_id else []),
+        f"tags: [{'flow-map, distillation' if flow_map else 'flow-matching'}, flowmap]",
+        "---",
+    ]
+    about = _about(plan.folder)
+    versions = {"flowmap": __version__, **{k: v for k, v in about.items() if k in ("torch", "diffusers", "device")}}
+    # The chosen stage and those that it starts from: no other has a part in these weights, or need be trained.
+    trained = [stage["name"] for stage in chosen.lock["stages"]]
+    stages = "\n".join(
+        f"| {s.name} | {s.objective.type} | {s.steps} | {s.batch} | {s.optimizer.lr:g} |"
+        for s in recipe.stages
+        if s.name in trained
+    )
+    return "\n".join(
+        [
+            *head,
+            f"# {recipe.name}: {chosen.stage.name}",
+            "",
+            f"The {'moving average' if weights == 'ema' else 'raw weights'} of the student of stage "
+            f"`{chosen.stage.name}` (training seed {chosen.seed}), {'distilled' if flow_map else 'trained'} with "
+            f"[flowmap](https://arxiv.org/abs/2605.13724) {__version__} by the recipe in `{_RECIPE}`.",
+            "",
+            _ANY_STEP if flow_map else _MANY_STEPS,
+            "",
+            "## Load",
+            "```python",
+            *(["import diffusers"] if "diffusers." in loading else []),
+            loading,
+            "```",
+            f"`FOLDER` is where this file lies. Its sampling grid has shift {shift:g}."
+            + _conditions(recipe.data.spec().fps),
+            "",
+            "## Training",
+            "| stage | objective | steps | batch | learning rate |",
+            "|---|---|---|---|---|",
+            stages,
+            "",
+            "Made with " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".",
+            "",
+            "## Measured",
+            _measured(plan, chosen, weights),
+            "",
+            "## Licence",
+            f"That of the base weights: {origin.licence}.",
+            "",
+        ]
+    )
+
+
+def _conditions(fps: float | None) -> str:
+    return f" Videos are made at {fps:g} frames per second." if fps else ""
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = read_about(folder)
+    except FlowmapError:
+        about = {}  # what it was trained with is not known
+    return about or {"torch": importlib.metadata.version("torch")}
+
+
+def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:
+    """The stage's own lines of the results."""
+    wanted = (chosen.stage.name, chosen.seed, weights)
+    lines = read_scores(plan.folder / METRICS)
+    lines = [line for line in lines if (line["stage"], line["seed"], line["weights"]) == wanted]
+    if not lines:
+        return "Nothing was measured."
+    rows = [
+        f"| {line['sampler']} | {line['nfe']} | {line['metric']} | {line['value']:.4g} ± {line['spread']:.2g} "
+        f"| {line['floor']:.3g} |"
+        for line in lines[:_MOST_ROWS]
+    ]
+    return "\n".join(
+        [
+            "Lower is better; ± is the spread over fresh noise; the floor is what a perfect model would score.",
+            "",
+            "| sampler | network calls | metric | value | floor |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )

@@ -1,0 +1,128 @@
+"""Who is measured: stages of a run and weights from outside, to be opened one after the other."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+import torch
+
+from flowmap.files.manifest import MANIFEST, checkpoints
+from flowmap.interfaces import Backbone, Data
+from flowmap.phases import phase
+from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.hub import fingerprint
+from flowmap.recipe.layout import Plan, StagePlan
+from flowmap.recipe.outside import Outside, find_weights, is_weights
+from flowmap.runs.open import choose_stage, open_run, reopened
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import NetworkKind, Weights
+from flowmap.use.student import Contestant, open_contestant, open_weights
+
+
+@final
+@dataclass(frozen=True)
+class Member:
+    """One of those who are measured, at one training seed; `checkpoint` identifies the weights.
+
+    Weights from outside have no training seed: at every seed they are the same, under other noise. `source` is the
+    stage, or what is known of the weights.
+    """
+
+    name: str
+    seed: int
+    kind: NetworkKind
+    checkpoint: str
+    backbone: BackboneConfig
+    spec: SampleSpec
+    source: StagePlan | Outside
+
+    def dependencies(self) -> dict[str, object]:
+        """All that samples of the member depend on, whatever draws them, as JSON has it."""
+        source = self.source
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "checkpoint": self.checkpoint,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "spec": asdict(self.spec),
+            "trained": source.lock if isinstance(source, StagePlan) else [self.kind, source.pretrained.view],
+        }
+
+
+@final
+class Lineup:
+    """Those whom the recipe of a plan names. The base weights of one backbone are in memory at a time."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self._plan = plan
+        self._device = device
+        self._known: dict[str, tuple[Outside, str]] = {}
+        self._made: tuple[BackboneConfig, SampleSpec] | None = None
+        self._backbone: Backbone | None = None
+
+    @cached_property
+    def _data(self) -> Data:
+        """What is measured against; opened when somebody is measured."""
+        with phase("opening the data"):
+            return self._plan.recipe.measured_data().build()
+
+    def member(self, name: str, seed: int) -> Member:
+        """Who is called `name`, at the training seed `seed`; raises FlowmapError for weights that cannot be read."""
+        spec = self._plan.recipe.data.spec()
+        if not is_weights(name):
+            stage = self._plan.find(name, seed)
+            kind = stage.stage.objective.roles()["student"].kind
+            return Member(name, seed, kind, _identity(stage), self._plan.recipe.backbone, spec, stage)
+        if name not in self._known:
+            found = find_weights(name, self._plan.recipe.backbone).sized(spec)
+            self._known[name] = found, _identity(_of_run(found.run)) if found.run else _contents(found)
+        found, identity = self._known[name]
+        return Member(name, seed, found.pretrained.kind, identity, found.backbone, spec, found)
+
+    def open(self, member: Member, weights: Weights) -> Contestant:
+        """The network of `member`; whoever was opened before is then no longer valid.
+
+        Raises FlowmapError if a stage is not finished.
+        """
+        source, backbone = member.source, self._ready(member.backbone, member.spec)
+        device, data, precision = self._device, self._data, self._plan.recipe.compute.precision
+        if isinstance(source, StagePlan):
+            return open_contestant(source, weights, device, data, backbone)
+        if source.run is None:
+            return open_weights(source, member.spec, member.seed, device, data, backbone, precision)
+        with reopened(source.run):
+            # All who are measured together compute alike.
+            found = open_contestant(_of_run(source.run), weights, device, data, backbone, precision)
+        return replace(found, stage=member.name, seed=member.seed)
+
+    def _ready(self, config: BackboneConfig, spec: SampleSpec) -> Backbone:
+        """The backbone of `config`, made before or anew; one that is made anew lets go of the one before."""
+        if self._backbone is None or self._made != (config, spec):
+            self._backbone = None
+            gc.collect()  # a network and its hooks know each other
+            self._backbone, self._made = config.build(spec), (config, spec)
+        return self._backbone
+
+
+def _of_run(folder: Path) -> StagePlan:
+    """The stage that a run of ours is for, of its first seed."""
+    return choose_stage(open_run(folder), None, None)
+
+
+def _identity(plan: StagePlan) -> str:
+    """A short name for the weights of a finished stage."""
+    newest = checkpoints(plan.folder)[-1:]
+    manifest = newest[0].path / MANIFEST if newest else plan.folder / "nothing"
+    return hashlib.blake2b(manifest.read_bytes(), digest_size=6).hexdigest() if manifest.is_file() else ""
+
+
+def _contents(found: Outside) -> str:
+    """A short name for weights and for what a backbone makes of them."""
+    with phase(f"looking at the weights of {found.name}"):
+        text = f"{found.backbone.model_dump_json()} {fingerprint(found.pretrained.files)}"
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

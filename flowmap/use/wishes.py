@@ -1,0 +1,240 @@
+"""Open a run or weights to be sampled: who it is, by what sampler, and in which size. What cannot be is said first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from flowmap.console.commands import going_on
+from flowmap.errors import FlowmapError
+from flowmap.files.texts import is_file
+from flowmap.interfaces import Data, Samples
+from flowmap.maths.draw import Draw
+from flowmap.media.video import strips
+from flowmap.plugin.kinds import SamplerConfig
+from flowmap.recipe.hub import RUN_LOCK
+from flowmap.recipe.messages import validation_findings
+from flowmap.recipe.outside import Outside, is_nowhere, look_up
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.runs.open import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
+from flowmap.schema.bounds import MOST_HELD, Calls, Frames, Guidance, SampleCount, Seed, Shift, Side
+from flowmap.schema.config import Config
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import Weights
+from flowmap.training.processes import Processes
+from flowmap.use.student import Contestant, open_contestant, open_weights
+
+_CALLS = 4
+
+
+class _Numbers(Config):
+    """The numbers of a wish, called as their options are."""
+
+    nfe: Calls | None = None
+    n: SampleCount | None = None
+    seed: Seed = 0
+    train_seed: Seed | None = Field(None, alias="train-seed")
+    frames: Frames | None = None
+    guidance: Guidance | None = None
+    length: Frames | None = None
+    height: Side | None = None
+    width: Side | None = None
+    shift: Shift | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Wish:
+    """What to sample.
+
+    `number` samples (per prompt, if there are `prompts`) with `calls` network calls each; what is None is chosen
+    from the recipe, or is as the weights' authors have it. `image`, or the first `frames` frames of `video`, are given
+    clean. `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe.
+    """
+
+    stage: str | None = None
+    weights: Weights = "ema"
+    sampler: str | None = None
+    calls: int | None = None
+    number: int | None = None
+    seed: int = 0
+    train_seed: int | None = None
+    prompts: tuple[str, ...] = ()
+    image: Path | None = None
+    video: Path | None = None
+    frames: int | None = None
+    cfg_scale: float | None = None
+    length: int | None = None
+    height: int | None = None
+    width: int | None = None
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises FlowmapError, in the words of the options, for a number that is out of bounds."""
+        numbers = {
+            "nfe": self.calls,
+            "n": self.number,
+            "seed": self.seed,
+            "train-seed": self.train_seed,
+            "frames": self.frames,
+            "guidance": self.cfg_scale,
+            "length": self.length,
+            "height": self.height,
+            "width": self.width,
+            "shift": self.shift,
+        }
+        try:
+            _Numbers.model_validate(numbers)
+        except ValidationError as error:
+            problems = validation_findings(error)
+            raise FlowmapError("\n".join(f"--{p.field[0]}: {p.message}" for p in problems)) from None
+
+
+@final
+@dataclass(frozen=True)
+class Opened:
+    """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is."""
+
+    contestant: Contestant
+    spec: SampleSpec
+    sampler: SamplerConfig
+    calls: int
+    shift: float
+    cfg_scale: float
+    facts: dict[str, str]
+
+
+def open_wished(where: str, wish: Wish) -> Opened:
+    """Open `where` as `wish` says: the folder of a run, a folder of weights, or a hub id in the hub's cache.
+
+    Raises FlowmapError for what cannot be done.
+    """
+    if not where.strip():
+        raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
+    folder = Path(where)
+    if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
+        return open_wished_run(folder, wish)
+    if is_nowhere(where):
+        raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
+    found = look_up(where)
+    return open_wished_run(found.run, wish) if found.run else _open_weights(found, wish)
+
+
+def open_wished_run(folder: Path, wish: Wish) -> Opened:
+    """A finished stage of the run in `folder`."""
+    for option in ("length", "height", "width", "shift"):
+        if getattr(wish, option) is not None:
+            raise FlowmapError(f"--{option}: is for weights; a run's samples are as its recipe says")
+    plan = open_run(folder)
+    chosen = choose_stage(plan, wish.stage, wish.train_seed)
+    config = choose_sampler(plan.recipe, chosen, wish.sampler)
+    spec = plan.recipe.data.spec()
+    _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
+    device = Processes(plan.recipe.compute).device
+    with going_on(rerun(folder)):
+        contestant = open_contestant(chosen, wish.weights, device)
+    facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
+    return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
+
+
+def _open_weights(weights: Outside, wish: Wish) -> Opened:
+    """Weights that are no run's, sampled as their authors do unless `wish` says otherwise."""
+    for option, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
+        if given:
+            raise FlowmapError(f"--{option}: is for runs; {weights.name} is one set of weights")
+    told = weights.pretrained
+    spec = _spec(weights, wish)
+    config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are")
+    backbone = weights.sized(spec).backbone
+    _refuse(wish, spec, config, backbone.reads_text())
+    if spec.text and not wish.prompts:
+        raise FlowmapError("--prompt: say what to show; there are no data whose prompts could be taken")
+    shift = told.shift if wish.shift is None else wish.shift
+    if shift is None:
+        raise FlowmapError(
+            f"--shift: nothing in {weights.name} says for which sampling grid it was made (in diffusers' layout that "
+            "is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
+        )
+    cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
+    device = Processes(ComputeConfig()).device
+    contestant = open_weights(weights.sized(spec), spec, 0, device, Asked(), backbone.build(spec))
+    size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
+    facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
+    return Opened(contestant, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)
+
+
+def _spec(weights: Outside, wish: Wish) -> SampleSpec:
+    """What is to be made: what the weights were made for, in another size if it is wished and possible."""
+    spec = weights.pretrained.spec
+    if spec is None:
+        raise FlowmapError(f"{weights.name}: these weights do not say what they make; evaluate them by a recipe")
+    if wish.length is not None and spec.fps is None:
+        raise FlowmapError("--length: these weights do not make videos")
+    frames, channels, height, width = spec.shape
+    shape = (wish.length or frames, channels, wish.height or height, wish.width or width)
+    spec = replace(spec, shape=shape)
+    given = [
+        f"--{name} {value}" for name in ("length", "height", "width") if (value := getattr(wish, name)) is not None
+    ]
+    for finding in weights.sized(spec).backbone.findings(spec):
+        if finding.level == "error":
+            raise FlowmapError(f"{' '.join(given) or weights.name}: {finding.message}")
+    return spec
+
+
+@final
+class Asked(Data):
+    """In the place of data, where there are none: what is made comes from prompts alone."""
+
+    def batch(self, draw: Draw) -> Samples:
+        """Raises FlowmapError."""
+        raise FlowmapError("there are no data here; a recipe has them")
+
+    def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
+        """Raises FlowmapError."""
+        raise FlowmapError("there are no data here; a recipe has them")
+
+    def prompts(self, draw: Draw) -> None:
+        """None: whoever asks brings them."""
+        return
+
+    def picture(self, x: Tensor) -> NDArray[np.uint8]:
+        """Videos as rows of frames, images side by side."""
+        return strips(x)
+
+
+def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
+    """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil."""
+    number = (wish.number or 1) * max(1, len(wish.prompts))
+    held = number * math.prod(spec.shape)
+    if held > MOST_HELD:
+        raise FlowmapError(
+            f"{number:,} samples of {' x '.join(map(str, spec.shape))} have {held:,} numbers, and at most "
+            f"{MOST_HELD:,} fit in memory; lower --n, --length, --height or --width"
+        )
+    if wish.cfg_scale not in (None, 1) and sampler.network == "flow_map":
+        raise FlowmapError(
+            f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "
+            "(the guidance of training is in it); leave it out, or take --sampler euler"
+        )
+    if wish.cfg_scale not in (None, 1) and not spec.conditional:
+        raise FlowmapError(
+            f"--guidance {wish.cfg_scale:g}: guidance needs a condition, and the data have none; leave it out"
+        )
+    if wish.prompts and not spec.text:
+        raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
+    if wish.prompts and not reads_text:
+        raise FlowmapError("--prompt: the backbone of this run has no text encoder; its data bring the conditions")
+    if wish.image and wish.video:
+        raise FlowmapError("--image and --video: give one of them")
+    if (wish.image or wish.video) and spec.fps is None:
+        raise FlowmapError("--image and --video: this model does not make videos")
+    if wish.frames is not None and wish.video is None:
+        raise FlowmapError("--frames: says how much of --video is given; there is none")
