@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import RoleConfig
 
 ROOT = Path(__file__).parents[1]

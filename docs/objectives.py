@@ -15,7 +15,7 @@ from typing import Any, final
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.catalogue import catalogue
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 
 ROOT = Path(__file__).parents[1]
 

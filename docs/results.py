@@ -9,7 +9,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from flowmap.comparison.standings import is_comparison_folder, load, sentences
+from flowmap.comparison.record import is_comparison_folder, load
+from flowmap.comparison.sentences import sentences
 from flowmap.statistics.scores import read_scores
 from flowmap.statistics.verdict import HEADLINES, Cell, Place, cells
 

@@ -12,7 +12,7 @@ from flowmap.errors import FlowmapError
 from flowmap.plugin import ComponentConfig
 from flowmap.plugin import catalogue as module
 from flowmap.plugin.catalogue import Catalogue, Component
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 
 TINY = """\
 name = "tiny"

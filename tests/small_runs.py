@@ -30,7 +30,8 @@ from flowmap.console.signals import Interruption
 from flowmap.interfaces import Objective, Turn
 from flowmap.plugin import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.recipe.layout import Plan, StagePlan, make_plan
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-CORE = Path(__file__).parents[1] / "flowmap"
-PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "flowmap"
+PAGE = ROOT / "docs" / "architecture.md"
 ALONE = {"errors", "phases"}
 """Modules that belong to no room."""
 
@@ -65,3 +66,53 @@ def test_every_place_that_the_page_names_is_there() -> None:
     for word in PAGE.read_text("utf-8").split("`")[1::2]:
         if word.endswith(".py") and "/" in word:
             assert (CORE / word).is_file(), word
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """In the core none at all. In a plugin a configuration may import, within `build`, what it makes."""
+    for folders, everywhere in ((["flowmap"], True), (["plugins/*/*"], False)):
+        assert _in_circles(_graph(folders, everywhere)) == set()
+
+
+def _graph(folders: list[str], everywhere: bool) -> dict[str, set[str]]:
+    """The modules below `folders`, and those of them that each imports: `everywhere`, or outside of functions only."""
+    packages = [package for folder in folders for package in ROOT.glob(folder) if (package / "__init__.py").exists()]
+    files = {path: _dotted(path.relative_to(package.parent)) for package in packages for path in package.rglob("*.py")}
+    names = set(files.values())
+    graph: dict[str, set[str]] = {}
+    for path, name in files.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        nodes = list(ast.walk(tree))
+        functions = (node for node in nodes if isinstance(node, ast.FunctionDef))
+        within = {inner for function in functions for inner in ast.walk(function)}
+        found = [node for node in nodes if isinstance(node, ast.ImportFrom) and (everywhere or node not in within)]
+        dotted = {(node.module or "", f"{node.module}.{alias.name}") for node in found for alias in node.names}
+        graph[name] = {whole if whole in names else module for module, whole in dotted} & names - {name}
+    return graph
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """What is left when modules that import nothing that is left are taken away, again and again."""
+    left = dict(graph)
+    while free := [name for name, imports in left.items() if not imports & left.keys()]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+def test_a_module_is_short_or_says_why_not() -> None:
+    for path in (path for folder in ("flowmap", "plugins") for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text("utf-8")
+        assert text.count("\n") <= 250 or "Over 250 lines" in (ast.get_docstring(ast.parse(text)) or ""), path
+
+
+def test_configurations_of_a_plugin_are_beside_its_hook() -> None:
+    for path in ROOT.glob("plugins/*/*/__init__.py"):
+        body = ast.parse(path.read_text("utf-8")).body
+        assert [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)] == [
+            "flowmap_components"
+        ]

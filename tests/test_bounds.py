@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from flowmap.plugin import Config
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.schema import bounds
 from flowmap.schema.bounds import PathText, Range, shown
 

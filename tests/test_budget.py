@@ -12,7 +12,7 @@ from flowmap.comparison.budget import steps_within
 from flowmap.comparison.specification import BudgetConfig
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Scene, Taken, Turn, always, every
-from flowmap.planning.count import Tally
+from flowmap.planning.tally import Tally
 from tests.small_runs import scripted, scripted_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,7 @@ import pytest
 from flowmap.console.signals import HEARD, Interruption, Signalled
 from flowmap.plugin import ComponentConfig, SamplerConfig, SampleSpec, hookspecs
 from flowmap.plugin.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 
 from .conftest import TINY, edited
 

@@ -23,10 +23,11 @@ from flowmap.files.manifest import Checkpoint, checkpoints, read_manifest
 from flowmap.phases import Phase, listening
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training import checkpoint
-from flowmap.training.checkpoint import clean, read_weights, restore, save, verify
+from flowmap.training.checkpoint import read_weights, restore, save
 from flowmap.training.processes import Processes
 from flowmap.training.stage import Stage, open_stage
 from flowmap.training.train import Interruption, train
+from flowmap.training.verify import clean, verify
 from tests.small_runs import (
     FORWARD,
     HEAD,

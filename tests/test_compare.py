@@ -27,16 +27,19 @@ from rich.console import Console
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.budget import equivalents, seconds_per_step, steps_within
 from flowmap.comparison.page import write_page
+from flowmap.comparison.record import load
 from flowmap.comparison.run import _warn, compare
-from flowmap.comparison.specification import BudgetConfig, read_comparison
-from flowmap.comparison.standings import Standings, load, sentences
+from flowmap.comparison.sentences import sentences
+from flowmap.comparison.specification import BudgetConfig
+from flowmap.comparison.standings import Standings
+from flowmap.comparison.unfold import read_comparison
 from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import read_lines
+from flowmap.files.records import read_lines
 from flowmap.files.shelf import SHELF
-from flowmap.planning.count import Tally
+from flowmap.planning.tally import Tally
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.statistics.intervals import difference
 from flowmap.statistics.spots import Spot
 from flowmap.use.evaluate import evaluate

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from flowmap.cli import main as cli
-from flowmap.comparison.specification import Comparison, read_comparison
+from flowmap.comparison.entrants import Comparison
+from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 
 SPEC = """name = "small"
 against = "map"

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from flowmap_datasets import CheckerboardConfig, DigitsConfig
-from flowmap_flow import FlowMapConfig
-from flowmap_gaussian import GaussianConfig
-from flowmap_metrics import SemigroupConfig, SlicedWassersteinConfig
-from flowmap_mlp import MlpConfig
-from flowmap_samplers import EulerConfig
+from flowmap_datasets.configs import CheckerboardConfig, DigitsConfig
+from flowmap_flow.configs import FlowMapConfig
+from flowmap_gaussian.configs import GaussianConfig
+from flowmap_metrics.configs import SemigroupConfig, SlicedWassersteinConfig
+from flowmap_mlp.configs import MlpConfig
+from flowmap_samplers.configs import EulerConfig
 from pydantic import Field
 from torch import Tensor
 

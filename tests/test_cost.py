@@ -14,7 +14,7 @@ from flowmap.planning.count import count
 from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts
 from flowmap.plugin.catalogue import catalogue
 from flowmap.recipe.layout import StagePlan, make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
@@ -181,7 +181,7 @@ def test_steps_of_very_many_calls_are_counted_until_there_were_enough(
 
 
 def test_more_samples_at_a_time_than_can_be_counted_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowmap.planning.count._MOST_NUMBERS", 5)
+    monkeypatch.setattr("flowmap.planning.tally._MOST_NUMBERS", 5)
     with pytest.raises(
         FlowmapError, match=r"stage 'only': 6 samples at a time x 1 frames .* lower compute.micro_batch"
     ):

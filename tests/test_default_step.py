@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from flowmap_flow import FlowMapConfig
-from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
+from flowmap_flow.configs import FlowMapConfig
+from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.settings import ArchitectureConfig
 
 from flowmap.plugin import ObjectiveConfig
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.step_length import default_step
 from flowmap.schema.settings import TangentConfig
 

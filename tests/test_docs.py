@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.testing import check_sampler
 
 from .doc_scripts import doc_script

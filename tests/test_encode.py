@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from flowmap_video import VideoShardsConfig
+from flowmap_video.configs import VideoShardsConfig
 from flowmap_video.rehearsal import add_file, write_clips
 from rich.console import Console
 

@@ -23,7 +23,7 @@ from flowmap.cli.main import main
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, Batch, FlowMap, Velocity, Window, as_flow_map
 from flowmap.maths.draw import Draw
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.runs.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant

@@ -23,19 +23,15 @@ from flowmap.files.folder import (
     LOCKED,
     SKIP_PREFIX,
     StoppedError,
-    append_line,
     clear,
     locked,
     make_folder,
-    read_lines,
     remove_folder,
-    rewrite_lines,
     set_aside,
-    write_together,
-    write_whole,
-    write_whole_folder,
     writing,
 )
+from flowmap.files.records import append_line, read_lines, rewrite_lines
+from flowmap.files.whole import write_together, write_whole, write_whole_folder
 from flowmap.statistics.scores import Number
 
 

@@ -20,7 +20,7 @@ from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond, guided_velocity
 from flowmap.networks.rollout import rollout
 from flowmap.recipe.layout import Plan, make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.use import evaluate as module
 from flowmap.use.student import generate, held_out_start, open_contestant
 

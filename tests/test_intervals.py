@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowmap.statistics.intervals import MOST_SEEDS, Round, Verdict, difference, phrase
+from flowmap.statistics.intervals import MOST_SEEDS, Round, Verdict, difference
+from flowmap.statistics.phrases import phrase
 from flowmap.statistics.quantiles import shortfall, studentized_range
 from flowmap.statistics.spots import Row, Spot
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from flowmap.errors import FlowmapError
 from flowmap.launch import run as launch
 from flowmap.launch.run import run_recipe
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.use.encode import encode_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

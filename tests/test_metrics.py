@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowmap_datasets import DigitsConfig, MovingDigitsConfig
+from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
-from flowmap_gaussian import GaussianConfig, MixtureConfig
+from flowmap_gaussian.configs import GaussianConfig, MixtureConfig
 from flowmap_gaussian.data import GaussianData
 from flowmap_gaussian.exact import GaussianBackbone
-from flowmap_metrics import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig, classifier
+from flowmap_metrics import classifier
 from flowmap_metrics.classifier import train_classifier
+from flowmap_metrics.configs import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
 from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, moments, raw
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts

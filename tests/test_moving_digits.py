@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmap_datasets import DigitsConfig, MovingDigitsConfig
+from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_metrics.classifier import train_classifier

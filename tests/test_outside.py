@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from safetensors.torch import load_file, save_file
 
 from flowmap.errors import FlowmapError
@@ -22,7 +22,7 @@ from flowmap.plugin import SampleSpec
 from flowmap.recipe.hub import fingerprint
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.outside import file_name, look_up
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.use.export import export_run
 from flowmap.use.lineup import Lineup
 

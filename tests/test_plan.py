@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from flowmap_mlp import MlpConfig
-from flowmap_wan import FarWan21Config, pretrained
+from flowmap_mlp.configs import MlpConfig
+from flowmap_wan import pretrained
+from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.twin import make_twin
 from rich.console import Console
 from typer.testing import CliRunner
@@ -22,13 +23,14 @@ from flowmap.cli import main as cli
 from flowmap.errors import FlowmapError
 from flowmap.launch.run import run_recipe
 from flowmap.planning import estimate
-from flowmap.planning.count import Call, StageCost, count
+from flowmap.planning.count import StageCost, count
 from flowmap.planning.plan import Planned, as_json, plan_recipe
+from flowmap.planning.script import Call
 from flowmap.planning.tables import show
 from flowmap.plugin import BackboneConfig, Finding, NetworkKind, RoleSpec, SampleSpec
 from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.twin import make_twin
 
 from flowmap.plugin import SampleSpec
-from flowmap.recipe.outside import find_weights, findings
+from flowmap.recipe.outside import find_weights
+from flowmap.recipe.rivals import findings
 from flowmap.recipe.tables import EvaluationConfig
 
 SPEC = SampleSpec((9, 3, 32, 32), text=True, fps=16.0)

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from flowmap.comparison.specification import is_comparison, read_comparison
+from flowmap.comparison.unfold import is_comparison, read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.plugin import Config, SamplerConfig
 from flowmap.recipe.layout import StagePlan, make_plan
 from flowmap.recipe.lines import line_of
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 
 from .conftest import TINY, edited
 
@@ -331,7 +332,7 @@ def test_a_field_may_ask_to_be_converted() -> None:
 
 
 def test_a_component_may_be_given_ready_made(here: Path) -> None:
-    from flowmap_samplers import EulerConfig
+    from flowmap_samplers.configs import EulerConfig
 
     class Holder(Config):
         sampler: SamplerConfig

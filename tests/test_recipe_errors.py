@@ -10,7 +10,7 @@ import pytest
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import DataConfig, ObjectiveConfig, RoleSpec, SampleSpec
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 
 from .conftest import TINY, edited
 

@@ -17,7 +17,8 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked
 from flowmap.launch import rehearse as rehearsal
 from flowmap.planning.limits import needs
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 
 from .small_runs import FORWARD, HEAD, TEACHER, flowmap
 from .test_cli import HEAVY, shell

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flowmap.files.manifest import checkpoints
-from flowmap.training.checkpoint import verify
+from flowmap.training.verify import verify
 from tests.small_runs import EVERYTHING, HEAD, Process, assert_same, checkpoints_every, flowmap, start
 
 RECIPE = HEAD + EVERYTHING + checkpoints_every(1, keep=99)

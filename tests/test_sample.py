@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from flowmap.errors import FlowmapError
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.runs.open import choose_stage
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run

@@ -14,7 +14,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file

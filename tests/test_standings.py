@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowmap.comparison.lines import LINES
 from flowmap.comparison.page import write_page
-from flowmap.comparison.standings import LINES, Standings, load, sentences
+from flowmap.comparison.record import load
+from flowmap.comparison.sentences import sentences
+from flowmap.comparison.standings import Standings
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import read_lines
+from flowmap.files.records import read_lines
 from flowmap.statistics.intervals import Round, difference
 from flowmap.statistics.spots import Row, Spot
 

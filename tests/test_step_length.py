@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowmap_gaussian import GaussianConfig
-from flowmap_mlp import MlpConfig
+from flowmap_gaussian.configs import GaussianConfig
+from flowmap_mlp.configs import MlpConfig
 
-from flowmap.comparison.specification import read_comparison
+from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.recipe.layout import LOCK, make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.step_length import default_step, feature_error, rounding
-from flowmap.training.train import read_lock, refuse_changes
+from flowmap.training.changes import read_lock, refuse_changes
 from tests.small_runs import planned, train_all
 
 HEAD = """

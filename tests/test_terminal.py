@@ -57,7 +57,7 @@ sys.stderr.reconfigure(encoding={encoding!r}, errors="strict")
 os.close(0)
 sys.stdin = None
 flowmap.cli.main._out = flowmap.cli.runs._out = Console()
-flowmap.cli.main._err = Console(stderr=True)
+flowmap.cli.jobs._err = Console(stderr=True)
 """
 
 

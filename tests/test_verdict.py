@@ -7,19 +7,17 @@ from typing import Any
 
 import pytest
 
+from flowmap.statistics.claims import Claim, Control, claims
 from flowmap.statistics.intervals import Difference, difference
 from flowmap.statistics.spots import Spot
 from flowmap.statistics.verdict import (
     NO_WORSE,
     Cell,
-    Claim,
-    Control,
     Place,
     Series,
     beats,
     best,
     cells,
-    claims,
     costs_nothing,
     no_worse,
     ordered_metrics,

@@ -16,7 +16,7 @@ from flowmap_distribution.matching import moments
 from flowmap.errors import FlowmapError
 from flowmap.files.manifest import checkpoints
 from flowmap.maths.draw import Draw
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import WatchdogConfig
 from flowmap.training.rewinds import REWINDS, lowered
 from flowmap.training.watchdog import Alarm, Watchdog, quantities

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmap_samplers import EulerConfig
+from flowmap_samplers.configs import EulerConfig
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Cond
 from flowmap.maths.path import grid
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.runs.open import open_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import Contestant, generate, held_out_start, open_contestant

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from flowmap_video import VideoShardsConfig
+from flowmap_video.configs import VideoShardsConfig
 from flowmap_wan.twin import make_twin
 from rich.console import Console
 

@@ -198,7 +198,7 @@ def report(run: RunFolder) -> None:
     with working(_out, "the page is as it was"):
         with phase("starting"):
             from flowmap.comparison.page import write_page
-            from flowmap.comparison.standings import is_comparison_folder
+            from flowmap.comparison.record import is_comparison_folder
             from flowmap.report.page import write_report
         with phase("writing the page"):
             written = write_page(run) if is_comparison_folder(run) else write_report(run, doubts.append)

@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from flowmap.comparison.budget import steps_within
-from flowmap.comparison.specification import BudgetConfig, Comparison
+from flowmap.comparison.entrants import Comparison
+from flowmap.comparison.specification import BudgetConfig
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import append_line, read_lines, rewrite_lines
+from flowmap.files.records import append_line, read_lines, rewrite_lines
 from flowmap.files.texts import digest
 from flowmap.phases import each
 from flowmap.recipe.layout import BUDGETS

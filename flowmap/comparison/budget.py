@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flowmap.comparison.specification import BudgetConfig
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
-from flowmap.planning.count import Tally
+from flowmap.planning.tally import Tally
 from flowmap.recipe.layout import StagePlan, make_plan
 from flowmap.recipe.recipe import Recipe
 from flowmap.schema.bounds import MOST_STEPS

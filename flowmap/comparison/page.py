@@ -12,10 +12,12 @@ from typing import Any
 import tomli_w
 from markupsafe import Markup
 
-from flowmap.comparison import standings
-from flowmap.comparison.standings import Contestant, Spent, Standings, load, write_lines
+from flowmap.comparison import sentences
+from flowmap.comparison.lines import write_lines
+from flowmap.comparison.record import load
+from flowmap.comparison.standings import Contestant, Spent, Standings
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import write_whole
+from flowmap.files.whole import write_whole
 from flowmap.phases import phase
 from flowmap.recipe.outside import file_name
 from flowmap.report import figures
@@ -52,12 +54,12 @@ def _view(found: Standings) -> dict[str, Any]:
         "standings": found,
         "label": found.label,
         "rule": f"{intervals.RULE} {intervals.CORRECTION}",
-        "certainty": {metric: list(standings.certainty(found, metric)) for metric in found.metrics},
-        "more_seeds": list(standings.more_seeds(found, found.metric)),
+        "certainty": {metric: list(sentences.certainty(found, metric)) for metric in found.metrics},
+        "more_seeds": list(sentences.more_seeds(found, found.metric)),
         "most_seeds": MOST_SEEDS,
         "choices": [(metric, _choices(found, metric)) for metric in found.metrics],
-        "failures": standings.together(found.failures),
-        "contrasts": list(standings.contrasts(found, found.metric)),
+        "failures": sentences.together(found.failures),
+        "contrasts": list(sentences.contrasts(found, found.metric)),
         "keys": [(index, row, figures.swatch(style)) for index, (row, style) in enumerate(styles.items())],
         "curves": [(metric, _panel(found, metric, styles)) for metric in found.metrics if len(found.calls(metric)) > 1],
         "singles": list(_singles(found, styles)),

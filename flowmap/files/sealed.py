@@ -18,7 +18,7 @@ _SEAL = re.compile(r"# SHA-256 of what follows: ([^\n]*)\n")
 
 def write_sealed(path: Path, about: str, tables: Mapping[str, Any]) -> None:
     """Write `tables` into `path`, below a comment that says what it is `about`, and the digest."""
-    from flowmap.files.folder import write_whole  # the one slow import here, and `check` writes nothing
+    from flowmap.files.whole import write_whole  # the one slow import here
 
     text = tomli_w.dumps(tables)
     write_whole(path, f"# Written by flowmap: {about}\n# SHA-256 of what follows: {_digest(text)}\n{text}")

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmap.files.folder import make_folder, readable, write_whole_file, writing
+from flowmap.files.folder import make_folder, writing
+from flowmap.files.whole import readable, write_whole_file
 from flowmap.phases import phase
 
 SHELF = ".shelf"

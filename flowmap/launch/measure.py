@@ -21,12 +21,13 @@ from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.layout import LOCK, Plan
 from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_up
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ContestConfig, EvaluationConfig
 from flowmap.runs.open import open_run, rerun, runs_near, sampler_called
 from flowmap.statistics.scores import METRICS
+from flowmap.training.changes import read_lock
 from flowmap.training.stage import finished
-from flowmap.training.train import read_lock
 
 
 def evaluate_at(

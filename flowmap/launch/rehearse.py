@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import tomli_w
 from rich.console import Console
@@ -19,15 +19,16 @@ from rich.markup import escape
 
 from flowmap.console.commands import command_line
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import clear, locked, write_whole
+from flowmap.files.folder import clear, locked
+from flowmap.files.whole import write_whole
 from flowmap.launch.run import run_recipe
+from flowmap.launch.twin import STEPS, STOP_AFTER, twin_of
 from flowmap.planning.count import count
 from flowmap.planning.limits import needs, refuse_impossible
-from flowmap.plugin.kinds import ArchiveConfig, DataConfig, SamplerConfig
+from flowmap.plugin.kinds import ArchiveConfig
 from flowmap.recipe.layout import Plan, StagePlan, make_plan
-from flowmap.recipe.outside import BASE, is_weights
-from flowmap.recipe.recipe import Recipe, read
-from flowmap.recipe.tables import ContestConfig, EvaluationConfig
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.schema.words import plain
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
@@ -36,14 +37,11 @@ from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
 from flowmap.use.wishes import Wish
 
+_COUNTED = 32
 _TWIN = "twin.toml"
 _LEFT = (_TWIN, "parts", "encoded", "run", "exported")
 """What a rehearsal leaves, beside samples."""
-_STEPS = 3
-_COUNTED = 32
-_STOP_AFTER = 2
-_BATCH = 4
-_CALLS = (1, 4)
+
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -95,7 +93,7 @@ def _refuse_others(folder: Path) -> None:
 
 def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:
     """Make the twin of `recipe` for so many `processes`, and its data, encoded where the recipe's can be."""
-    twin = _twin(recipe, folder, processes)
+    twin = twin_of(recipe, folder, processes)
     written = folder / _TWIN
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
     raw = twin.data
@@ -117,68 +115,6 @@ def _write(recipe: Recipe, file: Path) -> None:
     write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
 
 
-def _twin(recipe: Recipe, folder: Path, processes: int) -> Recipe:
-    """The same recipe with tiny weights and data, and just enough steps to go down every path."""
-    batch = processes * -(-_BATCH // processes)
-    parts = folder / "parts"
-    parts.mkdir(parents=True)
-    data: DataConfig = recipe.data.rehearsed(parts)
-    everything: dict[str, Any] = {
-        "name": "run",
-        "seeds": recipe.seeds[:1],
-        "data": data,
-        "backbone": recipe.backbone.rehearsed(parts),
-        "stages": tuple(
-            stage.model_copy(
-                update={
-                    "steps": _STEPS,
-                    "batch": min(stage.batch, batch),
-                    "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
-                    "data": None,  # the twin's data serve every stage
-                    "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
-                }
-            )
-            for stage in recipe.stages
-        ),
-        "compute": recipe.compute.model_copy(update={"micro_batch": min(recipe.compute.micro_batch, 1)}),
-        "checkpoints": recipe.checkpoints.model_copy(update={"every": _STOP_AFTER}),
-    }
-    if recipe.evaluation is not None:
-        per_step = recipe.evaluation.teacher_sampler.calls_per_step
-        calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
-        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
-        everything["evaluation"] = recipe.evaluation.model_copy(update=small | _of_twins(recipe, recipe.evaluation))
-    return recipe.model_copy(update=everything)
-
-
-def _of_twins(recipe: Recipe, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Who is measured where weights from outside have no twin: the base's takes their place, which is a velocity."""
-    last = recipe.stages[-1].name
-
-    def twin(name: str, *samplers: SamplerConfig) -> str | None:
-        if not is_weights(name):
-            return name
-        velocity = all(sampler.network == "velocity" for sampler in samplers)
-        return BASE if velocity and not recipe.backbone.random_base else None
-
-    contests: list[ContestConfig] = []
-    seen: set[tuple[str, str, str, int]] = set()
-    for contest in evaluation.contests:
-        name = twin(contest.stage, *contest.samplers)
-        if name is None:
-            continue
-        weights = contest.weights if name == contest.stage else "ema"
-        rows = {s: (name, weights, s.type, contest.context) for s in contest.samplers}
-        fresh = tuple(sampler for sampler, row in rows.items() if row not in seen)
-        seen |= set(rows.values())
-        if fresh:
-            contests.append(contest.model_copy(update={"stage": name, "weights": weights, "samplers": fresh}))
-    own = ContestConfig(stage=last, samplers=(evaluation.teacher_sampler,))
-    teacher = twin(evaluation.teacher, evaluation.teacher_sampler)
-    first = last if evaluation.teacher_sampler.network == "flow_map" else recipe.stages[0].name
-    return {"teacher": teacher or first, "contests": tuple(contests) or (own,)}
-
-
 @final
 class _StopOnce:
     """Sends this process the signal of Ctrl-C after some steps of a stage, once."""
@@ -191,7 +127,7 @@ class _StopOnce:
 
     def step(self, record: StepRecord) -> None:
         """Stop when it is time."""
-        if record.step == _STOP_AFTER and not self.done:
+        if record.step == STOP_AFTER and not self.done:
             self.done = True
             signal.raise_signal(signal.SIGINT)
 
@@ -203,7 +139,7 @@ class _StopOnce:
 
 
 def _run_twice(recipe: Path, runs: Path, console: Console) -> Plan:
-    _say(console, "run", f"every stage for {_STEPS} steps; stopped after step {_STOP_AFTER} of the first, then resumed")
+    _say(console, "run", f"every stage for {STEPS} steps; stopped after step {STOP_AFTER} of the first, then resumed")
     try:
         run_recipe(recipe, (), (), False, runs, console, _StopOnce(), quiet=True)
     except FlowmapError as error:

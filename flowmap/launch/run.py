@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import logging
 import math
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,38 +18,26 @@ from flowmap.console.commands import command_line, going_on, process
 from flowmap.console.display import display
 from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import StoppedError, locked, set_aside, write_whole, writing
-from flowmap.files.sealed import write_sealed
+from flowmap.files.folder import StoppedError, locked, set_aside
 from flowmap.files.texts import is_file
+from flowmap.launch.records import LOG, logged, write_about
 from flowmap.phases import phase
 from flowmap.planning.limits import refuse_impossible
-from flowmap.recipe.layout import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.layout import BUDGETS, RECORD, Plan, StagePlan, make_plan
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.report.page import write_report
+from flowmap.runs.claims import claims_of
 from flowmap.runs.progress import ProgressWatcher
-from flowmap.runs.read import claims_of, read_run
+from flowmap.runs.read import read_run
 from flowmap.schema.words import unknown_word
 from flowmap.statistics.verdict import HEADLINES
+from flowmap.training.changes import refuse_changes, refuse_other_seeds
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
 from flowmap.training.stage import finished
-from flowmap.training.train import Watcher, refuse_changes, refuse_other_seeds, train
+from flowmap.training.train import Watcher, train
 from flowmap.use.evaluate import evaluate
-
-LOG = "flowmap.log"
-_VERSIONS = (
-    "flowmap",
-    "torch",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "accelerate",
-    "diffusers",
-    "transformers",
-    "peft",
-    "safetensors",
-    "pydantic",
-)
 
 
 def run_recipe(
@@ -126,9 +109,9 @@ def carry_out(
                     console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
         bar = ProgressWatcher(console)
         interruption = Interruption(bar.stopping)
-        with going_on(command), interruption.listening(), _logged(plan.folder / LOG):
+        with going_on(command), interruption.listening(), logged(plan.folder / LOG):
             if processes.first:
-                _write_about(plan, processes)
+                write_about(plan, processes)
             processes.wait()
             with bar, _threads(recipe.compute.threads):
                 for stage in chosen:
@@ -170,42 +153,6 @@ class _Both:
     def end(self, plan: StagePlan, note: str) -> None:
         for watcher in self._watchers:
             watcher.end(plan, note)
-
-
-@final
-class _LogFile(logging.FileHandler):
-    """A log that is as needed as anything else that is written: without its folder the work stops."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(file, encoding="utf-8", delay=True, errors="backslashreplace")
-        self._file = file
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Append a record."""
-        with writing(self._file):
-            super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Raise what went wrong, of which logging itself would print a traceback."""
-        error = sys.exception()
-        assert error is not None  # logging calls this while it handles one
-        raise error
-
-
-@contextmanager
-def _logged(file: Path) -> Iterator[None]:
-    """Append what components log (skipped samples, say) to `file`, besides showing it."""
-    logger = logging.getLogger("flowmap")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 @contextmanager
@@ -273,16 +220,3 @@ def _print_claims(folder: Path, console: Console) -> None:
 
 def _worded(score: float) -> str:
     return f"{score:.3g}" if math.isfinite(score) else "not finite"
-
-
-def _write_about(plan: Plan, processes: Processes) -> None:
-    device = processes.device
-    everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-    write_sealed(plan.folder / LOCK, "the whole recipe, with every default and every --set.", everything)
-    about: dict[str, str | int] = {name: importlib.metadata.version(name) for name in _VERSIONS}
-    about["python"] = platform.python_version()
-    about["platform"] = platform.platform()
-    about["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    about["processes"] = processes.number
-    about["threads"] = plan.recipe.compute.threads or torch.get_num_threads()
-    write_whole(plan.folder / "about.json", json.dumps(about, indent=2) + "\n")

@@ -17,7 +17,8 @@ from flowmap.schema.specs import RoleSpec
 from flowmap.schema.words import NetworkKind
 
 if TYPE_CHECKING:
-    from flowmap.planning.count import Call, Event, StageCost
+    from flowmap.planning.count import StageCost
+    from flowmap.planning.script import Call, Event
 
 GB = 1e9
 _FLOAT32 = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import cut_off
+from flowmap.files.records import cut_off
 from flowmap.files.sealed import read_sealed
 from flowmap.files.texts import TextError
 from flowmap.phases import phase
@@ -19,7 +19,8 @@ from flowmap.planning.estimate import GB, StageEstimate, estimate
 from flowmap.planning.limits import refuse_impossible, tight
 from flowmap.plugin.footprint import Footprint
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.runs.read import read_about
 from flowmap.training.journal import STEPS, lost_steps, read_steps
 

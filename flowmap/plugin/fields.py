@@ -70,14 +70,10 @@ def _installed(kind: str, name: str) -> type[ComponentConfig]:
 
 AnyBackbone = Annotated[BackboneConfig, FromCatalogue(BackboneConfig)]
 
-
 AnyData = Annotated[DataConfig, FromCatalogue(DataConfig)]
-
 
 AnyObjective = Annotated[ObjectiveConfig, FromCatalogue(ObjectiveConfig)]
 
-
 AnySampler = Annotated[SamplerConfig, FromCatalogue(SamplerConfig)]
-
 
 AnyMetric = Annotated[MetricConfig, FromCatalogue(MetricConfig)]

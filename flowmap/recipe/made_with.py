@@ -114,7 +114,7 @@ def agree(folder: Path, now: MadeWith) -> str | None:
 
 
 def _write(folder: Path, made: MadeWith) -> None:
-    from flowmap.files.folder import write_whole  # the one slow import here, and `check` writes nothing
+    from flowmap.files.whole import write_whole  # the one slow import here, and `check` writes nothing
 
     write_whole(folder / MADE_WITH, json.dumps({"format": _FORMAT, **asdict(made)}, indent=2) + "\n")
 

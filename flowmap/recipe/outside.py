@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -21,12 +21,10 @@ from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.recipe.hub import RUN_LOCK, absence, find, is_hub_id
-from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
-from flowmap.schema.config import Config, Finding
+from flowmap.schema.config import Config
 from flowmap.schema.specs import Pretrained, SampleSpec
-from flowmap.schema.words import context_refusal
 
 BASE = "base"
 """The backbone's own weights, by name."""
@@ -218,71 +216,3 @@ def _unreadable(name: str, folder: Path) -> str:
         f"{name} is no run, and no weights that an installed backbone reads: it holds {held}. Weights are a folder in "
         f"diffusers' layout, with transformer/config.json; asked: {', '.join(catalogue().names('backbone'))}"
     )
-
-
-# --- what an evaluation says of them
-
-
-def named(evaluation: EvaluationConfig) -> dict[str, Place]:
-    """The weights that an evaluation names, each with the first place where it does."""
-    places: list[tuple[str, Place]] = [(evaluation.teacher, ("evaluation", "teacher"))]
-    places += [(c.stage, ("evaluation", "contests", i, "stage")) for i, c in enumerate(evaluation.contests)]
-    return {name: place for name, place in reversed(places) if is_weights(name)}
-
-
-def missing(evaluation: EvaluationConfig) -> Iterator[Finding]:
-    """The folders that an evaluation names and this machine does not have; `base` is the backbone's to say."""
-    for name, place in named(evaluation).items():
-        if name != BASE:
-            try:
-                look_up(name)
-            except AbsentError as error:
-                yield Finding("error", place, str(error))
-            except FlowmapError:
-                continue  # which is wrong wherever it is looked at: see `findings`
-
-
-def known(evaluation: EvaluationConfig, backbone: BackboneConfig) -> tuple[dict[str, Outside | None], list[Finding]]:
-    """The weights that an evaluation names, None where it cannot be told what they are; and what is wrong with them."""
-    found: dict[str, Outside | None] = {}
-    problems: list[Finding] = []
-    for name, place in named(evaluation).items():
-        found[name] = None
-        try:
-            found[name] = find_weights(name, backbone)
-        except AbsentError:
-            continue
-        except FlowmapError as error:
-            problems.append(Finding("error", place, str(error)))
-    return found, problems
-
-
-def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], spec: SampleSpec) -> Iterator[Finding]:
-    """What does not fit between the weights `found` and the rest of an evaluation on samples of `spec`."""
-    places = named(evaluation)
-    for name, weights in found.items():
-        if weights is None:
-            continue
-        if name != BASE:
-            for problem in weights.misfits(spec):
-                yield Finding("error", places[name], problem)
-        shift = weights.pretrained.shift
-        if None not in (shift, evaluation.shift) and shift != evaluation.shift:
-            why = f"they are made for a grid with shift {shift:g}, and evaluation.shift is {evaluation.shift:g}"
-            yield Finding("warning", places[name], f"{name}: {why}")
-    for index, contest in enumerate(evaluation.contests):
-        other = found.get(contest.stage)
-        if other is None:
-            continue
-        where: Place = ("evaluation", "contests", index)
-        if contest.weights == "raw" and other.run is None:
-            why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
-            yield Finding("error", (*where, "weights"), why)
-        possible = other.sized(spec).backbone.contexts(spec)
-        if contest.context and contest.context not in possible:
-            yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
-        elif contest.context and not other.backbone.goes_on():
-            why = (
-                f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
-            )
-            yield Finding("warning", (*where, "context"), f"{why}; leave this out, or take weights that did")

@@ -1,32 +1,28 @@
-"""The recipe: everything a run depends on, in one TOML file. Torch-free."""
+"""The recipe: everything a run depends on, in one TOML file. Torch-free.
+
+Over 250 lines: its fields, and everything that is wrong between two of them.
+"""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
-from flowmap.errors import FlowmapError
-from flowmap.files.texts import TextError, is_folder, parse_toml, read_text
 from flowmap.plugin.fields import AnyBackbone, AnyData
-from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig, SamplerConfig
-from flowmap.recipe import made_with, outside
+from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
+from flowmap.recipe import made_with, rivals
+from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
-from flowmap.recipe.messages import Source, explain, explain_syntax, explain_validation
-from flowmap.recipe.outside import Outside
-from flowmap.recipe.overrides import override
+from flowmap.recipe.outside import BASE
 from flowmap.recipe.step_length import default_step, settled, step_findings
 from flowmap.recipe.tables import (
     CheckpointsConfig,
     ComputeConfig,
-    ContestConfig,
     EvaluationConfig,
     OptimizerConfig,
     RoleConfig,
@@ -35,9 +31,9 @@ from flowmap.recipe.tables import (
     has_critic,
 )
 from flowmap.schema.bounds import MOST_HELD, MOST_MICRO_BATCHES, MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
-from flowmap.schema.config import Config, Finding, guidance_findings, idle
+from flowmap.schema.config import Config, Finding, idle
 from flowmap.schema.specs import StageFacts
-from flowmap.schema.words import NAME, FrameView, NetworkKind, context_refusal, unknown_word
+from flowmap.schema.words import NAME, FrameView, unknown_word
 
 Absent = Literal["ignore", "warning", "error"]
 """What it means if weights or data are not on this machine."""
@@ -117,10 +113,12 @@ class Recipe(Config):
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            weights, problems = outside.known(self.evaluation, self.backbone)
+            weights, problems = rivals.known(self.evaluation, self.backbone)
             yield from problems
-            yield from outside.findings(self.evaluation, weights, spec)
-            for finding in self._evaluation_findings(self.evaluation, weights):
+            yield from rivals.findings(self.evaluation, weights, spec)
+            for finding in evaluation_findings(
+                self.evaluation, self.stages, spec, self.backbone.contexts(spec), weights
+            ):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
     def _micro_batch_findings(self) -> Iterator[Finding]:
@@ -142,15 +140,15 @@ class Recipe(Config):
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
-        weights = outside.named(self.evaluation) if self.evaluation else {}
+        weights = rivals.named(self.evaluation) if self.evaluation else {}
         parts: list[tuple[Place, ComponentConfig]] = [(("data",), self.data)]
-        if self.stages or outside.BASE in weights:
+        if self.stages or BASE in weights:
             parts.insert(0, (("backbone",), self.backbone))
         for place, component in [*parts, *self._other_data()]:
             for finding in component.missing():
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
         if self.evaluation is not None:
-            yield from outside.missing(self.evaluation)
+            yield from rivals.missing(self.evaluation)
 
     def here(self, absent: Absent) -> list[Finding]:
         """What is wrong with weights and data on this machine: what is absent, and encoded data of another backbone."""
@@ -242,41 +240,6 @@ class Recipe(Config):
                 why = f"the frozen role '{role}' starts from random weights; name a stage: roles.{role}.from"
                 yield Finding("warning", ("roles", role), why)
 
-    def _evaluation_findings(
-        self, evaluation: EvaluationConfig, weights: Mapping[str, Outside | None]
-    ) -> Iterator[Finding]:
-        kinds: dict[str, NetworkKind | None] = {
-            s.name: s.objective.roles()["student"].kind for s in self.stages if "student" in s.objective.roles()
-        }
-        kinds |= {name: found.pretrained.kind if found else None for name, found in weights.items()}
-        if evaluation.teacher not in kinds:
-            yield Finding("error", ("teacher",), _unknown_stage(evaluation.teacher, self.stages))
-        else:
-            yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, kinds)
-        if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
-            per_step = evaluation.teacher_sampler.calls_per_step
-            message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
-            yield Finding("error", ("teacher_calls",), message)
-        held = evaluation.samples * math.prod(self.data.spec().shape)
-        if held > MOST_HELD:
-            why = (
-                f"{evaluation.samples:,} samples x {math.prod(self.data.spec().shape):,} numbers of each (data) are "
-                f"{held:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD * evaluation.samples // held:,}"
-            )
-            yield Finding("error", ("samples",), why)
-        names = [metric.type for metric in evaluation.metrics]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield Finding("error", ("metrics", index), f"metric '{name}' is listed twice")
-        if evaluation.teacher_cfg_scale != 1 and evaluation.teacher_sampler.network == "flow_map":
-            why = f"'{evaluation.teacher_sampler.type}' follows the flow map, which has its guidance in it; use 1"
-            yield Finding("error", ("teacher_cfg_scale",), why)
-        else:
-            for finding in guidance_findings(evaluation.teacher_cfg_scale, self.data.spec().conditional):
-                yield replace(finding, field=("teacher_cfg_scale",))
-        yield from self._shift_findings(evaluation)
-        yield from self._contest_findings(evaluation, kinds)
-
     def _watchdog_findings(self) -> Iterator[Finding]:
         """Settings of a watchdog that has nothing to watch, or does something else."""
         config = self.watchdog
@@ -286,93 +249,6 @@ class Recipe(Config):
             yield from idle(config, "action is 'off'", "rise", "variance", "memory")
         elif not any(has_critic(stage) for stage in self.stages):
             yield from idle(config, "no stage trains a critic", "action", "rise", "variance", "memory")
-
-    def _shift_findings(self, evaluation: EvaluationConfig) -> Iterator[Finding]:
-        """Say it where stages are measured on another grid than they are trained on."""
-        measured = {evaluation.teacher, *(contest.stage for contest in evaluation.contests)}
-        own = {s.name: s.objective.grid_shift() for s in self.stages if s.name in measured}
-        other = [f"'{name}' ({shift:g})" for name, shift in own.items() if shift not in (None, evaluation.shift)]
-        if evaluation.shift is not None and other:
-            why = (
-                f"samples are drawn at shift {evaluation.shift:g}, but trained at another: {', '.join(other)}; "
-                "leave it out to sample each stage as it is trained"
-            )
-            yield Finding("warning", ("shift",), why)
-
-    def _contest_findings(
-        self, evaluation: EvaluationConfig, kinds: Mapping[str, NetworkKind | None]
-    ) -> Iterator[Finding]:
-        seen: set[tuple[str, str, str, int]] = set()
-        possible = self.backbone.contexts(self.data.spec())
-        for index, contest in enumerate(evaluation.contests):
-            where = ("contests", index)
-            if contest.stage not in kinds:
-                yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, self.stages))
-                continue
-            if not outside.is_weights(contest.stage) and contest.context and contest.context not in possible:
-                yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
-            if all(sampler.network == "velocity" for sampler in contest.samplers):
-                for finding in guidance_findings(contest.cfg_scale, self.data.spec().conditional):
-                    yield replace(finding, field=(*where, *finding.field))
-            for position, sampler in enumerate(contest.samplers):
-                place = (*where, "samplers", position)
-                yield from _sampler_findings(place, sampler, contest.stage, kinds)
-                if contest.cfg_scale != 1 and sampler.network == "flow_map":
-                    why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
-                    yield Finding("error", (*where, "cfg_scale"), why)
-                if all(calls % sampler.calls_per_step for calls in evaluation.calls):
-                    per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
-                    yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")
-                entry = (contest.stage, contest.weights, sampler.type, contest.context)
-                if entry in seen:
-                    yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
-                seen.add(entry)
-            refusal = contest.against and _no_control(contest, contest.against, evaluation, kinds)
-            if refusal:
-                yield Finding("error", (*where, "against"), refusal)
-
-
-def _no_control(
-    contest: ContestConfig, against: str, evaluation: EvaluationConfig, stages: Iterable[str]
-) -> str | None:
-    """Why stage `against` can be no control of the contest; None if it can."""
-    others = [other for other in evaluation.contests if other.stage != contest.stage]
-    if against == contest.stage:
-        return f"stage '{against}' is not its own control; name the stage of another contest"
-    if against not in [other.stage for other in others]:
-        if against in stages:
-            return f"no contest measures stage '{against}'; add one with the same samplers"
-        return unknown_word("stage", against, dict.fromkeys(other.stage for other in others))
-    alike = (contest.weights, contest.context, contest.cfg_scale)
-    twins = [o for o in others if o.stage == against and (o.weights, o.context, o.cfg_scale) == alike]
-    if any(sampler in twin.samplers for twin in twins for sampler in contest.samplers):
-        return None
-    return (
-        f"nothing is measured alike: give the contests of '{contest.stage}' and '{against}' a sampler in common, with "
-        "the same weights, context and cfg_scale"
-    )
-
-
-def _sampler_findings(
-    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind | None]
-) -> Iterator[Finding]:
-    if sampler.network == "flow_map" and kinds[stage] == "velocity":
-        whose = f"the weights '{stage}' are" if outside.is_weights(stage) else f"stage '{stage}' trains"
-        message = (
-            f"sampler '{sampler.type}' needs a flow map, but {whose} a velocity; "
-            "use a velocity sampler such as euler or heun"
-        )
-        yield Finding("error", place, message)
-
-
-def _unknown_stage(name: str, stages: Sequence[StageConfig]) -> str:
-    """Say that an evaluation names no stage."""
-    if not stages:
-        return (
-            f"there is no stage '{name}', nor any other; name weights: 'base', or a folder or hub id, with a '/' in it"
-        )
-    hint = f"; for the folder of that name write './{name}'" if is_folder(name) else ""
-    return unknown_word("stage", name, [stage.name for stage in stages]) + hint
 
 
 def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView) -> Iterator[Finding]:
@@ -388,66 +264,3 @@ def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView)
 
 def _missing(name: str) -> StageConfig:
     raise KeyError(name)
-
-
-def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -> tuple[Recipe, list[str]]:
-    """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
-
-    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
-    problem: file, line, field, what is allowed, the nearest word.
-    """
-    text = text_of(path)
-    raw = tables_of(path, text)
-    if "contestants" in raw and "stages" not in raw:
-        raise FlowmapError(f"{path}: is a comparison, not a recipe; flowmap compare {path}")
-    source = Source(str(path), text, raw)
-    for setting in overrides:
-        override(source, setting)
-    if not raw:
-        needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
-        raise FlowmapError(f"{path}: nothing is set; a recipe has at least {', '.join(needed)}, and mostly stages")
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise FlowmapError("\n".join(explain_validation(error, source))) from None
-    findings = list(recipe.findings())
-    findings += recipe.here(absent)
-    errors = [finding for finding in findings if finding.level == "error"]
-    if errors:
-        raise FlowmapError("\n".join(explain(errors, source)))
-    return recipe, explain(findings, source)
-
-
-def tables_of(path: Path, text: str) -> dict[str, Any]:
-    """The tables of the recipe `text` that stands at `path`; raises FlowmapError if it is no TOML, or has too much."""
-    try:
-        return parse_toml(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FlowmapError(explain_syntax(error, str(path), text)) from None
-    except TextError as error:
-        raise FlowmapError(f"{path}: {error}; that is no recipe") from None
-
-
-def text_of(path: Path) -> str:
-    """The text of the recipe at `path`; raises FlowmapError, with the recipes that are near, if there is none."""
-    try:
-        return read_text(path)
-    except FileNotFoundError:
-        raise FlowmapError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
-    except IsADirectoryError:
-        raise FlowmapError(f"{path}: is a folder, not a recipe{_recipes_near(path / 'any')}") from None
-    except TextError as error:
-        raise FlowmapError(f"{path}: {error}") from None
-    except OSError as error:
-        raise FlowmapError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _recipes_near(path: Path) -> str:
-    folder = path.parent if is_folder(path.parent) else Path("recipes")
-    try:
-        found = sorted(p.name for p in folder.glob("*.toml"))
-    except OSError:
-        found = []  # a folder that cannot be read has nothing to offer
-    near = difflib.get_close_matches(path.name, found, n=1)
-    hint = f". Did you mean '{folder / near[0]}'?" if near else ""
-    return f"; {folder}/ has: {', '.join(found)}{hint}" if found else ""

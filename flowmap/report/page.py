@@ -15,15 +15,18 @@ import numpy as np
 from markupsafe import Markup
 
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import write_whole
+from flowmap.files.whole import write_whole
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.step_length import NAME
 from flowmap.report import figures
-from flowmap.report.figures import Curve, Style, Trace
+from flowmap.report.figures import Curve, Style
 from flowmap.report.pages import described, rendered, shown
-from flowmap.runs.read import Run, claims_of, command_of, costs_of, read_run
+from flowmap.report.traces import Trace, shared
+from flowmap.runs.claims import claims_of
+from flowmap.runs.read import Run, command_of, costs_of, read_run
 from flowmap.statistics import verdict
-from flowmap.statistics.verdict import Cell, Claim, Place, Series
+from flowmap.statistics.claims import Claim
+from flowmap.statistics.verdict import Cell, Place, Series
 from flowmap.training.journal import StepLine
 
 
@@ -213,7 +216,7 @@ def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
         for logarithmic, some in traces.items():
             if some:
                 title = f"losses of {stage}"
-                yield stage, some, figures.loss_panel(title, some, logarithmic, figures.shared(lines))
+                yield stage, some, figures.loss_panel(title, some, logarithmic, shared(lines))
 
 
 def _traces(by_seed: Mapping[int, Sequence[StepLine]]) -> dict[bool, list[Trace]]:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from flowmap.plugin.catalogue import catalogue
 from flowmap.console.commands import command_line
-from flowmap.plugin.kinds import SamplerConfig
-from flowmap.schema.words import NetworkKind, unknown_word
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
-from flowmap.recipe.outside import is_weights, main_stage
-from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
-from flowmap.recipe.recipe import Recipe
-from flowmap.training.train import read_lock
 from flowmap.files.texts import is_file, is_folder
+from flowmap.plugin.catalogue import catalogue
+from flowmap.plugin.kinds import SamplerConfig
+from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
+from flowmap.recipe.outside import is_weights, main_stage
+from flowmap.recipe.recipe import Recipe
+from flowmap.schema.words import NetworkKind, unknown_word
+from flowmap.training.changes import read_lock
 
 _ANEW = "run the recipe again, which writes it anew"
 

@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
-from flowmap.plugin.catalogue import catalogue
-from flowmap.plugin.kinds import BackboneConfig
-from flowmap.training.equivalents import equivalents
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import StoppedError, cut_off
-from flowmap.training.journal import STEPS, Calls, StepLine, calls_in, lost_steps, read_steps
-from flowmap.recipe.layout import LOCK
-from flowmap.statistics.scores import METRICS, read_scores
+from flowmap.files.folder import StoppedError
+from flowmap.files.records import cut_off
 from flowmap.files.sealed import parse_sealed
 from flowmap.files.texts import TextError, misfit, read_bytes, read_text, shaped
-from flowmap.statistics.verdict import Claim, Control, claims
-
-
-@dataclass
-class Cost:
-    """What a stage cost, over all seeds: steps, network calls per role, backwards, seconds, peak bytes."""
-
-    name: str
-    planned: int = 0
-    steps: int = 0
-    calls: dict[str, Counter[str]] = field(default_factory=dict)
-    backwards: int = 0
-    seconds: float = 0.0
-    peak_bytes: int = 0
-
-    def add(self, lines: Sequence[StepLine]) -> None:
-        """Count lines of `steps.jsonl`."""
-        self.steps += len(lines)
-        # Most lines say the very same of their calls: each text is looked at once.
-        for written, times in Counter(bytes(line.written_calls) for line in lines).items():
-            self._call(calls_in(written), times)
-        self.backwards += sum(line.backwards for line in lines)
-        self.seconds += sum(line.seconds for line in lines)
-        self.peak_bytes = max(self.peak_bytes, max((line.peak_bytes for line in lines), default=0))
-
-    def include(self, other: Cost) -> None:
-        """Count what `other` has counted."""
-        self.planned += other.planned
-        self.steps += other.steps
-        self._call(other.calls, 1)
-        self.backwards += other.backwards
-        self.seconds += other.seconds
-        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
-
-    def _call(self, calls: Calls, times: int) -> None:
-        for role, counts in calls.items():
-            own = self.calls.setdefault(role, Counter())
-            for kind, count in counts.items():
-                own[kind] += times * count
-
-    @property
-    def total(self) -> Counter[str]:
-        """Calls of all roles together."""
-        return sum(self.calls.values(), Counter())
-
-    def equivalents(self, recomputes: bool) -> int:
-        """Network-call equivalents in samples (see `flowmap.training.equivalents`)."""
-        return equivalents(self.calls, recomputes)
+from flowmap.plugin.catalogue import catalogue
+from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.layout import LOCK
+from flowmap.runs.costs import Cost
+from flowmap.statistics.scores import METRICS, read_scores
+from flowmap.training.journal import STEPS, StepLine, lost_steps, read_steps
 
 
 @dataclass(frozen=True)
@@ -241,40 +193,3 @@ def costs_of(run: Run) -> tuple[list[Cost], Cost]:
     for cost in run.costs.values():
         total.include(cost)
     return list(run.costs.values()), total
-
-
-def claims_of(run: Run) -> list[Claim]:
-    """Every claim that the run's scores can decide, its teacher and controls being those of its recipe."""
-    evaluation = _evaluation(run)
-    return claims(run.lines, evaluation.get("teacher"), _controls(run), evaluation.get("noise") == "common")
-
-
-def _evaluation(run: Run) -> Mapping[str, Any]:
-    return run.recipe.get("evaluation") or {}
-
-
-def _controls(run: Run) -> Iterator[Control]:
-    """The contests that name a control, with what each of the two stages cost beyond what both build on."""
-    recomputes, costs = run.recomputes, run.costs
-    for contest in _evaluation(run).get("contests", []):
-        if (against := contest.get("against")) is None:
-            continue
-        ours, theirs = _lineage(run, contest["stage"]), _lineage(run, against)
-        spent: list[int | None] = [None, None]
-        # What weights from outside have cost is not known.
-        if recomputes is not None and ours | theirs <= costs.keys():
-            alone = (ours - theirs, theirs - ours)
-            spent = [sum(costs[name].equivalents(recomputes) for name in own) for own in alone]
-        yield Control(contest["stage"], contest.get("weights", "ema"), against, *spent)
-
-
-def _lineage(run: Run, stage: str) -> set[str]:
-    """The stage, and every stage whose weights it builds on."""
-    sources = {
-        one["name"]: {role["from"] for role in one.get("roles", {}).values()} - {"base"} for one in run.recipe["stages"]
-    }
-    found, new = set[str](), {stage}
-    while new:
-        found |= new
-        new = {source for name in new for source in sources.get(name, set())} - found
-    return found

@@ -4,6 +4,8 @@
 computes with, that float32 does not have, or that makes a table of its own size. Bounds are far beyond what anybody
 trains with: they refuse slips of the keyboard and units mistaken, not experiments. Infinity and NaN are no numbers here
 (`flowmap.plugin.Config`).
+
+Over 250 lines: this is one list, and a bound that stood elsewhere would be looked for here.
 """
 
 from __future__ import annotations

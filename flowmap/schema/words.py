@@ -9,31 +9,24 @@ from typing import Literal
 NetworkKind = Literal["velocity", "flow_map"]
 """`velocity`: u(x, t), one time. `flow_map`: u(x, t, r), two times; it serves as a velocity at r = t."""
 
-
 _SHOWN = 32  # of a list, in a sentence
-
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What a run, a stage and a component may be called: each becomes part of a file's name."""
 
-
 Precision = Literal["no", "bf16"]
 """Mixed precision of the network calls: none, or bfloat16 where autocast takes it."""
-
 
 FrameView = Literal["forced", "whole"]
 """How a causal model is shown the frames of a video: `forced` is chunk by chunk, each given the clean ones before it
 (teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.
 To a model of all frames at once both are the same."""
 
-
 FrameChoice = Literal["nearest", "rate"]
 """Which frames of a clip are taken: those nearest in time, or those that counting by declared rates comes to."""
 
-
 Fit = Literal["crop", "stretch"]
 """How a frame comes to its size: scaled to cover it, with the middle kept, or squashed."""
-
 
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""

@@ -1,4 +1,7 @@
-"""The contract of backbones."""
+"""The contract of backbones.
+
+Over 250 lines: one method for each promise, on one backbone that is made once.
+"""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import msgspec
 
-from flowmap.files.folder import StoppedError, as_line, shortened, whole_lines, write_whole_file
+from flowmap.files.folder import StoppedError
 from flowmap.files.manifest import Checkpoint, StepsSeal, checkpoints, read_manifest
+from flowmap.files.records import as_line, shortened, whole_lines
 from flowmap.files.texts import TextError
+from flowmap.files.whole import write_whole_file
 from flowmap.phases import phase
 
 STEPS = "steps.jsonl"

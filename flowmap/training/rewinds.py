@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import read_lines, rewrite_lines, writing
+from flowmap.files.folder import writing
 from flowmap.files.manifest import checkpoints
+from flowmap.files.records import read_lines, rewrite_lines
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.tables import has_critic
-from flowmap.training.checkpoint import aside
+from flowmap.training.verify import aside
 from flowmap.training.watchdog import Alarm, CollapseError, Seen, Watchdog
 
 REWINDS = "rewinds.jsonl"

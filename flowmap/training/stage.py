@@ -17,10 +17,11 @@ from flowmap.phases import each, phase
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.tables import OptimizerConfig, RoleConfig
 from flowmap.schema.words import Weights
-from flowmap.training.checkpoint import read_weights, verify
+from flowmap.training.checkpoint import read_weights
 from flowmap.training.ema import start_average
 from flowmap.training.processes import Processes
 from flowmap.training.sharding import place
+from flowmap.training.verify import verify
 
 
 @dataclass(frozen=True)

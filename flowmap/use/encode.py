@@ -25,7 +25,8 @@ from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.phases import each, phase
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig
 from flowmap.recipe.made_with import MadeWith, agree
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 from flowmap.training.processes import Processes
 
 _FAULTS = "faults.jsonl"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,42 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import rewrite_lines, write_whole_file, writing
+from flowmap.files.folder import writing
+from flowmap.files.records import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
+from flowmap.files.whole import write_whole_file
 from flowmap.interfaces import Evidence, Metric, References, Samples
 from flowmap.media.pictures import png
 from flowmap.phases import each, phase
-from flowmap.plugin.kinds import MetricConfig, SamplerConfig
+from flowmap.plugin.kinds import MetricConfig
 from flowmap.recipe.layout import Plan
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.tables import EvaluationConfig
-from flowmap.schema.words import Weights
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
-from flowmap.use.lineup import Lineup, Member
-from flowmap.use.student import Contestant, generate, held_out_start, steps_for
+from flowmap.use.lineup import Lineup
+from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
+from flowmap.use.student import Contestant, generate, held_out_start
 
 PICTURES = "pictures"
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One row of the competition: a member's weights under a sampler (None: metrics of the network itself)."""
-
-    member: Member
-    weights: Weights
-    sampler: SamplerConfig | None
-    context: int
-    cfg_scale: float
-    evaluation: str
-
-    @property
-    def label(self) -> str:
-        """The sampler as the results name it."""
-        given = f"-after-{self.context}" if self.context else ""
-        return f"{self.sampler.type}{given}" if self.sampler else "network"
 
 
 @dataclass(frozen=True)
@@ -73,9 +55,9 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
         return
     found = read_scores(plan.folder / METRICS)
     lineup = Lineup(plan, device)
-    entries = [entry for seed in plan.recipe.seeds for entry in _entries(lineup, config, seed)]
+    entries = [entry for seed in plan.recipe.seeds for entry in entries_of(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
-    rows = [_recorded(entry, found, config) for entry in entries]
+    rows = [recorded(entry, found, config) for entry in entries]
     _write(plan, rows)
     for seed in plan.recipe.seeds:
         missing = [i for i, entry in enumerate(entries) if entry.member.seed == seed and rows[i] is None]
@@ -96,68 +78,6 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
 
 def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
     rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
-
-
-def _entries(lineup: Lineup, config: EvaluationConfig, seed: int) -> Iterator[_Entry]:
-    settings = config.model_dump(mode="json", exclude={"contests", "calls"})
-    settings["teacher_checkpoint"] = lineup.member(config.teacher, seed).checkpoint
-    probed: set[tuple[str, Weights]] = set()
-    for contest in config.contests:
-        member = lineup.member(contest.stage, seed)
-        samplers: list[SamplerConfig | None] = list(contest.samplers)
-        if (member.name, contest.weights) not in probed and any(_probes(m, member) for m in config.metrics):
-            samplers.append(None)
-            probed.add((member.name, contest.weights))
-        for sampler in samplers:
-            # The sampler's own fields too: the same name with another setting is another row.
-            own = {
-                "sampler": sampler.model_dump(mode="json") if sampler else None,
-                "context": contest.context,
-                "cfg_scale": contest.cfg_scale,
-            }
-            text = json.dumps(settings | own, sort_keys=True)
-            evaluation = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-            context, scale = (contest.context, contest.cfg_scale) if sampler else (0, 1.0)
-            yield _Entry(member, contest.weights, sampler, context, scale, evaluation)
-
-
-def _probes(metric: MetricConfig, member: Member) -> bool:
-    """Whether `metric` calls the member's network itself rather than looking at samples."""
-    return metric.network is not None and metric.network == member.kind
-
-
-def _wanted(entry: _Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
-    """The (sampler, nfe, metric) that the entry's lines must have."""
-    if entry.sampler is None:
-        return {(m.network or "", m.calls, m.type) for m in config.metrics if _looks_at(m, entry)}
-    calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
-    return {(entry.label, n, m.type) for n in calls for m in config.metrics if _looks_at(m, entry)}
-
-
-def _looks_at(metric: MetricConfig, entry: _Entry) -> bool:
-    """Whether `metric` is part of this row: of samples under a sampler, or of the network itself."""
-    return metric.network is None if entry.sampler else _probes(metric, entry.member)
-
-
-def _recorded(
-    entry: _Entry, found: Sequence[dict[str, object]], config: EvaluationConfig
-) -> list[dict[str, object]] | None:
-    """The entry's lines among those found, or None unless all that are wanted are there."""
-    wanted = _wanted(entry, config)
-    header = {
-        "stage": entry.member.name,
-        "weights": entry.weights,
-        "seed": entry.member.seed,
-        "checkpoint": entry.member.checkpoint,
-        "evaluation": entry.evaluation,
-    }
-    lines = {
-        key: line
-        for line in found
-        if all(line.get(k) == v for k, v in header.items())
-        and (key := (line["sampler"], line["nfe"], line["metric"])) in wanted
-    }
-    return list(lines.values()) if lines.keys() == wanted else None
 
 
 def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, _Measure]:
@@ -209,15 +129,15 @@ def _real(contestant: Contestant, split: Literal["train", "held_out"], count: in
 
 
 def _score(
-    entry: _Entry,
+    entry: Entry,
     plan: Plan,
     config: EvaluationConfig,
     measures: dict[MetricConfig, _Measure],
     lineup: Lineup,
 ) -> Iterator[Score]:
     contestant = lineup.open(entry.member, entry.weights)
-    calls = sorted({nfe for _, nfe, _ in _wanted(entry, config)})
-    chosen = {m: measure for m, measure in measures.items() if _looks_at(m, entry)}
+    calls = sorted({nfe for _, nfe, _ in wanted(entry, config)})
+    chosen = {m: measure for m, measure in measures.items() if looks_at(m, entry)}
     for nfe in calls:
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
@@ -245,13 +165,13 @@ def _score(
             )
 
 
-def _words(entry: _Entry, nfe: int) -> str:
+def _words(entry: Entry, nfe: int) -> str:
     by = f"by {entry.label}, {nfe} call{'' if nfe == 1 else 's'}" if entry.sampler else "the network itself"
     return f"{entry.member.name} ({entry.weights}), {by}"
 
 
 def _evidence(
-    entry: _Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
+    entry: Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
 ) -> Evidence:
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
     if config.noise == "common":

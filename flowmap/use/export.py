@@ -12,7 +12,7 @@ import torch
 from flowmap import __version__
 from flowmap.console.commands import going_on
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import readable, write_whole_folder
+from flowmap.files.whole import readable, write_whole_folder
 from flowmap.phases import phase
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
 from flowmap.recipe.tables import sampling_shift

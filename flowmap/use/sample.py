@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.files.folder import SKIP_PREFIX, readable, write_together, writing
+from flowmap.files.folder import SKIP_PREFIX, writing
+from flowmap.files.whole import readable, write_together
 from flowmap.interfaces import Batch, Samples
 from flowmap.maths.draw import Draw
 from flowmap.media.pictures import png

@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes

@@ -6,8 +6,8 @@ import warnings
 from typing import Any
 
 import torch
-from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpBackbone
+from flowmap_mlp.configs import MlpConfig
 
 from flowmap.interfaces import NoCond, as_flow_map
 from flowmap.networks.tangent import tangent

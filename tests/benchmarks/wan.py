@@ -16,16 +16,17 @@ from typing import Any, Literal
 import torch
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_distribution.matching import dmd_gradient
-from flowmap_flow import FlowMapConfig
+from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import loss_weight
-from flowmap_wan import FarWan21Config, LoraConfig, Wan21Config
 from flowmap_wan.adapters import parameters_of
 from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
-from flowmap_wan.views import VideoCond
+from flowmap_wan.settings import LoraConfig
 from peft import LoraConfig as PeftConfig
 from torch import Tensor, nn
 

@@ -180,7 +180,7 @@ def captions(seed: int, folder: Path) -> Try:
 def checkpoints(seed: int, folder: Path) -> Try:
     """Checkpoints: what is accepted has every byte of its tensors."""
     from flowmap.files.manifest import checkpoints as found_in
-    from flowmap.training.checkpoint import verify
+    from flowmap.training.verify import verify
     from tests.small_runs import HEAD, TEACHER, planned, train_all
     from tests.test_seen import mutated
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 from flowmap_gaussian.exact import GaussianBackbone, Mixture
 from torch import Tensor, nn
 

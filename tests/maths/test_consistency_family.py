@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_consistency import ConsistencyConfig, ConsistencyTrainingConfig, DiscreteConfig, ScmConfig, TcmConfig
+from flowmap_consistency.configs import ConsistencyConfig, ConsistencyTrainingConfig, ScmConfig, TcmConfig
 from flowmap_consistency.continuous import TrigStudent, consistency_tangent
+from flowmap_consistency.parts import DiscreteConfig
 from flowmap_consistency.steps import TeacherStep, draw_start, improved, joined, late_times, step_back, to_data, weights
 from flowmap_consistency.truncated import at_boundary
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Cond, FlowMap, Loss, NoCond, Role, Scene, Velocity

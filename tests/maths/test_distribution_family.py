@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_consistency import ConsistencyConfig
-from flowmap_distribution import (
+from flowmap_consistency.configs import ConsistencyConfig
+from flowmap_distribution.backward_simulation import BackwardSimulation
+from flowmap_distribution.configs import (
     BackwardSimulationConfig,
     CausVidConfig,
     Dmd2Config,
@@ -23,15 +24,14 @@ from flowmap_distribution import (
     SelfForcingConfig,
     TrajectoryConfig,
 )
-from flowmap_distribution.backward_simulation import BackwardSimulation
 from flowmap_distribution.matching import score_times
 from flowmap_distribution.parts import DistributionConfig, RcmTimesConfig, ScoreTimesConfig
 from flowmap_distribution.rollouts import LastStep, exit_times, falling_times
 from flowmap_distribution.trajectory import Trajectory
-from flowmap_flow import DiscreteFlowMapConfig, FlowMatchingConfig
-from flowmap_gaussian import MixtureConfig
-from flowmap_samplers import ConsistencyConfig as ConsistencySamplerConfig
-from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig, FlowMatchingConfig
+from flowmap_gaussian.configs import MixtureConfig
+from flowmap_samplers.configs import ConsistencyConfig as ConsistencySamplerConfig
+from flowmap_samplers.configs import FlowMapConfig as FlowMapSamplerConfig
 from flowmap_wan.views import Forced
 from pydantic import ValidationError
 from torch import Tensor

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from flowmap_flow import FlowMapConfig
+from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_flow import (
-    EulerianConfig,
-    LagrangianConfig,
-    MeanFlowConfig,
-    SemigroupConfig,
-    ShortcutConfig,
-    TransitionConfig,
-)
+from flowmap_flow.composed_configs import SemigroupConfig, ShortcutConfig
+from flowmap_flow.derivative_configs import EulerianConfig, LagrangianConfig, MeanFlowConfig, TransitionConfig
 from flowmap_flow.shortcut import dyadic_pairs
 from flowmap_flow.transition import interval_weight
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 from torch import Tensor
 
 from flowmap.interfaces import NoCond

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation, segments
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_distribution.matching import dmd_gradient
-from flowmap_flow import FlowMapConfig
+from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
+from flowmap_samplers.configs import FlowMapConfig as FlowMapSamplerConfig
 from safetensors import safe_open
 from torch import Tensor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flowmap_consistency import ConsistencyConfig, ConsistencyTrainingConfig, ScmConfig, TcmConfig
+from flowmap_consistency.configs import ConsistencyConfig, ConsistencyTrainingConfig, ScmConfig, TcmConfig
 
 from .released import Released
 

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import pytest
 import torch
-from flowmap_distribution import CausVidConfig, Dmd2Config, RcmConfig, SelfForcingConfig
+from flowmap_distribution.configs import CausVidConfig, Dmd2Config, RcmConfig, SelfForcingConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Velocity, Window

@@ -6,7 +6,7 @@ from typing import Any, final
 
 import pytest
 import torch
-from flowmap_flow import EulerianConfig, MeanFlowConfig, TransitionConfig
+from flowmap_flow.derivative_configs import EulerianConfig, MeanFlowConfig, TransitionConfig
 from torch import Tensor
 
 from flowmap.interfaces import Cond, FlowMap, Role, as_flow_map

@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_flow import (
-    DiscreteFlowMapConfig,
-    EulerianConfig,
-    FlowMapConfig,
-    FlowMatchingConfig,
-    LagrangianConfig,
-    MeanFlowConfig,
-    SemigroupConfig,
-    ShortcutConfig,
-    TransitionConfig,
-    matching,
-    semigroup,
-)
+from flowmap_flow import matching, semigroup
+from flowmap_flow.composed_configs import SemigroupConfig, ShortcutConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
+from flowmap_flow.derivative_configs import EulerianConfig, LagrangianConfig, MeanFlowConfig, TransitionConfig
 from flowmap_flow.shortcut import dyadic_pairs
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 from torch import Tensor
 
 from flowmap.interfaces import NoCond, Role, Scene

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation
+from flowmap_distribution.configs import BackwardSimulationConfig
 
 from flowmap.interfaces import NoCond
 from flowmap.maths.draw import Draw

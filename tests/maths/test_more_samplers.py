@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from flowmap_samplers import ConsistencyConfig, DpmSolverConfig, EulerConfig, FlowMapConfig, GammaConfig, UniPCConfig
+from flowmap_samplers.configs import (
+    ConsistencyConfig,
+    DpmSolverConfig,
+    EulerConfig,
+    FlowMapConfig,
+    GammaConfig,
+    UniPCConfig,
+)
 from scipy.stats import kstest
 from torch import Tensor
 

@@ -10,10 +10,10 @@ from functools import cache
 
 import pytest
 import torch
-from flowmap_flow import FlowMapConfig, FlowMatchingConfig
-from flowmap_gaussian import MixtureConfig
-from flowmap_mlp import MlpConfig
+from flowmap_flow.configs import FlowMapConfig, FlowMatchingConfig
+from flowmap_gaussian.configs import MixtureConfig
 from flowmap_mlp.backbone import MlpBackbone
+from flowmap_mlp.configs import MlpConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Role, as_flow_map

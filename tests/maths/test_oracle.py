@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 from flowmap_gaussian.exact import Mixture
 from hypothesis import given, settings
 from hypothesis import strategies as st

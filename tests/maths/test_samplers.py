@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from flowmap_samplers import (
+from flowmap_samplers.configs import (
     ConsistencyConfig,
     DpmSolverConfig,
     EulerConfig,

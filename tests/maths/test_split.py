@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_consistency import ScmConfig
+from flowmap_consistency.configs import ScmConfig
 from torch import Tensor
 
 from flowmap.interfaces import Batch, OneChunk, Scene, Turn, World

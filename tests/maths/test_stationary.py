@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from flowmap_consistency import ConsistencyConfig
-from flowmap_distribution import BackwardSimulationConfig
+from flowmap_consistency.configs import ConsistencyConfig
 from flowmap_distribution.backward_simulation import BackwardSimulation, segments
-from flowmap_flow import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
+from flowmap_distribution.configs import BackwardSimulationConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
 from flowmap_flow.forward import ForwardFlowMap
-from flowmap_gaussian import MixtureConfig
-from flowmap_samplers import FlowMapConfig as FlowMapSamplerConfig
+from flowmap_gaussian.configs import MixtureConfig
+from flowmap_samplers.configs import FlowMapConfig as FlowMapSamplerConfig
 from torch import Tensor
 
 from flowmap.interfaces import NoCond, Role, Scene

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from flowmap_mlp import MlpConfig
+from flowmap_mlp.configs import MlpConfig
 from torch import Tensor
 
 from flowmap.interfaces import Cond, FlowMap, NoCond, Role

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from flowmap_consistency import ConsistencyConfig
-from flowmap_flow import DiscreteFlowMapConfig, FlowMapConfig
-from flowmap_gaussian import MixtureConfig
-from flowmap_mlp import MlpConfig
+from flowmap_consistency.configs import ConsistencyConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig, FlowMapConfig
+from flowmap_gaussian.configs import MixtureConfig
+from flowmap_mlp.configs import MlpConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Cond, FlowMap, NoCond, Role, Velocity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flowmap_flow import FlowMapConfig
+from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import ForwardFlowMap, loss_weight
 from torch import Tensor
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan import ArchitectureConfig, FarWan21Config, LoraConfig, Wan21Config
 from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.chunking import Causal
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
-from flowmap_wan.views import VideoCond
+from flowmap_wan.settings import ArchitectureConfig, LoraConfig
 from torch import Tensor
 
 from flowmap.interfaces import FlowMap, Role, as_flow_map

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from torch import Tensor
 
 from flowmap.errors import FlowmapError

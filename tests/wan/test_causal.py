@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 from flowmap_samplers.samplers import FlowMapEuler
-from flowmap_wan import FarWan21Config, Wan21Config
-from flowmap_wan.views import Following, VideoCond
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.memory import Following
 from torch import Tensor
 
 from flowmap.errors import FlowmapError

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
 from flowmap.planning.count import count
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.layout import StagePlan, make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.testing import check_backbone
 
 from ..test_cost import trained

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import Wan21Config
+from flowmap_wan.configs import Wan21Config
 from safetensors.torch import load_file, save_file
 from transformers import UMT5EncoderModel
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import LAYERS, FarWan21Config, LoraConfig, Wan21Config, attention
+from flowmap_wan import attention
 from flowmap_wan.adapters import add_adapter
 from flowmap_wan.attention import Sight
 from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.footprint import WanFootprint
 from flowmap_wan.module import WanModule
+from flowmap_wan.settings import LAYERS, LoraConfig
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
@@ -25,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flowmap.interfaces import Batch, Cond, FlowMap, Role, Window
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.plugin.footprint import CallShape, Footprint
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from tests.wan.support import CHANNELS, architecture, draw, lora, make, module, noise
 from tests.wan.support import text as prompt
 

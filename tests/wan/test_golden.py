@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.settings import ArchitectureConfig
 from safetensors import safe_open
 from torch import Tensor
 
 from flowmap.interfaces import Batch, EncodedText, Loss, Role, Scene, World
 from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, ObjectiveConfig, SampleSpec
-from flowmap.recipe.recipe import Recipe, read
+from flowmap.recipe.read import read
+from flowmap.recipe.recipe import Recipe
 
 from ..scripted import scripted
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig, rollouts
+from flowmap_distribution import rollouts
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_samplers.samplers import FlowMapEuler
-from flowmap_wan import LoraConfig
 from flowmap_wan.adapters import add_adapter, merged_state, parameters_of, remove_adapter
 from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.settings import LoraConfig
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Cond, FlowMap, Loss, Role, Scene, Velocity, Window, World, as_flow_map

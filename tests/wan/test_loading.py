@@ -13,11 +13,13 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 from flowmap_wan.backbone import WanBackbone
-from flowmap_wan.checkpoint import Checkpoint, missing
+from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.opening import missing
+from flowmap_wan.settings import ArchitectureConfig
 from flowmap_wan.twin import make_twin
-from flowmap_wan.views import VideoCond
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

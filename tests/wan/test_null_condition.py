@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmap_wan import NEGATIVE_PROMPT, ArchitectureConfig, Wan21Config
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.configs import Wan21Config
+from flowmap_wan.settings import NEGATIVE_PROMPT, ArchitectureConfig
 from flowmap_wan.twin import make_twin
-from flowmap_wan.views import VideoCond
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig
-from flowmap_wan import LoraConfig
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.settings import LoraConfig
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Chunking, Cond, Loss, Role, Scene, Velocity, Window, World
 from flowmap.maths.draw import Draw
 from flowmap.planning.count import count
 from flowmap.recipe.layout import make_plan
-from flowmap.recipe.recipe import read
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.ledger import Ledger
 from flowmap.training.loop import run_stage

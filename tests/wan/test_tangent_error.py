@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.embeddings import Timesteps
-from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 
 from flowmap.networks.tangent import tangent
 from flowmap.recipe.step_length import NAME

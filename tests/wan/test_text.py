@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan import Wan21Config
 from flowmap_wan.checkpoint import text_precision
 from flowmap_wan.codec import Codec
+from flowmap_wan.configs import Wan21Config
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_distribution import BackwardSimulationConfig
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_samplers.samplers import FlowMapEuler
-from flowmap_wan import LoraConfig
 from flowmap_wan.adapters import add_adapter
 from flowmap_wan.attention import TextMemo
 from flowmap_wan.backbone import WanBackbone
-from flowmap_wan.views import VideoCond
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.settings import LoraConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Role, Scene, World, as_flow_map

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.media.pictures import scatter
-from flowmap_gaussian import GaussianDataConfig
+from flowmap_gaussian.configs import GaussianDataConfig
 
 
 @final

@@ -30,7 +30,7 @@ from flowmap.interfaces import (
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import like
 from flowmap.plugin import NetworkKind, SampleSpec
-from flowmap_gaussian import MixtureConfig
+from flowmap_gaussian.configs import MixtureConfig
 
 _HALVINGS = 80  # bisection until float64 has no more digits
 

@@ -26,7 +26,7 @@ from flowmap.interfaces import (
 )
 from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, SampleSpec
-from flowmap_mlp import MlpConfig
+from flowmap_mlp.configs import MlpConfig
 
 
 @final

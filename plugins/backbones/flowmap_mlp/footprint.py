@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from flowmap.planning.fake import Taken, fake_tensors, measure
 from flowmap.plugin import NetworkKind, Precision, SampleSpec
 from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
-from flowmap_mlp import MlpConfig
 from flowmap_mlp.backbone import MlpModule
+from flowmap_mlp.configs import MlpConfig
 
 
 @final

@@ -16,7 +16,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from flowmap_wan import PUBLISHED_LAYERS
+from flowmap_wan.settings import PUBLISHED_LAYERS
 
 
 @final

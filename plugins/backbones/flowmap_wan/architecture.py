@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,9 +14,7 @@ from flowmap.recipe.hub import RUN_LOCK, find
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.layout import TransformerFields
 from flowmap_wan.parts import CONFIG
-
-if TYPE_CHECKING:
-    from flowmap_wan import FarWan21Config, Wan21Config
+from flowmap_wan.settings import ArchitectureConfig
 
 # A run on a run on a run ...: beyond these somebody's folder names itself.
 _MOST_RUNS = 50
@@ -27,14 +25,14 @@ _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def architecture_of(config: Wan21Config | FarWan21Config) -> Mapping[str, Any] | None:
+def architecture_of(architecture: ArchitectureConfig | None, weights: str) -> Mapping[str, Any] | None:
     """A diffusers configuration: the recipe's own, the checkpoint's, or by its name; None if nothing is known of it.
 
     Nothing is known of a damaged one: what is wrong with it is `Checkpoint.flaws` to say.
     """
-    if config.architecture is not None:
-        return config.architecture.diffusers()
-    return _of_weights(config.weights, _MOST_RUNS)
+    if architecture is not None:
+        return architecture.diffusers()
+    return _of_weights(weights, _MOST_RUNS)
 
 
 def _of_weights(weights: str, runs: int) -> Mapping[str, Any] | None:
@@ -55,8 +53,6 @@ def _of_weights(weights: str, runs: int) -> Mapping[str, Any] | None:
 
 def _of_run(folder: Path, runs: int) -> Mapping[str, Any] | None:
     """What the run in `folder` was based on, if that is a Wan model."""
-    from flowmap_wan import ArchitectureConfig
-
     backbone = backbone_of_run(folder)
     if "architecture" in backbone:
         try:

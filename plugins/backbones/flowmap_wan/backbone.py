@@ -27,13 +27,14 @@ from flowmap.phases import phase
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.recipe.hub import RUN_LOCK, find
 from flowmap_wan.adapters import add_adapter
-from flowmap_wan.checkpoint import Checkpoint, open_checkpoint
+from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.chunking import Bidirectional, Causal
 from flowmap_wan.codec import Codec
+from flowmap_wan.condition import VideoCond
 from flowmap_wan.export import write_pipeline
 from flowmap_wan.module import WanModule
+from flowmap_wan.opening import open_checkpoint
 from flowmap_wan.transformer import WanConfig, from_checkpoint, random
-from flowmap_wan.views import VideoCond
 
 _VAE_TIME, _VAE_SPACE, _VAE_CHANNELS = 4, 8, 16
 _BASE_SEED = 0
@@ -235,8 +236,7 @@ class _WanVelocity(Velocity):
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         video = _video(cond)
-        text = video.text.to(x.device)
-        return video.view.run(self._module, self._adapter, text, x, t, t, video.memo).float()
+        return video.view.run(self._module, self._adapter, video.text.to(x.device), x, t, t, video.memo).float()
 
 
 @final
@@ -246,5 +246,4 @@ class _WanFlowMap(FlowMap):
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         video = _video(cond)
-        text = video.text.to(x.device)
-        return video.view.run(self._module, self._adapter, text, x, t, r, video.memo).float()
+        return video.view.run(self._module, self._adapter, video.text.to(x.device), x, t, r, video.memo).float()

@@ -1,4 +1,7 @@
-"""Where Wan weights come from: what must be there, how to get it, and what kind of checkpoint it is. Torch-free."""
+"""Where Wan weights come from: what must be there, how to get it, and what kind of checkpoint it is. Torch-free.
+
+Over 250 lines: one folder, with everything that is asked of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.hub import RUN_LOCK, absence, find, fingerprint, header, of_tensors, read_json
+from flowmap.recipe.hub import fingerprint, header, of_tensors, read_json
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
     Shapes,
@@ -22,13 +25,12 @@ from flowmap_wan.layout import (
     transformer_shapes,
     vae_shapes,
 )
-from flowmap_wan.names import KNOWN, how_to_get
+from flowmap_wan.names import how_to_get
 from flowmap_wan.parts import (
     CONFIG,
     PIECES,
     VOCABULARY,
     absent,
-    absent_tokenizer,
     fields_of,
     shapes_of,
     tokenizer_flaw,
@@ -49,7 +51,7 @@ _CLASSES: Mapping[str, list[str]] = {
 _MOST_SHIFT = 1e4
 _TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 Kind = Literal["wan", "anyflow", "far"]
-_KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
     "AnyFlowTransformer3DModel": "anyflow",
     "AnyFlowFARTransformer3DModel": "far",
@@ -58,7 +60,7 @@ FIRST_RELEASE = "FAR_Wan_Transformer3DModel"
 """What AnyFlow's checkpoints call both of theirs, which came before diffusers had classes for them."""
 
 # The pipelines of folders whose transformer is not there (yet).
-_PIPELINES: Mapping[str, Kind] = {
+PIPELINES: Mapping[str, Kind] = {
     "WanPipeline": "wan",
     "AnyFlowPipeline": "anyflow",
     "WanAnyFlowPipeline": "anyflow",
@@ -77,7 +79,7 @@ IMAGE_MODEL = (
 """Why a checkpoint of the other task is refused."""
 
 _SCHEDULER = "scheduler/scheduler_config.json"
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
 
 
 @final
@@ -100,11 +102,9 @@ class Checkpoint:
             if not fields.init_flowmap_model:
                 return "wan"
             return "far" if fields.init_far_model else "anyflow"
-        if fields.class_name not in _KINDS:
-            raise FlowmapError(
-                f"{self._config}: holds a {fields.class_name}; weights can be one of {', '.join(_KINDS)}"
-            )
-        return _KINDS[fields.class_name]
+        if fields.class_name not in KINDS:
+            raise FlowmapError(f"{self._config}: holds a {fields.class_name}; weights can be one of {', '.join(KINDS)}")
+        return KINDS[fields.class_name]
 
     @property
     def _config(self) -> Path:
@@ -223,13 +223,13 @@ class Checkpoint:
 
     def classes(self) -> dict[str, list[str]]:
         """Which library and class model_index.json names for the encoders' parts; raises FlowmapError if it cannot."""
-        if not (self.folder / _INDEX).is_file():
+        if not (self.folder / INDEX).is_file():
             return dict(_CLASSES)
-        found = read_json(self.folder / _INDEX)
+        found = read_json(self.folder / INDEX)
         for part in _CLASSES:
             named = found.get(part, _CLASSES[part])
             if not (isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)):
-                raise FlowmapError(f"{self.folder / _INDEX}: {part} is {named!r}; it is a library and a class")
+                raise FlowmapError(f"{self.folder / INDEX}: {part} is {named!r}; it is a library and a class")
         return {part: found.get(part, named) for part, named in _CLASSES.items()}
 
     def everything(self) -> tuple[Path, ...]:
@@ -275,51 +275,3 @@ class Checkpoint:
 def text_precision(device: str) -> Literal["bfloat16", "float32"]:
     """The precision in which prompts are read on a kind of device (cpu, cuda)."""
     return "bfloat16" if device == "cuda" else "float32"
-
-
-def claimed(weights: str) -> Kind | None:
-    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none."""
-    folder = find(weights)
-    if folder is not None and (folder / RUN_LOCK).is_file():
-        return None
-    if folder is not None and (folder / "transformer" / CONFIG).is_file():
-        name = read_json(folder / "transformer" / CONFIG).get("_class_name")
-        if isinstance(name, str):
-            return Checkpoint(folder).kind if name in (*_KINDS, FIRST_RELEASE) else None
-        # Damaged, and what of it is Wan's to say if anything else says that it is Wan.
-    if folder is not None and (folder / _INDEX).is_file():
-        return _PIPELINES.get(str(read_json(folder / _INDEX).get("_class_name")))
-    name = Path(weights).name
-    if name not in KNOWN:
-        return None
-    return "far" if "-FAR-" in name else "anyflow" if name.startswith("AnyFlow") else "wan"
-
-
-def open_checkpoint(weights: str) -> Checkpoint:
-    """The complete checkpoint called `weights`, with no flaw that can be told without reading it whole.
-
-    Raises FlowmapError with all that is missing, or the first flaw, and how to get it.
-    """
-    problems = list(missing(weights))
-    folder = find(weights)
-    if problems or folder is None:
-        raise FlowmapError("\n".join(problems))
-    checkpoint = Checkpoint(folder)
-    flaw = checkpoint.flaw(weights)
-    if flaw is not None:
-        raise FlowmapError(flaw)
-    return checkpoint
-
-
-def missing(weights: str) -> Iterator[str]:
-    """What is not there of the checkpoint `weights`, where it was looked for, and the command that gets it."""
-    folder = find(weights)
-    if folder is None:
-        yield f"{absence(weights)}{how_to_get(weights)}"
-        return
-    if (folder / RUN_LOCK).is_file():
-        return
-    gone = [name for part in PARTS for name in absent(folder / part)]
-    gone += absent_tokenizer(folder / "tokenizer")
-    if gone:
-        yield f"the weights in {folder} are not complete; missing: {', '.join(gone)}{how_to_get(weights)}"

@@ -12,7 +12,9 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
 from flowmap.maths.draw import Draw
-from flowmap_wan.views import Following, Forced, Memory, Reading, VideoCond, Whole
+from flowmap_wan.condition import VideoCond
+from flowmap_wan.memory import Following, Memory, Reading
+from flowmap_wan.views import Forced, Whole
 
 
 @final

@@ -22,10 +22,10 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
 from flowmap.plugin import NetworkKind
-from flowmap_wan import FarWan21Config
 from flowmap_wan.adapters import merged as weights_of
 from flowmap_wan.adapters import parameters_of
 from flowmap_wan.checkpoint import DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
+from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.quiet import no_bars
 from flowmap_wan.transformer import WanConfig, shell, stored
 from flowmap_wan.writing import write_model

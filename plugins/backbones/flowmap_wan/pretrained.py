@@ -11,7 +11,8 @@ from flowmap.plugin import Pretrained, SampleSpec
 from flowmap.recipe.hub import RUN_LOCK, find
 from flowmap.recipe.outside import run_stage
 from flowmap.recipe.tables import sampling_shift
-from flowmap_wan.checkpoint import Checkpoint, claimed, missing
+from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.opening import claimed, missing
 from flowmap_wan.parts import CONFIG
 
 _HEIGHT, _WIDTH, _FPS = 480, 832, 16.0

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowmap.errors import FlowmapError
-from flowmap_wan import ArchitectureConfig, FarWan21Config, Wan21Config
 from flowmap_wan.checkpoint import DELTA, FAR, IMAGE_MODEL, TIME, Checkpoint
+from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.layout import misfit
 from flowmap_wan.reading import tensors
+from flowmap_wan.settings import ArchitectureConfig
 
 WanConfig = Wan21Config | FarWan21Config
 

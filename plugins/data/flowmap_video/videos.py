@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.files.folder import read_lines, rewrite_lines
+from flowmap.files.records import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.media.video import clip_as, strips, to_float
-from flowmap_video import VideoShardsConfig
 from flowmap_video.captions import read_captions
-from flowmap_video.encoded import ENCODED, Facts, ShardWriter, read_facts, read_null, unpack
+from flowmap_video.configs import VideoShardsConfig
+from flowmap_video.encoded import ShardWriter
+from flowmap_video.facts import ENCODED, Facts, read_facts, read_null
 from flowmap_video.faults import FAULTS, Faults
+from flowmap_video.records import unpack
 from flowmap_video.shards import ABOUT, LATENT, VIDEO, Entry, index, layout
 
 _CPU = torch.device("cpu")

@@ -31,7 +31,7 @@ from flowmap.maths.path import like
 from flowmap.maths.trigflow import RIGHT_ANGLE, TrigFlow
 from flowmap.networks.guidance import guided_velocity
 from flowmap.networks.tangent import tangent
-from flowmap_consistency import ScmConfig
+from flowmap_consistency.configs import ScmConfig
 
 _LAST = RIGHT_ANGLE - 1e-4  # where tan a is 10^4: nearer, what little the data add is lost to rounding
 _FLOOR = 1e-6  # of |F - F- - g|^2, below which nothing is scaled up

@@ -18,7 +18,7 @@ import torch
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.maths.path import like, noised
 from flowmap.networks.points import drop_condition
-from flowmap_consistency import DiscreteConfig
+from flowmap_consistency.parts import DiscreteConfig
 from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 
 

@@ -21,7 +21,7 @@ from flowmap.maths.path import draw_times, grid, like, shifted
 from flowmap.maths.solver import Solver, mean_velocity
 from flowmap.networks.guidance import guided_velocity
 from flowmap.schema.settings import TimesConfig
-from flowmap_consistency import DiscreteConfig
+from flowmap_consistency.parts import DiscreteConfig
 
 _EARLIEST = 1e-5  # nearer to the data, float32 has no digits left for t - s
 _RHO = 0.999

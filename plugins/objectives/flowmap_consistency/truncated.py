@@ -25,7 +25,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import like, noised
 from flowmap.networks.points import drop_condition
-from flowmap_consistency import TcmConfig
+from flowmap_consistency.configs import TcmConfig
 from flowmap_consistency.steps import Step, distances, draw_start, joined, step_back, to_data, weights
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import draw_times, grid
-from flowmap_distribution import BackwardSimulationConfig
+from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.parts import ScoreTimesConfig
 from flowmap_distribution.rollouts import Rollout

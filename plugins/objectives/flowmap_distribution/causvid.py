@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import final
 
 from flowmap.interfaces import Objective, Turn, every
-from flowmap_distribution import CausVidConfig
+from flowmap_distribution.configs import CausVidConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.rollouts import Denoised
 

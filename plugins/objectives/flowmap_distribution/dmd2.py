@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import final
 
 from flowmap.interfaces import Objective, Turn
-from flowmap_distribution import Dmd2Config
+from flowmap_distribution.configs import Dmd2Config
 from flowmap_distribution.consistency_rollout import duel
 
 

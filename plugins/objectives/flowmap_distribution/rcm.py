@@ -22,7 +22,7 @@ from functools import partial
 from typing import final
 
 from flowmap.interfaces import Objective, Turn
-from flowmap_distribution import RcmConfig
+from flowmap_distribution.configs import RcmConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.rollouts import LastStep, Rollout, falling_times
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import final
 
 from flowmap.interfaces import Objective, Turn
-from flowmap_distribution import SelfForcingConfig
+from flowmap_distribution.configs import SelfForcingConfig
 from flowmap_distribution.consistency_rollout import duel
 
 

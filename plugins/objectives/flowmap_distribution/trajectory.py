@@ -23,7 +23,7 @@ from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
 from flowmap.maths.distances import squared
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedCond
-from flowmap_distribution import TrajectoryConfig
+from flowmap_distribution.configs import TrajectoryConfig
 from flowmap_distribution.rollouts import chunk_indices
 
 

@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_flow.family_configs import (
-    EulerianConfig,
-    LagrangianConfig,
-    MeanFlowConfig,
-    SemigroupConfig,
-    ShortcutConfig,
-    TransitionConfig,
-)
-from flowmap_flow.forward_configs import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
-
-__all__ = [
-    "DiscreteFlowMapConfig",
-    "EulerianConfig",
-    "FlowMapConfig",
-    "FlowMatchingConfig",
-    "LagrangianConfig",
-    "MeanFlowConfig",
-    "SemigroupConfig",
-    "ShortcutConfig",
-    "TransitionConfig",
-    "flowmap_components",
-]
+from flowmap_flow.composed_configs import SemigroupConfig, ShortcutConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig, FlowMapConfig, FlowMatchingConfig
+from flowmap_flow.derivative_configs import EulerianConfig, LagrangianConfig, MeanFlowConfig, TransitionConfig
 
 
 @hookimpl

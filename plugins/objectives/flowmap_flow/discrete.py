@@ -21,7 +21,7 @@ from flowmap.maths.solver import mean_velocity
 from flowmap.networks.guidance import guided_velocity
 from flowmap.networks.points import Points, on_path
 from flowmap.schema.settings import uniform_times
-from flowmap_flow.forward_configs import DiscreteFlowMapConfig
+from flowmap_flow.configs import DiscreteFlowMapConfig
 
 
 @final

@@ -13,7 +13,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.maths.distances import normalized, squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.networks.points import along_path, on_path
-from flowmap_flow.family_configs import EulerianConfig
+from flowmap_flow.derivative_configs import EulerianConfig
 
 
 @final

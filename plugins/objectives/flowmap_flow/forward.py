@@ -21,7 +21,7 @@ from flowmap.networks.guidance import guided_velocity, unguided
 from flowmap.networks.points import drop_condition
 from flowmap.networks.tangent import Question, tangent_and
 from flowmap.schema.settings import TimesConfig, uniform_times
-from flowmap_flow.forward_configs import FlowMapConfig
+from flowmap_flow.configs import FlowMapConfig
 
 _REBALANCE_FLOOR = 1e-5
 

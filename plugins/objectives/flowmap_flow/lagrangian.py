@@ -17,7 +17,7 @@ from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
 from flowmap.networks.points import on_path, velocity_at
 from flowmap.networks.tangent import Question, value_and_slope
-from flowmap_flow.family_configs import LagrangianConfig
+from flowmap_flow.derivative_configs import LagrangianConfig
 
 
 @final

@@ -8,7 +8,7 @@ from typing import final
 from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.maths.path import draw_times, noised
 from flowmap.networks.points import drop_condition
-from flowmap_flow.forward_configs import FlowMatchingConfig
+from flowmap_flow.configs import FlowMatchingConfig
 
 
 @final

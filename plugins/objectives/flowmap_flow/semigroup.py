@@ -17,7 +17,7 @@ from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
 from flowmap.networks.points import Points, on_path, resting
-from flowmap_flow.family_configs import SemigroupConfig
+from flowmap_flow.composed_configs import SemigroupConfig
 
 
 def by_way_of(network: FlowMap, at: Points, s: Tensor) -> Tensor:

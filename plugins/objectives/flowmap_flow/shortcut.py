@@ -16,7 +16,7 @@ from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import Pairs, draw_pairs
 from flowmap.networks.points import on_path, resting
 from flowmap.schema.settings import BranchesConfig, uniform_times
-from flowmap_flow.family_configs import ShortcutConfig
+from flowmap_flow.composed_configs import ShortcutConfig
 from flowmap_flow.semigroup import semigroup_loss
 
 

@@ -21,7 +21,7 @@ from flowmap.interfaces import Loss, Objective, Scene, Turn
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.networks.points import along_path, on_path, velocity_at
-from flowmap_flow.family_configs import TransitionConfig
+from flowmap_flow.derivative_configs import TransitionConfig
 
 _CHANNELS = 2
 

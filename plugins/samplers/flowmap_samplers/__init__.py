@@ -3,117 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from flowmap.plugin import ComponentConfig, NetworkKind, SamplerConfig, hookimpl
-from flowmap.schema.bounds import Share
-
-if TYPE_CHECKING:
-    from flowmap.interfaces import Sampler
-
-
-class EulerConfig(SamplerConfig):
-    """Euler's method on the instantaneous velocity."""
-
-    type: Literal["euler"] = "euler"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.samplers import Euler
-
-        return Euler()
-
-
-class HeunConfig(SamplerConfig):
-    """Heun's second-order method on the instantaneous velocity: two calls a step."""
-
-    type: Literal["heun"] = "heun"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 2
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.samplers import Heun
-
-        return Heun()
-
-
-class FlowMapConfig(SamplerConfig):
-    """One jump of the flow map per step: exact on any grid if the map is."""
-
-    type: Literal["flow_map"] = "flow_map"
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.samplers import FlowMapEuler
-
-        return FlowMapEuler()
-
-
-class ConsistencyConfig(SamplerConfig):
-    """Jump to data, add fresh noise to the next time, repeat (multistep consistency sampling)."""
-
-    type: Literal["consistency"] = "consistency"
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.samplers import ConsistencyMultistep
-
-        return ConsistencyMultistep()
-
-
-class GammaConfig(SamplerConfig):
-    """Overshoot each jump of the flow map, then add fresh noise back (gamma-sampling, arXiv 2506.14603)."""
-
-    type: Literal["gamma"] = "gamma"
-    gamma: Share = Field(
-        0.2,
-        description="how far a jump to r overshoots, to (1 - gamma) r: 0 is the sampler flow_map, 1 consistency",
-    )
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.stochastic import Gamma
-
-        return Gamma(self.gamma)
-
-
-class UniPCConfig(SamplerConfig):
-    """UniPC, second order with one call a step, by diffusers' scheduler (arXiv 2302.04867)."""
-
-    type: Literal["unipc"] = "unipc"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.multistep import unipc
-
-        return unipc()
-
-
-class DpmSolverConfig(SamplerConfig):
-    """DPM-Solver++(2M), second order with one call a step, by diffusers' scheduler (arXiv 2211.01095)."""
-
-    type: Literal["dpm_solver"] = "dpm_solver"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
-
-    def build(self) -> Sampler:
-        """Make the sampler."""
-        from flowmap_samplers.multistep import dpm_solver
-
-        return dpm_solver()
+from flowmap.plugin import ComponentConfig, hookimpl
+from flowmap_samplers.configs import (
+    ConsistencyConfig,
+    DpmSolverConfig,
+    EulerConfig,
+    FlowMapConfig,
+    GammaConfig,
+    HeunConfig,
+    UniPCConfig,
+)
 
 
 @hookimpl

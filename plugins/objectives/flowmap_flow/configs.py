@@ -10,6 +10,7 @@ from pydantic import Field
 from flowmap.plugin import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
 from flowmap.schema.bounds import Guidance, Probability, Shift, Stride
 from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
+from flowmap_flow.parts import null_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -142,16 +143,6 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
         from flowmap_flow.discrete import DiscreteFlowMap
 
         return DiscreteFlowMap(self)
-
-
-def null_findings(velocity: str, cfg_scale: float, drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
-    """Guidance of the data's velocity leads away from the student's own null, which must be taught."""
-    if facts.conditional and velocity == "data" and cfg_scale != 1 and not facts.ever(drop_condition):
-        why = (
-            "guidance of the data's velocity leads away from the student's own null, which nothing teaches if no "
-            "condition is ever dropped; set drop_condition, to 0.1 say"
-        )
-        yield Finding("error", ("drop_condition",), why)
 
 
 def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
-from flowmap.schema.bounds import Constant, Deviation, Guidance, Power, Probability, Range, SomeShare, Step
+from flowmap.schema.bounds import Constant, Deviation, Guidance, Power, Probability, Step
 from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig, uniform_times
-from flowmap_flow.forward_configs import null_findings
+from flowmap_flow.parts import null_findings
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
-
-Levels = Annotated[int, Range(1, 20, "the finest step is 2^-20, which is 16 times what float32 tells apart near 1")]
-"""Lengths of jumps, each half the one before."""
+from flowmap_flow.parts import roles_of, self_findings
 
 
 class MeanFlowConfig(ObjectiveConfig):
@@ -50,7 +48,7 @@ class MeanFlowConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
-        return _roles(self.velocity == "teacher")
+        return roles_of(self.velocity == "teacher")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
@@ -87,12 +85,12 @@ class EulerianConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
-        return _roles(self.velocity == "teacher")
+        return roles_of(self.velocity == "teacher")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What a student that teaches itself cannot do."""
         yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
+        yield from self_findings(self.velocity, self.cfg_scale, self.branches)
         if self.normalize and self.velocity == "self":
             why = (
                 "with velocity = 'self' the r = t residual holds the noise of the data; normalising it moves its "
@@ -128,12 +126,12 @@ class LagrangianConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
-        return _roles(self.velocity == "teacher")
+        return roles_of(self.velocity == "teacher")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What a student that teaches itself cannot do, and a derivative that torch cannot recompute."""
         yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from _self_findings(self.velocity, self.cfg_scale, self.branches)
+        yield from self_findings(self.velocity, self.cfg_scale, self.branches)
         if facts.recomputes and self.tangent.method == "jvp":
             why = "torch cannot recompute a forward-mode derivative, and this backbone has gradient checkpointing on"
             yield Finding("error", ("tangent",), f"{why}; set tangent = {{ method = 'central' }}")
@@ -143,77 +141,6 @@ class LagrangianConfig(ObjectiveConfig):
         from flowmap_flow.lagrangian import Lagrangian
 
         return Lagrangian(self)
-
-
-class SemigroupConfig(ObjectiveConfig):
-    """Progressive distillation by the semigroup (arXiv 2505.18825): X_{t->r} = X_{s->r}(X_{t->s})."""
-
-    type: Literal["semigroup"] = "semigroup"
-    velocity: Literal["teacher", "data"] = Field(
-        "teacher", description="what the r = t samples learn: a teacher's velocity, or the sample velocity e - x0"
-    )
-    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
-    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    middle: Literal["uniform", "midpoint"] = Field("uniform", description="s: anywhere between r and t, or halfway")
-    cfg_scale: Guidance = Field(
-        1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
-    )
-    drop_condition: Probability = Field(
-        0.0, description="probability that a sample's condition becomes null (velocity = 'data' only)"
-    )
-
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        return _roles(self.velocity == "teacher")
-
-    def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """Without r = t, nothing says what velocity the jumps belong to."""
-        yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from null_findings(self.velocity, self.cfg_scale, self.drop_condition, facts)
-        yield from _diagonal_findings(self.branches)
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_flow.semigroup import Semigroup
-
-        return Semigroup(self)
-
-
-class ShortcutConfig(ObjectiveConfig):
-    """Shortcut models (arXiv 2410.12557): jumps of dyadic lengths, each learnt from two of half its length."""
-
-    type: Literal["shortcut"] = "shortcut"
-    levels: Levels = Field(7, description="lengths of jumps: 1, 1/2, ...; 2^levels finest steps (128)")
-    bootstrap: SomeShare = Field(
-        0.125, description="share of the global batch that learns jumps (r < t); 1/8 as released"
-    )
-    cfg_scale: Guidance = Field(
-        1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
-    )
-    drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
-
-    def grid_shift(self) -> float | None:
-        """1: its jumps are dyadic parts of [0, 1]."""
-        return 1.0
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student only."""
-        return _roles(False)
-
-    def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """Guidance needs a condition, and a null that somebody teaches."""
-        yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from null_findings("data", self.cfg_scale, self.drop_condition, facts)
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_flow.shortcut import Shortcut
-
-        return Shortcut(self)
 
 
 class TransitionConfig(ObjectiveConfig):
@@ -253,7 +180,7 @@ class TransitionConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
-        return _roles(False)
+        return roles_of(False)
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
@@ -275,24 +202,3 @@ class TransitionConfig(ObjectiveConfig):
         from flowmap_flow.transition import Transition
 
         return Transition(self)
-
-
-def _roles(teacher: bool) -> Mapping[str, RoleSpec]:
-    roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
-    if teacher:
-        roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
-    return roles
-
-
-def _self_findings(velocity: str, cfg_scale: float, branches: BranchesConfig) -> Iterable[Finding]:
-    if velocity != "self":
-        return
-    yield from _diagonal_findings(branches)
-    if cfg_scale != 1:
-        yield Finding("error", ("cfg_scale",), "guidance here is the teacher's; use 1, or velocity = 'teacher'")
-
-
-def _diagonal_findings(branches: BranchesConfig) -> Iterable[Finding]:
-    if not branches.diffusion:
-        why = "only samples with r = t bring in a velocity; without them u = 0 is as good as any; raise the share"
-        yield Finding("error", ("branches", "diffusion"), why)

@@ -1,0 +1,77 @@
+"""A ledger that keeps the order of the calls of a step, and what their backwards give up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import final
+
+import torch
+
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Batch, Scene, World
+from flowmap.maths.draw import Draw
+from flowmap.planning.script import Event, Script
+from flowmap.planning.stand_ins import CountedChunks, StandInCond, stand_in
+from flowmap.recipe.layout import StagePlan
+from flowmap.training.ledger import Calls, Ledger
+
+_MOST_NUMBERS = 2**24  # one for every frame of a micro-batch, which the stand-ins compute with
+
+
+@final
+class Tally:
+    """Counts the turns of a stage on stand-ins, as the first of `devices` processes; `turns` is how many there are.
+
+    What a turn costs at a step depends on that step alone, so that any may be counted, in any order.
+    """
+
+    def __init__(self, plan: StagePlan, devices: int = 1) -> None:
+        needed = plan.stage.objective.roles()
+        trained = {name for name, spec in needed.items() if spec.trained}
+        self._script = Script()
+        roles = [stand_in(name, spec.kind, self._script, spec.trained) for name, spec in needed.items()]
+        ledger = Ledger()
+        self._roles = ledger.watch(roles, trained)
+        self._turns = plan.stage.objective.build().turns()
+        backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
+        self._chunking, self._frames = CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
+        self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
+        if self._micro * self._frames > _MOST_NUMBERS:
+            raise FlowmapError(
+                f"stage '{plan.stage.name}': {self._micro:,} samples at a time x {self._frames:,} frames (batch or "
+                f"compute.micro_batch, and data) cannot be counted; at most {_MOST_NUMBERS:,} frames are: lower "
+                "compute.micro_batch"
+            )
+        self._plan, self._devices, self._next = plan, devices, 0
+        self.turns = len(self._turns)
+        self.calls: Mapping[str, Calls] = ledger.calls
+        self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
+        self.scripts: Counter[tuple[Event, ...]] = Counter()
+
+    def step(self) -> None:
+        """Count the next step."""
+        for index in range(self.turns):
+            if self.takes(index, self._next):
+                self.take(index, self._next)
+        self._next += 1
+
+    def made(self) -> int:
+        """How many calls have been counted."""
+        return sum(calls.grad + calls.no_grad for calls in self.calls.values())
+
+    def takes(self, index: int, step: int) -> bool:
+        """Whether the turn is taken at `step`."""
+        return self._turns[index].taken(step)
+
+    def take(self, index: int, step: int) -> None:
+        """Count one turn at `step`."""
+        plan, turn = self._plan, self._turns[index]
+        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+        world = World()
+        for draw in whole.split(self._devices, 0, self._micro):
+            batch = Batch(torch.zeros(draw.count, self._frames, 1), StandInCond(), StandInCond())
+            for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
+                loss.value.backward()
+                self.backwards[turn.role] += 1
+            self.scripts[self._script.take()] += 1

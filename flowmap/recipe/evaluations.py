@@ -1,0 +1,158 @@
+"""What is wrong with an evaluation, or doubtful, given the stages and weights that it names. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from flowmap.files.texts import is_folder
+from flowmap.plugin.kinds import SamplerConfig
+from flowmap.recipe import outside
+from flowmap.recipe.outside import Outside
+from flowmap.recipe.tables import (
+    ContestConfig,
+    EvaluationConfig,
+    StageConfig,
+)
+from flowmap.schema.bounds import MOST_HELD
+from flowmap.schema.config import Finding, guidance_findings
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import NetworkKind, context_refusal, unknown_word
+
+
+def evaluation_findings(
+    evaluation: EvaluationConfig,
+    stages: Sequence[StageConfig],
+    spec: SampleSpec,
+    contexts: Collection[int],
+    weights: Mapping[str, Outside | None],
+) -> Iterator[Finding]:
+    """What is wrong with `evaluation` in a recipe of such `stages` on samples of `spec`.
+
+    `contexts` are the numbers of frames that its backbone can be given; `weights` what those from outside are, None
+    where that cannot be told.
+    """
+    kinds: dict[str, NetworkKind | None] = {
+        s.name: s.objective.roles()["student"].kind for s in stages if "student" in s.objective.roles()
+    }
+    kinds |= {name: found.pretrained.kind if found else None for name, found in weights.items()}
+    if evaluation.teacher not in kinds:
+        yield Finding("error", ("teacher",), _unknown_stage(evaluation.teacher, stages))
+    else:
+        yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, kinds)
+    if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
+        per_step = evaluation.teacher_sampler.calls_per_step
+        message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
+        yield Finding("error", ("teacher_calls",), message)
+    held = evaluation.samples * math.prod(spec.shape)
+    if held > MOST_HELD:
+        why = (
+            f"{evaluation.samples:,} samples x {math.prod(spec.shape):,} numbers of each (data) are "
+            f"{held:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD * evaluation.samples // held:,}"
+        )
+        yield Finding("error", ("samples",), why)
+    names = [metric.type for metric in evaluation.metrics]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Finding("error", ("metrics", index), f"metric '{name}' is listed twice")
+    if evaluation.teacher_cfg_scale != 1 and evaluation.teacher_sampler.network == "flow_map":
+        why = f"'{evaluation.teacher_sampler.type}' follows the flow map, which has its guidance in it; use 1"
+        yield Finding("error", ("teacher_cfg_scale",), why)
+    else:
+        for finding in guidance_findings(evaluation.teacher_cfg_scale, spec.conditional):
+            yield replace(finding, field=("teacher_cfg_scale",))
+    yield from _shift_findings(evaluation, stages)
+    yield from _contest_findings(evaluation, stages, spec, contexts, kinds)
+
+
+def _shift_findings(evaluation: EvaluationConfig, stages: Sequence[StageConfig]) -> Iterator[Finding]:
+    """Say it where stages are measured on another grid than they are trained on."""
+    measured = {evaluation.teacher, *(contest.stage for contest in evaluation.contests)}
+    own = {s.name: s.objective.grid_shift() for s in stages if s.name in measured}
+    other = [f"'{name}' ({shift:g})" for name, shift in own.items() if shift not in (None, evaluation.shift)]
+    if evaluation.shift is not None and other:
+        why = (
+            f"samples are drawn at shift {evaluation.shift:g}, but trained at another: {', '.join(other)}; "
+            "leave it out to sample each stage as it is trained"
+        )
+        yield Finding("warning", ("shift",), why)
+
+
+def _contest_findings(
+    evaluation: EvaluationConfig,
+    stages: Sequence[StageConfig],
+    spec: SampleSpec,
+    contexts: Collection[int],
+    kinds: Mapping[str, NetworkKind | None],
+) -> Iterator[Finding]:
+    seen: set[tuple[str, str, str, int]] = set()
+    for index, contest in enumerate(evaluation.contests):
+        where = ("contests", index)
+        if contest.stage not in kinds:
+            yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, stages))
+            continue
+        if not outside.is_weights(contest.stage) and contest.context and contest.context not in contexts:
+            yield Finding("error", (*where, "context"), context_refusal(contexts, contest.context))
+        if all(sampler.network == "velocity" for sampler in contest.samplers):
+            for finding in guidance_findings(contest.cfg_scale, spec.conditional):
+                yield replace(finding, field=(*where, *finding.field))
+        for position, sampler in enumerate(contest.samplers):
+            place = (*where, "samplers", position)
+            yield from _sampler_findings(place, sampler, contest.stage, kinds)
+            if contest.cfg_scale != 1 and sampler.network == "flow_map":
+                why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
+                yield Finding("error", (*where, "cfg_scale"), why)
+            if all(calls % sampler.calls_per_step for calls in evaluation.calls):
+                per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
+                yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")
+            entry = (contest.stage, contest.weights, sampler.type, contest.context)
+            if entry in seen:
+                yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
+            seen.add(entry)
+        refusal = contest.against and _no_control(contest, contest.against, evaluation, kinds)
+        if refusal:
+            yield Finding("error", (*where, "against"), refusal)
+
+
+def _no_control(
+    contest: ContestConfig, against: str, evaluation: EvaluationConfig, stages: Iterable[str]
+) -> str | None:
+    """Why stage `against` can be no control of the contest; None if it can."""
+    others = [other for other in evaluation.contests if other.stage != contest.stage]
+    if against == contest.stage:
+        return f"stage '{against}' is not its own control; name the stage of another contest"
+    if against not in [other.stage for other in others]:
+        if against in stages:
+            return f"no contest measures stage '{against}'; add one with the same samplers"
+        return unknown_word("stage", against, dict.fromkeys(other.stage for other in others))
+    alike = (contest.weights, contest.context, contest.cfg_scale)
+    twins = [o for o in others if o.stage == against and (o.weights, o.context, o.cfg_scale) == alike]
+    if any(sampler in twin.samplers for twin in twins for sampler in contest.samplers):
+        return None
+    return (
+        f"nothing is measured alike: give the contests of '{contest.stage}' and '{against}' a sampler in common, with "
+        "the same weights, context and cfg_scale"
+    )
+
+
+def _sampler_findings(
+    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind | None]
+) -> Iterator[Finding]:
+    if sampler.network == "flow_map" and kinds[stage] == "velocity":
+        whose = f"the weights '{stage}' are" if outside.is_weights(stage) else f"stage '{stage}' trains"
+        message = (
+            f"sampler '{sampler.type}' needs a flow map, but {whose} a velocity; "
+            "use a velocity sampler such as euler or heun"
+        )
+        yield Finding("error", place, message)
+
+
+def _unknown_stage(name: str, stages: Sequence[StageConfig]) -> str:
+    """Say that an evaluation names no stage."""
+    if not stages:
+        return (
+            f"there is no stage '{name}', nor any other; name weights: 'base', or a folder or hub id, with a '/' in it"
+        )
+    hint = f"; for the folder of that name write './{name}'" if is_folder(name) else ""
+    return unknown_word("stage", name, [stage.name for stage in stages]) + hint

@@ -1,0 +1,80 @@
+"""Read a recipe from its file: every problem with its line. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowmap.errors import FlowmapError
+from flowmap.files.texts import TextError, is_folder, parse_toml, read_text
+from flowmap.recipe.messages import Source, explain, explain_syntax, explain_validation
+from flowmap.recipe.overrides import override
+from flowmap.recipe.recipe import Absent, Recipe
+
+
+def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -> tuple[Recipe, list[str]]:
+    """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
+
+    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
+    problem: file, line, field, what is allowed, the nearest word.
+    """
+    text = text_of(path)
+    raw = tables_of(path, text)
+    if "contestants" in raw and "stages" not in raw:
+        raise FlowmapError(f"{path}: is a comparison, not a recipe; flowmap compare {path}")
+    source = Source(str(path), text, raw)
+    for setting in overrides:
+        override(source, setting)
+    if not raw:
+        needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
+        raise FlowmapError(f"{path}: nothing is set; a recipe has at least {', '.join(needed)}, and mostly stages")
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise FlowmapError("\n".join(explain_validation(error, source))) from None
+    findings = list(recipe.findings())
+    findings += recipe.here(absent)
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        raise FlowmapError("\n".join(explain(errors, source)))
+    return recipe, explain(findings, source)
+
+
+def tables_of(path: Path, text: str) -> dict[str, Any]:
+    """The tables of the recipe `text` that stands at `path`; raises FlowmapError if it is no TOML, or has too much."""
+    try:
+        return parse_toml(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FlowmapError(explain_syntax(error, str(path), text)) from None
+    except TextError as error:
+        raise FlowmapError(f"{path}: {error}; that is no recipe") from None
+
+
+def text_of(path: Path) -> str:
+    """The text of the recipe at `path`; raises FlowmapError, with the recipes that are near, if there is none."""
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        raise FlowmapError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
+    except IsADirectoryError:
+        raise FlowmapError(f"{path}: is a folder, not a recipe{_recipes_near(path / 'any')}") from None
+    except TextError as error:
+        raise FlowmapError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FlowmapError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _recipes_near(path: Path) -> str:
+    folder = path.parent if is_folder(path.parent) else Path("recipes")
+    try:
+        found = sorted(p.name for p in folder.glob("*.toml"))
+    except OSError:
+        found = []  # a folder that cannot be read has nothing to offer
+    near = difflib.get_close_matches(path.name, found, n=1)
+    hint = f". Did you mean '{folder / near[0]}'?" if near else ""
+    return f"; {folder}/ has: {', '.join(found)}{hint}" if found else ""

@@ -1,0 +1,79 @@
+"""The weights from outside that an evaluation names: which, and what does not fit. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from flowmap.errors import FlowmapError
+from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.lines import Path as Place
+from flowmap.recipe.outside import BASE, AbsentError, Outside, find_weights, is_weights, look_up
+from flowmap.recipe.tables import EvaluationConfig
+from flowmap.schema.config import Finding
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import context_refusal
+
+
+def named(evaluation: EvaluationConfig) -> dict[str, Place]:
+    """The weights that an evaluation names, each with the first place where it does."""
+    places: list[tuple[str, Place]] = [(evaluation.teacher, ("evaluation", "teacher"))]
+    places += [(c.stage, ("evaluation", "contests", i, "stage")) for i, c in enumerate(evaluation.contests)]
+    return {name: place for name, place in reversed(places) if is_weights(name)}
+
+
+def missing(evaluation: EvaluationConfig) -> Iterator[Finding]:
+    """The folders that an evaluation names and this machine does not have; `base` is the backbone's to say."""
+    for name, place in named(evaluation).items():
+        if name != BASE:
+            try:
+                look_up(name)
+            except AbsentError as error:
+                yield Finding("error", place, str(error))
+            except FlowmapError:
+                continue  # which is wrong wherever it is looked at: see `findings`
+
+
+def known(evaluation: EvaluationConfig, backbone: BackboneConfig) -> tuple[dict[str, Outside | None], list[Finding]]:
+    """The weights that an evaluation names, None where it cannot be told what they are; and what is wrong with them."""
+    found: dict[str, Outside | None] = {}
+    problems: list[Finding] = []
+    for name, place in named(evaluation).items():
+        found[name] = None
+        try:
+            found[name] = find_weights(name, backbone)
+        except AbsentError:
+            continue
+        except FlowmapError as error:
+            problems.append(Finding("error", place, str(error)))
+    return found, problems
+
+
+def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], spec: SampleSpec) -> Iterator[Finding]:
+    """What does not fit between the weights `found` and the rest of an evaluation on samples of `spec`."""
+    places = named(evaluation)
+    for name, weights in found.items():
+        if weights is None:
+            continue
+        if name != BASE:
+            for problem in weights.misfits(spec):
+                yield Finding("error", places[name], problem)
+        shift = weights.pretrained.shift
+        if None not in (shift, evaluation.shift) and shift != evaluation.shift:
+            why = f"they are made for a grid with shift {shift:g}, and evaluation.shift is {evaluation.shift:g}"
+            yield Finding("warning", places[name], f"{name}: {why}")
+    for index, contest in enumerate(evaluation.contests):
+        other = found.get(contest.stage)
+        if other is None:
+            continue
+        where: Place = ("evaluation", "contests", index)
+        if contest.weights == "raw" and other.run is None:
+            why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
+            yield Finding("error", (*where, "weights"), why)
+        possible = other.sized(spec).backbone.contexts(spec)
+        if contest.context and contest.context not in possible:
+            yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
+        elif contest.context and not other.backbone.goes_on():
+            why = (
+                f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
+            )
+            yield Finding("warning", (*where, "context"), f"{why}; leave this out, or take weights that did")

@@ -1,0 +1,220 @@
+"""What the configurations of both Wan backbones have. Torch-free."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from flowmap.errors import FlowmapError
+from flowmap.plugin import (
+    BackboneConfig,
+    Finding,
+    Origin,
+    Precision,
+    Pretrained,
+    SampleSpec,
+)
+from flowmap.recipe.hub import RUN_LOCK, find, of_tensors
+from flowmap.schema.bounds import (
+    MOST_TEXT,
+    PathText,
+    Share,
+    Tokens,
+)
+
+if TYPE_CHECKING:
+    from flowmap.plugin.footprint import Footprint
+from flowmap_wan.findings import checkpoint_findings, lora_findings, null_findings, null_problem, shape_findings
+from flowmap_wan.settings import NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
+
+RANDOM = "random"
+
+
+class CommonConfig(BackboneConfig):
+    """What both backbones have."""
+
+    forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
+    weights: PathText = Field(
+        description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
+        "flowmap run, or 'random'"
+    )
+    architecture: ArchitectureConfig | None = Field(None, description="sizes; only with weights = 'random'")
+    lora: LoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
+    base_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision in which the base weights are held; bfloat16 only with lora"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
+    attention: Literal["auto", "dense", "flex"] = Field(
+        "auto", description="masked attention: 'flex' needs an accelerator to train; 'auto' takes it there"
+    )
+    gate: Share = Field(0.25, description="share of the r-embedding, for weights that have none yet")
+    text_length: Tokens = Field(512, description="tokens of a prompt; longer ones are cut")
+    negative_prompt: str = Field(
+        NEGATIVE_PROMPT,
+        max_length=MOST_TEXT,
+        description="the prompt of the null condition; Wan's own Chinese one if left out",
+    )
+    null_embedding: PathText | None = Field(
+        None,
+        min_length=1,
+        description="a safetensors file with the embedding of the null condition, [tokens, dimensions], in place of "
+        "negative_prompt",
+    )
+
+    @property
+    def random_base(self) -> bool:  # type: ignore[override]
+        """Whether the base weights are a random initialisation."""
+        return self.weights == RANDOM
+
+    def missing(self) -> Iterable[Finding]:
+        """The weights, unless they are random."""
+        if self.random_base:
+            return
+        from flowmap_wan.opening import missing
+
+        for problem in missing(self.weights):
+            yield Finding("error", ("weights",), problem)
+        folder = find(self.weights)
+        if self.null_embedding is not None:
+            wrong = null_problem(self.null_embedding, self.text_length, self._sizes())
+            if wrong is not None:
+                yield Finding("error", ("null_embedding",), wrong)
+        if folder is not None and (folder / "lora").is_dir():
+            why = f"{folder / 'lora'} would not be read, and the rest is the base alone; export without --keep-lora"
+            yield Finding("error", ("weights",), why)
+
+    def origin(self) -> Origin:
+        """The checkpoint's own name and licence."""
+        from flowmap_wan.checkpoint import Checkpoint
+        from flowmap_wan.names import hub_id
+
+        folder = None if self.random_base else find(self.weights)
+        if folder is None or (folder / RUN_LOCK).is_file():
+            return super().origin()
+        return Origin(hub_id(self.weights), Checkpoint(folder).licence())
+
+    def recomputes(self) -> bool:
+        """As `gradient_checkpointing` says."""
+        return self.gradient_checkpointing
+
+    def time_frequency(self) -> float:
+        """1000: the fastest sinusoid is sin(1000 t) (`get_timestep_embedding` of diffusers 0.42, of times 1000 t)."""
+        return 1000.0
+
+    def reads_text(self) -> bool:
+        """With a checkpoint comes a text encoder."""
+        return not self.random_base
+
+    def reading_as(self, other: BackboneConfig) -> Self:
+        """With the text length and the null condition of another Wan backbone with a text encoder."""
+        if not isinstance(other, CommonConfig) or other.random_base or self.random_base:
+            return self
+        told = ("text_length", "negative_prompt", "null_embedding")
+        return self.model_copy(update={name: getattr(other, name) for name in told})
+
+    def encoding(self, training: bool = False) -> Mapping[str, Any]:
+        """The encoders, the length of a text and the null condition.
+
+        A `null_embedding` takes the place of the one that data bring (`WanBackbone.condition`).
+        """
+        if self.random_base:
+            return {}
+        from flowmap_wan.architecture import encoders_of
+
+        found: dict[str, Any] = {"text_length": self.text_length}
+        checkpoint, file = encoders_of(self.weights), self.null_embedding
+        # What is absent or damaged is said elsewhere.
+        with suppress(FlowmapError):
+            found |= {} if checkpoint is None else {"weights": checkpoint.encoders()}
+        if training and file is not None:
+            return found
+        with suppress(FlowmapError):
+            found["null_embedding"] = None if file is None else of_tensors([Path(file)])
+        return found | {"negative_prompt": self.negative_prompt if file is None else None}
+
+    def encoding_precision(self, device: str) -> str | None:
+        """That of the text encoder; the VAE's is float32 everywhere."""
+        from flowmap_wan.checkpoint import text_precision
+
+        return None if self.random_base else text_precision(device)
+
+    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
+        """Counted on the meta device; known where the sizes are."""
+        architecture = self._sizes()
+        if architecture is None:
+            return None
+        from flowmap_wan.footprint import WanFootprint
+
+        return WanFootprint(self, spec, architecture, precision)
+
+    def rehearsed(self, folder: Path) -> Self:
+        """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
+        if self.random_base:
+            return self
+        from flowmap_wan.twin import make_null, make_twin
+
+        small = {
+            "weights": str(make_twin(folder / "wan-twin")),
+            "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
+            "text_length": 32,
+            "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
+        }
+        return self.model_copy(update=small)
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """What does not fit."""
+        if self.random_base and self.architecture is None:
+            yield Finding("error", ("architecture",), "random weights need sizes: give a table 'architecture'")
+        if not self.random_base and self.architecture is not None:
+            yield Finding("error", ("architecture",), "the checkpoint decides the sizes; leave this out")
+        yield from null_findings(self.null_embedding, self.negative_prompt, self.random_base)
+        if self.lora is None and self.base_precision != "float32":
+            why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
+            yield Finding("error", ("base_precision",), why)
+        if self.lora is not None:
+            yield from lora_findings(self.lora, self._sizes())
+        if not self.random_base:
+            gate = self.gate if "gate" in self.model_fields_set else None
+            yield from checkpoint_findings(self.weights, self._sizes(), gate)
+        if len(spec.shape) != 4:
+            yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
+            return
+        yield from self._shape_findings(spec)
+
+    def _sizes(self) -> Mapping[str, Any] | None:
+        """Those of the transformer, by diffusers' names, as far as they are known."""
+        from flowmap_wan.architecture import architecture_of
+
+        return architecture_of(self.architecture, self.weights)
+
+    def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Samples that the network or its VAE cannot take."""
+        return shape_findings(self.architecture, self.random_base, spec)
+
+    def pretrained(self) -> Pretrained | None:
+        """The checkpoint's own network, or the student of the run that the weights are."""
+        from flowmap_wan.pretrained import pretrained
+
+        return None if self.random_base else pretrained(self.weights, self._chunks())
+
+    def _chunks(self) -> tuple[int, ...]:
+        """The latent frames of each chunk, where there are several."""
+        return ()
+
+    def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
+        """Those after which a chunk begins; a latent frame after the first stands for four."""
+        given = self._starts(self.latent_frames(spec))
+        return {(n if self.random_base else 4 * (n - 1) + 1): n for n in given}
+
+    @abstractmethod
+    def _starts(self, frames: int) -> Iterable[int]:
+        """The latent frames, above 0, with which generation can begin."""
+
+    def latent_frames(self, spec: SampleSpec) -> int:
+        """Frames in model space."""
+        return spec.shape[0] if self.random_base else (spec.shape[0] - 1) // 4 + 1
