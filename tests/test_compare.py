@@ -24,6 +24,7 @@ import tomli_w
 import torch
 from rich.console import Console
 
+import flowmap
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.budget import equivalents, seconds_per_step, steps_within
 from flowmap.comparison.page import write_page
@@ -285,6 +286,14 @@ def test_a_finished_comparison_is_not_run_again(again: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")}
     run(again)
     assert {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")} == before
+
+
+def test_a_comparison_from_python_is_the_same(again: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")}
+    found = flowmap.compare(again / "spec.toml", runs=again / "runs")
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("steps.jsonl")} == before
+    assert sentences(found) == sentences(standings(again))
+    assert found.folder == again / "runs" / "small"
 
 
 def test_a_contestant_that_comes_later_shares_what_is_there(again: Path) -> None:

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowmap.cli import runs as cli_runs
-from flowmap.cli.working import working
 from flowmap.console.commands import process
+from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import home_in
 from flowmap.phases import phase

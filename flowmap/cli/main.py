@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap import __version__
 from flowmap.cli import jobs
 from flowmap.cli import runs as cli_runs
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
 from flowmap.errors import FlowmapError
+from flowmap.version import __version__
 
 app = typer.Typer(
     name="flowmap",

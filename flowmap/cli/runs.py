@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.cli.working import working
+from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import home, home_in
 from flowmap.phases import phase

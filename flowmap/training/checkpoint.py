@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowmap import __version__
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import remove_folder, writing
 from flowmap.files.manifest import FORMAT, MANIFEST, Checkpoint, StepsSeal, checkpoints
@@ -26,6 +25,7 @@ from flowmap.phases import each, phase
 from flowmap.schema.words import Weights
 from flowmap.training.sharding import like_sharded, local, whole
 from flowmap.training.verify import sha256_of, size_of
+from flowmap.version import __version__
 
 _MOMENTS = {"exp_avg", "exp_avg_sq", "step"}
 """What AdamW knows of a parameter that it has stepped."""

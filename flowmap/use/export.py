@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from flowmap import __version__
 from flowmap.console.commands import going_on
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import readable, write_whole_folder
@@ -21,6 +20,7 @@ from flowmap.runs.read import read_about
 from flowmap.schema.words import Weights, unknown_word
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.stage import base_draw, stage_weights
+from flowmap.version import __version__
 
 _MOST_ROWS = 40
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run

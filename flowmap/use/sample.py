@@ -20,6 +20,7 @@ from flowmap.maths.draw import Draw
 from flowmap.media.pictures import png
 from flowmap.media.video import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.phases import phase
+from flowmap.runs.open import open_run
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.student import Contestant, generate, latent_context
 from flowmap.use.wishes import Opened, Wish, open_wished, open_wished_run
@@ -36,13 +37,13 @@ def sample(where: str, wish: Wish, out: Path) -> tuple[list[Path], str]:
     be done.
     """
     _refuse_name(out)
-    return _drawn(open_wished(where, wish), wish, out)
+    return _written(open_wished(where, wish), wish, out)
 
 
 def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
     """Draw samples from a finished stage of the run in `folder`; see `sample`."""
     _refuse_name(out)
-    return _drawn(open_wished_run(folder, wish), wish, out)
+    return _written(open_wished_run(open_run(folder), wish), wish, out)
 
 
 def _refuse_name(out: Path) -> None:
@@ -50,17 +51,26 @@ def _refuse_name(out: Path) -> None:
         raise FlowmapError(f"--out {out}: give a name for the files, such as samples")
 
 
-def _drawn(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
+def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
     """Draw the samples and write them."""
-    contestant, spec, config, device = opened.contestant, opened.spec, opened.sampler, opened.contestant.device
-    count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)
-    total = count * max(1, len(wish.prompts))
-    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, total, device)
-    given = _given(wish, contestant, spec)
-    start = _start(wish, contestant, given, count, draw)
     with writing(out):
         # Before the work, not after it.
         out.parent.mkdir(parents=True, exist_ok=True)
+    samples, facts = draw_samples(opened, wish)
+    files = _write(out, samples, opened.contestant, opened.spec, facts)
+    return files, ", ".join(f"{k} {v}" for k, v in facts.items())
+
+
+def draw_samples(opened: Opened, wish: Wish) -> tuple[Tensor, dict[str, object]]:
+    """Samples `[N, F, ...]` in data space, on the CPU, and what there is to say of how they were made.
+
+    Raises FlowmapError if any of them has values that are no finite numbers.
+    """
+    contestant, spec, config = opened.contestant, opened.spec, opened.sampler
+    count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)
+    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, count * max(1, len(wish.prompts)), contestant.device)
+    given = _given(wish, contestant, spec)
+    start = _start(wish, contestant, given, count, draw)
     samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
     _refuse_no_numbers(samples)
     facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
@@ -68,7 +78,7 @@ def _drawn(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
         facts["guidance"] = opened.cfg_scale
     if given is not None:
         facts["frames given"] = f"{len(given)} of {spec.shape[0]}"
-    return _write(out, samples, contestant, spec, facts), ", ".join(f"{k} {v}" for k, v in facts.items())
+    return samples, facts
 
 
 def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
@@ -20,6 +22,7 @@ from flowmap.maths.draw import Draw
 from flowmap.media.video import strips
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.hub import RUN_LOCK
+from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.messages import validation_findings
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
 from flowmap.recipe.tables import ComputeConfig
@@ -32,6 +35,8 @@ from flowmap.training.processes import Processes
 from flowmap.use.student import Contestant, open_contestant, open_weights
 
 _CALLS = 4
+Opening = Callable[[StagePlan, Weights, torch.device], Contestant]
+"""How a finished stage's student is made ready to sample."""
 
 
 class _Numbers(Config):
@@ -120,26 +125,25 @@ def open_wished(where: str, wish: Wish) -> Opened:
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
     if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
-        return open_wished_run(folder, wish)
+        return open_wished_run(open_run(folder), wish)
     if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
     found = look_up(where)
-    return open_wished_run(found.run, wish) if found.run else _open_weights(found, wish)
+    return open_wished_run(open_run(found.run), wish) if found.run else _open_weights(found, wish)
 
 
-def open_wished_run(folder: Path, wish: Wish) -> Opened:
-    """A finished stage of the run in `folder`."""
+def open_wished_run(plan: Plan, wish: Wish, opening: Opening = open_contestant) -> Opened:
+    """A finished stage of the run of `plan`, opened by `opening`."""
     for option in ("length", "height", "width", "shift"):
         if getattr(wish, option) is not None:
             raise FlowmapError(f"--{option}: is for weights; a run's samples are as its recipe says")
-    plan = open_run(folder)
     chosen = choose_stage(plan, wish.stage, wish.train_seed)
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
     device = Processes(plan.recipe.compute).device
-    with going_on(rerun(folder)):
-        contestant = open_contestant(chosen, wish.weights, device)
+    with going_on(rerun(plan.folder)):
+        contestant = opening(chosen, wish.weights, device)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
     return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
 

@@ -1,0 +1,148 @@
+"""flowmap from Python: the same results as the commands, and errors in its own words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import flowmap
+from flowmap import api
+from flowmap.errors import FlowmapError
+from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER
+from tests.small_runs import flowmap as command
+
+RECIPE = HEAD + TEACHER + FORWARD + EVALUATION
+X = torch.linspace(-1, 1, 10).reshape(5, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command has run the recipe."""
+    folder = tmp_path_factory.mktemp("typed")
+    (folder / "recipe.toml").write_text(RECIPE)
+    code, text = command(folder, "run", "recipe.toml")
+    assert code == 0, text
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> flowmap.Run:
+    """The same from Python."""
+    folder = tmp_path_factory.mktemp("called")
+    (folder / "recipe.toml").write_text(RECIPE)
+    return flowmap.run(folder / "recipe.toml", runs=folder / "runs")
+
+
+def test_a_run_is_that_of_the_command(run: flowmap.Run, typed: Path) -> None:
+    written = [json.loads(line) for line in (typed / "runs/small/metrics.jsonl").read_text().splitlines()]
+    assert written
+    assert run.metrics() == written
+    assert (run.folder / "report.html").is_file()
+    assert flowmap.load_run(typed / "runs/small").metrics() == written
+
+
+def test_fields_can_be_changed_and_stages_chosen(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    made = flowmap.run(
+        tmp_path / "recipe.toml", overrides=["stages.teacher.steps=2"], stages=["teacher"], runs=tmp_path / "runs"
+    )
+    assert made.recipe.stage("teacher").steps == 2
+    assert made.metrics() == []
+    assert len((made.folder / "teacher/steps.jsonl").read_text().splitlines()) == 2
+
+
+def test_samples_are_those_of_the_command(run: flowmap.Run, typed: Path) -> None:
+    code, text = command(typed, "sample", "runs/small", "--n", "3", "--nfe", "2", "--seed", "5", "--out", "three")
+    assert code == 0, text
+    samples = run.sample(3, nfe=2, seed=5)
+    assert torch.equal(samples, load_file(typed / "three.safetensors")["samples"])
+    teacher = run.sample(3, nfe=2, seed=5, stage="teacher", sampler="heun")
+    assert not torch.allclose(teacher, samples)
+    # The student that was kept is not taken for another.
+    assert torch.equal(run.sample(3, nfe=2, seed=5), samples)
+
+
+def test_the_map_moves_along_the_velocity(run: flowmap.Run) -> None:
+    t, h = torch.linspace(0.2, 0.9, 5), 1e-2
+    assert torch.equal(run.map(X, t, t), X)
+    velocity = run.velocity(X, t)
+    assert velocity.abs().max() > 0.1
+    slope = (X - run.map(X, t, t - h)) / h
+    assert (slope - velocity).norm() < 0.05 * velocity.norm()
+    raw = run.velocity(X, t, weights="raw", stage="forward")
+    assert torch.equal(run.velocity(X, 0.2)[0], velocity[0])
+    assert not torch.equal(raw, velocity)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: run.map(X, 1, 0, stage="teacher"), "stage 'teacher' trains a velocity, which goes nowhere"),
+        (lambda run: run.map(X, 1, -0.1), "times are between 0"),
+        (lambda run: run.velocity(X, torch.zeros(3)), "one for each of the 5 samples, not \\[3\\]"),
+        (lambda run: run.velocity(X[:, 0], 1), "points are \\[B, 1, 2\\], not \\[5, 2\\]"),
+        (lambda run: run.velocity(X, 1, [0] * 5), "these data have no condition"),
+        (lambda run: run.velocity(X, 1, stage="techer"), "teacher"),
+        (lambda run: run.sample(sampler="eular"), "euler"),
+        (lambda run: run.sample(0), "n: "),
+    ],
+)
+def test_what_cannot_be_is_said(run: flowmap.Run, call: object, words: str) -> None:
+    with pytest.raises(FlowmapError, match=words):
+        call(run)  # type: ignore[operator]
+
+
+def test_a_condition_is_asked_for_and_counted(tmp_path: Path) -> None:
+    text = HEAD.replace('"checkerboard"', '{ type = "digits", conditional = true }') + TEACHER
+    (tmp_path / "recipe.toml").write_text(text)
+    made = flowmap.run(tmp_path / "recipe.toml", runs=tmp_path / "runs")
+    x = torch.zeros(2, *made.recipe.data.spec().shape)
+    with pytest.raises(FlowmapError, match="give prompts, one for each of the 2 samples"):
+        made.velocity(x, 1)
+    with pytest.raises(FlowmapError, match="there are 1 prompts and 2 samples"):
+        made.velocity(x, 1, torch.tensor([3]))
+    one, other = made.velocity(x, 1, torch.tensor([3, 4])), made.velocity(x, 1, torch.tensor([3, 5]))
+    assert torch.equal(one[0], other[0])
+    assert not torch.equal(one[1], other[1])
+
+
+def test_no_run_and_no_recipe_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FlowmapError, match="is not the folder of a run"):
+        flowmap.load_run(tmp_path)
+    with pytest.raises(FlowmapError, match="there is no such recipe"):
+        flowmap.run(tmp_path / "none.toml", runs=tmp_path)
+    with pytest.raises(FlowmapError, match="give a specification"):
+        flowmap.compare(runs=tmp_path)
+
+
+def test_torch_waits_until_it_is_needed() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import flowmap, sys; print(flowmap.__version__, 'torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [flowmap.__version__, "False"]
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        flowmap.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("jupyter", "widgets", "live"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_notebook_that_can_has_a_bar(
+    jupyter: bool, widgets: bool, live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pretended(Console):
+        is_jupyter = jupyter
+
+    monkeypatch.setattr(api, "Console", Pretended)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "found" if widgets else None)
+    assert api._console().is_interactive == live
