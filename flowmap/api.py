@@ -122,6 +122,7 @@ class Run:
         sampler: str | None = None,
         seed: int = 0,
         prompts: str | Sequence[str] = (),
+        classes: int | Sequence[int] = (),
         guidance: float | None = None,
         image: str | Path | None = None,
         video: str | Path | None = None,
@@ -132,7 +133,8 @@ class Run:
     ) -> Tensor:
         """Samples `[N, F, ...]` in data space, on the CPU: those that `flowmap sample` writes for the same options.
 
-        `n` of them (per prompt, if there are `prompts`: texts, of data with captions), with `nfe` network calls each.
+        `n` of them (per prompt, if there are `prompts`: texts, of data with captions; or `classes`), with `nfe` network
+        calls each.
         `image`, or the first `frames` frames of `video`, are files whose frames are given clean. The same `seed` gives
         the same samples. Raises FlowmapError for what cannot be done.
         """
@@ -145,6 +147,7 @@ class Run:
             seed=seed,
             train_seed=train_seed,
             prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
+            classes=(classes,) if isinstance(classes, int) else tuple(classes),
             image=None if image is None else Path(image),
             video=None if video is None else Path(video),
             frames=frames,

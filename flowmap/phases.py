@@ -33,6 +33,12 @@ class Phase:
             return f"{self.what}: {self.done / _GB:.2f} of {self.total / _GB:.2f} GB"
         return f"{self.what}: {self.done:,.0f} of {self.total:,.0f}{' ' * bool(self.unit)}{self.unit}"
 
+    def left(self, now: float) -> float | None:
+        """Seconds to its end at the pace so far, at the time `now`; None if nothing can be said of that."""
+        if not 0 < self.done < self.total:
+            return None
+        return (now - self.began) * (self.total - self.done) / self.done
+
 
 class Listener(Protocol):
     """Who shows phases."""

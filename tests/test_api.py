@@ -111,6 +111,14 @@ def test_a_condition_is_asked_for_and_counted(tmp_path: Path) -> None:
     one, other = made.velocity(x, 1, torch.tensor([3, 4])), made.velocity(x, 1, torch.tensor([3, 5]))
     assert torch.equal(one[0], other[0])
     assert not torch.equal(one[1], other[1])
+    three, four = made.sample(2, classes=3, nfe=1), made.sample(1, classes=[3, 4], nfe=1)
+    assert torch.equal(three[0], four[0])  # the same noise, the same class
+    assert not torch.equal(three[1], four[1])
+    for classes, words in ((10, "--class 10: classes are 0 to 9"), ((-1,), "--class -1: classes are 0 to 9")):
+        with pytest.raises(FlowmapError, match=words):
+            made.sample(classes=classes)
+    with pytest.raises(FlowmapError, match="--prompt and --class: give one of them"):
+        made.sample(classes=3, prompts="three")
 
 
 def test_no_run_and_no_recipe_is_an_error(tmp_path: Path) -> None:

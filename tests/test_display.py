@@ -34,7 +34,7 @@ def test_elsewhere_than_on_a_terminal_a_long_phase_is_a_line(monkeypatch: pytest
         with phase("[within]"):
             until(lambda: "[within]" in file.getvalue())
         hashing.advance(1e9)
-    assert "hashing: 1.50 of 3.00 GB, 0 s\n" in file.getvalue()
+    assert "hashing: 1.50 of 3.00 GB, 0 s, 0 s left\n" in file.getvalue()
     # Once, until much time has gone by.
     assert file.getvalue().count("hashing") == 1
 
@@ -141,3 +141,16 @@ def test_phases_end_where_they_fail() -> None:
 )
 def test_slow_steps_are_told_in_seconds(speed: float, words: str) -> None:
     assert pace(speed) == words
+
+
+def test_what_is_left_is_told_at_the_pace_so_far() -> None:
+    doing = Phase("sampling", 8, "network calls")
+    doing.began = 100.0
+    assert doing.left(101.0) is None
+    doing.advance(2)
+    assert doing.left(130.0) == pytest.approx(90.0)
+    doing.advance(6)
+    assert doing.left(130.0) is None
+    endless = Phase("waiting", 0, "")
+    endless.advance(3)
+    assert endless.left(130.0) is None

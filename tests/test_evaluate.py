@@ -161,6 +161,46 @@ def test_a_metric_is_not_asked_for_samples_that_are_no_numbers(plan: Plan, monke
     evaluate.evaluate(plan, CPU, lambda text: None)
 
 
+def test_a_metric_is_told_what_samples_were_asked_to_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowmap_metrics.frechet import FrechetDistance
+    from flowmap_mlp.backbone import MlpBackbone
+
+    text = HEAD.replace('"checkerboard"', '{ type = "digits", conditional = true }') + TEACHER + ASKED
+    plan = planned(text, tmp_path)
+    train_all(plan)
+    asked: list[torch.Tensor] = []
+    told: list[tuple[torch.Tensor, torch.Tensor]] = []
+    condition, score = MlpBackbone.condition, FrechetDistance.score
+
+    def asking(self: MlpBackbone, prompts: torch.Tensor, count: int) -> Any:
+        asked.append(prompts)
+        return condition(self, prompts, count)
+
+    def scoring(self: FrechetDistance, evidence: Evidence) -> float:
+        told.append((evidence.prompts, torch.cat(asked)[-len(evidence.samples) :]))
+        return score(self, evidence)
+
+    monkeypatch.setattr(MlpBackbone, "condition", asking)
+    monkeypatch.setattr(FrechetDistance, "score", scoring)
+    monkeypatch.setattr("flowmap.use.student._MOST_TOGETHER", 8)
+    evaluate.evaluate(plan, CPU, lambda text: None)
+    assert len(told) == 4
+    assert all(torch.equal(prompts, labels) for prompts, labels in told)
+    assert len({tuple(prompts.tolist()) for prompts, _ in told}) == 4
+
+
+ASKED = """
+[evaluation]
+teacher = "teacher"
+teacher_calls = 1
+calls = [1, 2]
+samples = 20
+repeats = 2
+metrics = ["frechet_pixels"]
+contests = [{ stage = "teacher", samplers = ["euler"] }]
+"""
+
+
 def test_nothing_is_measured_against_a_teacher_whose_samples_are_no_numbers(plan: Plan) -> None:
     poison(plan, "teacher", 1, math.nan)
     with pytest.raises(

@@ -277,7 +277,7 @@ def test_a_guided_contestant_is_the_loop_by_hand(run: Path) -> None:
     who = open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.contests[0].samplers[0]  # type: ignore[union-attr]
     drawn = who.draw("x", 0, 2)
-    start = held_out_start(who, 1, drawn)
+    start, _ = held_out_start(who, 1, drawn)
     found = generate(who, sampler, 2, 1.0, drawn, start, SCALE)
     chunking = who.backbone.chunking()
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -327,3 +328,23 @@ def test_the_semigroup_error_of_a_wrong_map_agrees_with_brute_force() -> None:
     expected = float(torch.stack(squares).mean().sqrt().detach())
     assert expected > 0.01
     assert Semigroup().score(given) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labelled", "words"),
+    [
+        ((1, 1, 8, 8), True, None),
+        ((1, 1, 8, 8), False, "these have no labels"),
+        ((1, 2), True, "images \\[F, C, H, W\\] of 2 x 2 pixels or more, and samples of these data are \\[1, 2\\]"),
+        ((1, 3, 1, 8), True, "samples of these data are \\[1, 3, 1, 8\\]"),
+    ],
+)
+def test_features_of_what_is_no_image_are_refused_before_training(
+    shape: tuple[int, ...], labelled: bool, words: str | None
+) -> None:
+    spec = SampleSpec(shape, labelled=labelled)
+    for config in (FrechetFeaturesConfig(), FrechetTeacherConfig()):
+        found = [finding.message for finding in config.findings(spec)]
+        assert len(found) == (words is not None)
+        assert not found or re.search(str(words), found[0])
+    assert list(FrechetTeacherConfig(space="pixels").findings(spec)) == []

@@ -99,6 +99,7 @@ def test_weights_stages_samplers_and_calls_are_what_is_asked_for(run: Path, tmp_
             {"stage": "teacher", "sampler": "euler", "cfg_scale": 3.0},
             "--guidance 3: guidance needs a condition, and the data have none; leave it out",
         ),
+        ({"classes": (3,)}, "--class: the data of this run are not conditioned on a class"),
         ({"train_seed": 9}, "--train-seed 9: this run has 0"),
     ],
 )

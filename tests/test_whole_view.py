@@ -61,7 +61,7 @@ def test_all_frames_are_made_together(teacher: Contestant, scale: float) -> None
 @torch.no_grad()
 def test_given_frames_are_seen_by_all_others(teacher: Contestant) -> None:
     draw = teacher.draw("test", 0, 3)
-    start = held_out_start(teacher, 1, draw)
+    start, _ = held_out_start(teacher, 1, draw)
     found = generate(teacher, EulerConfig(), STEPS, SHIFT, draw, start)
     assert torch.equal(found[:, :1], start.x0)
     # The last frame sees the given one directly: another one changes it.

@@ -69,6 +69,10 @@ def sample(
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
     ] = None,
+    classes: Annotated[
+        list[int] | None,
+        typer.Option("--class", help="Which class, of data with class labels; random ones if not given. Repeatable."),
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="The first frame of the video to make.", callback=at_home)] = None,
     video: Annotated[Path | None, typer.Option(help="The beginning of the video to make.", callback=at_home)] = None,
     frames: Annotated[
@@ -108,7 +112,7 @@ def sample(
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt.")
+        int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt or class.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same samples.")] = 0,
     out: Annotated[
@@ -132,6 +136,7 @@ def sample(
             seed=seed,
             train_seed=train_seed,
             prompts=tuple(prompt or ()),
+            classes=tuple(classes or ()),
             image=image,
             video=video,
             frames=frames,

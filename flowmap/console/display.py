@@ -85,7 +85,7 @@ class Display:
         lines: list[RenderableType] = []
         for phase in tuple(self._phases):
             if now - phase.began >= _SHOWN_SECONDS:
-                lines.append(Text(f"  {phase.words()}, {_duration(now - phase.began)}", "dim"))
+                lines.append(Text(f"  {_told(phase, now)}", "dim"))
         if lines or self._bars:
             self._told = now
         elif now - self._told >= 2 * _SHOWN_SECONDS:
@@ -104,13 +104,11 @@ class Display:
             # The innermost of those that take long: what lies in it comes and goes.
             long = [phase for phase in tuple(self._phases) if now - phase.began >= _SAID_SECONDS]
             for phase in long[-1:]:
-                since, last = now - phase.began, self._said.get(id(phase))
+                last = self._said.get(id(phase))
                 if last is None or now - last >= _LINE_SECONDS:
                     self._said[id(phase)] = now
                     with suppress(OSError):
-                        self.console.print(
-                            f"{phase.words()}, {_duration(since)}", style="dim", markup=False, soft_wrap=True
-                        )
+                        self.console.print(_told(phase, now), style="dim", markup=False, soft_wrap=True)
 
 
 _shown: list[Display] = []
@@ -129,6 +127,13 @@ def display(console: Console) -> Iterator[Display]:
             yield made
     finally:
         _shown.remove(made)
+
+
+def _told(phase: Phase, now: float) -> str:
+    """What is done, how far it is, for how long already, and for how long still."""
+    left = phase.left(now)
+    still = "" if left is None else f", {_duration(left)} left"
+    return f"{phase.words()}, {_duration(now - phase.began)}{still}"
 
 
 def _duration(seconds: float) -> str:

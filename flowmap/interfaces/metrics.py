@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -37,13 +37,15 @@ class Evidence:
     """What a metric looks at: `samples` `[N, F, ...]` in data space, and the network that made them.
 
     `batch` are real encoded samples for metrics that probe the network on the path of real data; None for those
-    that look at samples only.
+    that look at samples only. `prompts` are what the samples were asked to show, in the form in which their data give
+    it (`Samples.prompts`: class labels `[N]`, a list of texts); None where there is no condition.
     """
 
     samples: Tensor
     network: Velocity
     batch: Batch | None
     draw: Draw
+    prompts: Any = None
 
 
 class Metric(ABC):

@@ -179,14 +179,16 @@ def _evidence(
     if entry.sampler is None:
         batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
         return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
-    start = held_out_start(contestant, entry.context, draw) if entry.context else None
+    start, prompts = held_out_start(contestant, entry.context, draw) if entry.context else (None, None)
+    if start is None:
+        prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
     samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
         name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
         # What is no number has no colour: it is drawn as 0, and what is too large as the largest.
         shown = samples[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
         _save_picture(plan.folder, name, contestant.data.picture(shown))
-    return Evidence(samples, contestant.network, None, draw)
+    return Evidence(samples, contestant.network, None, draw, prompts)
 
 
 def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:

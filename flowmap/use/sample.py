@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,8 +68,8 @@ def draw_samples(opened: Opened, wish: Wish) -> tuple[Tensor, dict[str, object]]
     Raises FlowmapError if any of them has values that are no finite numbers.
     """
     contestant, spec, config = opened.contestant, opened.spec, opened.sampler
-    count = wish.number or (1 if wish.prompts else _VIDEOS if spec.fps else _IMAGES)
-    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, count * max(1, len(wish.prompts)), contestant.device)
+    count = wish.number or (1 if wish.asked else _VIDEOS if spec.fps else _IMAGES)
+    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, count * max(1, wish.asked), contestant.device)
     given = _given(wish, contestant, spec)
     start = _start(wish, contestant, given, count, draw)
     samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
@@ -116,11 +117,14 @@ def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSp
 
 def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int, draw: Draw) -> Batch | None:
     """The given frames and the conditions of all samples; None if everything comes from the data's own prompts."""
-    if given is None and not wish.prompts:
+    if given is None and not wish.asked:
         return None
     backbone, device = contestant.backbone, contestant.device
-    prompts = [prompt for prompt in wish.prompts for _ in range(count)]
-    cond, null = backbone.condition(prompts or contestant.data.prompts(draw), draw.count)
+    asked: Any = contestant.data.prompts(draw)
+    if wish.asked:
+        each = [each for each in (*wish.prompts, *wish.classes) for _ in range(count)]
+        asked = torch.tensor(each, device=device) if wish.classes else each
+    cond, null = backbone.condition(asked, draw.count)
     if given is None:
         x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
     else:

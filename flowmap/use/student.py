@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Data, Velocity
+from flowmap.interfaces import Backbone, Batch, Data, EncodedText, Velocity
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond
@@ -127,8 +128,8 @@ def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
     return calls // sampler.calls_per_step if calls % sampler.calls_per_step == 0 else None
 
 
-def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
-    """The first `frames` (in data space) of held-out samples, drawn with replacement, with their conditions.
+def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> tuple[Batch, Any]:
+    """The first `frames` (in data space) of held-out samples, drawn with replacement, with conditions; their prompts.
 
     Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
     """
@@ -138,7 +139,17 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> Batch:
     with phase("encoding held-out samples"):
         whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
     given = latent_context(contestant.contexts, frames)
-    return Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
+    start = Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
+    return start, _chosen(samples.prompts, rows)
+
+
+def _chosen(prompts: Any, rows: Tensor) -> Any:
+    """The prompts of these rows, in the form in which they are."""
+    if isinstance(prompts, EncodedText):
+        return replace(prompts, text=prompts.text[rows])
+    if isinstance(prompts, Tensor) or prompts is None:
+        return None if prompts is None else prompts[rows]
+    return [prompts[row] for row in rows.tolist()]
 
 
 def latent_context(contexts: Mapping[int, int], frames: int) -> int:

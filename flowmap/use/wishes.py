@@ -59,9 +59,10 @@ class _Numbers(Config):
 class Wish:
     """What to sample.
 
-    `number` samples (per prompt, if there are `prompts`) with `calls` network calls each; what is None is chosen
-    from the recipe, or is as the weights' authors have it. `image`, or the first `frames` frames of `video`, are given
-    clean. `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe.
+    `number` samples (per prompt, if there are `prompts`, or `classes` of data with class labels) with `calls` network
+    calls each; what is None is chosen from the recipe, or is as the weights' authors have it. `image`, or the first
+    `frames` frames of `video`, are given clean.
+    `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe.
     """
 
     stage: str | None = None
@@ -72,6 +73,7 @@ class Wish:
     seed: int = 0
     train_seed: int | None = None
     prompts: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
     image: Path | None = None
     video: Path | None = None
     frames: int | None = None
@@ -80,6 +82,11 @@ class Wish:
     height: int | None = None
     width: int | None = None
     shift: float | None = None
+
+    @property
+    def asked(self) -> int:
+        """How many prompts or classes there are."""
+        return len(self.prompts) + len(self.classes)
 
     def __post_init__(self) -> None:
         """Raises FlowmapError, in the words of the options, for a number that is out of bounds."""
@@ -216,7 +223,7 @@ class Asked(Data):
 
 def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
     """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil."""
-    number = (wish.number or 1) * max(1, len(wish.prompts))
+    number = (wish.number or 1) * max(1, wish.asked)
     held = number * math.prod(spec.shape)
     if held > MOST_HELD:
         raise FlowmapError(
@@ -232,6 +239,13 @@ def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bo
         raise FlowmapError(
             f"--guidance {wish.cfg_scale:g}: guidance needs a condition, and the data have none; leave it out"
         )
+    if wish.prompts and wish.classes:
+        raise FlowmapError("--prompt and --class: give one of them")
+    if wish.classes and not spec.classes:
+        raise FlowmapError("--class: the data of this run are not conditioned on a class")
+    wrong = [number for number in wish.classes if not 0 <= number < spec.classes]
+    if wrong:
+        raise FlowmapError(f"--class {wrong[0]}: classes are 0 to {spec.classes - 1}")
     if wish.prompts and not spec.text:
         raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
     if wish.prompts and not reads_text:

@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from flowmap.interfaces import Metric, References
 
 
-def _needs_labels(spec: SampleSpec, field: str) -> Iterable[Finding]:
+_SMALLEST = 2
+
+
+def _needs_images(spec: SampleSpec, field: str) -> Iterable[Finding]:
+    """The classifier learns from labels, and halves an image of so many pixels once."""
     if not spec.labelled:
         yield Finding("error", (field,), "classifier features need labelled data, and these have no labels")
+    elif len(spec.shape) != 4 or min(spec.shape[2:]) < _SMALLEST:
+        why = (
+            f"classifier features are of images [F, C, H, W] of {_SMALLEST} x {_SMALLEST} pixels or more, and samples "
+            f"of these data are {list(spec.shape)}; use a metric of their raw numbers, such as frechet_pixels"
+        )
+        yield Finding("error", (field,), why)
 
 
 class FrechetFeaturesConfig(MetricConfig):
@@ -28,8 +38,8 @@ class FrechetFeaturesConfig(MetricConfig):
     type: Literal["frechet_features"] = "frechet_features"
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        """Labels are needed."""
-        return _needs_labels(spec, "type")
+        """Labelled images are needed."""
+        return _needs_images(spec, "type")
 
     def build(self, references: References) -> Metric:
         """Train the classifier."""
@@ -63,8 +73,8 @@ class FrechetTeacherConfig(MetricConfig):
     space: Literal["features", "pixels"] = Field("features", description="classifier features or raw numbers")
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        """Features need labels."""
-        return _needs_labels(spec, "space") if self.space == "features" else []
+        """Features need labelled images."""
+        return _needs_images(spec, "space") if self.space == "features" else []
 
     def build(self, references: References) -> Metric:
         """Measure the teacher's samples."""
