@@ -407,7 +407,7 @@ def test_several_recipes_are_compared_as_they_are(finished: tuple[Path, str], tm
             update={"stages": tuple(s.model_copy(update={"steps": 3}) for s in entrant.recipe.stages)}
         )
         paths.append(tmp_path / f"{entrant.name}.toml")
-        paths[-1].write_text(tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
+        paths[-1].write_text(tomli_w.dumps(recipe.as_tables()))
     console = Console(record=True, width=200, file=io.StringIO())
     compare([paths[0], paths[2]], [], tmp_path / "runs", 1, False, [], console)
     found = load(tmp_path / "runs" / "map-vs-two")

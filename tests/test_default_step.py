@@ -36,7 +36,7 @@ def objective(folder: Path, text: str, frequency: float, precision: str = "no") 
     recipe = read(path)[0]
     (plan,) = make_plan(recipe, folder).stages
     # What is locked is read back as it is, whatever the default is then.
-    again = Recipe.model_validate({**recipe.model_dump(mode="json", by_alias=True, exclude_none=True)})
+    again = Recipe.model_validate({**recipe.as_tables()})
     assert again == recipe
     assert plan.lock["stages"][0]["objective"] == recipe.stages[0].objective.model_dump(mode="json", exclude_none=True)
     return recipe.stages[0].objective

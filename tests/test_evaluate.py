@@ -135,9 +135,7 @@ def test_a_score_that_is_no_number_ends_nothing_and_is_told_as_what_it_is(
         assert new["values"] == [new["value"]] * 3
     # It is read back as what it is: nothing is measured again.
     assert measured.run(plan) == []
-    (plan.folder / "recipe.lock.toml").write_text(
-        tomli_w.dumps(plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True))
-    )
+    (plan.folder / "recipe.lock.toml").write_text(tomli_w.dumps(plan.recipe.as_tables()))
     page = write_report(plan.folder).read_text(encoding="utf-8")
     assert "not finite" in page
     assert not re.search(r">\s*(nan|inf)\b", page)

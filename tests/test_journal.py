@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     plan = planned(HEAD + TEACHER + FORWARD + checkpoints_every(2, keep=9), folder)
     train_all(plan)
-    everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    everything = plan.recipe.as_tables()
     (plan.folder / "recipe.lock.toml").write_text(tomli_w.dumps(everything))
     return folder
 

@@ -173,7 +173,7 @@ def test_a_zero_that_is_legal_survives(setting: str, value: tuple[str, Any], her
 
 def dump(here: Path, *overrides: str) -> dict[str, Any]:
     text = edited(("frechet_pixels", "frechet_teacher"), ("[data]", "seeds = [0]\n[data]"))
-    return recipe(here, text, *overrides).model_dump(mode="json", by_alias=True, exclude_none=True)
+    return recipe(here, text, *overrides).as_tables()
 
 
 SETTINGS: dict[str, tuple[str, list[str | int], Any]] = {
@@ -247,7 +247,7 @@ def test_the_last_set_counts_and_the_file_is_untouched(here: Path) -> None:
 
 def test_a_recipe_survives_its_own_dump(here: Path) -> None:
     checked = recipe(here, LINE.format(seeds="[3, 4]"))
-    assert Recipe.model_validate(checked.model_dump(mode="json", by_alias=True, exclude_none=True)) == checked
+    assert Recipe.model_validate(checked.as_tables()) == checked
 
 
 def test_stage_raises_for_an_unknown_name(here: Path) -> None:

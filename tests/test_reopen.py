@@ -18,7 +18,7 @@ from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 @pytest.fixture
 def lock(tmp_path: Path) -> dict[str, Any]:
     plan = planned(HEAD + TEACHER + FORWARD + EVALUATION, tmp_path)
-    return plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return plan.recipe.as_tables()
 
 
 def _write(tmp_path: Path, lock: dict[str, Any]) -> Path:

@@ -52,7 +52,7 @@ class _Purchase:
 
     def key(self, budget: BudgetConfig) -> str:
         """Names the purchase and all that it depends on."""
-        dumped = self.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+        dumped = self.recipe.as_tables()
         wanted = {"recipe": dumped, "stage": self.stage, "share": self.share, "budget": budget.model_dump()}
         return f"{self.name}/{digest(wanted)}"
 

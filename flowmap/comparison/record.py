@@ -40,9 +40,7 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
         "contestants": [
             {
                 "name": entrant.name,
-                "recipe": entrant.of_seed(comparison.seeds[0]).model_dump(
-                    mode="json", by_alias=True, exclude_none=True
-                ),
+                "recipe": entrant.of_seed(comparison.seeds[0]).as_tables(),
                 "own": list(entrant.own),
                 "recomputes": entrant.recipe.backbone.recomputes(),
             }

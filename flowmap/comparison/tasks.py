@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import tomli_w
 from rich.console import Console
@@ -25,7 +25,6 @@ from flowmap.files.shelf import SHELF
 from flowmap.files.texts import digest
 from flowmap.files.whole import write_whole, write_whole_folder
 from flowmap.recipe.layout import Plan, make_plan
-from flowmap.recipe.recipe import Recipe
 from flowmap.statistics.scores import METRICS
 from flowmap.training.changes import refuse_changes
 from flowmap.training.stage import finished
@@ -51,10 +50,6 @@ class Task:
     began: float = 0.0
     failure: str | None = None
     done: bool = False
-
-
-def _dumped(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def lay_out(comparison: Comparison, root: Path) -> list[Task]:
@@ -85,7 +80,7 @@ def lay_out(comparison: Comparison, root: Path) -> list[Task]:
                     f"{told}\nUndo the change, give the contestant another name, or start over with --redo {name}, "
                     "which sets its old folder aside (--fresh: all)."
                 ) from None
-            write_whole(_file(plan), tomli_w.dumps(_dumped(plan.recipe)))
+            write_whole(_file(plan), tomli_w.dumps(plan.recipe.as_tables()))
     return awaited + tasks
 
 

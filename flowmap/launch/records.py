@@ -75,7 +75,7 @@ def logged(file: Path) -> Iterator[None]:
 def write_about(plan: Plan, processes: Processes) -> None:
     """Write the run's lock, and what it is made with."""
     device = processes.device
-    everything = plan.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    everything = plan.recipe.as_tables()
     write_sealed(plan.folder / LOCK, "the whole recipe, with every default and every --set.", everything)
     about: dict[str, str | int] = {name: importlib.metadata.version(name) for name in _VERSIONS}
     about["python"] = platform.python_version()

@@ -112,7 +112,7 @@ def _say(console: Console, what: str, how: str) -> None:
 
 def _write(recipe: Recipe, file: Path) -> None:
     header = "# Written by flowmap: the tiny twin of a recipe, for its rehearsal.\n"
-    write_whole(file, header + tomli_w.dumps(recipe.model_dump(mode="json", by_alias=True, exclude_none=True)))
+    write_whole(file, header + tomli_w.dumps(recipe.as_tables()))
 
 
 @final

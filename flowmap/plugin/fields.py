@@ -37,9 +37,7 @@ class FromCatalogue:
         """Validate through the catalogue; serialise as the component's own fields."""
         return core_schema.no_info_plain_validator_function(
             self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda component: component.model_dump(mode="json", by_alias=True, exclude_none=True)
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda component: component.as_tables()),
         )
 
     def _validate(self, value: Any) -> ComponentConfig:

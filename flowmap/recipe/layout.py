@@ -57,7 +57,7 @@ class Plan:
 def make_plan(recipe: Recipe, runs: Path) -> Plan:
     """Lay out the run of `recipe` under the folder `runs`."""
     folder = runs / recipe.name
-    everything = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    everything = recipe.as_tables()
     plans = [
         _stage_plan(recipe, everything, stage, seed, seed_folder(recipe, folder, seed))
         for seed in recipe.seeds

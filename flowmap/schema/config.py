@@ -47,6 +47,10 @@ class Config(BaseModel):
             )
         return value
 
+    def as_tables(self) -> dict[str, Any]:
+        """Its fields as a recipe has them: every default, nothing that is None; TOML and JSON know all that is in it."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
 
 def frozen(value: Any) -> Any:
     """`value` with every list in it, at any depth of lists, as a tuple."""

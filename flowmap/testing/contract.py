@@ -93,7 +93,7 @@ def check_config(config: ComponentConfig) -> None:
     require(bool(cls.__doc__), f"{cls.__name__} has no docstring; `flowmap plugins` shows its first line")
     for name, info in _fields(cls, cls.__name__):
         require(bool(info.description), f"the field {name} has no description")
-    dumped = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    dumped = config.as_tables()
     again = cls.model_validate(tomllib.loads(tomli_w.dumps(dumped)))
     require(again == config, f"{cls.__name__} changes when it is written as TOML and read again")
     try:

@@ -94,7 +94,7 @@ class _StageLock(Config):
 def _of_today(lock: dict[str, Any]) -> dict[str, Any]:
     """An older version's `lock` with the fields that have come since, at their defaults; as it is, if it is too old."""
     try:
-        return _StageLock.model_validate(lock).model_dump(mode="json", by_alias=True, exclude_none=True)
+        return _StageLock.model_validate(lock).as_tables()
     except ValidationError:
         return lock
 
