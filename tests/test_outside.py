@@ -17,7 +17,7 @@ from flowmap_wan.configs import FarWan21Config, Wan21Config
 from safetensors.torch import load_file, save_file
 
 from flowmap.errors import FlowmapError
-from flowmap.launch import rehearse as rehearsal
+from flowmap.launch.twin import of_twins
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.hub import fingerprint
 from flowmap.recipe.layout import make_plan
@@ -570,7 +570,7 @@ def test_a_rehearsal_measures_twins(released: Callable[[str], Path], here: Path,
     )
     recipe, _ = read(Path("r.toml"))
     assert recipe.evaluation is not None
-    twins = rehearsal._of_twins(recipe, recipe.evaluation)
+    twins = of_twins(recipe, recipe.evaluation)
     assert twins["teacher"] == "base"
     assert [(c.stage, [s.type for s in c.samplers]) for c in twins["contests"]] == [
         ("base", ["euler"]),

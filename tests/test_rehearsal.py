@@ -16,6 +16,7 @@ from rich.console import Console
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked
 from flowmap.launch import rehearse as rehearsal
+from flowmap.launch.twin import twin_of
 from flowmap.planning.limits import needs
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
@@ -89,10 +90,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("twins")
 
 
+@pytest.mark.parametrize(("share", "batch"), [(0.5, 4), (0.1, 16), (0.02, 60)])
+def test_a_twin_has_as_large_a_batch_as_its_objective_needs(share: float, batch: int, tmp_path: Path) -> None:
+    """Of a small batch the share of r = t is no sample, which `flow_map` refuses: the recipe is right all the same."""
+    objective = f'{{ type = "flow_map", branches = {{ diffusion = {share}, consistency = 0.1 }} }}'
+    text = HEAD + TEACHER + FORWARD.replace('"flow_map"', objective).replace("batch = 8", "batch = 60")
+    (tmp_path / "recipe.toml").write_text(text)
+    twin = twin_of(read(tmp_path / "recipe.toml")[0], tmp_path / "parts", 1)
+    assert [stage.batch for stage in twin.stages] == [4, batch]
+
+
 @pytest.mark.parametrize("name", [*NAMES, "quickstart", "moving_digits_far"])
 def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
     recipe, _ = read(Path(toml(name)))
-    twin = rehearsal._twin(recipe, parts / name, 1)
+    twin = twin_of(recipe, parts / name, 1)
     file = parts / f"{name}.toml"
     rehearsal._write(twin, file)
     again, _ = read(file, absent="error")
@@ -109,7 +120,7 @@ def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
         assert small.ema.start <= 1
     assert twin.compute == recipe.compute
     for processes, batch in ((3, 6), (8, 8)):
-        for stage in rehearsal._twin(recipe, parts / f"{name}-{processes}", processes).stages:
+        for stage in twin_of(recipe, parts / f"{name}-{processes}", processes).stages:
             assert stage.batch == min(batch, recipe.stage(stage.name).batch)
     assert twin.evaluation is not None
     assert recipe.evaluation is not None
@@ -122,7 +133,7 @@ def test_the_twin_is_the_recipe_but_small(name: str, parts: Path) -> None:
 def test_the_twin_s_model_and_data_are_of_the_real_kind(name: str, parts: Path) -> None:
     recipe: Recipe = read(Path(toml(name)))[0]
     home = parts / "kinds" / name
-    twin = rehearsal._twin(recipe, home, 1)
+    twin = twin_of(recipe, home, 1)
     real: Any = recipe.backbone
     small: Any = twin.backbone
     assert small.lora.rank == 4

@@ -8,7 +8,7 @@ from typing import Any
 from flowmap.plugin.kinds import DataConfig, SamplerConfig
 from flowmap.recipe.outside import BASE, is_weights
 from flowmap.recipe.recipe import Recipe
-from flowmap.recipe.tables import ContestConfig, EvaluationConfig
+from flowmap.recipe.tables import ContestConfig, EvaluationConfig, StageConfig
 
 STEPS = 3
 STOP_AFTER = 2
@@ -20,7 +20,7 @@ _CALLS = (1, 4)
 
 def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
-    batch = processes * -(-_BATCH // processes)
+    least = processes * -(-_BATCH // processes)
     parts = folder / "parts"
     parts.mkdir(parents=True)
     data: DataConfig = recipe.data.rehearsed(parts)
@@ -33,7 +33,7 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
             stage.model_copy(
                 update={
                     "steps": STEPS,
-                    "batch": min(stage.batch, batch),
+                    "batch": _batch(recipe, stage, least),
                     "optimizer": stage.optimizer.model_copy(update={"warmup": min(stage.optimizer.warmup, 1)}),
                     "data": None,  # the twin's data serve every stage
                     "ema": stage.ema.model_copy(update={"start": min(stage.ema.start, 1)}),
@@ -50,6 +50,17 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
         small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
         everything["evaluation"] = recipe.evaluation.model_copy(update=small | of_twins(recipe, recipe.evaluation))
     return recipe.model_copy(update=everything)
+
+
+def _batch(recipe: Recipe, stage: StageConfig, least: int) -> int:
+    """The smallest batch, from `least` on, that the objective takes; that of the recipe if none is."""
+    batch = least
+    while batch < stage.batch:
+        facts = recipe.facts(stage.model_copy(update={"batch": batch}))
+        if all(finding.level != "error" for finding in stage.objective.findings(facts)):
+            return batch
+        batch *= 2
+    return stage.batch
 
 
 def of_twins(recipe: Recipe, evaluation: EvaluationConfig) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Config(BaseModel):
         return value
 
     def as_tables(self) -> dict[str, Any]:
-        """Its fields as a recipe has them: every default, nothing that is None; TOML and JSON know all that is in it."""
+        """Its fields as a recipe has them, with every default and without what is None; as TOML and JSON know them."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
