@@ -28,7 +28,8 @@ from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.processes import Processes
 from flowmap.use.sample import draw_samples
 from flowmap.use.student import Contestant, open_contestant
-from flowmap.use.wishes import Wish, open_wished_run
+from flowmap.use.wish import Wish
+from flowmap.use.wishes import open_wished_run
 
 _KEPT = "what was finished is kept. Call it again to go on"
 

@@ -19,7 +19,7 @@ from flowmap.recipe.read import read
 from flowmap.runs.open import choose_stage
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
 from tests.small_runs import DISCRETE, EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 
 

@@ -25,7 +25,7 @@ from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample, sample_run
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
 
 from .small_runs import flowmap
 from .video_runs import digits_run, finished, mlp_run, wan_run

@@ -19,11 +19,10 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
 from flowmap.errors import ClipError
-from flowmap.media import frames as frames_module
-from flowmap.media import pacing, stills
-from flowmap.media.pictures import png
-from flowmap.media.video import clip_as, image_as, write_mp4
 from flowmap.plugin import SampleSpec
+from flowmap.video import clip_as, image_as, pacing, stills, write_mp4
+from flowmap.video import frames as frames_module
+from flowmap.video.pictures import png
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -539,7 +538,7 @@ def test_pictures_and_frames_that_are_too_large_are_refused_before_they_are_deco
 ) -> None:
     clip = film(quarters())
     Image.fromarray(quarters()).save(tmp_path / "a.png")
-    monkeypatch.setattr("flowmap.media.video.MOST_PIXELS", SIDE * SIDE - 1)
+    monkeypatch.setattr("flowmap.video.clips.MOST_PIXELS", SIDE * SIDE - 1)
     assert fault(clip).startswith("its frames have 32 x 32 pixels, more than the ")
     monkeypatch.setattr(stills, "MOST_PIXELS", SIDE * SIDE - 1)
     assert "it has 32 x 32 pixels, more than the 1023 that are read" in image_fault(tmp_path / "a.png")

@@ -19,7 +19,7 @@ from flowmap.runs.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import generate, open_contestant
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 CPU = torch.device("cpu")

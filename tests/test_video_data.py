@@ -31,9 +31,9 @@ from torch import Tensor
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.video import clip_as, image_as, read_clip, to_float, to_uint8, write_mp4
 from flowmap.plugin import SampleSpec
 from flowmap.testing import check_data
+from flowmap.video import clip_as, image_as, read_clip, to_float, to_uint8, write_mp4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
-from flowmap.media.video import clip_as, image_as, to_float, write_mp4
 from flowmap.plugin import SampleSpec
 from flowmap.runs.open import open_run
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
+from flowmap.video import clip_as, image_as, to_float, write_mp4
 
 from .video_runs import digits_run, mlp_run, wan_run
 

@@ -16,7 +16,7 @@ from flowmap.recipe.read import read
 from flowmap.runs.open import open_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import Contestant, generate, held_out_start, open_contestant
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
 
 from .conftest import edited
 from .video_runs import DIGITS, MEASURED, STAGES, finished

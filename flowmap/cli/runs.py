@@ -126,7 +126,7 @@ def sample(
     with working(_out, "nothing was finished"):
         with phase("starting"):
             from flowmap.use.sample import sample as sample_from
-            from flowmap.use.wishes import Wish
+            from flowmap.use.wish import Wish
         wish = Wish(
             stage=stage,
             weights=_known_weights(weights),

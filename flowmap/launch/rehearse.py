@@ -35,7 +35,7 @@ from flowmap.training.processes import Processes
 from flowmap.use.encode import encode_recipe
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
-from flowmap.use.wishes import Wish
+from flowmap.use.wish import Wish
 
 _COUNTED = 32
 _TWIN = "twin.toml"

@@ -19,7 +19,6 @@ from flowmap.files.records import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
 from flowmap.files.whole import write_whole_file
 from flowmap.interfaces import Evidence, Metric, References, Samples
-from flowmap.media.pictures import png
 from flowmap.phases import each, phase
 from flowmap.plugin.kinds import MetricConfig
 from flowmap.recipe.layout import Plan
@@ -30,6 +29,7 @@ from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.use.lineup import Lineup
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
 from flowmap.use.student import Contestant, generate, held_out_start
+from flowmap.video.pictures import png
 
 PICTURES = "pictures"
 _SHEET = 64

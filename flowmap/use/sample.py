@@ -18,13 +18,14 @@ from flowmap.files.folder import SKIP_PREFIX, writing
 from flowmap.files.whole import readable, write_together
 from flowmap.interfaces import Batch, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.pictures import png
-from flowmap.media.video import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.phases import phase
 from flowmap.runs.open import open_run
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.student import Contestant, generate, latent_context
-from flowmap.use.wishes import Opened, Wish, open_wished, open_wished_run
+from flowmap.use.wish import Wish
+from flowmap.use.wishes import Opened, open_wished, open_wished_run
+from flowmap.video.clips import clip_as, image_as, to_float, to_uint8, write_mp4
+from flowmap.video.pictures import png
 
 _IMAGES, _VIDEOS = 64, 4
 _ENDINGS = (".png", ".safetensors", ".mp4")

@@ -11,7 +11,6 @@ from typing import Literal, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 from torch import Tensor
 
 from flowmap.console.commands import going_on
@@ -19,94 +18,23 @@ from flowmap.errors import FlowmapError
 from flowmap.files.texts import is_file
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.video import strips
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.layout import Plan, StagePlan
-from flowmap.recipe.messages import validation_findings
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.runs.open import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
-from flowmap.schema.bounds import MOST_HELD, Calls, Frames, Guidance, SampleCount, Seed, Shift, Side
-from flowmap.schema.config import Config
+from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
 from flowmap.use.student import Contestant, open_contestant, open_weights
+from flowmap.use.wish import Wish
+from flowmap.video.clips import strips
 
 _CALLS = 4
 Opening = Callable[[StagePlan, Weights, torch.device], Contestant]
 """How a finished stage's student is made ready to sample."""
-
-
-class _Numbers(Config):
-    """The numbers of a wish, called as their options are."""
-
-    nfe: Calls | None = None
-    n: SampleCount | None = None
-    seed: Seed = 0
-    train_seed: Seed | None = Field(None, alias="train-seed")
-    frames: Frames | None = None
-    guidance: Guidance | None = None
-    length: Frames | None = None
-    height: Side | None = None
-    width: Side | None = None
-    shift: Shift | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Wish:
-    """What to sample.
-
-    `number` samples (per prompt, if there are `prompts`, or `classes` of data with class labels) with `calls` network
-    calls each; what is None is chosen from the recipe, or is as the weights' authors have it. `image`, or the first
-    `frames` frames of `video`, are given clean.
-    `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe.
-    """
-
-    stage: str | None = None
-    weights: Weights = "ema"
-    sampler: str | None = None
-    calls: int | None = None
-    number: int | None = None
-    seed: int = 0
-    train_seed: int | None = None
-    prompts: tuple[str, ...] = ()
-    classes: tuple[int, ...] = ()
-    image: Path | None = None
-    video: Path | None = None
-    frames: int | None = None
-    cfg_scale: float | None = None
-    length: int | None = None
-    height: int | None = None
-    width: int | None = None
-    shift: float | None = None
-
-    @property
-    def asked(self) -> int:
-        """How many prompts or classes there are."""
-        return len(self.prompts) + len(self.classes)
-
-    def __post_init__(self) -> None:
-        """Raises FlowmapError, in the words of the options, for a number that is out of bounds."""
-        numbers = {
-            "nfe": self.calls,
-            "n": self.number,
-            "seed": self.seed,
-            "train-seed": self.train_seed,
-            "frames": self.frames,
-            "guidance": self.cfg_scale,
-            "length": self.length,
-            "height": self.height,
-            "width": self.width,
-            "shift": self.shift,
-        }
-        try:
-            _Numbers.model_validate(numbers)
-        except ValidationError as error:
-            problems = validation_findings(error)
-            raise FlowmapError("\n".join(f"--{p.field[0]}: {p.message}" for p in problems)) from None
 
 
 @final

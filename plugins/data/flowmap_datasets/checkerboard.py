@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.pictures import scatter
+from flowmap.video.pictures import scatter
 
 
 @final

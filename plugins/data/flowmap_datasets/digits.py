@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.pictures import tiles
+from flowmap.video.pictures import tiles
 from flowmap_datasets.configs import DigitsConfig
 
 CLASSES = 10

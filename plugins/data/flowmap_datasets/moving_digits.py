@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from flowmap.interfaces import Data, EncodedText, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.pictures import tiles
+from flowmap.video.pictures import tiles
 from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import CLASSES, Digits
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowmap.files.whole import write_whole_folder
-from flowmap.media.video import write_mp4
+from flowmap.video import write_mp4
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 80, 220), "yellow": (230, 200, 40)}
 _SHAPES = ("disc", "square")

@@ -18,7 +18,7 @@ from flowmap.errors import ClipError, FlowmapError
 from flowmap.files.records import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
-from flowmap.media.video import clip_as, strips, to_float
+from flowmap.video import clip_as, strips, to_float
 from flowmap_video.captions import read_captions
 from flowmap_video.configs import VideoShardsConfig
 from flowmap_video.encoded import ShardWriter

@@ -37,8 +37,8 @@ from flowmap.interfaces import (
 )
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import noised
-from flowmap.media.pictures import scatter
 from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.video.pictures import scatter
 
 
 class Ring(Data):

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.media.colour import BT709, LIMITED
-from flowmap.media.fitting import fitted
-from flowmap.media.frames import MOST_PIXELS, seen, too_large
-from flowmap.media.pacing import Counted, by_rate, paced
-from flowmap.media.stills import read_still
 from flowmap.schema.specs import SampleSpec
+from flowmap.video.colour import BT709, LIMITED
+from flowmap.video.fitting import fitted
+from flowmap.video.frames import MOST_PIXELS, seen, too_large
+from flowmap.video.pacing import Counted, by_rate, paced
+from flowmap.video.stills import read_still
 
 _ROWS = _COLUMNS = 8
 _WIDEST = 256
@@ -58,7 +58,7 @@ def clip_as(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
     H and W are the last two of `spec.shape`, and `spec.fit` says how a frame comes to them. By `spec.frame_choice`,
     frame k is the one nearest to k / `spec.fps` seconds after the first, or counted by the rate that the video
     declares; without `fps` every frame is taken. What comes after the last frame that is needed is not decoded.
-    Frames are upright and in the colours of BT.709 (`flowmap.media.frames`). Raises ClipError if the video cannot be
+    Frames are upright and in the colours of BT.709 (`flowmap.video.frames`). Raises ClipError if the video cannot be
     read, is damaged, is too short or too large, declares no rate to count by, or says of itself what is not well
     defined.
     """
@@ -93,7 +93,7 @@ def clip_as(source: Path | BinaryIO, frames: int, spec: SampleSpec) -> Tensor:
 
 
 def image_as(path: Path, spec: SampleSpec) -> Tensor:
-    """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError (`flowmap.media.stills`)."""
+    """An image as the frames of `spec`, in colour: uint8 `[1, 3, H, W]`. Raises ClipError (`flowmap.video.stills`)."""
     return torch.from_numpy(fitted(read_still(path), spec)).permute(2, 0, 1)[None].contiguous()
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowmap.errors import ClipError
-from flowmap.media.colour import by_profile, matrix, refuse_colours, refuse_transparent
-from flowmap.media.fitting import Picture, pixel_aspect
+from flowmap.video.colour import by_profile, matrix, refuse_colours, refuse_transparent
+from flowmap.video.fitting import Picture, pixel_aspect
 
 MOST_PIXELS = 8192 * 4320
 """Of a frame: 8K cinema, the largest that cameras make; as a picture it takes 106 MB."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from flowmap.errors import ClipError
-from flowmap.media.colour import by_profile, refuse_colours, refuse_transparent
-from flowmap.media.fitting import Picture, pixel_aspect
+from flowmap.video.colour import by_profile, refuse_colours, refuse_transparent
+from flowmap.video.fitting import Picture, pixel_aspect
 
 MOST_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit (a quarter of a gigabyte of RGB), beyond which it suspects a decompression bomb."""
