@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -362,6 +363,19 @@ def test_scores_alone_are_shown_too(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "demo", steps=0)
     (folder / "about.json").unlink()
     assert read(folder).sections == ["claims", "scaling", "samplers", "table", "recipe"]
+
+
+def test_who_is_guided_and_calls_the_network_twice_is_said(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "demo")
+    assert "Guided" not in read(folder).text
+    lock = folder / "recipe.lock.toml"
+    contests = [{"stage": "teacher", "cfg_scale": 3.0}, {"stage": "v1.5", "cfg_scale": 1.0}, {"stage": "base"}]
+    recipe = tomllib.loads(lock.read_text())
+    recipe["evaluation"] |= {"contests": contests, "teacher_cfg_scale": 2.5}
+    lock.write_text(tomli_w.dumps(recipe))
+    words = " ".join(read(folder).words["scaling"].split())
+    told = "Guided: teacher (by 3), the teacher's reference samples (by 2.5); each of their calls evaluates the network"
+    assert told in words
 
 
 def test_metrics_without_a_curve_or_a_plugin_are_still_tabled(tmp_path: Path) -> None:

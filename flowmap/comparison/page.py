@@ -22,7 +22,7 @@ from flowmap.phases import phase
 from flowmap.recipe.outside import file_name
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.pages import described, rendered, shown
+from flowmap.report.pages import described, guided, rendered, shown
 from flowmap.statistics import intervals
 from flowmap.statistics.intervals import MOST_SEEDS, Difference
 from flowmap.statistics.spots import Row, Spot
@@ -53,6 +53,7 @@ def _view(found: Standings) -> dict[str, Any]:
     return {
         "standings": found,
         "label": found.label,
+        "guided": list(_guided(found)),
         "rule": f"{intervals.RULE} {intervals.CORRECTION}",
         "certainty": {metric: list(sentences.certainty(found, metric)) for metric in found.metrics},
         "more_seeds": list(sentences.more_seeds(found, found.metric)),
@@ -71,6 +72,15 @@ def _view(found: Standings) -> dict[str, Any]:
         "pictures": _pictures(found),
         "settings": [(contestant, _settings(contestant)) for contestant in found.contestants],
     }
+
+
+def _guided(found: Standings) -> Iterator[str]:
+    """Whose calls evaluate the network twice, and what they are compared with, as far as that is guided."""
+    for contestant in found.contestants:
+        scales = {contest.get("cfg_scale", 1.0) for contest in contestant.recipe["evaluation"]["contests"]} - {1.0}
+        if scales:
+            yield f"{contestant.name} (by {', '.join(f'{scale:g}' for scale in sorted(scales))})"
+    yield from guided({**found.contestants[0].recipe["evaluation"], "contests": ()})
 
 
 def _styles(found: Standings) -> dict[Row, Style]:

@@ -20,7 +20,7 @@ from flowmap.recipe.outside import file_name
 from flowmap.recipe.step_length import NAME
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.pages import described, rendered, shown
+from flowmap.report.pages import described, guided, rendered, shown
 from flowmap.report.traces import Trace, shared
 from flowmap.runs.claims import claims_of
 from flowmap.runs.read import Run, command_of, costs_of, read_run
@@ -76,6 +76,7 @@ def _view(run: Run) -> dict[str, Any]:
         ],
         "rule": verdict.RULE,
         "per": per,
+        "guided": guided(evaluation),
         "sampler_words": _sampler_words,
         "claims": _rows(told, headlines),
         "other_claims": _rows(told, [m for m in metrics if m not in headlines]),

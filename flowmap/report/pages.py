@@ -37,3 +37,11 @@ def described(metric: str) -> str:
         return (catalogue().find("metric", metric).__doc__ or "").strip().split("\n")[0]
     except LookupError:
         return ""
+
+
+def guided(evaluation: Mapping[str, Any]) -> list[str]:
+    """What of an evaluation is guided, and by how much: each of their calls evaluates the network twice."""
+    rows = {c["stage"]: c.get("cfg_scale", 1.0) for c in evaluation.get("contests", ()) if c.get("cfg_scale", 1.0) != 1}
+    told = [f"{stage} (by {scale:g})" for stage, scale in rows.items()]
+    of_teacher = evaluation.get("teacher_cfg_scale", 1.0)
+    return told + ([f"the teacher's reference samples (by {of_teacher:g})"] if of_teacher != 1 else [])
