@@ -79,7 +79,7 @@ class Recipe(Config):
             stage.batch,
             self.data.spec().conditional,
             self.backbone.recomputes(),
-            accumulates=(self.compute.micro_batch or stage.batch) < stage.batch,
+            micro_batch=self.compute.micro_batch,
             steps=stage.steps,
             channels=self.data.spec().shape[1] if len(self.data.spec().shape) > 1 else 0,
         )

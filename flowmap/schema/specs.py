@@ -80,18 +80,23 @@ class Pretrained:
 class StageFacts:
     """What an objective may know about its stage when it is asked whether the combination makes sense.
 
-    `batch` is the global batch in samples; `conditional` says whether the data carry a condition, `recomputes`
-    whether the backbone recomputes its forward in backward (gradient checkpointing), `accumulates` whether a process
-    may take its share of the batch in several micro-batches. `steps` is the length of the stage, `channels` those of
-    the data; 0 where that is not known.
+    `batch` is the global batch in samples, of which a process takes `micro_batch` at a time (0: its whole share): an
+    objective over sets of samples sees no more of them together. `conditional` says whether the data carry a condition,
+    `recomputes` whether the backbone recomputes its forward in backward (gradient checkpointing). `steps` is the length
+    of the stage, `channels` those of the data; 0 where that is not known.
     """
 
     batch: int
     conditional: bool
     recomputes: bool = False
-    accumulates: bool = False
+    micro_batch: int = 0
     steps: int = 1_000_000
     channels: int = 0
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a process may take its share of the batch in several micro-batches."""
+        return 0 < self.micro_batch < self.batch
 
     def ever(self, probability: float) -> bool:
         """Whether in one such stage of a hundred, at least, there is a sample to which this happens."""

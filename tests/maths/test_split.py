@@ -120,7 +120,7 @@ def test_a_mean_over_bins_of_time_is_refused() -> None:
     """The one exception: what a micro-batch is divided by goes by those before it."""
     ((expected, ours),) = whole_and_split(ScmConfig(), 1, 4)
     assert (ours - expected).norm() > 0.01 * expected.norm()
-    facts = StageFacts(batch=COUNT, conditional=True, accumulates=True)
+    facts = StageFacts(batch=COUNT, conditional=True, micro_batch=COUNT // 2)
     errors = [finding for finding in ScmConfig().findings(facts) if finding.level == "error"]
     assert [finding.field for finding in errors] == [("bins",)]
     assert not list(ScmConfig(bins=0).findings(facts))
