@@ -26,7 +26,7 @@ A recipe is one TOML file. This page is written by `python docs/reference.py` fr
 when it is out of date. Times are in [0, 1] with 1 = noise; learning rates, weights and shares are plain numbers.
 A field that names a component takes a table with a `type`, or just the name: `objective = "flow_matching"` is
 `objective = { type = "flow_matching" }`. On the command line stages go by name:
-`--set stages.forward.optimizer.lr=5e-4`. A field is set once: one `--set` does not undo another.
+`--set stages.forward.optimizer.lr=5e-4`. The last counts where one is given twice; under two names it is refused.
 """
 
 WHY = """## Why numbers have these ranges

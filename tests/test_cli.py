@@ -35,8 +35,8 @@ class Result:
 def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Run a command in this process, as the shell would, in an empty folder that has `r.toml`."""
     (here / "r.toml").write_text(TINY)
-    monkeypatch.setattr(cli, "_out", Console(width=200))
-    monkeypatch.setattr(cli, "_err", Console(width=200, stderr=True))
+    monkeypatch.setattr("flowmap.cli.consoles.out", Console(width=200))
+    monkeypatch.setattr("flowmap.cli.consoles.err", Console(width=200, stderr=True))
     # What typer reads of the environment when it is imported: a width, and colours on some CI machines.
     monkeypatch.setattr(rich_utils, "MAX_WIDTH", 120)
     monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", None)

@@ -100,8 +100,8 @@ def encode(
     """Run `flowmap encode r.toml --from raw` in a folder with two raw tars of four clips each."""
     installed = catalogue().names("data")
     install(FakeConfig, AbsentConfig, *([] if "video_shards" in installed else [VideoShardsConfig]))
-    monkeypatch.setattr(cli, "_out", Console(width=200))
-    monkeypatch.setattr(cli, "_err", Console(width=200, stderr=True))
+    monkeypatch.setattr("flowmap.cli.consoles.out", Console(width=200))
+    monkeypatch.setattr("flowmap.cli.consoles.err", Console(width=200, stderr=True))
     monkeypatch.setattr(FakeBackbone, "calls", 0)
     (here / "r.toml").write_text(RECIPE)
     write_clips(here / "raw", 5, 16, 8.0, "captions")
@@ -392,7 +392,7 @@ def test_a_folder_that_cannot_be_written_is_said(encode: Encode, monkeypatch: py
 
 
 def test_on_a_terminal_there_is_a_bar(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_out", Console(width=200, force_terminal=True))
+    monkeypatch.setattr("flowmap.cli.consoles.out", Console(width=200, force_terminal=True))
     spoil("raw/000.tar", lambda files: files.pop("red-disc.json"))
     shown = encode()
     assert shown.code == 0

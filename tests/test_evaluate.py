@@ -190,7 +190,7 @@ def test_a_metric_is_told_what_samples_were_asked_to_show(tmp_path: Path, monkey
 ASKED = """
 [evaluation]
 teacher = "teacher"
-teacher_calls = 1
+teacher_calls = 2
 calls = [1, 2]
 samples = 20
 repeats = 2

@@ -745,7 +745,6 @@ def test_set(setting: str, message: str, problem: Problem) -> None:
     "settings",
     [
         ("stages.teacher.steps=3", "stages.0.steps=4"),
-        ("stages.teacher.steps=3", "stages.teacher.steps=4"),
         ("stages.teacher.optimizer.lr=1", "stages.0.optimizer={}"),
         ("checkpoints.keep=3", "checkpoints={every = 3}"),
     ],

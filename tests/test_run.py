@@ -185,7 +185,7 @@ def test_a_signal_at_the_very_end_of_a_stage_is_not_lost(folder: Path, whole: Pa
     ("where", "call", "number", "code"),
     [
         ("flowmap.training.train.open_stage", 2, signal.SIGTERM, 143),
-        ("flowmap.launch.records.write_about", 1, signal.SIGINT, 130),
+        ("flowmap.launch.run.write_about", 1, signal.SIGINT, 130),
         ("flowmap.use.evaluate.generate", 4, signal.SIGINT, 130),
         ("flowmap.use.evaluate.generate", 1, signal.SIGTERM, 143),
         ("flowmap.launch.run.write_report", 1, signal.SIGINT, 130),
@@ -270,12 +270,12 @@ def test_a_log_whose_folder_is_gone_is_one_sentence(folder: Path) -> None:
     patch = """
 import logging, shutil
 import flowmap.launch.run
-about = flowmap.launch.records.write_about
+about = flowmap.launch.run.write_about
 def gone(*args):
     about(*args)
     shutil.rmtree("runs")
     logging.getLogger("flowmap.data").warning("skipped something")
-flowmap.launch.records.write_about = gone
+flowmap.launch.run.write_about = gone
 """
     code, text = flowmap(folder, "run", "recipe.toml", patch=patch)
     assert code == 1

@@ -200,7 +200,10 @@ def test_a_velocity_has_no_flow_map_and_an_unknown_grid_has_to_be_told(twin: Pat
     shutil.rmtree(bare / "scheduler")
     with pytest.raises(FlowmapError) as caught:
         sample(str(bare), Wish(**wish), tmp_path / "x")
-    assert str(caught.value) == f"--shift: nothing in {bare} says for which sampling grid it was made; give it"
+    assert str(caught.value) == (
+        f"--shift: nothing in {bare} says for which sampling grid it was made (in diffusers' layout that is shift, or "
+        "flow_shift, in scheduler/scheduler_config.json); give it"
+    )
     sample(str(bare), Wish(**wish, shift=3.0, calls=2), tmp_path / "x")
 
 

@@ -71,8 +71,8 @@ fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 for number in (0, 1, 2):
     os.dup2(terminal, number)
 os.environ |= {{"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}}
-import flowmap.cli.main
-flowmap.cli.main._out.is_interactive = True  # which was asked before there was a terminal
+import flowmap.cli.consoles
+flowmap.cli.consoles.out.is_interactive = True  # which was asked before there was a terminal
 import flowmap.training.train
 original = flowmap.training.train.append_line
 def slow(path, line):

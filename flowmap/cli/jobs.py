@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flowmap.cli import consoles
 from flowmap.cli import runs as cli_runs
 from flowmap.console.commands import process
 from flowmap.console.working import working
@@ -18,13 +19,11 @@ from flowmap.files.texts import home_in
 from flowmap.phases import phase
 
 app = typer.Typer()
-_out = Console()
 
 _TABLE_WIDTH = 110
 
 _GO_ON = "what was finished is kept. Run the same command again to go on"
 
-_err = Console(stderr=True)
 
 RecipePath = Annotated[
     Path,
@@ -61,15 +60,15 @@ def run(
     if rehearse and (stage or fresh):
         raise FlowmapError("--rehearse tries the whole recipe, anew; leave out --stage and --fresh")
     try:
-        with working(_out, _GO_ON):
+        with working(consoles.out, _GO_ON):
             if rehearse:
                 with phase("starting"):
                     from flowmap.launch.rehearse import rehearse as rehearsal
-                rehearsal(recipe, overrides or [], runs, _out)
+                rehearsal(recipe, overrides or [], runs, consoles.out)
             else:
                 with phase("starting"):
                     from flowmap.launch.run import run_recipe
-                run_recipe(recipe, overrides or [], stage or [], fresh, runs, _out)
+                run_recipe(recipe, overrides or [], stage or [], fresh, runs, consoles.out)
             if process()[1] > 1:
                 from flowmap.training.processes import leave
 
@@ -101,20 +100,20 @@ def compare(
     runs: Runs = Path("runs"),
 ) -> None:
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
-    with working(_out, _GO_ON):
+    with working(consoles.out, _GO_ON):
         with phase("starting"):
             from flowmap.comparison.run import compare as run_comparison
-        run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], _out)
+        run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], consoles.out)
 
 
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Say at once what is wrong with a recipe or a comparison. Computes nothing."""
-    with working(_err, "nothing was changed"), phase(f"checking {recipe}"):
+    with working(consoles.err, "nothing was changed"), phase(f"checking {recipe}"):
         what, warnings = _checked(recipe, overrides or [])
     for warning in warnings:
-        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-    _out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(what)}", soft_wrap=True)
+        consoles.err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    consoles.out.print(f"[green]✓[/] {escape(str(recipe))}: {escape(what)}", soft_wrap=True)
 
 
 def _checked(path: Path, overrides: list[str]) -> tuple[str, list[str]]:
@@ -149,10 +148,10 @@ def encode(
     overrides: Overrides = None,
 ) -> None:
     """Encode raw data once, ahead of training, with the recipe's own encoders. Finished parts are not made again."""
-    with working(_out, _GO_ON):
+    with working(consoles.out, _GO_ON):
         with phase("starting"):
             from flowmap.use.encode import encode_recipe
-        encode_recipe(recipe, raw, to, overrides or [], _out)
+        encode_recipe(recipe, raw, to, overrides or [], consoles.out)
 
 
 @app.command()
@@ -175,7 +174,7 @@ def plugins() -> None:
             plugin.distribution,
             f"[red]{escape(plugin.reason)}[/]",
         )
-    _out.print(table)
+    consoles.out.print(table)
 
 
 @app.command()
@@ -203,15 +202,15 @@ def plan(
 ) -> None:
     """Say what each stage will cost: network calls, memory of each device, FLOPs, GPU-hours. Needs no weights."""
     # On a console of its own, for the output may go to a program.
-    with working(_out if _out.is_terminal else _err, "nothing is kept"):
+    with working(consoles.out if consoles.out.is_terminal else consoles.err, "nothing is kept"):
         with phase("starting"):
             from flowmap.planning import plan as planning
             from flowmap.planning import tables as plan_tables
         planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)
     for warning in planned.warnings:
-        _err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+        consoles.err.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     if as_json:
         print(planning.as_json(planned))
     else:
         # Elsewhere than on a terminal lines may be as long as the table needs.
-        plan_tables.show(planned, _out if _out.is_terminal else Console(width=_TABLE_WIDTH))
+        plan_tables.show(planned, consoles.out if consoles.out.is_terminal else Console(width=_TABLE_WIDTH))

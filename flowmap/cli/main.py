@@ -9,10 +9,9 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from flowmap.cli import jobs
+from flowmap.cli import consoles, jobs
 from flowmap.cli import runs as cli_runs
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
@@ -31,8 +30,6 @@ app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
 _GRACE_SECONDS = 30
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
-_out = Console()
-_err = Console(stderr=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -41,7 +38,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        _out.print(f"flowmap {__version__}")
+        consoles.out.print(f"flowmap {__version__}")
         raise typer.Exit
     number = process()[1]
     if number > 1 and context.invoked_subcommand != "run":
@@ -63,7 +60,7 @@ def _main() -> str | int | None:
     try:
         settle_launcher()
     except FlowmapError as error:
-        _err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        consoles.err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return error.code
     code: str | int | None = 0
     try:
@@ -77,11 +74,11 @@ def _main() -> str | int | None:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)
         who = f"process {index}: " if index else ""
-        _err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
+        consoles.err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
         return error.code
     except SystemExit as stop:
         code = stop.code
     if not code and (why := terminal.lost()):
-        _err.print(f"[red]error:[/] not all of the output could be written: {escape(why)}", soft_wrap=True)
+        consoles.err.print(f"[red]error:[/] not all of the output could be written: {escape(why)}", soft_wrap=True)
         code = 1
     return code

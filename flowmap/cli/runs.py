@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from flowmap.cli import consoles
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import home, home_in
@@ -17,7 +17,6 @@ from flowmap.phases import phase
 from flowmap.schema.words import Weights
 
 app = typer.Typer()
-_out = Console()
 
 
 def _samplers(incomplete: str) -> list[str]:
@@ -123,7 +122,7 @@ def sample(
     train_seed: TrainSeed = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
-    with working(_out, "nothing was finished"):
+    with working(consoles.out, "nothing was finished"):
         with phase("starting"):
             from flowmap.use.sample import sample as sample_from
             from flowmap.use.wish import Wish
@@ -149,7 +148,7 @@ def sample(
         files, summary = sample_from(where, wish, out)
     shown = [str(file) for file in files]
     listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
-    _out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
+    consoles.out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)
 
 
 @app.command()
@@ -164,10 +163,10 @@ def evaluate(
     runs: Annotated[Path, typer.Option(help="Where the results of weights go.", callback=at_home)] = Path("runs"),
 ) -> None:
     """Measure a finished run again, or weights by a recipe, and write a report. Trains nothing."""
-    with working(_out, "what was measured is saved. Run the same command again to go on"):
+    with working(consoles.out, "what was measured is saved. Run the same command again to go on"):
         with phase("starting"):
             from flowmap.launch.measure import evaluate_at
-        evaluate_at(where, recipe, overrides or [], runs, fresh, _out)
+        evaluate_at(where, recipe, overrides or [], runs, fresh, consoles.out)
 
 
 @app.command()
@@ -188,19 +187,21 @@ def export(
     ] = None,
 ) -> None:
     """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
-    with working(_out, f"nothing was written to {to}"):
+    with working(consoles.out, f"nothing was written to {to}"):
         with phase("starting"):
             from flowmap.use.export import export_run
         chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
-    _out.print(f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True)
-    _out.print(loading, soft_wrap=True, markup=False, highlight=False)
+    consoles.out.print(
+        f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True
+    )
+    consoles.out.print(loading, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()
 def report(run: RunFolder) -> None:
     """Write report.html (of a comparison: comparison.html) anew from a run's files."""
     doubts: list[str] = []
-    with working(_out, "the page is as it was"):
+    with working(consoles.out, "the page is as it was"):
         with phase("starting"):
             from flowmap.comparison.page import write_page
             from flowmap.comparison.record import is_comparison_folder
@@ -208,5 +209,5 @@ def report(run: RunFolder) -> None:
         with phase("writing the page"):
             written = write_page(run) if is_comparison_folder(run) else write_report(run, doubts.append)
     for doubt in doubts:
-        _out.print(f"[yellow]warning: {escape(doubt)}[/]", soft_wrap=True)
-    _out.print(str(written), soft_wrap=True)
+        consoles.out.print(f"[yellow]warning: {escape(doubt)}[/]", soft_wrap=True)
+    consoles.out.print(str(written), soft_wrap=True)

@@ -16,8 +16,8 @@ def override(source: Source, text: str) -> None:
     """Apply `text`, as in `stages.teacher.steps=10`, to the tables of `source`, and note where it did.
 
     An element of an array goes by its name, stage, type or position. The value is TOML; what is no TOML is a
-    string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist, or if an
-    earlier one has set it to something else.
+    string. Tables on the way are made where they are missing. Raises FlowmapError if the field cannot exist, or if this
+    would undo what was set under another name; of the same name the last counts.
     """
     _refuse_unreadable(text)
     key, equals, value = text.partition("=")
@@ -46,9 +46,9 @@ def override(source: Source, text: str) -> None:
 
 
 def _refuse_second(source: Source, path: Path, text: str) -> None:
-    """Refuse to undo what another --set has done: an element of an array has several names, and one field one value."""
+    """Refuse to undo what a --set of another field, or of this one under another name, has done."""
     for earlier, by in source.overridden.items():
-        if earlier[: len(path)] == path and by != text:
+        if earlier[: len(path)] == path and by.partition("=")[0].strip() != text.partition("=")[0].strip():
             raise FlowmapError(
                 f"--set {plain(text, SHOWN)}: undoes --set {plain(by, SHOWN)}, which sets the same field or one in it; "
                 "give one of them"

@@ -55,24 +55,25 @@ def _refuse_name(out: Path) -> None:
 
 def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
     """Draw the samples and write them."""
-    with writing(out):
-        # Before the work, not after it.
-        out.parent.mkdir(parents=True, exist_ok=True)
-    samples, facts = draw_samples(opened, wish)
+    samples, facts = draw_samples(opened, wish, out)
     files = _write(out, samples, opened.contestant, opened.spec, facts)
     return files, ", ".join(f"{k} {v}" for k, v in facts.items())
 
 
-def draw_samples(opened: Opened, wish: Wish) -> tuple[Tensor, dict[str, object]]:
+def draw_samples(opened: Opened, wish: Wish, out: Path | None = None) -> tuple[Tensor, dict[str, object]]:
     """Samples `[N, F, ...]` in data space, on the CPU, and what there is to say of how they were made.
 
-    Raises FlowmapError if any of them has values that are no finite numbers.
+    If they are to be written as `out`, its folder is made before the work. Raises FlowmapError if any of them has
+    values that are no finite numbers.
     """
     contestant, spec, config = opened.contestant, opened.spec, opened.sampler
     count = wish.number or (1 if wish.asked else _VIDEOS if spec.fps else _IMAGES)
     draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, count * max(1, wish.asked), contestant.device)
     given = _given(wish, contestant, spec)
     start = _start(wish, contestant, given, count, draw)
+    if out is not None:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
     samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
     _refuse_no_numbers(samples)
     facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
