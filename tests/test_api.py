@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import flowmap
-from flowmap import api
+from flowmap.api import consoles
 from flowmap.errors import FlowmapError
+from flowmap.maths.draw import Draw
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER
 from tests.small_runs import flowmap as command
 
@@ -89,9 +91,19 @@ def test_the_map_moves_along_the_velocity(run: flowmap.Run) -> None:
         (lambda run: run.map(X, 1, 0, stage="teacher"), "stage 'teacher' trains a velocity, which goes nowhere"),
         (lambda run: run.map(X, 1, -0.1), "times are between 0"),
         (lambda run: run.velocity(X, torch.zeros(3)), "one for each of the 5 samples, not \\[3\\]"),
-        (lambda run: run.velocity(X[:, 0], 1), "points are \\[B, 1, 2\\], not \\[5, 2\\]"),
+        (
+            lambda run: run.velocity(X[:, 0], 1),
+            "points are a tensor \\[B, 1, 2\\] of real numbers, not shape \\[5, 2\\]",
+        ),
         (lambda run: run.velocity(X, 1, [0] * 5), "these data have no condition"),
         (lambda run: run.velocity(X, 1, stage="techer"), "teacher"),
+        (lambda run: run.velocity(X.numpy(), 1), "of real numbers, not ndarray"),
+        (lambda run: run.velocity(X, "soon"), "a time is a number or a tensor of numbers, not 'soon'"),
+        (lambda run: run.velocity(X, 1, weights="rw"), "weights 'rw': allowed: ema, raw"),
+        (lambda run: run.sample(weights="rw"), "weights 'rw': allowed: ema, raw"),
+        (lambda run: run.map(X, 0.2, 0.8), "towards the data, to r <= t"),
+        (lambda run: run.map(X, torch.linspace(0, 1, 5), 0.1), "towards the data, to r <= t"),
+        (lambda run: flowmap.compare("x.toml", processes=0), "processes is 0"),
         (lambda run: run.sample(sampler="eular"), "euler"),
         (lambda run: run.sample(0), "n: "),
     ],
@@ -110,7 +122,12 @@ def test_a_condition_is_asked_for_and_counted(tmp_path: Path) -> None:
         made.velocity(x, 1)
     with pytest.raises(FlowmapError, match="there are 1 prompts and 2 samples"):
         made.velocity(x, 1, torch.tensor([3]))
-    one, other = made.velocity(x, 1, torch.tensor([3, 4])), made.velocity(x, 1, torch.tensor([3, 5]))
+    # 10 is the null label of this backbone, and no class.
+    for wrong in ([3, 10], [-1, 3], [0.5, 1.0], ["three", "four"], 3, [True, False], [[3], [4]]):
+        with pytest.raises(FlowmapError, match="class labels, 0 to 9, one for each sample"):
+            made.velocity(x, 1, wrong)
+    one, other = made.velocity(x, 1, torch.tensor([3, 4])), made.velocity(x.double(), 1, [3, 5])
+    assert one.dtype == other.dtype
     assert torch.equal(one[0], other[0])
     assert not torch.equal(one[1], other[1])
     three, four = made.sample(2, classes=3, nfe=1), made.sample(1, classes=[3, 4], nfe=1)
@@ -121,6 +138,54 @@ def test_a_condition_is_asked_for_and_counted(tmp_path: Path) -> None:
             made.sample(classes=classes)
     with pytest.raises(FlowmapError, match="--prompt and --class: give one of them"):
         made.sample(classes=3, prompts="three")
+
+
+def test_embeddings_of_the_data_s_own_are_prompts(tmp_path: Path) -> None:
+    """A causal video model with random weights reads no text: its data bring embeddings."""
+    (tmp_path / "recipe.toml").write_text(VIDEOS)
+    made = flowmap.run(tmp_path / "recipe.toml", runs=tmp_path / "runs")
+    draw = Draw.whole(0, "test", 0, "prompts", 2)
+    x = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompts = made.recipe.data.build().prompts(draw)
+    assert made.velocity(x, 0.5, prompts).isfinite().all()
+    with pytest.raises(FlowmapError, match="there are 2 prompts and 1 samples"):
+        made.velocity(x[:1], 0.5, prompts)
+    with pytest.raises(FlowmapError, match="has no text encoder; its data must bring embeddings"):
+        made.velocity(x, 0.5, ["a three", "a four"])
+
+
+VIDEOS = """
+name = "videos"
+data = { type = "moving_digits", frames = 3, size = 8 }
+
+[backbone]
+type = "far_wan21"
+weights = "random"
+chunks = [1, 2]
+full_chunks = 2
+compressed_patch_size = [1, 8, 8]
+architecture = { layers = 1, heads = 2, head_dim = 12, ffn_dim = 16, channels = 1, text_dim = 16, patch = [1, 4, 4] }
+
+[[stages]]
+name = "teacher"
+steps = 1
+batch = 2
+objective = "flow_matching"
+"""
+
+
+def test_another_thread_and_another_run_in_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(HEAD + TEACHER)
+    first = flowmap.run(tmp_path / "recipe.toml", runs=tmp_path / "runs")
+    with ThreadPoolExecutor(1) as thread:  # which hears no signals
+        assert torch.equal(thread.submit(lambda: first.sample(2)).result(), first.sample(2))
+    second = flowmap.run(
+        tmp_path / "recipe.toml", overrides=["stages.teacher.steps=2"], fresh=True, runs=tmp_path / "runs"
+    )
+    assert second.sample(2).shape == (2, 1, 2)
+    for call in (first.metrics, lambda: first.sample(2), lambda: first.velocity(X, 1)):
+        with pytest.raises(FlowmapError, match="not the run any more that was opened; load it again"):
+            call()
 
 
 def test_no_run_and_no_recipe_is_an_error(tmp_path: Path) -> None:
@@ -153,6 +218,6 @@ def test_a_notebook_that_can_has_a_bar(
     class Pretended(Console):
         is_jupyter = property(lambda self: jupyter, lambda self, found: None)  # type: ignore[assignment]
 
-    monkeypatch.setattr(api, "Console", Pretended)
+    monkeypatch.setattr(consoles, "Console", Pretended)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "found" if widgets else None)
-    assert api._console().is_interactive == live
+    assert consoles.notebook_console().is_interactive == live

@@ -57,7 +57,7 @@ def test_the_picture_has_every_room_once_and_imports_go_down_in_it() -> None:
         for word in "".join(sign if sign.isalpha() else " " for sign in line).split():
             assert word not in height
             height[word] = number
-    assert set(height) == set(rooms()) | ALONE | {"api"}
+    assert set(height) == set(rooms()) | ALONE
     for room, imports in rooms().items():
         assert [lower for lower in imports if height[lower] <= height[room]] == []
 

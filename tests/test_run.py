@@ -690,7 +690,7 @@ def test_a_seed_more_does_not_train_the_first_again(finished: Path, whole: Path)
     assert text.startswith(
         "error: runs/small/teacher holds a stage of seed 0, where a run of one seed has it; one of several has it in "
         "runs/small/seed-0, and would train it again. Move it:\n"
-        "  mkdir -p runs/small/seed-0 && mv runs/small/teacher runs/small/forward runs/small/seed-0\n"
+        "  mkdir -p -- runs/small/seed-0 && mv -- runs/small/teacher runs/small/forward runs/small/seed-0\n"
     )
     assert_same(finished / "runs/small", whole / "runs/small")
     subprocess.run(text.splitlines()[1], shell=True, cwd=finished, check=True)

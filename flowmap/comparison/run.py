@@ -82,6 +82,8 @@ def compare(
                 f"{root} is the folder of a run; give the comparison another name, or another folder by --runs "
                 "(--fresh sets the run aside)"
             )
+        if is_file(root.parent / LOCK):
+            raise FlowmapError(f"{root} lies in the folder of a run; give another folder by --runs")
         for folder in [root] if fresh else [root / name for name in redo]:
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)
@@ -98,8 +100,9 @@ def compare(
         for task in tasks:
             task.done = task.result.exists() and key_of(task) in known
         try:
-            with Interruption().raising():
-                _work_off(tasks, at_once, context, console, root)
+            interruption = Interruption(lambda text: None)  # _stopping says it
+            with interruption.raising():
+                _work_off(tasks, at_once, context, console, root, interruption)
         except KeyboardInterrupt as error:
             code = error.code if isinstance(error, Signalled) else CTRL_C
             raise FlowmapError(f"stopped; what was finished is saved.\nTo go on: {command}", code) from None
@@ -132,7 +135,14 @@ def _warn(comparison: Comparison, console: Console) -> None:
         console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
 
-def _work_off(tasks: Sequence[Task], processes: int, context: ForkServerContext, console: Console, root: Path) -> None:
+def _work_off(
+    tasks: Sequence[Task],
+    processes: int,
+    context: ForkServerContext,
+    console: Console,
+    root: Path,
+    interruption: Interruption,
+) -> None:
     """Run all tasks that are not done, so many at a time, each when those before it are done."""
     running: list[tuple[Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
@@ -148,9 +158,11 @@ def _work_off(tasks: Sequence[Task], processes: int, context: ForkServerContext,
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(task.file, task.only, task.threads or threads, theirs))
                 task.began = time.monotonic()
-                process.start()
+                # Nobody is started of whom nobody knows that he is to be stopped.
+                with interruption.patience():
+                    process.start()
+                    running.append((task, process, ours))
                 theirs.close()
-                running.append((task, process, ours))
             doing.what = _status(tasks, [task for task, _, _ in running])
             if not running:
                 continue

@@ -143,6 +143,9 @@ def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlie
         yield Finding("error", ("name",), f"two contestants are called '{contestant.name}'")
     if contestant.name == SHARED:
         yield Finding("error", ("name",), f"'{SHARED}' has a meaning of its own; choose another name")
+    if contestant.name.endswith((".json", ".jsonl", ".html")):
+        why = "files of the comparison's folder are called like that; choose another name"
+        yield Finding("error", ("name",), why)
     yield from _recipe_findings(contestant.recipe)
     if bool(contestant.stages) == (contestant.stage is not None):
         why = "give either stages (what it trains) or stage (what is measured as it is)"

@@ -70,7 +70,13 @@ class Interruption:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Within this context a signal is raised as Signalled; who has said `nohup` goes on without a terminal."""
+        """Within this context a signal is raised as Signalled; who has said `nohup` goes on without a terminal.
+
+        Elsewhere than in the main thread Python hears no signals, and nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         kept = [n for n in HEARD if n != getattr(signal, "SIGHUP", None) or signal.getsignal(n) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._arrived) for number in kept}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed

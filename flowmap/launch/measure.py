@@ -62,8 +62,8 @@ def _evaluate_run(folder: Path, fresh: bool, console: Console) -> Plan:
     evaluation = plan.recipe.evaluation
     if evaluation is None:
         raise FlowmapError(
-            f"{folder}: its recipe has no [evaluation]; measure the run by another: "
-            f"flowmap evaluate {shlex.quote(str(folder))} --recipe RECIPE"
+            f"{folder}: its recipe has no [evaluation]; add one, and run the recipe again, which trains nothing anew. "
+            f"By another recipe: flowmap evaluate {shlex.quote(str(folder))} --recipe RECIPE"
         )
     with going_on(rerun(folder)):
         for stage in plan.stages:
@@ -108,6 +108,10 @@ def _recipe_for(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig, 
     if not is_weights(teacher):
         if recipe.backbone.random_base:
             own = f"; without --recipe, {weights.name} is measured by its own" if weights.run else ""
+            if weights.run and "evaluation" not in read_lock(weights.run / LOCK):
+                own = (
+                    f"; add an [evaluation] to the recipe of {weights.name}, and run that again: it trains nothing anew"
+                )
             raise FlowmapError(
                 f"{path}: its teacher is the stage '{teacher}', which only a run of it has{own}. To measure by this "
                 "recipe name weights: --set evaluation.teacher=FOLDER (with a '/' in it)"

@@ -23,7 +23,7 @@ from flowmap.files.texts import is_file
 from flowmap.launch.records import LOG, logged, write_about
 from flowmap.phases import phase
 from flowmap.planning.limits import refuse_impossible
-from flowmap.recipe.layout import BUDGETS, RECORD, Plan, StagePlan, make_plan
+from flowmap.recipe.layout import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.report.page import write_report
@@ -97,8 +97,8 @@ def carry_out(
     refuse_impossible(recipe, plan, processes.number, processes.memory())
     command = commands.go_on
     with locked(plan.folder) if processes.first else nullcontext():
+        _refuse_comparison(plan.folder, aside=fresh and not only)
         if not fresh or only:
-            _refuse_comparison(plan.folder)
             refuse_other_seeds(plan)
         refuse_changes(s for s in plan.stages if not fresh or s not in chosen)
         _refuse_missing_sources(chosen, commands.everything, f"{command} --fresh" if fresh else command)
@@ -179,9 +179,16 @@ def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
         console.print(f"[green]✓[/] evaluated in {time.monotonic() - began:.1f} s")
 
 
-def _refuse_comparison(folder: Path) -> None:
-    """Raise FlowmapError if a comparison works in `folder`: each would take the other's files for its own."""
-    if any(is_file(folder / name) for name in (RECORD, BUDGETS)):
+def _refuse_comparison(folder: Path, aside: bool) -> None:
+    """Raise FlowmapError if `folder` is a comparison's, a contestant's or a stage's: whose files would be whose?
+
+    The folder of a contestant's training is that of a run, and is run as one. What is set `aside` is in nobody's way.
+    """
+    if is_file(folder.parent / RECORD):
+        raise FlowmapError(f"{folder} lies in the comparison {folder.parent}; give another folder by --runs")
+    if is_file(folder.parent / LOCK):
+        raise FlowmapError(f"{folder} lies in the run {folder.parent}; give another folder by --runs")
+    if not aside and any(is_file(folder / name) for name in (RECORD, BUDGETS)):
         raise FlowmapError(
             f"{folder} is the folder of a comparison; give the recipe another name, or another folder by --runs "
             "(--fresh sets the comparison aside)"

@@ -20,9 +20,9 @@ def override(source: Source, text: str) -> None:
     would undo what was set under another name; of the same name the last counts.
     """
     _refuse_unreadable(text)
-    key, equals, value = text.partition("=")
+    _, equals, value = text.partition("=")
     said = plain(text, SHOWN)
-    parts = [part.strip() for part in key.split(".")]
+    parts = _key(text)
     if not equals or not all(parts):
         raise FlowmapError(f"--set {said}: must look like field.of.the.recipe=value")
     if len(parts) > MOST_DEPTH:
@@ -48,11 +48,16 @@ def override(source: Source, text: str) -> None:
 def _refuse_second(source: Source, path: Path, text: str) -> None:
     """Refuse to undo what a --set of another field, or of this one under another name, has done."""
     for earlier, by in source.overridden.items():
-        if earlier[: len(path)] == path and by.partition("=")[0].strip() != text.partition("=")[0].strip():
+        if earlier[: len(path)] == path and _key(by) != _key(text):
             raise FlowmapError(
                 f"--set {plain(text, SHOWN)}: undoes --set {plain(by, SHOWN)}, which sets the same field or one in it; "
                 "give one of them"
             )
+
+
+def _key(text: str) -> list[str]:
+    """The names of the field that a --set gives, from the outermost in."""
+    return [part.strip() for part in text.partition("=")[0].split(".")]
 
 
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:

@@ -52,11 +52,11 @@ def refuse_other_seeds(plan: Plan) -> None:
         stages = [stage for stage in plan.stages if stage.seed == seed and not begun(stage)]
         left = [there / stage.stage.name for stage in stages if _is_of(there / stage.stage.name, seed)]
         if left:
-            move = shlex.join(["mv", *map(str, left), str(here)])
+            move = shlex.join(["mv", "--", *map(str, left), str(here)])
             raise FlowmapError(
                 f"{left[0]} holds a stage of seed {seed}, where a run of {'one seed' if several else 'several'} has "
                 f"it; one of {'several' if several else 'one'} has it in {here}, and would train it again. Move it:\n"
-                f"  {shlex.join(['mkdir', '-p', str(here)])} && {move}\n"
+                f"  {shlex.join(['mkdir', '-p', '--', str(here)])} && {move}\n"
                 "Or give the recipe another name, or start over with --fresh."
             )
 
