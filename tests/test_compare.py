@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,11 @@ def test_a_comparison_does_not_work_in_the_folder_of_a_run(tmp_path: Path) -> No
     with pytest.raises(FlowmapError, match=r"small is the folder of a run; give the comparison another name"):
         run(tmp_path)
     assert [path.name for path in (tmp_path / "runs/small").iterdir()] == ["recipe.lock.toml"]
+    # Nor among the seeds of one.
+    with pytest.raises(FlowmapError, match=r"small/seed-0 lies in the folder of a run"):
+        compare(
+            [tmp_path / "spec.toml"], ["name=seed-0"], tmp_path / "runs/small", None, False, [], Console(quiet=True)
+        )
 
 
 @pytest.mark.slow
@@ -583,6 +589,25 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
         compare([tmp_path / "spec.toml"], [], tmp_path / "runs", None, False, [], console)
     assert caught.value.code == 130
     assert len(list(steps.parent.glob("checkpoints/step-*"))) == 1
+
+
+def test_a_training_that_starts_as_ctrl_c_comes_is_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others, begun = multiprocessing.active_children(), ForkServerProcess.start
+    started: list[ForkServerProcess] = []
+
+    def start(self: ForkServerProcess) -> None:
+        begun(self)
+        if not started and (tmp_path / "runs/small/comparison.json").exists():  # trainings, not those who count
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    with pytest.raises(FlowmapError, match="stopped; what was finished is saved") as caught:
+        run(tmp_path, SPEC.replace("steps = 6", "steps = 20000"))
+    assert caught.value.code == 130
+    assert len(started) == 1
+    assert not started[0].is_alive()
+    assert multiprocessing.active_children() == others
 
 
 def test_processes_count_what_one_does_and_keep_it_as_they_go(tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ PROBLEMS = {
     "unknown metric": ('against = "map"', 'metric = "frechet_pixel"', "spec.toml:2: metric: unknown metric"),
     "two of one name": ('name = "two"', 'name = "map"', "spec.toml:43: contestants.map.name: two contestants are"),
     "reserved name": ('name = "two"', 'name = "shared"', "'shared' has a meaning of its own"),
+    "name of a file": (
+        'name = "two"',
+        'name = "comparison.json"',
+        "files of the comparison's folder are called like that",
+    ),
     "steps": (
         "share = 2.0",
         "steps = 4, share = 2.0",

@@ -728,6 +728,17 @@ def test_a_run_does_not_work_in_the_folder_of_a_comparison(folder: Path) -> None
         shutil.rmtree(folder / "runs")
 
 
+@pytest.mark.parametrize(("name", "what"), [("comparison.json", "comparison"), ("recipe.lock.toml", "run")])
+def test_a_run_does_not_work_within_a_comparison_or_a_run(name: str, what: str, folder: Path) -> None:
+    (folder / "runs/other").mkdir(parents=True)
+    (folder / "runs/other" / name).write_text("{}\n")
+    for words in ([], ["--fresh"]):
+        code, text = flowmap(folder, "run", "recipe.toml", "--runs", "runs/other", *words)
+        told = f"error: runs/other/small lies in the {what} runs/other; give another folder by --runs\n"
+        assert (code, text) == (2, told)
+    assert [path.name for path in (folder / "runs/other").iterdir()] == [name]
+
+
 # --- damage, met by whoever reads
 
 

@@ -31,10 +31,9 @@ from flowmap.use.wishes import open_wished_run
 class Run:
     """The run in a folder: its recipe, its scores, and the students of its finished stages.
 
-    A student is read when it is first asked for, and kept until another is; it is an error if another has taken the
-    place of this one meanwhile. Wherever a student is meant, `stage` is its stage (the one that the recipe is for, if it
-    is None), `weights` are its moving average ("ema") or "raw", and `train_seed` is the training seed (the first, if it
-    is None).
+    A student is read when it is first asked for, and kept until another is. Another run in the same place is an error.
+    Wherever a student is meant, `stage` is its stage (the one that the recipe is for, if it is None), `weights` are its
+    moving average ("ema") or "raw", and `train_seed` is the training seed (the first, if it is None).
     """
 
     def __init__(self, folder: Path) -> None:

@@ -144,7 +144,7 @@ def _contestant_findings(spec: CompareSpec, contestant: ContestantConfig, earlie
     if contestant.name == SHARED:
         yield Finding("error", ("name",), f"'{SHARED}' has a meaning of its own; choose another name")
     if contestant.name.endswith((".json", ".jsonl", ".html")):
-        why = "files of the comparison's folder are called like that; choose another name"
+        why = "files of the comparison's folder are called so; choose another name"
         yield Finding("error", ("name",), why)
     yield from _recipe_findings(contestant.recipe)
     if bool(contestant.stages) == (contestant.stage is not None):
