@@ -169,7 +169,7 @@ PROBLEMS = {
     "name of a file": (
         'name = "two"',
         'name = "comparison.json"',
-        "files of the comparison's folder are called like that",
+        "files of the comparison's folder are called so",
     ),
     "steps": (
         "share = 2.0",
