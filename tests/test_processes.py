@@ -280,6 +280,26 @@ def test_video_models_in_two_processes(text: str, micro_batch: int, tmp_path: Pa
 # --- resumed by another number of processes
 
 
+SLOW_FIRST = """
+import time
+import flowmap.files.folder
+let_go = flowmap.files.folder._let_go
+def slow(*args):
+    time.sleep(1)
+    let_go(*args)
+flowmap.files.folder._let_go = slow
+"""
+"""The first process, which alone holds the folder, is slow to leave it."""
+
+
+def test_the_first_process_has_its_say_however_soon_the_others_end(tmp_path: Path) -> None:
+    patch = SIGNAL.format(stage="teacher", step=2, number="SIGTERM") + SLOW_FIRST
+    code, said = shared(recipe(tmp_path, SMALL), "run", "recipe.toml", patch=patch)
+    assert code == 128 + signal.SIGTERM
+    tame(said)
+    assert said.count("stopped by SIGTERM after step 2 of stage 'teacher'; saved in") == 1
+
+
 def test_one_process_goes_on_where_two_have_stopped(alone: Path, tmp_path: Path) -> None:
     """Gradients are accumulated otherwise too; the signal comes to one of the two."""
     patch = SIGNAL.format(stage="on_policy", step=2, number="SIGTERM")

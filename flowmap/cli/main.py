@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
 _GRACE_SECONDS = 30
+_LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
 
 
@@ -68,7 +69,8 @@ def _main() -> str | int | None:
     except FlowmapError as error:
         index = process()[0]
         if index and error.code > _SIGNALLED:
-            # So it ends all, and the first process says so.
+            # Its end ends all, and the first process says so: it is given time, for then it is killed where it stands.
+            time.sleep(_LAST_WORDS_SECONDS)
             return error.code
         if index:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
