@@ -11,8 +11,8 @@ from rich.console import Console
 
 from flowmap.console import display as shown
 from flowmap.console.display import display
+from flowmap.launch.progress import pace
 from flowmap.phases import Phase, each, listening, phase
-from flowmap.runs.progress import pace
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -21,9 +21,9 @@ from flowmap.interfaces import Evidence, Sampler
 from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, SamplerConfig
 from flowmap.plugin.catalogue import catalogue
+from flowmap.reading.read import read_run
 from flowmap.recipe.layout import Plan
 from flowmap.report.page import write_report
-from flowmap.runs.read import read_run
 from flowmap.statistics.verdict import best, cells
 from flowmap.training.checkpoint import read_weights, save
 from flowmap.training.processes import Processes

@@ -23,8 +23,8 @@ from flowmap.cli.main import main
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, Batch, FlowMap, Velocity, Window, as_flow_map
 from flowmap.maths.draw import Draw
+from flowmap.reading.open import open_run
 from flowmap.recipe.read import read
-from flowmap.runs.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, listening
-from flowmap.runs.open import open_run
+from flowmap.reading.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
 from tests.video_runs import digits_run, finished, wan_run

@@ -19,7 +19,7 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
 from flowmap.files.manifest import checkpoints, read_manifest
 from flowmap.files.records import rewrite_lines
-from flowmap.runs.read import read_run
+from flowmap.reading.read import read_run
 from flowmap.statistics.scores import read_scores
 from flowmap.training.journal import STEPS, begin, lost_steps, read_steps
 from tests.small_runs import FORWARD, HEAD, TEACHER, checkpoints_every, planned, train_all

@@ -11,7 +11,7 @@ import tomli_w
 
 from flowmap.errors import FlowmapError
 from flowmap.files.sealed import read_sealed, write_sealed
-from flowmap.runs.open import open_run
+from flowmap.reading.open import open_run
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 

@@ -353,15 +353,15 @@ def test_the_lock_of_a_killed_run_does_not_block(folder: Path, whole: Path) -> N
 # --- what cannot be written
 
 FULL_LINES = """
-import flowmap.runs.progress
-original = flowmap.runs.progress.ProgressWatcher.begin
+import flowmap.launch.progress
+original = flowmap.launch.progress.ProgressWatcher.begin
 def begin(self, plan, done):
     original(self, plan, done)
     if plan.stage.name == "forward":
         path = plan.folder / "steps.jsonl"
         path.unlink()
         path.symlink_to("/dev/full")
-flowmap.runs.progress.ProgressWatcher.begin = begin
+flowmap.launch.progress.ProgressWatcher.begin = begin
 """
 
 FULL_DISK = """

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from flowmap.errors import FlowmapError
+from flowmap.reading.open import choose_stage
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.read import read
-from flowmap.runs.open import choose_stage
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
 from flowmap.use.wish import Wish

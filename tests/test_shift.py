@@ -13,9 +13,9 @@ from rich.console import Console
 from flowmap.launch.run import run_recipe
 from flowmap.plugin import ObjectiveConfig, SamplerConfig
 from flowmap.plugin.catalogue import catalogue
+from flowmap.reading.open import open_run
 from flowmap.recipe.outside import look_up
 from flowmap.recipe.read import read
-from flowmap.runs.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import generate, open_contestant

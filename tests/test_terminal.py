@@ -56,8 +56,8 @@ sys.stdout.reconfigure(encoding={encoding!r}, errors="strict")
 sys.stderr.reconfigure(encoding={encoding!r}, errors="strict")
 os.close(0)
 sys.stdin = None
-flowmap.cli.main._out = flowmap.cli.runs._out = Console()
-flowmap.cli.jobs._err = Console(stderr=True)
+flowmap.cli.consoles.out = Console()
+flowmap.cli.consoles.err = Console(stderr=True)
 """
 
 

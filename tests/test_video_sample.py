@@ -18,7 +18,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
 from flowmap.plugin import SampleSpec
-from flowmap.runs.open import open_run
+from flowmap.reading.open import open_run
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
 from flowmap.use.wish import Wish

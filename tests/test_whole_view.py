@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flowmap.interfaces import Batch, Cond
 from flowmap.maths.path import grid
+from flowmap.reading.open import open_run
 from flowmap.recipe.read import read
-from flowmap.runs.open import open_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import Contestant, generate, held_out_start, open_contestant
 from flowmap.use.wish import Wish

@@ -15,9 +15,9 @@ from flowmap.console.commands import going_on
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import FlowMap
+from flowmap.reading.open import choose_stage, open_run, rerun
 from flowmap.recipe.layout import LOCK, StagePlan
 from flowmap.recipe.recipe import Recipe
-from flowmap.runs.open import choose_stage, open_run, rerun
 from flowmap.schema.words import Weights
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.processes import Processes

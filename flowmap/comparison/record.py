@@ -14,8 +14,8 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
 from flowmap.files.records import read_lines
 from flowmap.files.texts import MOST_RECORD, TextError, is_file, misfit, parse_json, read_bytes
+from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import RECORD
-from flowmap.runs.costs import Cost
 from flowmap.schema.words import NAME
 from flowmap.statistics.scores import METRICS, DrawsLine
 from flowmap.statistics.spots import Row, Spot

@@ -20,16 +20,16 @@ from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked, set_aside
 from flowmap.files.texts import is_file
+from flowmap.launch.progress import ProgressWatcher
 from flowmap.launch.records import LOG, logged, write_about
 from flowmap.phases import phase
 from flowmap.planning.limits import refuse_impossible
+from flowmap.reading.claims import claims_of
+from flowmap.reading.read import read_run
 from flowmap.recipe.layout import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.report.page import write_report
-from flowmap.runs.claims import claims_of
-from flowmap.runs.progress import ProgressWatcher
-from flowmap.runs.read import read_run
 from flowmap.schema.words import unknown_word
 from flowmap.statistics.verdict import HEADLINES
 from flowmap.training.changes import refuse_changes, refuse_other_seeds

@@ -18,10 +18,10 @@ from flowmap.planning.count import StageCost, count
 from flowmap.planning.estimate import GB, StageEstimate, estimate
 from flowmap.planning.limits import refuse_impossible, tight
 from flowmap.plugin.footprint import Footprint
+from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
-from flowmap.runs.read import read_about
 from flowmap.training.journal import STEPS, lost_steps, read_steps
 
 TFLOPS = 400.0

@@ -13,10 +13,10 @@ from flowmap.console.commands import going_on
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import readable, write_whole_folder
 from flowmap.phases import phase
+from flowmap.reading.open import choose_stage, open_run, rerun
+from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
 from flowmap.recipe.tables import sampling_shift
-from flowmap.runs.open import choose_stage, open_run, rerun
-from flowmap.runs.read import read_about
 from flowmap.schema.words import Weights, unknown_word
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.stage import base_draw, stage_weights

@@ -15,10 +15,10 @@ from flowmap.files.manifest import MANIFEST, checkpoints
 from flowmap.interfaces import Backbone, Data
 from flowmap.phases import phase
 from flowmap.plugin.kinds import BackboneConfig
+from flowmap.reading.open import choose_stage, open_run, reopened
 from flowmap.recipe.hub import fingerprint
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
-from flowmap.runs.open import choose_stage, open_run, reopened
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
 from flowmap.use.student import Contestant, open_contestant, open_weights

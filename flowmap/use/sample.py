@@ -19,7 +19,7 @@ from flowmap.files.whole import readable, write_together
 from flowmap.interfaces import Batch, Samples
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
-from flowmap.runs.open import open_run
+from flowmap.reading.open import open_run
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.student import Contestant, generate, latent_context
 from flowmap.use.wish import Wish

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.errors import FlowmapError
-from flowmap.runs.open import open_run, reopened
+from flowmap.reading.open import open_run, reopened
 from flowmap.training.stage import base_draw, stage_weights
 from flowmap_wan.adapters import merged_state
 from flowmap_wan.configs import FarWan21Config, Wan21Config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowmap.runs.read import Run
+from flowmap.reading.read import Run
 from flowmap.statistics.claims import Claim, Control, claims
 
 

@@ -18,8 +18,8 @@ from flowmap.files.sealed import parse_sealed
 from flowmap.files.texts import TextError, misfit, read_bytes, read_text, shaped
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import BackboneConfig
+from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import LOCK
-from flowmap.runs.costs import Cost
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.journal import STEPS, StepLine, lost_steps, read_steps
 
