@@ -580,7 +580,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
     steps = tmp_path / "runs" / "small" / "teacher" / "seed-1" / "teacher" / "steps.jsonl"
 
     def interrupt() -> None:
-        while not steps.exists():
+        while not steps.exists() or not steps.stat().st_size:  # before its first step it has nothing to save
             time.sleep(0.05)
         os.kill(process_that_logs_to(tmp_path / "runs" / "small" / "teacher" / "seed-1.log"), signal.SIGINT)
 
