@@ -65,6 +65,7 @@ from flowmap.testing import (
     check_objective,
     check_sampler,
 )
+from flowmap.workshop.conditions import LABELS, TensorCond
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -518,19 +519,19 @@ class _Wrapped(Backbone):
             return self.inner.role(name, kind, weights, draw)
         return self.change(self.inner, name, kind, weights, draw)
 
-    def encode(self, samples: Samples) -> Batch:
-        return self.answers.get("encode", self.inner.encode)(samples)  # type: ignore[no-any-return]
+    def encode(self, samples: Samples, draw: Draw) -> Batch:
+        return self.answers.get("encode", self.inner.encode)(samples, draw)  # type: ignore[no-any-return]
 
     def decode(self, x: Tensor) -> Tensor:
         return self.answers.get("decode", self.inner.decode)(x)  # type: ignore[no-any-return]
 
-    def condition(self, prompts: Any, count: int) -> tuple[Cond, Cond]:
-        return self.answers.get("condition", self.inner.condition)(prompts, count)  # type: ignore[no-any-return]
+    def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+        return self.answers.get("condition", self.inner.condition)(prompts, count, device)  # type: ignore[no-any-return]
 
     def latent_shape(self) -> tuple[int, ...]:
         return self.inner.latent_shape()
 
-    def precompute(self, samples: Samples) -> Samples:
+    def precompute(self, samples: Samples, draw: Draw) -> Samples:
         return samples
 
     def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
@@ -691,27 +692,27 @@ class _Uneven(Chunking):
         return cond
 
 
-def _stubborn(take: bool) -> Callable[[Any, int], tuple[Cond, Cond]]:
+def _stubborn(take: bool) -> Callable[[Any, int, torch.device], tuple[Cond, Cond]]:
     """Labels that ignore which rows are taken, or else are joined the wrong way round."""
-    from flowmap_mlp.backbone import LabelCond
 
-    class Labels(LabelCond):  # type: ignore[misc]
+    class Labels(TensorCond):  # type: ignore[misc]
         def take(self, index: Tensor) -> Any:
-            return Labels(self.labels[: len(index)] if take else self.labels[index])
+            return Labels({LABELS: self[LABELS][: len(index)] if take else self[LABELS][index]})
 
         def join(self, other: Any) -> Any:
-            return Labels(torch.cat([self.labels, other.labels] if take else [other.labels, self.labels]))
+            both = [self[LABELS], other[LABELS]]
+            return Labels({LABELS: torch.cat(both if take else both[::-1])})
 
-    return lambda prompts, count: (Labels(prompts), Labels(torch.full_like(prompts, 3)))
+    return lambda prompts, count, device: (Labels({LABELS: prompts}), Labels({LABELS: torch.full_like(prompts, 3)}))
 
 
 BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "encoded shape": (
-        _backbone(encode=lambda s: Batch(s.x[:, 0], *_none())),
+        _backbone(encode=lambda s, draw: Batch(s.x[:, 0], *_none())),
         "x0 as encoded by 'broken' must have the shape",
     ),
     "encoded dtype": (
-        _backbone(encode=lambda s: Batch(s.x.double(), *_none())),
+        _backbone(encode=lambda s, draw: Batch(s.x.double(), *_none())),
         "x0 as encoded by 'broken' must be float32",
     ),
     "decoded shape": (_backbone(decode=lambda x: x[:1]), "samples as decoded by 'broken' must have the shape"),

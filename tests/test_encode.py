@@ -52,7 +52,7 @@ class FakeBackbone:
     before: Callable[[int], Any] = staticmethod(lambda call: None)
     """Called before each sample with its number; a test may stop the run there."""
 
-    def precompute(self, samples: Samples) -> Samples:
+    def precompute(self, samples: Samples, draw: Draw) -> Samples:
         type(self).calls += 1
         type(self).before(self.calls)
         assert not torch.is_grad_enabled()

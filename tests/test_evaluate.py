@@ -30,6 +30,7 @@ from flowmap.training.processes import Processes
 from flowmap.training.stage import open_stage
 from flowmap.use import evaluate
 from flowmap.use import student as contestant
+from flowmap.workshop.backbone import ModuleBackbone
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
 
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION
@@ -161,24 +162,23 @@ def test_a_metric_is_not_asked_for_samples_that_are_no_numbers(plan: Plan, monke
 
 def test_a_metric_is_told_what_samples_were_asked_to_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flowmap_metrics.frechet import FrechetDistance
-    from flowmap_mlp.backbone import MlpBackbone
 
     text = HEAD.replace('"checkerboard"', '{ type = "digits", conditional = true }') + TEACHER + ASKED
     plan = planned(text, tmp_path)
     train_all(plan)
     asked: list[torch.Tensor] = []
     told: list[tuple[torch.Tensor, torch.Tensor]] = []
-    condition, score = MlpBackbone.condition, FrechetDistance.score
+    condition, score = ModuleBackbone.condition, FrechetDistance.score
 
-    def asking(self: MlpBackbone, prompts: torch.Tensor, count: int) -> Any:
+    def asking(self: ModuleBackbone, prompts: torch.Tensor, count: int, device: torch.device) -> Any:
         asked.append(prompts)
-        return condition(self, prompts, count)
+        return condition(self, prompts, count, device)
 
     def scoring(self: FrechetDistance, evidence: Evidence) -> float:
         told.append((evidence.prompts, torch.cat(asked)[-len(evidence.samples) :]))
         return score(self, evidence)
 
-    monkeypatch.setattr(MlpBackbone, "condition", asking)
+    monkeypatch.setattr(ModuleBackbone, "condition", asking)
     monkeypatch.setattr(FrechetDistance, "score", scoring)
     monkeypatch.setattr("flowmap.use.student._MOST_TOGETHER", 8)
     evaluate.evaluate(plan, CPU, lambda text: None)

@@ -74,7 +74,7 @@ def ours(run: Path, stage: str = "forward", weights: Any = "ema") -> tuple[Backb
 
 
 def inputs(backbone: Backbone) -> tuple[Tensor, Tensor, Tensor, Any]:
-    cond, _ = backbone.condition(["a ball", "a red square"], ROWS)
+    cond, _ = backbone.condition(["a ball", "a red square"], ROWS, torch.device("cpu"))
     return noise(ROWS, *backbone.latent_shape()), torch.tensor([0.83, 0.31]), torch.tensor([0.47, 0.0]), cond
 
 
@@ -184,7 +184,7 @@ def test_random_weights_have_a_transformer_and_no_pipeline(run: Callable[[str], 
     exec(loading, space)
     theirs = space["transformer"]
     who = open_contestant(open_run(run("digits")).find("forward", 0), "ema", CPU)
-    cond, _ = who.backbone.condition(who.data.prompts(Draw.whole(0, "x", 0, "x", ROWS)), ROWS)
+    cond, _ = who.backbone.condition(who.data.prompts(Draw.whole(0, "x", 0, "x", ROWS)), ROWS, torch.device("cpu"))
     x, t, r = noise(ROWS, 5, 1, 8, 8), torch.tensor([0.83, 0.31]), torch.tensor([0.47, 0.0])
     times = [1000 * time[:, None].expand(-1, 5) for time in (t, r)]
     with torch.no_grad():
@@ -253,16 +253,18 @@ def named(text: str, name: str) -> str:
     return re.sub(r'^name = ".*?"', f'name = "{name}"', text, count=1, flags=re.MULTILINE)
 
 
-def test_adapters_beside_their_base_are_no_weights(
-    run: Callable[[str], Path], exported: Callable[[str, bool], Path]
+@KINDS
+def test_adapters_beside_their_base_are_read_with_it(
+    kind: str, run: Callable[[str], Path], exported: Callable[[str, bool], Path]
 ) -> None:
-    """Only the base would be read, and nobody would notice."""
-    folder = exported("wan21", False)
-    config = open_run(run("wan21")).recipe.backbone.model_copy(update={"weights": str(folder)})
-    (finding,) = config.missing()
-    assert (finding.level, finding.field) == ("error", ("weights",))
-    why = "would not be read, and the rest is the base alone; export without --keep-lora"
-    assert finding.message == f"{folder / 'lora'} {why}"
+    """The base alone would be another model, and nobody would notice."""
+    folder = exported(kind, False)
+    backbone, network = fresh(run(kind), folder, adapters=False)
+    assert error(our_output(backbone, network), our_output(*ours(run(kind)))) < 1e-5
+    config = open_run(run(kind)).recipe.backbone.model_copy(update={"weights": str(folder)})
+    told = config.pretrained()
+    assert told is not None
+    assert folder / "lora" / "pytorch_lora_weights.safetensors" in told.files
 
 
 def test_an_unfinished_run_is_no_weights(run: Callable[[str], Path], tmp_path: Path) -> None:

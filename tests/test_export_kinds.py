@@ -12,9 +12,7 @@ import diffusers
 import pytest
 import torch
 import yaml
-from flowmap_wan.adapters import merged, merged_state
 from flowmap_wan.checkpoint import Checkpoint
-from flowmap_wan.writing import write_model
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +21,8 @@ from flowmap.phases import Phase, listening
 from flowmap.reading.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
+from flowmap.workshop.adapters import merged, plain_state
+from flowmap.workshop.writing import write_model
 from tests.video_runs import digits_run, finished, wan_run
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_a_velocity_becomes_plain_wan(merged: bool, bidirectional: Path, tmp_pat
         True,
     )
     who = open_contestant(open_run(bidirectional).find("teacher", 0), "ema", CPU)
-    cond, _ = who.backbone.condition(["a ball", "a red square"], 2)
+    cond, _ = who.backbone.condition(["a ball", "a red square"], 2, torch.device("cpu"))
     x, t = noise(2, *who.backbone.latent_shape()), torch.tensor([0.83, 0.31])
     ours = who.network.velocity(x, t, cond)
     theirs = space["transformer"](x.transpose(1, 2), 1000 * t, cond.text, return_dict=False)[0].transpose(1, 2)  # type: ignore
@@ -264,4 +264,4 @@ def test_a_model_that_is_not_complete_is_not_written(model: Any, tmp_path: Path)
 
 
 def test_the_weights_one_by_one_are_all_at_once(model: Any) -> None:
-    assert merged_state(model, None).keys() == merged(model, None).keys() == model.state_dict().keys()
+    assert plain_state(model, None).keys() == merged(model, None).keys() == model.state_dict().keys()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_mlp.backbone import MlpBackbone
 from rich.console import Console
 
 from flowmap.launch.run import run_recipe
@@ -20,6 +19,7 @@ from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
 from flowmap.use.student import generate, open_contestant
 from flowmap.use.wish import Wish
+from flowmap.workshop.backbone import ModuleBackbone
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned
 
 CPU = torch.device("cpu")
@@ -82,11 +82,11 @@ def test_samples_exports_and_the_run_as_weights_have_it(
     assert look_up(str(run)).pretrained.shift == 5
     told: list[float] = []
 
-    def export(backbone: MlpBackbone, role: Any, folder: Path, form: str, merged: bool, shift: float) -> str:
+    def export(backbone: ModuleBackbone, role: Any, folder: Path, form: str, merged: bool, shift: float) -> str:
         told.append(shift)
         return "FOLDER"
 
-    monkeypatch.setattr(MlpBackbone, "export", export)
+    monkeypatch.setattr(ModuleBackbone, "export", export)
     for stage in ("teacher", None):
         export_run(run, tmp_path / str(stage), stage, "ema", None, merged=True)
     assert told == [3, 5]

@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from flowmap_wan.backbone import WanBackbone
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -17,12 +16,14 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Samples
+from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
 from flowmap.use.wish import Wish
 from flowmap.video import clip_as, image_as, to_float, write_mp4
+from flowmap.workshop.backbone import ModuleBackbone
 
 from .video_runs import digits_run, mlp_run, wan_run
 
@@ -139,7 +140,7 @@ def test_every_prompt_has_its_number_of_samples_in_order(
     assert len(samples) == 4
     (start,) = starts
     backbone = open_run(far).recipe.backbone.build(open_run(far).recipe.data.spec())
-    expected, _ = backbone.condition(["a ball", "a ball", "a red square", "a red square"], 4)
+    expected, _ = backbone.condition(["a ball", "a ball", "a red square", "a red square"], 4, torch.device("cpu"))
     assert torch.equal(start.cond.text, expected.text)  # type: ignore[attr-defined]
     assert differ(start.cond.text[1], start.cond.text[2])  # type: ignore[attr-defined]
     assert torch.equal(start.null.text[0], start.null.text[3])  # type: ignore[attr-defined]
@@ -169,13 +170,13 @@ def test_guidance_changes_the_samples(stage: str, sampler: str | None, far: Path
 def in_model_space(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What is decoded, from now on."""
     seen: list[Tensor] = []
-    real = WanBackbone.decode
+    real = ModuleBackbone.decode
 
-    def decode(self: WanBackbone, x: Tensor) -> Tensor:
+    def decode(self: ModuleBackbone, x: Tensor) -> Tensor:
         seen.append(x)
         return real(self, x)
 
-    monkeypatch.setattr(WanBackbone, "decode", decode)
+    monkeypatch.setattr(ModuleBackbone, "decode", decode)
     return seen
 
 
@@ -207,7 +208,7 @@ def test_what_is_given_comes_first_read_as_the_run_s_own_clips(
     backbone = open_run(far).recipe.backbone.build(open_run(far).recipe.data.spec())
     spec = SampleSpec((FRAMES, 3, SIZE, SIZE), fps=FPS, frame_choice="rate", fit="stretch")
     pixels = image_as(wish["image"], spec) if "image" in wish else clip_as(wish["video"], given, spec)
-    expected = backbone.precompute(Samples(to_float(pixels)[None])).x[0]
+    expected = backbone.precompute(Samples(to_float(pixels)[None]), Draw.whole(0, "x", 0, "x", 1)).x[0]
     assert len(expected) == latents
     assert torch.equal(x[:, :latents], expected.expand(2, *expected.shape))
     assert differ(x[0, latents:], x[1, latents:])

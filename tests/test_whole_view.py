@@ -52,7 +52,7 @@ def by_hand(teacher: Contestant, x: Tensor, cond: Cond, null: Cond, scale: float
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_all_frames_are_made_together(teacher: Contestant, scale: float) -> None:
     draw = teacher.draw("test", 0, 3)
-    cond, null = teacher.backbone.condition(teacher.data.prompts(draw), 3)
+    cond, null = teacher.backbone.condition(teacher.data.prompts(draw), 3, torch.device("cpu"))
     noise = draw.normal("start noise", teacher.backbone.latent_shape())
     found = generate(teacher, EulerConfig(), STEPS, SHIFT, draw, cfg_scale=scale)
     torch.testing.assert_close(found, by_hand(teacher, noise, cond, null, scale), rtol=0, atol=1e-5)

@@ -50,10 +50,10 @@ def condition_of(student: Contestant, prompts: Any, count: int, spec: SampleSpec
         prompts = [prompts]
     if prompts is not None and not isinstance(prompts, Sized | EncodedText):
         raise FlowmapError(f"prompts are one for each of the {count} samples, not {prompts!r}")
-    number = len(prompts.text) if isinstance(prompts, EncodedText) else count if prompts is None else len(prompts)
+    number = count if prompts is None else len(prompts)
     if number != count:
         raise FlowmapError(f"there are {number} prompts and {count} samples")
-    return student.backbone.condition(prompts, count)[0]
+    return student.backbone.condition(prompts, count, student.device)[0]
 
 
 def _labels(prompts: Any, classes: int) -> Tensor:

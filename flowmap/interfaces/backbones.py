@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowmap.interfaces.chunks import Chunking
@@ -32,20 +33,23 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def precompute(self, samples: Samples) -> Samples:
-        """The same samples in model space, their prompts read by the text encoder if there is one."""
+    def precompute(self, samples: Samples, draw: Draw) -> Samples:
+        """The same samples in model space, their prompts read by the text encoder if there is one.
+
+        What is random in it (a sample of a VAE's posterior) comes from `draw`; encoders compute on its device.
+        """
 
     @abstractmethod
-    def encode(self, samples: Samples) -> Batch:
-        """Raw or precomputed samples to a batch in model space."""
+    def encode(self, samples: Samples, draw: Draw) -> Batch:
+        """Raw or precomputed samples to a batch in model space, by `draw` as `precompute`."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """Model space `[B, F, ...]` back to data space."""
 
     @abstractmethod
-    def condition(self, prompts: Any, count: int) -> tuple[Cond, Cond]:
-        """The condition of `prompts` for `count` samples, and the null condition."""
+    def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+        """The condition of `prompts` for `count` samples, and the null condition, on `device`, where texts are read."""
 
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:

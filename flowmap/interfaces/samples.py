@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,10 +39,43 @@ class Samples:
 @final
 @dataclass(frozen=True)
 class EncodedText:
-    """Prompts that a text encoder has read: `text` `[B, L, D]`; `null` `[L, D]` is the null condition of guidance."""
+    """Prompts that text encoders have read: `text` `[B, L, D]`; `null` `[L, D]` is the null condition of guidance.
+
+    `others` are what else they made of the same prompts, by name: a second encoder's embedding, a pooled vector
+    `[B, D]`, a mask `[B, L]`; `null_others` are those of the null condition, by the same names, without B.
+    Raises ValueError if a name lacks its null, or is "text".
+    """
 
     text: Tensor
     null: Tensor
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    null_others: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.others.keys() != self.null_others.keys() or "text" in self.others:
+            names = sorted(self.others), sorted(self.null_others)
+            raise ValueError(f"what comes with a text is called {names[0]}, and its null condition has {names[1]}")
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.text)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the prompts by name, `[B, ...]`."""
+        return {"text": self.text, **self.others}
+
+    def nulls(self) -> dict[str, Tensor]:
+        """All tensors of the null condition by the same names, without B."""
+        return {"text": self.null, **self.null_others}
+
+    def take(self, rows: Tensor) -> EncodedText:
+        """The prompts `rows` `[K]` (int64)."""
+        return replace(self, text=self.text[rows], others={name: x[rows] for name, x in self.others.items()})
+
+    def to(self, device: torch.device) -> EncodedText:
+        """The same on `device`."""
+        others, nulls = ({k: x.to(device) for k, x in group.items()} for group in (self.others, self.null_others))
+        return EncodedText(self.text.to(device), self.null.to(device), others, nulls)
 
 
 @final

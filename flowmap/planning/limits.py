@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from flowmap.errors import FlowmapError
 from flowmap.planning.estimate import GB, Memory, memory_of
+from flowmap.planning.footprints import footprint_of
 from flowmap.plugin.footprint import Footprint
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.recipe import Recipe
@@ -26,7 +27,7 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
             raise FlowmapError(_indivisible(stage, devices, micro))
     if memory is None:
         return
-    footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
+    footprint = footprint_of(recipe)
     if footprint is None:
         return
     for stage in plan.stages:

@@ -16,6 +16,7 @@ from flowmap.files.texts import TextError
 from flowmap.phases import phase
 from flowmap.planning.count import StageCost, count
 from flowmap.planning.estimate import GB, StageEstimate, estimate
+from flowmap.planning.footprints import footprint_of
 from flowmap.planning.limits import refuse_impossible, tight
 from flowmap.plugin.footprint import Footprint
 from flowmap.reading.read import read_about
@@ -91,7 +92,7 @@ def plan_recipe(
     room = None if memory is None else int(memory * GB)
     with phase("making the networks without weights"):
         refuse_impossible(recipe, plan, devices, room)
-    footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
+    footprint = footprint_of(recipe)
     stages, doubts = [], list[str]()
     for stage in plan.stages:
         if stage.seed != recipe.seeds[0]:

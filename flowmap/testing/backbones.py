@@ -6,13 +6,14 @@ Over 250 lines: one method for each promise, on one backbone that is made once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, FlowMap, Role, Samples, Velocity, as_flow_map
+from flowmap.interfaces import Backbone, FlowMap, Role, Samples, Velocity, Window, as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.schema.specs import SampleSpec
@@ -29,6 +30,7 @@ from flowmap.testing.contract import (
 )
 
 _COUNT = 4
+_NAMES = 6
 
 
 def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | None = None) -> None:
@@ -38,7 +40,8 @@ def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | 
     classes. Roles of both kinds keep shapes and float32 and treat each sample alone; their `own` parameters are
     complete and survive a round trip, and a missing, odd or misshapen one is refused; roles share none; base
     weights depend on the draw alone; a flow map made from a velocity's weights equals it at r = t; conditions
-    can be taken apart and joined; encoding, decoding and chunks have the right shapes.
+    can be taken apart and joined; networks depend on both times and on the condition, chunks on those before them and
+    on no later ones; encoding, decoding and chunks have the right shapes.
     """
     check_config(config)
     require_no_errors(config.findings(spec), f"'{config.type}'")
@@ -56,6 +59,12 @@ def _weights(role: Role) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in role.own.items()}
 
 
+def _some(names: list[str]) -> list[str]:
+    """A few of them, the first and the last among them: a role is made anew for each."""
+    places = {round(place * (len(names) - 1) / (_NAMES - 1)) for place in range(_NAMES)}
+    return [names[place] for place in sorted(places)]
+
+
 class _Check:
     """One backbone under examination."""
 
@@ -65,7 +74,7 @@ class _Check:
         self.spec, self.backbone, self.samples = spec, backbone, samples
         self.draw = whole(1)
         with own_randomness_only(f"encoding by {self.name}"):
-            self.batch = backbone.encode(samples)
+            self.batch = backbone.encode(samples, whole(_COUNT).child("encoding"))
         self.t = torch.tensor([1.0, 0.7, 0.4, 0.1])
         self.r = torch.tensor([0.0, 0.7, 0.3, 0.0])
 
@@ -75,6 +84,7 @@ class _Check:
         for kind in get_args(NetworkKind):
             self.role(kind)
         self.conditions()
+        self.causality()
         for kind in get_args(NetworkKind):
             self.own(kind)
             self.round_trip(kind)
@@ -134,15 +144,36 @@ class _Check:
     def conditions(self) -> None:
         """Rows of conditions go with rows of samples."""
         network = self.disturbed("velocity").network
-        cond, null = self.backbone.condition(self.samples.prompts, _COUNT)
+        cond, null = self.backbone.condition(self.samples.prompts, _COUNT, torch.device("cpu"))
         both = cond.join(null)
         x, t = torch.cat([self.batch.x0] * 2), torch.cat([self.t] * 2)
         joined = network.velocity(x, t, both)
         apart = [network.velocity(self.batch.x0, self.t, part) for part in (cond, null)]
         require_equal(joined, torch.cat(apart), f"joined conditions of {self.name} must act as each does alone")
+        if self.samples.prompts is not None:
+            ignored = torch.equal(*apart)
+            require(not ignored, f"{self.name} must use its condition: what it is asked for and nothing give the same")
         index = torch.tensor([2, 0, 5])
         taken = network.velocity(x[index], t[index], both.take(index))
         require_equal(taken, joined[index], f"taking rows of a condition of {self.name} must act as those rows do")
+
+    def causality(self) -> None:
+        """What comes later in a sample has no part in what is made of a chunk, and what came before has."""
+        chunking, x0 = self.backbone.chunking(), self.batch.x0
+        sizes = chunking.sizes(x0.shape[1])
+        if len(sizes) == 1:
+            return
+        network, first = self.disturbed("velocity").network, sizes[0]
+        later, window = x0.clone(), Window(0, first + sizes[1])
+        later[:, first:] += 1
+        seen = [chunking.forced(replace(self.batch, x0=x), window) for x in (x0, later)]
+        here, there = (network.velocity(view.x0, self.t, view.cond)[:, :first] for view in seen)
+        require_equal(here, there, f"a chunk of {self.name} must not depend on the frames after it (teacher forcing)")
+        other, chunk = x0[:, :first] + 1, x0[:, first : first + sizes[1]]
+        with torch.no_grad():
+            conds = [chunking.remember(network, self.batch.cond, done) for done in (x0[:, :first], other)]
+            after = [network.velocity(chunk, self.t, cond) for cond in conds]
+        require(not torch.equal(*after), f"{self.name} must remember a finished chunk; the next is the same without it")
 
     def role(self, kind: NetworkKind) -> None:
         """What a role is and computes."""
@@ -155,6 +186,7 @@ class _Check:
         )
         result = self.call(role.network)
         require_like(result, tuple(self.batch.x0.shape), f"the result of {who}")
+        self.times(role, who)
         others = self.batch.x0.clone()
         others[1:] += 1
         among_others = self.call(role.network, others)[:1]
@@ -165,6 +197,17 @@ class _Check:
             role.network.velocity(self.batch.x0, self.t, self.batch.cond),
             f"{who} must take times [B, F], and equal times in all frames must be the same as times [B]",
         )
+
+    def times(self, role: Role, who: str) -> None:
+        """A network knows its times, each of them."""
+        x, cond, network = self.batch.x0, self.batch.cond, role.network
+        here, earlier = (network.velocity(x, t, cond) for t in (self.t, 0.5 * self.t))
+        require(not torch.equal(here, earlier), f"{who} must depend on t; at another time it says the same")
+        if isinstance(network, FlowMap):
+            far, near = (network.mean_velocity(x, self.t, r, cond) for r in (self.r, self.t))
+            apart = (self.t != self.r).nonzero()[:, 0]
+            ignored = torch.equal(far[apart], near[apart])
+            require(not ignored, f"{who} must depend on r; u(x, t, r) is u(x, t, t) everywhere")
 
     def own(self, kind: NetworkKind) -> None:
         """`own` is all that is trained, and is what the network computes with."""
@@ -213,7 +256,8 @@ class _Check:
         """Weights that do not fit are refused."""
         weights = _weights(self.fresh(kind))
         who = f"a {kind} role of {self.name}"
-        for name, value in weights.items():
+        for name in _some(list(weights)):
+            value = weights[name]
             others = {key: tensor for key, tensor in weights.items() if key != name}
             self.refused(kind, others, f"{who} must refuse weights without '{name}'")
             odd = {**others, name: torch.zeros((*value.shape, 2))}

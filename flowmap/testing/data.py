@@ -91,7 +91,7 @@ def _rows(samples: Samples, rows: Sequence[int]) -> Samples:
 def _some(prompts: Any, rows: Sequence[int]) -> Any:
     index = list(rows)
     if isinstance(prompts, EncodedText):
-        return EncodedText(prompts.text[index], prompts.null)
+        return prompts.take(torch.tensor(index))
     if isinstance(prompts, Tensor):
         return prompts[index]
     return [prompts[row] for row in index] if isinstance(prompts, list | tuple) else None

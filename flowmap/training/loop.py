@@ -156,7 +156,7 @@ class Parts:
         backbone, data = self._stage.backbone, self._stage.data
         world = World(self._stage.processes.number)
         for draw in self._draws:
-            batch = backbone.encode(data.batch(draw.child("data")))
+            batch = backbone.encode(data.batch(draw.child("data")), draw.child("encoding"))
             yield Scene(self._roles, batch, draw, backbone.chunking(), world)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked
 from flowmap.files.names import expanded, printable
 from flowmap.interfaces import Archive, EncodedText, Samples
+from flowmap.maths.draw import Draw
 from flowmap.phases import each, phase
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig
 from flowmap.recipe.made_with import MadeWith, agree
@@ -143,16 +145,17 @@ def _precompute(recipe: Recipe, device: torch.device) -> Callable[[Samples], Sam
     backbone = recipe.backbone.build(recipe.data.spec())
 
     def precompute(samples: Samples) -> Samples:
-        found = backbone.precompute(replace(samples, x=samples.x.to(device)))
+        # By what is encoded: in whatever order and however often that happens, the draws are the same.
+        address = hashlib.blake2b(samples.x.cpu().numpy().tobytes(), digest_size=8).hexdigest()
+        draw = Draw.whole(0, f"sample {address}", 0, "encoding", len(samples.x), device)
+        found = backbone.precompute(replace(samples, x=samples.x.to(device)), draw)
         return replace(found, x=found.x.cpu(), prompts=_on_cpu(found.prompts))
 
     return precompute
 
 
 def _on_cpu(prompts: Any) -> Any:
-    if isinstance(prompts, EncodedText):
-        return EncodedText(prompts.text.cpu(), prompts.null.cpu())
-    return prompts
+    return prompts.to(torch.device("cpu")) if isinstance(prompts, EncodedText) else prompts
 
 
 def _target(path: Path, data: ArchiveConfig, to: Path | None) -> Path:

@@ -177,7 +177,7 @@ def _evidence(
     if config.noise == "common":
         draw = contestant.common_draw(repeat, config.samples)
     if entry.sampler is None:
-        batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")))
+        batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")), draw.child("encoding"))
         return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
     start, prompts = held_out_start(contestant, entry.context, draw) if entry.context else (None, None)
     if start is None:

@@ -126,13 +126,14 @@ def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int,
     if wish.asked:
         each = [each for each in (*wish.prompts, *wish.classes) for _ in range(count)]
         asked = torch.tensor(each, device=device) if wish.classes else each
-    cond, null = backbone.condition(asked, draw.count)
+    cond, null = backbone.condition(asked, draw.count, device)
     if given is None:
         x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
     else:
         # The prompts are read above; a video needs none to be encoded.
         with phase("encoding the frames given"):
-            x0 = backbone.precompute(Samples(given[None].to(device), prompts=[])).x
+            once = Draw.whole(0, "given frames", 0, "encoding", 1, device)
+            x0 = backbone.precompute(Samples(given[None].to(device), prompts=[]), once).x
         x0 = x0.expand(draw.count, *x0.shape[1:])
     return Batch(x0, cond, null)
 

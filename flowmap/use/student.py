@@ -137,7 +137,9 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> tuple[Bat
         samples = contestant.data.reference("held_out", _HELD_OUT)
     rows = (draw.uniform("held-out rows").cpu() * len(samples.x)).long()
     with phase("encoding held-out samples"):
-        whole = contestant.backbone.encode(replace(samples, x=samples.x.to(contestant.device)))
+        count, device = len(samples.x), contestant.device
+        encoding = Draw.whole(0, "held out", 0, "encoding", count, device)
+        whole = contestant.backbone.encode(replace(samples, x=samples.x.to(device)), encoding)
     given = latent_context(contestant.contexts, frames)
     start = Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
     return start, _chosen(samples.prompts, rows)
@@ -146,7 +148,7 @@ def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> tuple[Bat
 def _chosen(prompts: Any, rows: Tensor) -> Any:
     """The prompts of these rows, in the form in which they are."""
     if isinstance(prompts, EncodedText):
-        return replace(prompts, text=prompts.text[rows])
+        return prompts.take(rows)
     if isinstance(prompts, Tensor) or prompts is None:
         return None if prompts is None else prompts[rows]
     return [prompts[row] for row in rows.tolist()]
@@ -211,7 +213,7 @@ def generate(
             # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
             rows = torch.arange(first, first + count)
             if start is None:
-                given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count)
+                given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count, contestant.device)
             else:
                 given = start.x0[rows] if begin else None
                 cond, null = start.cond.take(rows), start.null.take(rows)

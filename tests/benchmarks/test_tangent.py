@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import torch
-from flowmap_mlp.backbone import MlpBackbone
 from flowmap_mlp.configs import MlpConfig
 
 from flowmap.interfaces import NoCond, as_flow_map
@@ -28,7 +27,7 @@ METHODS = {
 
 
 def test_tangent(benchmark: Any) -> None:
-    backbone = MlpBackbone(MlpConfig(width=160, depth=3), SampleSpec((1, 1, 8, 8), classes=0))
+    backbone = MlpConfig(width=160, depth=3).build(SampleSpec((1, 1, 8, 8), classes=0))
     role = backbone.role("student", "flow_map", None, base_draw(0))
     with torch.no_grad():  # zero layers would make the derivative zero
         for parameter in role.own.values():

@@ -21,8 +21,7 @@ from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_distribution.matching import dmd_gradient
 from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import loss_weight
-from flowmap_wan.adapters import parameters_of
-from flowmap_wan.backbone import WanBackbone
+from flowmap_wan.backbone import adapters_of, transformer_of
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
@@ -34,8 +33,11 @@ from flowmap.interfaces import Batch, Role, Scene, World
 from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import draw_pairs
 from flowmap.maths.path import draw_times, like, noised, shifted
-from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.plugin import NetworkKind
 from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
+from flowmap.workshop.adapters import Chosen, plain_state
+from flowmap.workshop.backbone import Architecture, ModuleBackbone
+from flowmap.workshop.codec import NoCodec
 
 StageName = Literal["forward", "on_policy"]
 KINDS: Mapping[StageName, Mapping[str, NetworkKind]] = {
@@ -167,7 +169,7 @@ def batch_of(shape: Shape, count: int, device: torch.device) -> Batch:
 
 def our_backbone(
     shape: Shape, causal: bool, device: torch.device, precision: torch.dtype, recompute: bool
-) -> tuple[WanBackbone, WanModule]:
+) -> tuple[ModuleBackbone, WanModule]:
     """A backbone whose base is made on `device`: the usual way makes it on the CPU in float32."""
     fields: dict[str, Any] = {
         "weights": "/nowhere",
@@ -179,11 +181,18 @@ def our_backbone(
     else:
         config = Wan21Config(**fields)
     frames, _, height, width = shape.latent
-    backbone = config.build(SampleSpec((4 * (frames - 1) + 1, 3, 8 * height, 8 * width)))
-    assert isinstance(backbone, WanBackbone)
-    module = WanModule(transformer(shape, causal, device, precision), config.attention, recompute)
-    module.requires_grad_(False)
-    backbone.__dict__["_base"] = module
+    assert config.lora is not None
+    made: list[WanModule] = []
+
+    def make(two_times: bool, chosen: Chosen) -> WanModule:
+        made.append(WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen))
+        return made[-1]
+
+    architecture = Architecture(make, inner=transformer_of, adapters=adapters_of(config.lora, causal), times="either")
+    codec = NoCodec((frames, 16, height, width))
+    backbone = ModuleBackbone(config.type, architecture, codec, chunking=config.splitting())
+    backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
+    (module,) = made
     return backbone, module
 
 
@@ -351,6 +360,4 @@ class Published(Trainer):
 
 def _plain_state(module: WanModule) -> dict[str, Tensor]:
     """The base's weights under their own names, not copied."""
-    adapters = {id(p) for name in KINDS["on_policy"] for p in parameters_of(module.transformer, name).values()}
-    named = module.transformer.named_parameters()
-    return {key.replace(".base_layer.", "."): p.detach() for key, p in named if id(p) not in adapters}
+    return dict(plain_state(module.transformer, None))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from flowmap_gaussian.configs import MixtureConfig
-from flowmap_gaussian.exact import GaussianBackbone, Mixture
+from flowmap_gaussian.configs import GaussianConfig, MixtureConfig
+from flowmap_gaussian.exact import Mixture
 from torch import Tensor, nn
 
 from flowmap.interfaces import (
@@ -83,7 +83,8 @@ def exact_role(
     theta: Sequence[float] | Tensor = (),
 ) -> Role:
     """The exact field in float64, displaced by `theta`."""
-    role = GaussianBackbone(config, SampleSpec((1, 1), 0)).role(name, kind, None, Draw.whole(0, "base", 0, "", 1))
+    backbone = GaussianConfig(mixture=config).build(SampleSpec((1, 1), 0))
+    role = backbone.role(name, kind, None, Draw.whole(0, "base", 0, "", 1))
     role.module.double()
     if len(theta):
         with torch.no_grad():

@@ -12,11 +12,10 @@ import pytest
 import torch
 from flowmap_flow.configs import FlowMapConfig, FlowMatchingConfig
 from flowmap_gaussian.configs import MixtureConfig
-from flowmap_mlp.backbone import MlpBackbone
 from flowmap_mlp.configs import MlpConfig
 from torch import Tensor, nn
 
-from flowmap.interfaces import Role, as_flow_map
+from flowmap.interfaces import Backbone, Role, as_flow_map
 from flowmap.maths.path import noised
 from flowmap.plugin import ObjectiveConfig, SampleSpec
 from flowmap.recipe.tables import EmaConfig
@@ -31,10 +30,8 @@ BOTH = MixtureConfig(means=MEANS, stds=(STD, STD), weights=(0.5, 0.5))
 BATCH, STEPS = 128, 600
 
 
-def backbone() -> MlpBackbone:
-    made = MlpConfig(width=48, depth=2, frequency=10.0).build(SampleSpec((1, 1), classes=2))
-    assert isinstance(made, MlpBackbone)
-    return made
+def backbone() -> Backbone:
+    return MlpConfig(width=48, depth=2, frequency=10.0).build(SampleSpec((1, 1), classes=2))
 
 
 def samples(count: int, step: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +47,7 @@ def train(objective: ObjectiveConfig, role: Role, lr: float) -> None:
     start_average(role)
     for step in range(STEPS):
         x0, labels = samples(BATCH, step)
-        cond, null = backbone().condition(labels, BATCH)
+        cond, null = backbone().condition(labels, BATCH, labels.device)
         optimizer.zero_grad(set_to_none=True)
         for loss in turn.losses(make_scene([role], x0, whole(BATCH, step), cond, null)):
             loss.value.backward()
@@ -64,7 +61,7 @@ def null_error(role: Role) -> float:
     """RMS distance of the null's velocity to the exact one on the path; the velocities' own size is 1.8."""
     x0, labels = samples(2000, 10**6)
     draw = whole(2000, 10**6)
-    t, null = draw.uniform("t"), backbone().condition(labels, 2000)[1]
+    t, null = draw.uniform("t"), backbone().condition(labels, 2000, labels.device)[1]
     x = noised(x0, draw.normal("noise", (1, 1)), t)
     return rms(as_flow_map(role.network).velocity(x, t, null) - mixture(BOTH).velocity(x, t[:, None, None]))
 

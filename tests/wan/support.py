@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.chunking import Causal
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
@@ -19,6 +18,7 @@ from torch import Tensor
 from flowmap.interfaces import FlowMap, Role, as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.workshop.backbone import ModuleBackbone
 
 CHANNELS, TEXT = 3, 8
 SIZES: Mapping[tuple[int, int], tuple[int, int, int]] = {(4, 4): (1, 4, 4), (6, 10): (1, 6, 10), (8, 12): (1, 4, 4)}
@@ -31,22 +31,22 @@ def architecture(heads: int = 2, head_dim: int = 12, layers: int = 2) -> Archite
     )
 
 
-def bidirectional(frames: int = 3, size: tuple[int, int] = (6, 10), **fields: Any) -> WanBackbone:
+def bidirectional(frames: int = 3, size: tuple[int, int] = (6, 10), **fields: Any) -> ModuleBackbone:
     config = Wan21Config(weights="random", **{"architecture": architecture(), **fields})
     return built(config, SampleSpec((frames, CHANNELS, *size)))
 
 
-def causal(chunks: Sequence[int], size: tuple[int, int] = (6, 10), **fields: Any) -> WanBackbone:
+def causal(chunks: Sequence[int], size: tuple[int, int] = (6, 10), **fields: Any) -> ModuleBackbone:
     patch = SIZES.get(size)
     fields = {"architecture": architecture(), "compressed_patch_size": patch, **fields}
     config = FarWan21Config(weights="random", chunks=tuple(chunks), **fields)
     return built(config, SampleSpec((sum(chunks), CHANNELS, *size)))
 
 
-def built(config: Wan21Config | FarWan21Config, spec: SampleSpec) -> WanBackbone:
+def built(config: Wan21Config | FarWan21Config, spec: SampleSpec) -> ModuleBackbone:
     assert not [finding for finding in config.findings(spec) if finding.level == "error"]
     backbone = config.build(spec)
-    assert isinstance(backbone, WanBackbone)
+    assert isinstance(backbone, ModuleBackbone)
     return backbone
 
 
@@ -71,12 +71,12 @@ def perturb(role: Role, size: float = 0.1, seed: int = 1) -> Role:
     return role
 
 
-def student(backbone: WanBackbone, name: str = "student", size: float = 0.1, seed: int = 1) -> tuple[Role, FlowMap]:
+def student(backbone: ModuleBackbone, name: str = "student", size: float = 0.1, seed: int = 1) -> tuple[Role, FlowMap]:
     role = perturb(backbone.role(name, "flow_map", None, draw(seed=seed)), size, seed)
     return role, as_flow_map(role.network)
 
 
-def make(backbone: WanBackbone, name: str, kind: NetworkKind, seed: int) -> Role:
+def make(backbone: ModuleBackbone, name: str, kind: NetworkKind, seed: int) -> Role:
     """A role whose own weights are not special; its base is left alone."""
     role = backbone.role(name, kind, None, draw(seed=seed))
     generator = torch.Generator().manual_seed(seed)
@@ -95,7 +95,7 @@ def module(role: Role) -> WanModule:
     return role.module
 
 
-def chunking(backbone: WanBackbone) -> Causal:
+def chunking(backbone: ModuleBackbone) -> Causal:
     made = backbone.chunking()
     assert isinstance(made, Causal)
     return made

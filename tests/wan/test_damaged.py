@@ -16,6 +16,7 @@ from transformers import UMT5EncoderModel
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
+from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 from flowmap.use.wish import Wish
 from flowmap.use.wishes import open_wished
@@ -46,7 +47,7 @@ def told(folder: Path) -> list[str]:
 def read(folder: Path) -> None:
     """Read all that is read in training, encoding and sampling."""
     backbone = Wan21Config(weights=str(folder), text_length=16).build(SPEC)
-    backbone.precompute(Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"]))
+    backbone.precompute(Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"]), Draw.whole(0, "x", 0, "x", 1))
     backbone.role("student", "flow_map", None, draw())
 
 
@@ -424,7 +425,9 @@ def test_embeddings_that_differ_are_no_one_thing(copy: Path) -> None:
 
 def text(folder: Path) -> Any:
     backbone = Wan21Config(weights=str(folder), text_length=16).build(SPEC)
-    return backbone.precompute(Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"])).prompts.text
+    return backbone.precompute(
+        Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"]), Draw.whole(0, "x", 0, "x", 1)
+    ).prompts.text
 
 
 def without_shard(_: object, part: Path) -> None:

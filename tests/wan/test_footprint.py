@@ -5,18 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from flowmap_wan import attention
-from flowmap_wan.adapters import add_adapter
 from flowmap_wan.attention import Sight
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.configs import FarWan21Config, Wan21Config
-from flowmap_wan.footprint import WanFootprint
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LAYERS, LoraConfig
 from torch import Tensor
@@ -28,6 +24,7 @@ from flowmap.interfaces import Batch, Cond, FlowMap, Role, Window
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.recipe.read import read
+from flowmap.workshop.backbone import ModuleBackbone
 from tests.wan.support import CHANNELS, architecture, draw, lora, make, module, noise
 from tests.wan.support import text as prompt
 
@@ -65,24 +62,26 @@ def config_of(kind: str, **fields: Any) -> Wan21Config | FarWan21Config:
     return FarWan21Config(chunks=CHUNKS, full_chunks=FULL, compressed_patch_size=patch, **fields)
 
 
-def both(kind: str, **fields: Any) -> tuple[WanBackbone, Footprint]:
+def both(kind: str, **fields: Any) -> tuple[ModuleBackbone, Footprint]:
     config, spec = config_of(kind, **fields), SampleSpec((FRAMES, CHANNELS, *SIDES), text=True)
     backbone, footprint = config.build(spec), config.footprint(spec, "no")
-    assert isinstance(backbone, WanBackbone)
-    assert isinstance(footprint, WanFootprint)
+    assert isinstance(backbone, ModuleBackbone)
+    assert footprint is not None
     return backbone, footprint
 
 
-def role_of(backbone: WanBackbone, kind: NetworkKind) -> Role:
+def role_of(backbone: ModuleBackbone, kind: NetworkKind) -> Role:
     return make(backbone, "student", kind, 1)
 
 
-def calling(backbone: WanBackbone, role: Role, shape: CallShape, samples: int = 1) -> Callable[[], Any]:
+def calling(backbone: ModuleBackbone, role: Role, shape: CallShape, samples: int = 1) -> Callable[[], Any]:
     """A real call of `shape`."""
-    # Nothing is remembered of the prompt: calls are measured one by one.
-    chunks, network, text = backbone.chunking(), role.network, replace(prompt(samples, TOKENS), memo=None)
+    chunks, network, text = backbone.chunking(), role.network, prompt(samples, TOKENS)
     x0 = noise(samples, FRAMES, CHANNELS, *SIDES)
     t = torch.full((samples,), 0.7)
+    with torch.no_grad():
+        # What is remembered of the prompt is no part of a call.
+        network.velocity(x0, t, text)
     x = x0[:, shape.start : shape.start + shape.frames].clone()
     cond: Cond = text
     with torch.no_grad():
@@ -106,14 +105,16 @@ def calling(backbone: WanBackbone, role: Role, shape: CallShape, samples: int = 
 
 
 @contextmanager
-def sights() -> Iterator[list[Sight]]:
-    """The masks of every attention that has one."""
+def sights(asked: list[int] | None = None) -> Iterator[list[Sight]]:
+    """The masks of every attention that has one; `asked` receives the number of queries of those to text."""
     seen: list[Sight] = []
     attend = attention.attend
 
     def watched(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Any) -> Tensor:
         if sight is not None:
             seen.append(sight)
+        if asked is not None and k.shape[2] == TOKENS:
+            asked.append(q.shape[2])
         return attend(q, k, v, sight, kernel)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -125,41 +126,47 @@ def sights() -> Iterator[list[Sight]]:
 @pytest.mark.parametrize("trained", ["lora", "full"])
 @pytest.mark.parametrize(("model", "shape"), SHAPES, ids=IDS)
 def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
-    """Matrix products and convolutions, exactly; of masked attention what a mask hides is not counted."""
+    """Matrix products and convolutions, exactly; of masked attention what a mask hides is not counted.
+
+    Gradients of the text's keys and values, which nobody needs of a frozen base, are counted: kernels make them.
+    """
     fields = {"lora": lora()} if trained == "lora" else {}
     backbone, footprint = both(model, **fields)
     role = role_of(backbone, kind)
     call = calling(backbone, role, shape)
-    width = 2 * 12
-    with sights() as seen, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(shape.view != "reading"):
+    width, counted = 2 * 12, footprint.flops(kind, shape)
+    asked: list[int] = []
+    with (
+        sights(asked) as seen,
+        sdpa_kernel(SDPBackend.MATH),
+        torch.set_grad_enabled(shape.view != "reading"),
+    ):
         with FlopCounterMode(display=False) as forward:
             result = call()
         hidden = sum(int((~sight.dense).sum()) for sight in seen)
-        counted = footprint.flops(kind, shape)
         assert counted.forward == forward.get_total_flops() - 4 * width * hidden
         if shape.view == "reading":
             return
         with FlopCounterMode(display=False) as backward:
             result.sum().backward()
-    assert counted.backward == backward.get_total_flops() - 8 * width * hidden
+    unasked = 4 * width * sum(asked) * TOKENS if trained == "lora" else 0
+    assert counted.backward == backward.get_total_flops() - 8 * width * hidden + unasked
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [("attn2.to_k", "ffn.net.2"), LAYERS], ids=["two", "all"])
 def test_the_arithmetic_of_adapters_on_other_layers(layers: tuple[str, ...], kind: NetworkKind) -> None:
-    """Exactly but for the first block: what needs no gradient there is counted all the same."""
+    """What the kernels of attention make beyond what is asked for (some gradients of the first block) is below 1 %."""
     backbone, footprint = both("wan21", lora=LoraConfig(rank=3, layers=layers), architecture=architecture(layers=8))
     role = role_of(backbone, kind)
-    own = add_adapter(module(role).transformer, "student", 3, 3.0, kind == "flow_map", layers)
-    module(role).switch.refresh()
-    assert own
+    call = calling(backbone, role, BIDIRECTIONAL[0])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
-        result = calling(backbone, role, BIDIRECTIONAL[0])()
+        result = call()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
         result.sum().backward()
     counted = footprint.flops(kind, BIDIRECTIONAL[0])
     assert counted.forward == forward.get_total_flops()
-    assert backward.get_total_flops() <= counted.backward <= (1 + 1 / 7) * backward.get_total_flops()
+    assert backward.get_total_flops() <= counted.backward <= 1.01 * backward.get_total_flops()
 
 
 @pytest.mark.parametrize("trained", ["lora", "full"])
@@ -212,15 +219,14 @@ def test_parameters_and_their_bytes_are_those_of_a_real_model(
 @pytest.mark.parametrize("layers", [("attn1.to_q",), ("attn2.to_k", "attn2.to_out.0", "ffn.net.2"), LAYERS])
 def test_adapters_go_where_the_recipe_says(layers: tuple[str, ...]) -> None:
     backbone, footprint = both("wan21", lora=LoraConfig(rank=2, layers=layers))
-    transformer = backbone._module(0).transformer
-    own = add_adapter(transformer, "student", 2, 2.0, False, layers)
+    own = role_of(backbone, "velocity").own
     adapted = {name.split(".lora_")[0].split("blocks.")[1].split(".", 1)[1] for name in own}
     assert adapted == set(layers)
     assert footprint.own("velocity").count == sum(p.numel() for p in own.values())
 
 
 def test_the_layers_of_a_block_are_all_there_are() -> None:
-    block = both("wan21")[0]._module(0).transformer.blocks[0]
+    block = module(role_of(both("wan21")[0], "velocity")).transformer.blocks[0]
     assert tuple(name for name, layer in block.named_modules() if isinstance(layer, torch.nn.Linear)) == LAYERS
 
 
@@ -366,9 +372,6 @@ def test_the_memory_is_as_large_as_the_real_one() -> None:
 def test_what_is_remembered_of_a_prompt_is_as_large_as_the_real_thing(layers: tuple[str, ...] | None) -> None:
     backbone, footprint = both("wan21", **({"lora": LoraConfig(rank=2, layers=layers)} if layers else {}))
     role = backbone.role("student", "velocity", None, draw())
-    if layers:
-        add_adapter(module(role).transformer, "student", 2, 2.0, False, layers)
-        module(role).switch.refresh()
     cond = prompt(1, TOKENS)
     role.network.velocity(noise(1, FRAMES, CHANNELS, *SIDES), torch.ones(1), cond)
     assert cond.memo is not None

@@ -12,7 +12,6 @@ from diffusers.models.transformers.transformer_anyflow import apply_rotary_emb
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowCausalRotaryPosEmbed
 from flowmap_wan import attention
 from flowmap_wan.attention import Sight
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.rotary import box, joined, rotated, turn
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from flowmap.interfaces import Batch, Window
 from flowmap.maths.path import noised
 from flowmap.networks.tangent import tangent
 from flowmap.schema.settings import TangentConfig
+from flowmap.workshop.backbone import ModuleBackbone
 
 from .support import (
     CHANNELS,
@@ -304,7 +304,7 @@ def test_rotary_positions(coarse: int, fine: int, size: tuple[int, int], head_di
 # Times
 
 
-def near(backbone: WanBackbone, mixed: bool) -> list[dict[str, Tensor]]:
+def near(backbone: ModuleBackbone, mixed: bool) -> list[dict[str, Tensor]]:
     """The embeddings of t = 0.7001 and 0.7002 (and half of that for r)."""
     role, network = student(backbone)
     embedder = module(role).transformer.condition_embedder

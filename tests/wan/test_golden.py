@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.settings import ArchitectureConfig
 from safetensors import safe_open
@@ -24,6 +23,7 @@ from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, ObjectiveConfig, SampleSpec
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
+from flowmap.workshop.backbone import ModuleBackbone
 
 from ..scripted import scripted
 
@@ -60,7 +60,7 @@ class Golden:
         spec = SampleSpec((frames, architecture.channels, height, width))
         assert not list(config.findings(spec))
         self.backbone = config.build(spec)
-        assert isinstance(self.backbone, WanBackbone)
+        assert isinstance(self.backbone, ModuleBackbone)
 
     @property
     def recipe(self) -> Recipe:
@@ -91,7 +91,9 @@ class Golden:
         """The terms of a turn of `objective`, given all that it draws."""
         latents = self.numbers.get("x0", self.numbers.get("start"))
         assert latents is not None
-        cond, null = self.backbone.condition(EncodedText(self.numbers["text"], self.numbers["null"]), self.batch)
+        cond, null = self.backbone.condition(
+            EncodedText(self.numbers["text"], self.numbers["null"]), self.batch, torch.device("cpu")
+        )
         draw = scripted(self.batch, numbers, shares, self.places())
         made = {role.name: role for role in roles}
         scene = Scene(made, Batch(latents, cond, null), draw, self.backbone.chunking(), World())

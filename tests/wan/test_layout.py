@@ -15,12 +15,13 @@ from flowmap_wan.layout import (
     TextEncoderFields,
     TransformerFields,
     VaeFields,
-    misfit,
     text_encoder_shapes,
     transformer_shapes,
     vae_shapes,
 )
 from transformers import UMT5Config, UMT5EncoderModel
+
+from flowmap.recipe.shapes import misfit
 
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 20}
 

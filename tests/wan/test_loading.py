@@ -13,7 +13,6 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
@@ -26,6 +25,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, as_flow_map
 from flowmap.plugin import SampleSpec
+from flowmap.workshop.backbone import ModuleBackbone
 
 from .support import built, draw, error, lora, module, noise
 
@@ -40,7 +40,7 @@ def configured(kind: str, weights: Path | str, **fields: Any) -> Wan21Config | F
     return FarWan21Config(weights=str(weights), **fields)
 
 
-def backbone(kind: str, weights: Path | str, **fields: Any) -> WanBackbone:
+def backbone(kind: str, weights: Path | str, **fields: Any) -> ModuleBackbone:
     return built(configured(kind, weights, **fields), SPEC)
 
 
@@ -49,7 +49,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, VideoCond]:
     return noise(2, 3, 16, 6, 10), torch.tensor([0.83, 0.31]), torch.tensor([0.47, 0.0]), cond
 
 
-def role(made: WanBackbone) -> Role:
+def role(made: ModuleBackbone) -> Role:
     return made.role("student", "flow_map", None, draw())
 
 
@@ -256,7 +256,7 @@ def test_a_base_in_bfloat16_keeps_times_tables_and_norms(kind: str, wan: Path) -
     model = module(role(made)).transformer
     exact = ("time_embedder", "delta_embedder", "scale_shift_table", "norm2")
     for name, parameter in model.named_parameters():
-        kept = any(part in name for part in (*exact, "lora_", "modules_to_save"))
+        kept = any(part in name for part in (*exact, "lora_", ".roles."))
         assert parameter.dtype == (torch.float32 if kept else torch.bfloat16), name
     assert model.condition_embedder.delta_emb_gate.dtype == torch.float32
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import EncodedText, Samples
+from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 
 PUBLISHED = (
@@ -39,7 +40,7 @@ def config(twin: Path, **fields: object) -> Wan21Config:
 def null_of(config: Wan21Config) -> Tensor:
     """The null condition of captioned clips, as training gets it."""
     clip = Samples(torch.zeros(1, *SPEC.shape), prompts=["a red ball"])
-    prompts = config.build(SPEC).precompute(clip).prompts
+    prompts = config.build(SPEC).precompute(clip, Draw.whole(0, "x", 0, "x", len(clip.x))).prompts
     assert isinstance(prompts, EncodedText)
     return prompts.null
 
@@ -69,16 +70,16 @@ def test_a_file_takes_the_place_of_what_shards_were_encoded_with(twin: Path, tmp
     file = tmp_path / "null.safetensors"
     save_file({"null": torch.ones(5, WIDTH)}, file)
     shards = EncodedText(torch.zeros(2, LENGTH, WIDTH), torch.full((LENGTH, WIDTH), 7.0))
-    _, null = config(twin, null_embedding=str(file)).build(SPEC).condition(shards, 2)
+    _, null = config(twin, null_embedding=str(file)).build(SPEC).condition(shards, 2, torch.device("cpu"))
     assert isinstance(null, VideoCond)
     expected = torch.cat([torch.ones(5, WIDTH), torch.zeros(LENGTH - 5, WIDTH)])
     assert torch.equal(null.text, expected.expand(2, LENGTH, WIDTH))
-    _, own = config(twin).build(SPEC).condition(shards, 2)
+    _, own = config(twin).build(SPEC).condition(shards, 2, torch.device("cpu"))
     assert isinstance(own, VideoCond)
     assert bool((own.text == 7).all())
     longer = EncodedText(torch.zeros(2, 30, WIDTH), torch.zeros(30, WIDTH))
     with pytest.raises(FlowmapError, match=r"encoded to \[30, 16\]; set backbone.text_length to 30"):
-        config(twin, null_embedding=str(file)).build(SPEC).condition(longer, 2)
+        config(twin, null_embedding=str(file)).build(SPEC).condition(longer, 2, torch.device("cpu"))
 
 
 def problems(config: Wan21Config) -> list[str]:

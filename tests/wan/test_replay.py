@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pytest
 import torch
 from flowmap_distribution.configs import BackwardSimulationConfig
-from flowmap_wan.backbone import WanBackbone
 from flowmap_wan.settings import LoraConfig
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from flowmap.training.loop import run_stage
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
 from flowmap.training.stage import open_stage
+from flowmap.workshop.backbone import ModuleBackbone
 
 from .support import CHANNELS, bidirectional, causal, chunking, draw, gradients, lora, make, noise, relative, text
 
@@ -59,7 +59,7 @@ class Windowed(Chunking):
         return self._real.remember(network, cond, chunk)
 
 
-def roles(backbone: WanBackbone) -> dict[str, Role]:
+def roles(backbone: ModuleBackbone) -> dict[str, Role]:
     made = {
         "student": make(backbone, "student", "flow_map", 2),
         "teacher": make(backbone, "teacher", "velocity", 3),

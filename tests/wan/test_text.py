@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from flowmap_wan.checkpoint import text_precision
-from flowmap_wan.codec import Codec
+from flowmap_wan.checkpoint import Checkpoint, text_precision
+from flowmap_wan.codec import WanCodec
 from flowmap_wan.configs import Wan21Config
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -26,11 +25,13 @@ PROMPTS = [
     "&amp;  a   yellow\ncircle",
 ]
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
-def codec(wan: Path) -> Codec:
-    backbone: Any = Wan21Config(weights=str(wan), text_length=LENGTH).build(SampleSpec((5, 3, 32, 32), text=True))
-    return backbone._codec  # type: ignore[no-any-return]
+def codec(wan: Path) -> WanCodec:
+    config = Wan21Config(weights=str(wan), text_length=LENGTH)
+    return WanCodec(config, SampleSpec((5, 3, 32, 32), text=True), lambda: Checkpoint(wan))
 
 
 @torch.no_grad()
@@ -53,8 +54,8 @@ def padded(wan: Path, prompts: list[str]) -> Tensor:
     return torch.cat(found)
 
 
-def test_the_numbers_are_those_of_padded_prompts(codec: Codec, wan: Path) -> None:
-    ours, theirs = codec.text(PROMPTS), padded(wan, PROMPTS)
+def test_the_numbers_are_those_of_padded_prompts(codec: WanCodec, wan: Path) -> None:
+    ours, theirs = codec.embedded(PROMPTS, CPU), padded(wan, PROMPTS)
     assert ours.shape == theirs.shape == (len(PROMPTS), LENGTH, 16)
     assert float(theirs.abs().max()) > 1
     assert float((ours - theirs).abs().max()) < 1e-5
@@ -65,22 +66,22 @@ def test_the_numbers_are_those_of_padded_prompts(codec: Codec, wan: Path) -> Non
     assert not ours[3].any()
 
 
-def test_only_what_is_there_is_read(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_there_is_read(codec: WanCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    codec._text_encoder.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    codec._text_encoder(CPU).register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
     tokens = [len(row) for row in codec._tokenizer(PROMPTS[1:3]).input_ids]
-    codec.text(PROMPTS[1:3])
+    codec.embedded(PROMPTS[1:3], CPU)
     assert sorted(shape[1] for shape in shapes) == sorted(tokens)
     shapes.clear()
-    codec.text(["a red ball"] * 5)
+    codec.embedded(["a red ball"] * 5, CPU)
     assert shapes == [(1, tokens[1])]
     shapes.clear()
-    codec.text(["a red ball", "a red up", "a red of"])
+    codec.embedded(["a red ball", "a red up", "a red of"], CPU)
     assert len(shapes) < 3
 
 
-def test_no_prompts_are_no_embeddings(codec: Codec) -> None:
-    assert codec.text([]).shape == (0, LENGTH, 16)
+def test_no_prompts_are_no_embeddings(codec: WanCodec) -> None:
+    assert codec.embedded([], CPU).shape == (0, LENGTH, 16)
 
 
 def test_the_precision_is_that_of_the_device() -> None:

@@ -58,9 +58,12 @@ class GaussianConfig(BackboneConfig):
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""
-        from flowmap_gaussian.exact import GaussianBackbone
+        from flowmap.workshop.backbone import Architecture, ModuleBackbone
+        from flowmap.workshop.codec import NoCodec
+        from flowmap_gaussian.exact import Disturbed, Mixture
 
-        return GaussianBackbone(self.mixture, spec)
+        architecture = Architecture(lambda two_times, chosen: Disturbed(Mixture(self.mixture)), times="frame")
+        return ModuleBackbone(self.type, architecture, NoCodec(spec.shape))
 
 
 class GaussianDataConfig(DataConfig):

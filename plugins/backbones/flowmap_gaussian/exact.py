@@ -7,29 +7,13 @@ X_{t->r}(x) = F_r^-1(F_t(x)) with F the distribution functions; for one componen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from flowmap.errors import FlowmapError
-from flowmap.interfaces import (
-    Backbone,
-    Batch,
-    Chunking,
-    Cond,
-    FlowMap,
-    NoCond,
-    OneChunk,
-    Role,
-    Samples,
-    Velocity,
-)
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Cond
 from flowmap.maths.path import like
-from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap_gaussian.configs import MixtureConfig
 
 _HALVINGS = 80  # bisection until float64 has no more digits
@@ -104,76 +88,9 @@ class Disturbed(nn.Module):
         self.mixture = mixture
         self.theta = nn.Parameter(torch.zeros(5))
 
-    def forward(self, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """u(x, t, r) for `x` `[B, F, ...]`, `t` and `r` `[B]` or `[B, F]`."""
-        t, r = like(t, x), like(r, x)
+    def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
+        """u(x, t, r) for `x` `[B, F, ...]`, `t` and `r` `[B, F]`; the velocity without `r`."""
+        t, r = like(t, x), like(t if r is None else r, x)
         terms = (torch.ones_like(x), x, t.expand_as(x), (t - r).expand_as(x), x * (t - r))
         error = torch.stack(terms, dim=-1).to(self.theta.dtype) @ self.theta
         return self.mixture.mean_velocity(x, t, r) + error
-
-
-@final
-class _ExactVelocity(Velocity):
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        result: Tensor = self._module(x, t, t)
-        return result
-
-
-@final
-class _ExactFlowMap(FlowMap):
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        result: Tensor = self._module(x, t, r)
-        return result
-
-
-@final
-class GaussianBackbone(Backbone):
-    """Makes exact roles; data space is model space."""
-
-    def __init__(self, mixture: MixtureConfig, spec: SampleSpec) -> None:
-        self._mixture = mixture
-        self._spec = spec
-
-    def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
-        """See Backbone.role; base weights are theta = 0, the exact field."""
-        module = Disturbed(Mixture(self._mixture))
-        if weights is not None:
-            if {name: value.shape for name, value in weights.items()} != {"theta": module.theta.shape}:
-                raise FlowmapError(f"role '{name}': these weights are not of a gaussian backbone", code=1)
-            module.load_state_dict(dict(weights))
-        network = _ExactFlowMap(module) if kind == "flow_map" else _ExactVelocity(module)
-        return Role(name, network, module, dict(module.named_parameters()))
-
-    def precompute(self, samples: Samples) -> Samples:
-        """Samples as they are."""
-        return samples
-
-    def encode(self, samples: Samples) -> Batch:
-        """Samples as they are."""
-        return Batch(samples.x, NoCond(), NoCond())
-
-    def decode(self, x: Tensor) -> Tensor:
-        """Samples as they are."""
-        return x
-
-    def condition(self, prompts: Any, count: int) -> tuple[Cond, Cond]:
-        """There are no conditions."""
-        return NoCond(), NoCond()
-
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of the data."""
-        return self._spec.shape
-
-    def chunking(self) -> Chunking:
-        """One chunk."""
-        return OneChunk()
-
-    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
-        """Raises FlowmapError: nothing else loads such a network."""
-        raise FlowmapError("backbone 'gaussian' has no form that others load; its weights are in the run's checkpoints")

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import BackboneConfig, Finding, Precision, SampleSpec
+from flowmap.plugin import BackboneConfig, Finding, SampleSpec
 from flowmap.schema.bounds import MOST_WIDTH, Depth, Frequency, Range, Share
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Backbone
-    from flowmap.plugin.footprint import Footprint
 
 HiddenWidth = Annotated[
     int, Range(8, MOST_WIDTH, "below 8 nothing is learned; one layer of the widest has 4e9 weights")
@@ -39,14 +38,14 @@ class MlpConfig(BackboneConfig):
         """As `frequency` says."""
         return self.frequency
 
-    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
-        """Counted on the meta device."""
-        from flowmap_mlp.footprint import MlpFootprint
-
-        return MlpFootprint(self, spec, precision)
-
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""
-        from flowmap_mlp.backbone import MlpBackbone
+        from flowmap.workshop.backbone import Architecture, ModuleBackbone
+        from flowmap.workshop.codec import NoCodec
+        from flowmap.workshop.conditions import labelled
+        from flowmap_mlp.network import MlpModule
 
-        return MlpBackbone(self, spec)
+        architecture = Architecture(
+            lambda two_times, chosen: MlpModule(self, spec, two_times), copies={"target_time.": "time."}
+        )
+        return ModuleBackbone(self.type, architecture, NoCodec(spec.shape), labelled(spec.classes))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowmap.phases import phase
+from flowmap.workshop.adapters import AdaptedLinear
 from flowmap_wan.rotary import Turn, rotated
 
 M = TypeVar("M")
@@ -181,8 +182,7 @@ class Text:
     def through(self, layer: nn.Module, parts: Sequence[nn.Module], make: Callable[[Tensor], M]) -> M:
         """`make` of the tokens, which uses the `parts` of `layer`.
 
-        Remembered if it depends on the frozen base alone: then the parts are plain layers (an adapted one is not a
-        Linear) without anything to train.
+        Remembered if it depends on the frozen base alone: then the parts are plain layers without anything to train.
         """
         memo, tokens = self.memo, self.tokens
         if memo is None or tokens.requires_grad or not all(_frozen(part) for part in parts):
@@ -191,7 +191,8 @@ class Text:
 
 
 def _frozen(part: nn.Module) -> bool:
-    plain = isinstance(part, nn.Linear | nn.RMSNorm | RMSNorm)
+    # An adapted layer is another for every role.
+    plain = isinstance(part, nn.Linear | nn.RMSNorm | RMSNorm) and not isinstance(part, AdaptedLinear)
     return plain and not any(parameter.requires_grad for parameter in part.parameters())
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
 from flowmap.recipe.hub import fingerprint, header, of_tensors, read_json
+from flowmap.recipe.shapes import misfit
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
     Shapes,
     TextEncoderFields,
     TransformerFields,
     VaeFields,
-    misfit,
     text_encoder_shapes,
     transformer_shapes,
     vae_shapes,
@@ -80,6 +80,9 @@ IMAGE_MODEL = (
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 INDEX = "model_index.json"
+
+ADAPTER = "lora"
+"""Where `flowmap export --keep-lora` writes the adapter of a transformer."""
 
 
 @final
@@ -234,7 +237,13 @@ class Checkpoint:
 
     def everything(self) -> tuple[Path, ...]:
         """The files that decide what is computed: configurations and weights of all parts."""
-        return tuple(f for p in PARTS for f in (self.folder / p / CONFIG, *self.files(p)))
+        beside = () if self.adapter() is None else sorted((self.folder / ADAPTER).glob("*.safetensors"))
+        return (*(f for p in PARTS for f in (self.folder / p / CONFIG, *self.files(p))), *beside)
+
+    def adapter(self) -> Path | None:
+        """The folder of the adapter that belongs to the transformer, if there is one."""
+        folder = self.folder / ADAPTER
+        return folder if folder.is_dir() else None
 
     def encoders(self) -> str:
         """A short name for what text encoder, tokenizer and VAE are, however their files are divided."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
 from flowmap.maths.draw import Draw
-from flowmap_wan.condition import VideoCond
+from flowmap_wan.condition import VideoCond, as_video
 from flowmap_wan.memory import Following, Memory, Reading
 from flowmap_wan.views import Forced, Whole
 
@@ -142,6 +142,4 @@ class Causal(Chunking):
 
 
 def _seen(cond: Cond, view: Whole | Forced | Following | Reading) -> VideoCond:
-    if not isinstance(cond, VideoCond):
-        raise TypeError(f"a Wan model takes conditions of its own backbone, not {type(cond).__name__}")
-    return replace(cond, view=view)
+    return replace(as_video(cond), view=view)

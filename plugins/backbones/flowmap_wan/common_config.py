@@ -79,14 +79,10 @@ class CommonConfig(BackboneConfig):
 
         for problem in missing(self.weights):
             yield Finding("error", ("weights",), problem)
-        folder = find(self.weights)
         if self.null_embedding is not None:
             wrong = null_problem(self.null_embedding, self.text_length, self._sizes())
             if wrong is not None:
                 yield Finding("error", ("null_embedding",), wrong)
-        if folder is not None and (folder / "lora").is_dir():
-            why = f"{folder / 'lora'} would not be read, and the rest is the base alone; export without --keep-lora"
-            yield Finding("error", ("weights",), why)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
@@ -144,13 +140,13 @@ class CommonConfig(BackboneConfig):
         return None if self.random_base else text_precision(device)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
-        """Counted on the meta device; known where the sizes are."""
+        """Measured; known where the sizes are."""
         architecture = self._sizes()
         if architecture is None:
             return None
-        from flowmap_wan.footprint import WanFootprint
+        from flowmap_wan.footprint import wan_footprint
 
-        return WanFootprint(self, spec, architecture, precision)
+        return wan_footprint(self, spec, architecture, precision)  # type: ignore[arg-type]
 
     def rehearsed(self, folder: Path) -> Self:
         """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""

@@ -21,7 +21,7 @@ from flowmap.schema.bounds import (
 )
 
 if TYPE_CHECKING:
-    from flowmap.interfaces import Backbone
+    from flowmap.interfaces import Backbone, Chunking
 from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.settings import FullChunks
 
@@ -50,10 +50,15 @@ class Wan21Config(CommonConfig):
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""
-        from flowmap_wan.backbone import WanBackbone
+        from flowmap_wan.backbone import wan_backbone
+
+        return wan_backbone(self, spec, self.splitting())
+
+    def splitting(self) -> Chunking:
+        """All frames at once."""
         from flowmap_wan.chunking import Bidirectional
 
-        return WanBackbone(self, spec, Bidirectional(self.first_frame))
+        return Bidirectional(self.first_frame)
 
 
 class FarWan21Config(CommonConfig):
@@ -124,7 +129,12 @@ class FarWan21Config(CommonConfig):
 
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone."""
-        from flowmap_wan.backbone import WanBackbone
+        from flowmap_wan.backbone import wan_backbone
+
+        return wan_backbone(self, spec, self.splitting())
+
+    def splitting(self) -> Chunking:
+        """Chunk after chunk."""
         from flowmap_wan.chunking import Causal
 
-        return WanBackbone(self, spec, Causal(self.chunks, self.full_chunks, self.long_share))
+        return Causal(self.chunks, self.full_chunks, self.long_share)

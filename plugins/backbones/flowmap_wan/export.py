@@ -13,22 +13,21 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
 from flowmap.plugin import NetworkKind
-from flowmap_wan.adapters import merged as weights_of
-from flowmap_wan.adapters import parameters_of
-from flowmap_wan.checkpoint import DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
+from flowmap.workshop.adapter_files import write_adapter
+from flowmap.workshop.adapters import merged as weights_of
+from flowmap.workshop.adapters import own_of
+from flowmap.workshop.writing import write_model
+from flowmap_wan.checkpoint import ADAPTER, DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.quiet import no_bars
 from flowmap_wan.transformer import WanConfig, shell, stored
-from flowmap_wan.writing import write_model
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
 _RELEASED_SCHEDULER = ("far.schedulers.scheduling_flowmap_euler_discrete", "FlowMapDiscreteScheduler")
@@ -58,8 +57,6 @@ _RELEASED_KEYS = (
     "gate_value",
     "deltatime_type",
 )
-
-LORA = "pytorch_lora_weights.safetensors"
 
 
 def write_pipeline(
@@ -113,7 +110,7 @@ def write_pipeline(
         ]
     if apart:
         assert adapter is not None
-        loads.append(_write_lora(config, transformer, adapter, folder / "lora"))
+        loads.append(_write_lora(config, transformer, adapter, folder / ADAPTER))
     return "\n".join(loads)
 
 
@@ -137,18 +134,10 @@ def _scheduler(kind: NetworkKind, shift: float) -> Any:
 
 
 def _write_lora(config: WanConfig, transformer: Any, adapter: str, folder: Path) -> str:
-    """Write the adapter as diffusers' LoRA files; returns how to load it."""
-    weights = {k: v.detach().cpu().contiguous() for k, v in parameters_of(transformer, adapter).items() if "lora_" in k}
-    folder.mkdir()
+    """Write the adapter as diffusers' and PEFT's files; returns how to load it."""
     assert config.lora is not None
-    # Without this diffusers takes alpha to be the rank.
-    about = {
-        "r": config.lora.rank,
-        "lora_alpha": config.lora.alpha,
-        "target_modules": sorted({key.split(".lora_")[0] for key in weights}),
-    }
-    save_file(weights, folder / LORA, metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(about)})
-    return f'transformer.load_lora_adapter("FOLDER/lora", weight_name="{LORA}", prefix=None)'
+    written = write_adapter(own_of(transformer, adapter), config.lora.rank, config.lora.alpha, folder)
+    return f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{written.name}", prefix=None)'
 
 
 def _precision_of(config: WanConfig) -> list[str]:

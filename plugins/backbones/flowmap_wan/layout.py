@@ -7,7 +7,7 @@ that is not complete. `tests/wan/test_layout.py` holds these shapes to those of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -221,19 +221,3 @@ def _middle(name: str, size: int) -> _Named:
     yield from _residual(f"{name}.resnets.0", size, size)
     yield from _attention(f"{name}.attentions.0", size)
     yield from _residual(f"{name}.resnets.1", size, size)
-
-
-def misfit(found: Mapping[str, Sequence[int]], wanted: Shapes) -> str | None:
-    """Where the shapes `found` are not those `wanted`: how many parameters, and the first one; None if nowhere."""
-    lacking = sorted(wanted.keys() - found.keys())
-    extra = sorted(found.keys() - wanted.keys())
-    odd = sorted(key for key in wanted.keys() & found.keys() if tuple(found[key]) != wanted[key])
-    if not lacking and not extra and not odd:
-        return None
-    if lacking:
-        first = f"{lacking[0]} is missing"
-    elif extra:
-        first = f"{extra[0]} belongs to no such model"
-    else:
-        first = f"{odd[0]} is {list(found[odd[0]])} instead of {list(wanted[odd[0]])}"
-    return f"{len(lacking) + len(extra) + len(odd)} parameters differ, first {first}"

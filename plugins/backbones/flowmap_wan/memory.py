@@ -8,9 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from flowmap_wan.attention import Slot, TextMemo
-from flowmap_wan.module import Past, WanModule
-from flowmap_wan.views import View, clean, noised
+from flowmap_wan.attention import Slot, Text
+from flowmap_wan.pieces import Passes, Past, clean, noised
+from flowmap_wan.views import RowView, View
 
 
 @final
@@ -37,31 +37,22 @@ class Memory:
 
 @final
 @dataclass(frozen=True)
-class Following(View):
+class Following(RowView):
     """The next chunk, after what `memory` holds."""
 
     memory: Memory
 
-    def run(
-        self,
-        module: WanModule,
-        adapter: str | None,
-        text: Tensor,
-        x: Tensor,
-        t: Tensor,
-        r: Tensor,
-        memo: TextMemo | None = None,
-    ) -> Tensor:
+    def run(self, passes: Passes, text: Text, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """See View.run; everything remembered comes before, so no mask is needed."""
         piece = noised(x, t, r, self.memory.frames, (self.memory.chunks,) * x.shape[1])
-        return module([piece], text, adapter, past=self.memory.past, memo=memo)
+        return passes.over([piece], text, past=self.memory.past)
 
     def take(self, index: Tensor) -> Following:
-        """See View.take."""
+        """See RowView.take."""
         return Following(self.memory.map(lambda x: x[index]))
 
     def join(self, other: Following) -> Following:
-        """See View.join."""
+        """See RowView.join."""
         theirs = iter(tensors(other.memory))
         return Following(self.memory.map(lambda x: torch.cat([x, next(theirs)])))
 
@@ -82,16 +73,7 @@ class Reading(View):
     chunks: tuple[int, ...]
     written: list[Memory] = field(default_factory=list)
 
-    def run(
-        self,
-        module: WanModule,
-        adapter: str | None,
-        text: Tensor,
-        x: Tensor,
-        t: Tensor,
-        r: Tensor,
-        memo: TextMemo | None = None,
-    ) -> Tensor:
+    def run(self, passes: Passes, text: Text, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """See View.run."""
         pieces, stale = [], self.stale.shape[1]
         fresh = torch.cat(self.recent, dim=1)
@@ -101,10 +83,10 @@ class Reading(View):
         kept = self.before.compressed
         old = self.before.past
         past = old and Past(tuple((k[:, :, :kept], v[:, :, :kept]) for k, v in old.layers), old.chunks[:kept])
-        slots = [Slot(past.layers[i] if past else None, recording=True) for i in range(len(module.transformer.blocks))]
-        result = module(pieces, text, adapter, past=past, causal=True, slots=slots, memo=memo)
+        slots = [Slot(past.layers[i] if past else None, recording=True) for i in range(passes.layers())]
+        result = passes.over(pieces, text, past=past, causal=True, slots=slots)
         labels = past.chunks if past else ()
-        counts = [module.tokens_per_frame(piece) for piece in pieces]
+        counts = [passes.tokens_per_frame(piece) for piece in pieces]
         for piece, count in zip(pieces, counts, strict=True):
             labels += tuple(chunk for chunk in piece.chunks for _ in range(count))
         layers = []
@@ -121,14 +103,6 @@ class Reading(View):
             )
         )
         return result
-
-    def take(self, index: Tensor) -> Reading:
-        """Not needed: reading is done by the chunking, for the whole batch."""
-        raise NotImplementedError
-
-    def join(self, other: Reading) -> Reading:
-        """Not needed, as above."""
-        raise NotImplementedError
 
 
 def tensors(memory: Memory) -> list[Tensor]:

@@ -7,90 +7,55 @@ and cached inference differ only in their pieces, in who sees whom, and in what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from flowmap_wan.adapters import Switch
-from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Text, TextMemo
+from flowmap.interfaces import Cond
+from flowmap.workshop.adapters import Chosen, Copied
+from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Text
 from flowmap_wan.block import Modulation, modulate_by_frame
+from flowmap_wan.condition import as_video
+from flowmap_wan.pieces import Passes, Past, Piece
 from flowmap_wan.rotary import box, joined, turn
 
 
 @final
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive frames `x` `[B, f, C, H, W]`, the first of which is frame `first` of the video.
-
-    `t`, `r` in [0, 1]: `[B, f]`, or `[B, 1]` for all frames. `chunks` is the chunk of each frame; `coarse`
-    pieces go through the compressed patches.
-    """
-
-    x: Tensor
-    t: Tensor
-    r: Tensor
-    first: int
-    chunks: tuple[int, ...]
-    noised: bool
-    coarse: bool = False
-
-
-@final
-@dataclass(frozen=True)
-class Past:
-    """What a pass can attend to besides its own tokens: per layer keys and values, and the chunk of each token."""
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    chunks: tuple[int, ...]
-
-
-@final
-class WanModule(nn.Module):
+class WanModule(nn.Module, Passes):
     """A diffusers AnyFlow transformer with our attention; what moves to a device and is sharded."""
 
-    def __init__(self, transformer: Any, kernel: AttentionKernel, checkpointing: bool) -> None:
+    def __init__(self, transformer: Any, kernel: AttentionKernel, checkpointing: bool, chosen: Chosen) -> None:
         super().__init__()
         self.transformer = transformer
-        self.switch = Switch(transformer)
+        self._chosen = chosen
         self._checkpointing = checkpointing
         for block in transformer.blocks:
             block.attn1.set_processor(SelfAttention(kernel))
             block.attn2.set_processor(CrossAttention())
             modulate_by_frame(block)
 
-    def forward(
+    def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
+        """The velocity of `x` `[B, F, C, H, W]` at times `[B]` or `[B, F]`, as `cond` (a VideoCond) shows it."""
+        video = as_video(cond)
+        # Only beside adapters is the rest frozen for good, and what it makes of a text worth remembering.
+        text = Text(video.text, None if self._chosen.role is None else video.memo)
+        return video.view.run(self, text, x, t, t if r is None else r)
+
+    def layers(self) -> int:
+        """See Passes.layers."""
+        return len(self.transformer.blocks)
+
+    def over(
         self,
         pieces: Sequence[Piece],
-        text: Tensor,
-        adapter: str | None = None,
+        text: Text,
         past: Past | None = None,
         causal: bool = False,
         slots: Sequence[Slot] | None = None,
-        memo: TextMemo | None = None,
     ) -> Tensor:
-        """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
-
-        `text` `[B, M, text_dim]`; `memo` is what is known of it, for calls with an adapter. Everything sees
-        everything unless `causal`. `slots` receive the keys and values of every layer.
-        """
-        # Only beside adapters is the rest frozen for good.
-        prompt = Text(text, None if adapter is None else memo)
-        with self.switch.to(adapter):
-            return self._forward(pieces, prompt, adapter, past, causal, slots)
-
-    def _forward(
-        self,
-        pieces: Sequence[Piece],
-        prompt: Text,
-        adapter: str | None,
-        past: Past | None,
-        causal: bool,
-        slots: Sequence[Slot] | None,
-    ) -> Tensor:
+        """See Passes.over."""
         model = self.transformer
         config = model.config
         head_dim = config.attention_head_dim
@@ -100,15 +65,14 @@ class WanModule(nn.Module):
         device = hidden.device
         rotation = joined([turn(self._positions(piece), head_dim, device) for piece in pieces])
         embs, modulations = self._times(pieces, lengths, hidden)
-        text = self._text(prompt, hidden.dtype)
+        text = self._text(text, hidden.dtype)
         sight = self._sight(pieces, lengths, past, device) if causal else None
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
             run = partial(block, sight=sight, slot=None if slots is None else slots[index])
             if self._checkpointing and torch.is_grad_enabled():
-                # Whatever adapter is active when backward recomputes the block, it must be this one.
-                run = partial(checkpoint, self.switch.pinned(run, adapter), use_reentrant=False)
+                run = partial(self._chosen.checkpointed, run)
             hidden = run(hidden, text, modulations, rotation)
         wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
         begin = sum(lengths[:wanted])
@@ -133,6 +97,7 @@ class WanModule(nn.Module):
         """The patches of a piece `[B, L, D]`, frames outermost."""
         model = self.transformer
         embed = model.far_patch_embedding if piece.coarse else model.patch_embedding
+        embed = embed.current if isinstance(embed, Copied) else embed
         # Patches of compressed frames are trained in float32 beside a base in bfloat16.
         patches = embed(piece.x.to(embed.weight.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
         mixed = torch.is_autocast_enabled(piece.x.device.type)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import phase
+from flowmap.workshop.reading import read_tensors
 from flowmap_wan.checkpoint import EMBEDDING, SHARED, Checkpoint
 from flowmap_wan.layout import TextEncoderFields, VaeFields
 from flowmap_wan.names import how_to_get
@@ -18,30 +17,8 @@ from flowmap_wan.parts import SETTINGS, fields_of
 
 
 def tensors(checkpoint: Checkpoint, part: str, weights: str | None = None) -> dict[str, Tensor]:
-    """The weights of `part`, on the CPU; `weights` is what the recipe calls the checkpoint.
-
-    Raises FlowmapError for a file that cannot be read, and for a number that is not finite.
-    """
-    how, found = how_to_get(weights or str(checkpoint.folder)), dict[str, Tensor]()
-    sizes = {file: file.stat().st_size for file in checkpoint.files(part)}
-    with phase(f"reading {part}", sum(sizes.values()), "bytes") as reading:
-        for file, size in sizes.items():
-            try:
-                read = load_file(file)
-            except (SafetensorError, OSError) as error:
-                why = f"{file} cannot be read: {error}; it is damaged or was fetched in part"
-                raise FlowmapError(f"{why}{how}") from None
-            for name, value in read.items():
-                if not finite(value):
-                    raise FlowmapError(f"{file}: {name} has numbers that are not finite; the file is damaged{how}")
-            found |= read
-            reading.advance(size)
-    return found
-
-
-def finite(value: Tensor) -> bool:
-    """Whether all numbers are finite, without a copy of them, and 40 times as fast as `isfinite`."""
-    return not value.numel() or all(bool(end.isfinite()) for end in value.aminmax())
+    """The weights of `part`, on the CPU; `weights` is what the recipe calls the checkpoint (see `read_tensors`)."""
+    return read_tensors(checkpoint.files(part), part, how_to_get(weights or str(checkpoint.folder)))
 
 
 def text_encoder(checkpoint: Checkpoint, precision: torch.dtype) -> Any:

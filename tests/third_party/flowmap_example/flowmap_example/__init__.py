@@ -48,9 +48,9 @@ class BilinearConfig(BackboneConfig):
         return []
 
     def build(self, spec: SampleSpec) -> Any:
-        from flowmap_example.components import BilinearBackbone
+        from flowmap_example.components import bilinear
 
-        return BilinearBackbone(self.width, spec)
+        return bilinear(self.width, spec)
 
 
 class HuberMatchingConfig(ObjectiveConfig):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,21 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowmap.errors import FlowmapError
 from flowmap.interfaces import (
     Backbone,
-    Batch,
-    Chunking,
     Cond,
     Data,
     Evidence,
-    FlowMap,
     Loss,
     Metric,
-    NoCond,
     Objective,
-    OneChunk,
-    Role,
     Sampler,
     Samples,
     Scene,
@@ -37,8 +29,10 @@ from flowmap.interfaces import (
 )
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import noised
-from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.plugin import SampleSpec
 from flowmap.video.pictures import scatter
+from flowmap.workshop.backbone import Architecture, ModuleBackbone
+from flowmap.workshop.codec import NoCodec
 
 
 class Ring(Data):
@@ -72,66 +66,17 @@ class BilinearModule(nn.Module):
         self.times = nn.Linear(4, width)
         self.out = nn.Linear(width, size)
 
-    def forward(self, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        t, r = (time.reshape(len(x), -1)[:, :1] for time in (t, r))
+    def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
+        t, r = t[:, None], (t if r is None else r)[:, None]
         features = torch.cat([torch.ones_like(t), t, t * t, t - r], dim=1)
         return self.out(torch.tanh(self.into(x.flatten(1))) * self.times(features)).reshape(x.shape)
 
 
-class BilinearVelocity(Velocity):
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._module(x, t, t)
-
-
-class BilinearFlowMap(FlowMap):
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-
-    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        return self._module(x, t, r)
-
-
-class BilinearBackbone(Backbone):
-    """Makes roles of either kind from the same weights: t - r is 0 for a velocity."""
-
-    def __init__(self, width: int, spec: SampleSpec) -> None:
-        self._width, self._spec = width, spec
-
-    def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(draw.shared("initialisation").integers(2**62)))
-            module = BilinearModule(self._width, math.prod(self._spec.shape))
-        if weights is not None:
-            try:
-                module.load_state_dict(dict(weights))
-            except RuntimeError as error:
-                raise FlowmapError(f"role '{name}': these weights do not fit: {error}") from None
-        network = BilinearFlowMap(module) if kind == "flow_map" else BilinearVelocity(module)
-        return Role(name, network, module, dict(module.named_parameters()))
-
-    def precompute(self, samples: Samples) -> Samples:
-        return samples
-
-    def encode(self, samples: Samples) -> Batch:
-        return Batch(samples.x, NoCond(), NoCond())
-
-    def decode(self, x: Tensor) -> Tensor:
-        return x
-
-    def condition(self, prompts: Any, count: int) -> tuple[Cond, Cond]:
-        return NoCond(), NoCond()
-
-    def latent_shape(self) -> tuple[int, ...]:
-        return self._spec.shape
-
-    def chunking(self) -> Chunking:
-        return OneChunk()
-
-    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
-        raise FlowmapError("a bilinear network has no form that others load")
+def bilinear(width: int, spec: SampleSpec) -> Backbone:
+    """Roles of either kind from the same weights: t - r is 0 for a velocity."""
+    size = math.prod(spec.shape)
+    architecture = Architecture(lambda two_times, chosen: BilinearModule(width, size))
+    return ModuleBackbone("bilinear", architecture, NoCodec(spec.shape))
 
 
 class HuberMatching(Objective):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
-from flowmap_wan.reading import finite
+from flowmap.workshop.filling import finite
 
 _STEM, _END = "diffusion_pytorch_model", ".safetensors"
 _MOST_BYTES = 4_000_000_000

@@ -1,0 +1,27 @@
+"""What the networks of a recipe take: as its backbone says, or as measured on it."""
+
+from __future__ import annotations
+
+from flowmap.plugin.footprint import CallShape, Footprint
+from flowmap.recipe.recipe import Recipe
+
+
+def footprint_of(recipe: Recipe) -> Footprint | None:
+    """The footprint of the recipe's backbone; None if that is not known.
+
+    A backbone that says nothing is measured as a whole, if it starts from random weights and takes no texts: nothing
+    has to be read for that.
+    """
+    backbone, spec = recipe.backbone, recipe.data.spec()
+    said = backbone.footprint(spec, recipe.compute.precision)
+    if said is not None or not backbone.random_base or spec.text:
+        return said
+    from flowmap.workshop.footprint import MeasuredFootprint, labels_of
+
+    measured = MeasuredFootprint(lambda units: backbone.build(spec), 1, recipe.compute.precision, labels_of(spec))
+    try:
+        measured.flops("flow_map", CallShape("whole", spec.shape[0]))
+    except Exception:
+        # Anybody's network, on tensors that have no numbers: one that looks at them fails in a way of its own.
+        return None
+    return measured

@@ -1,0 +1,236 @@
+"""A backbone from a module of (x, t, r, condition): roles of both kinds, whole networks or adapters on one base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar, final
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples, Velocity
+from flowmap.maths.draw import Draw
+from flowmap.phases import phase
+from flowmap.schema.words import NetworkKind
+from flowmap.workshop.adapters import Adapters, Chosen
+from flowmap.workshop.codec import Codec
+from flowmap.workshop.conditions import Conditions, conditions
+from flowmap.workshop.filling import fill, refuse_running_statistics, take, with_copies
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True)
+class Architecture:
+    """What is a backbone's own, in the words of `ModuleBackbone`.
+
+    `make(two_times, chosen)` makes the module, with torch's generator for random weights. It is called as
+    `module(x, t, r, cond)` and gives the velocity in the shape of `x` `[B, F, ...]`. `t` and `r` are in [0, 1], `[B]`
+    or `[B, F]` as `times` says: one a sample, one a frame, or either; `r` is None for a module of one time. `cond` is
+    what `conditions` made. What it has backward compute again goes through `chosen.checkpointed`.
+
+    `inner`: the part of a module that has its parameters, by whose names they are called in checkpoints. `copies`: what
+    the names of r's embedder begin with, and what t's do, of which they start as copies. `units`: the parts of a module
+    that are gathered one at a time when it is sharded. `adapters`: roles are adapters on one frozen module of two
+    times; without, every role is a module of its own. `base` reads pretrained weights, all parameters but those that
+    start as copies; if it gives none, base weights are random. `export` writes a module for one role into an empty
+    folder (see Backbone.export).
+    """
+
+    make: Callable[[bool, Chosen], nn.Module]
+    inner: Callable[[nn.Module], nn.Module] = lambda module: module
+    copies: Mapping[str, str] = field(default_factory=dict)
+    units: Callable[[nn.Module], Sequence[nn.Module]] = lambda module: ()
+    adapters: Adapters | None = None
+    base: Callable[[], Mapping[str, Tensor] | None] = lambda: None
+    times: Literal["sample", "frame", "either"] = "sample"
+    export: Callable[[nn.Module, str | None, NetworkKind, Path, str, bool, float], str] | None = None
+
+
+@final
+class ModuleBackbone(Backbone):
+    """Networks as `architecture` makes them, of the backbone called `name`, for data that `codec` encodes.
+
+    `conditions` are those of encoded texts if left out; `labelled` makes those of class labels. `chunking` is one chunk
+    if left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: Architecture,
+        codec: Codec,
+        conditions: Conditions = conditions,
+        chunking: Chunking | None = None,
+    ) -> None:
+        self._name = name
+        self._architecture = architecture
+        self._codec = codec
+        self._conditions = conditions
+        self._chunking = chunking or OneChunk()
+        self._chosen = Chosen()
+
+    @cached_property
+    def _base(self) -> nn.Module:
+        """The frozen module that adapters share."""
+        module = self._module(True, None, 0, self._chosen)
+        assert self._architecture.adapters is not None, "asked for with adapters alone"
+        self._architecture.adapters.prepare(self._architecture.inner(module), self._chosen)
+        return module
+
+    def _module(
+        self, two_times: bool, weights: Mapping[str, Tensor] | None, seed: int, chosen: Chosen, who: str = "the base"
+    ) -> nn.Module:
+        """A module with all of its parameters set, from `weights` or else from the base weights."""
+        make, inner, copies = self._architecture.make, self._architecture.inner, self._architecture.copies
+        # A role of its own changes what it is given.
+        found = self._architecture.base() if weights is None else {k: v.clone() for k, v in weights.items()}
+        if found is not None:
+            # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
+            with init_empty_weights(include_buffers=False):
+                module = make(two_times, chosen)
+            own = dict(inner(module).named_parameters())
+            take(inner(module), with_copies(found, own, copies), who)
+        else:
+            module = _seeded(seed, lambda: make(two_times, chosen))
+            own, starts = dict(inner(module).named_parameters()), tuple(copies)
+            if starts and any(key.startswith(starts) for key in own):
+                # Random weights are the same for both kinds: those of a module of one time.
+                single = inner(_seeded(seed, lambda: make(False, chosen))).named_parameters()
+                kept = {key: value for key, value in single if not key.startswith(starts)}
+                fill(own, with_copies(kept, own, copies), who)
+        refuse_running_statistics(module, f"backbone '{self._name}'")
+        return module
+
+    def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
+        """See Backbone.role."""
+        seed, two_times = int(draw.shared("initialisation").integers(2**62)), kind == "flow_map"
+        adapters, who = self._architecture.adapters, f"role '{name}'"
+        if adapters is None:
+            chosen = Chosen()
+            module = self._module(two_times, weights, seed, chosen, who)
+            own = dict(self._architecture.inner(module).named_parameters())
+        else:
+            module, chosen = self._base, self._chosen
+            own = _adapted(self._architecture.inner(module), adapters, name, two_times, weights, seed)
+        call = _Call(module, chosen, None if adapters is None else name, self._architecture.times)
+        network = _ModuleFlowMap(call) if two_times else _ModuleVelocity(call, both=adapters is not None)
+        return Role(name, network, module, own, self._architecture.units(module))
+
+    def precompute(self, samples: Samples, draw: Draw) -> Samples:
+        """See Backbone.precompute."""
+        if samples.encoded:
+            return samples
+        prompts = samples.prompts
+        if _texts(prompts):
+            prompts = self._codec.text(prompts, draw.device)
+        return Samples(self._codec.encode(samples.x, draw), samples.labels, prompts, True, samples.sources)
+
+    def encode(self, samples: Samples, draw: Draw) -> Batch:
+        """See Backbone.encode."""
+        ready = self.precompute(samples, draw)
+        cond, null = self.condition(ready.prompts, len(ready.x), ready.x.device)
+        return Batch(ready.x, cond, null)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """See Backbone.decode."""
+        return self._codec.decode(x)
+
+    def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+        """`prompts` are texts, EncodedText, class labels `[count]` int64, or None (unconditional)."""
+        asked = self._codec.text(prompts, device) if _texts(prompts) else prompts
+        return self._conditions(asked, count, device)
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """That of the codec."""
+        return self._codec.latent_shape()
+
+    def chunking(self) -> Chunking:
+        """All frames at once, unless another was given."""
+        return self._chunking
+
+    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+        """See Backbone.export."""
+        if self._architecture.export is None:
+            why = f"backbone '{self._name}' has no form that others load"
+            raise FlowmapError(f"{why}; its weights are in the run's checkpoints")
+        name = None if self._architecture.adapters is None else role.name
+        kind: NetworkKind = "flow_map" if isinstance(role.network, FlowMap) else "velocity"
+        return self._architecture.export(role.module, name, kind, folder, form, merged, shift)
+
+
+def _adapted(
+    module: nn.Module, adapters: Adapters, name: str, two_times: bool, weights: Mapping[str, Tensor] | None, seed: int
+) -> dict[str, nn.Parameter]:
+    """The parameters of an adapter for the role `name`, set to `weights`."""
+
+    def added(drawn: bool) -> dict[str, nn.Parameter]:
+        with phase(f"adding the adapter of the {name}"):
+            return _seeded(seed, lambda: adapters.add(module, name, two_times, drawn))
+
+    own = added(drawn=weights is None)
+    if weights is not None:
+        if own.keys() - weights.keys():
+            # Some are set, and the others, which a velocity has none of, begin as any.
+            own = added(drawn=True)
+        fill(own, weights, f"role '{name}'", [key for key in own if adapters.lacking(key)])
+    return own
+
+
+def _seeded(seed: int, make: Callable[[], T]) -> T:
+    """What `make` makes with torch's generator at `seed`; the generator is where it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def _texts(prompts: Any) -> bool:
+    return isinstance(prompts, list | tuple) and len(prompts) > 0
+
+
+@final
+@dataclass(frozen=True)
+class _Call:
+    """The one way into a module: with times of the form it takes, under the role that calls."""
+
+    module: nn.Module
+    chosen: Chosen
+    role: str | None
+    times: Literal["sample", "frame", "either"]
+
+    def __call__(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
+        with self.chosen.to(self.role):
+            velocity: Tensor = self.module(x, self._time(t, x), None if r is None else self._time(r, x), cond)
+        return velocity.to(x.dtype)
+
+    def _time(self, time: Tensor, x: Tensor) -> Tensor:
+        if self.times == "frame" and time.ndim == 1:
+            return time[:, None].expand(-1, x.shape[1])
+        # All frames of a sample have one time where a network knows no other.
+        return time[:, 0] if self.times == "sample" and time.ndim == 2 else time
+
+
+@final
+class _ModuleVelocity(Velocity):
+    """A module of one time, or (`both`) one of two times at r = t."""
+
+    def __init__(self, call: _Call, both: bool) -> None:
+        self._call, self._both = call, both
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self._call(x, t, t if self._both else None, cond)
+
+
+@final
+class _ModuleFlowMap(FlowMap):
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+        return self._call(x, t, r, cond)
