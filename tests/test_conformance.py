@@ -667,6 +667,31 @@ def _other_names(inner: Backbone, name: str, kind: Any, weights: Any, draw: Draw
     return role
 
 
+class _Mistimed(FlowMap):
+    """A flow map that is asked at other times than those that are meant."""
+
+    def __init__(self, network: Any, times: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._network, self._times = network, times
+
+    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+        return self._network.mean_velocity(x, *self._times(t, r), cond)  # type: ignore[no-any-return]
+
+
+def _times(times: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Role]:
+    def change(inner: Backbone, name: str, kind: Any, weights: Any, draw: Draw) -> Role:
+        role = inner.role(name, kind, weights, draw)
+        network = _Mistimed(role.network, times) if kind == "flow_map" else role.network
+        return Role(name, network, role.module, role.own)
+
+    return change
+
+
+def _deaf(prompts: Tensor, count: int, device: torch.device) -> tuple[Cond, Cond]:
+    """The null condition, whatever is asked for."""
+    null = TensorCond({LABELS: torch.full_like(prompts, 3)})
+    return null, null
+
+
 class _Uneven(Chunking):
     """Chunks that miss a frame."""
 
@@ -719,6 +744,9 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "chunks": (_backbone(chunking=_Uneven()), "the chunks (1, 1) of 'broken' must be above 0 and sum to 1 frames"),
     "joined": (_backbone(condition=_stubborn(take=False)), "joined conditions of 'broken' must act as each does alone"),
     "taken": (_backbone(condition=_stubborn(take=True)), "taking rows of a condition of 'broken'"),
+    "deaf": (_backbone(condition=_deaf), "must use its condition: what it is asked for and nothing give the same"),
+    "r ignored": (_backbone(_times(lambda t, r: (t, t))), "must depend on r; u(x, t, r) is u(x, t, t) everywhere"),
+    "t ignored": (_backbone(_times(lambda t, r: (0 * t, 0 * r))), "a flow_map role of 'broken' must depend on t"),
     "name": (_backbone(_renamed), "must have the name that was asked for"),
     "kind": (_backbone(_always_two_times), "a velocity role of 'broken' has a network of the wrong kind"),
     "shape": (
@@ -766,7 +794,8 @@ def _none() -> tuple[Cond, Cond]:
 
 @pytest.mark.parametrize(("config", "contract"), BACKBONES.values(), ids=BACKBONES.keys())
 def test_a_backbone_that_breaks_its_contract(config: BackboneConfig, contract: str) -> None:
-    wrong(contract, check_backbone, config, IMAGE if contract.startswith(("joined", "taking")) else POINT)
+    conditional = contract.startswith(("joined", "taking", "must use its"))
+    wrong(contract, check_backbone, config, IMAGE if conditional else POINT)
 
 
 def test_the_wrapper_of_these_backbones_keeps_the_contract() -> None:

@@ -9,25 +9,28 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pytest
 from flowmap_mlp.configs import MlpConfig
+from flowmap_mlp.network import MlpModule
 from flowmap_wan import pretrained
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.twin import make_twin
 from rich.console import Console
+from torch import Tensor
 from typer.testing import CliRunner
 
 from flowmap.cli import main as cli
 from flowmap.errors import FlowmapError
+from flowmap.interfaces import Backbone, Cond
 from flowmap.launch.run import run_recipe
 from flowmap.planning import estimate
 from flowmap.planning.count import StageCost, count
 from flowmap.planning.plan import Planned, as_json, plan_recipe
 from flowmap.planning.script import Call
 from flowmap.planning.tables import show
-from flowmap.plugin import BackboneConfig, Finding, NetworkKind, RoleSpec, SampleSpec
+from flowmap.plugin import Finding, NetworkKind, RoleSpec, SampleSpec
 from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.read import read
@@ -35,6 +38,7 @@ from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
 from flowmap.training.stage import open_stage
+from flowmap.workshop import Architecture, ModuleBackbone, NoCodec
 from tests.small_runs import HEAD, TEACHER
 from tests.video_runs import DIGITS, STAGES
 
@@ -383,13 +387,17 @@ def unsourced(plan: Any) -> Any:
 
 
 class StrangeConfig(MlpConfig):
-    """A network that does not say what it takes."""
+    """A network that does not say what it takes, and looks at numbers, so that nobody can measure it without any."""
 
     type: Literal["strange"] = "strange"  # type: ignore[assignment]
-    random_base: ClassVar[bool] = True
 
-    def footprint(self, spec: SampleSpec, precision: Any) -> None:
-        return BackboneConfig.footprint(self, spec, precision)
+    def build(self, spec: SampleSpec) -> Backbone:
+        class Curious(MlpModule):
+            def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
+                return super().forward(x if float(t.max()) < 2 else x / 2, t, r, cond)
+
+        architecture = Architecture(lambda two_times, chosen: Curious(self, spec, two_times))
+        return ModuleBackbone(self.type, architecture, NoCodec(spec.shape))
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         return []

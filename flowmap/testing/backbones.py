@@ -87,6 +87,7 @@ class _Check:
         self.causality()
         for kind in get_args(NetworkKind):
             self.own(kind)
+            self.times(kind)
             self.round_trip(kind)
             self.strictness(kind)
             self.independence(kind)
@@ -164,10 +165,11 @@ class _Check:
         if len(sizes) == 1:
             return
         network, first = self.disturbed("velocity").network, sizes[0]
-        later, window = x0.clone(), Window(0, first + sizes[1])
-        later[:, first:] += 1
+        begin, end = sum(sizes[:3][:-1]), sum(sizes[:3])
+        later, window = x0.clone(), Window(0, end)
+        later[:, begin:] += 1
         seen = [chunking.forced(replace(self.batch, x0=x), window) for x in (x0, later)]
-        here, there = (network.velocity(view.x0, self.t, view.cond)[:, :first] for view in seen)
+        here, there = (network.velocity(view.x0, self.t, view.cond)[:, :begin] for view in seen)
         require_equal(here, there, f"a chunk of {self.name} must not depend on the frames after it (teacher forcing)")
         other, chunk = x0[:, :first] + 1, x0[:, first : first + sizes[1]]
         with torch.no_grad():
@@ -186,7 +188,6 @@ class _Check:
         )
         result = self.call(role.network)
         require_like(result, tuple(self.batch.x0.shape), f"the result of {who}")
-        self.times(role, who)
         others = self.batch.x0.clone()
         others[1:] += 1
         among_others = self.call(role.network, others)[:1]
@@ -198,9 +199,10 @@ class _Check:
             f"{who} must take times [B, F], and equal times in all frames must be the same as times [B]",
         )
 
-    def times(self, role: Role, who: str) -> None:
+    def times(self, kind: NetworkKind) -> None:
         """A network knows its times, each of them."""
-        x, cond, network = self.batch.x0, self.batch.cond, role.network
+        x, cond, network = self.batch.x0, self.batch.cond, self.disturbed(kind).network
+        who = f"a {kind} role of {self.name}"
         here, earlier = (network.velocity(x, t, cond) for t in (self.t, 0.5 * self.t))
         require(not torch.equal(here, earlier), f"{who} must depend on t; at another time it says the same")
         if isinstance(network, FlowMap):

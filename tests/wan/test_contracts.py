@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flowmap_wan.chunking import Causal
 from flowmap_wan.configs import FarWan21Config, Wan21Config
+from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import EncodedText, Samples
+from flowmap.interfaces import Batch, Cond, EncodedText, Samples, Velocity, Window
 from flowmap.planning.count import count
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.layout import StagePlan, make_plan
@@ -34,6 +37,36 @@ def test_the_backbones_keep_the_contract(kind: str, adapted: Any) -> None:
     )
     prompts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))
     check_backbone(config, SPEC, Samples(noise(4, *SPEC.shape), prompts=prompts))
+
+
+class Seeing(Causal):
+    """Chunks of a causal model whose clean context is the mean of all frames, later ones too."""
+
+    def forced(self, batch: Batch, window: Window) -> Batch:
+        mean = batch.x0.mean(1, keepdim=True).expand_as(batch.x0)
+        seen = super().forced(replace(batch, x0=mean), window)
+        return replace(seen, x0=batch.x0[:, window.start : window.stop])
+
+
+class Forgetful(Causal):
+    """Chunks of a causal model that remembers nothing."""
+
+    def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
+        return cond
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [(Seeing, "must not depend on the frames after it"), (Forgetful, "must remember a finished chunk")],
+)
+def test_a_causal_model_that_is_none_is_found(kind: type[Causal], broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FarWan21Config, "splitting", lambda self: kind(self.chunks, self.full_chunks, 0.5))
+    config = FarWan21Config(
+        weights="random", architecture=architecture(layers=1), lora=lora(), chunks=(1, 1, 1, 1), full_chunks=2
+    )
+    prompts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))
+    with pytest.raises(AssertionError, match=broken):
+        check_backbone(config, SPEC, Samples(noise(4, *SPEC.shape), prompts=prompts))
 
 
 RECIPE = """\
