@@ -8,8 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Velocity, Window
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Batch, Cond, FlowMap, LaidOutAs, Role, Velocity, Window
 from flowmap.planning.script import Call, Script
 from flowmap.plugin.footprint import CallShape, View
 from flowmap.schema.words import NetworkKind
@@ -38,19 +37,8 @@ def _seen(cond: Cond) -> StandInCond:
 
 
 @final
-class CountedChunks(Chunking):
-    """The chunks of `real`, for stand-ins: what is remembered is nothing, but costs its network call."""
-
-    def __init__(self, real: Chunking) -> None:
-        self._real = real
-
-    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
-        """Those of the real."""
-        return self._real.sizes(frames, given)
-
-    def window(self, frames: int, draw: Draw) -> Window:
-        """That of the real."""
-        return self._real.window(frames, draw)
+class CountedChunks(LaidOutAs):
+    """The chunks of `inner`, for stand-ins: what is remembered is nothing, but costs its network call."""
 
     def forced(self, batch: Batch, window: Window) -> Batch:
         """The frames of the window, and how they stand."""
@@ -63,7 +51,7 @@ class CountedChunks(Chunking):
 
     def unchunked(self) -> CountedChunks:
         """For all frames as one chunk."""
-        return CountedChunks(self._real.unchunked())
+        return CountedChunks(self._inner.unchunked())
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """One call, which reads the frames."""

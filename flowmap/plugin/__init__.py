@@ -14,7 +14,7 @@ from flowmap.plugin.kinds import (
     ObjectiveConfig,
     SamplerConfig,
 )
-from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle
+from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle, idle_drop_findings
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import (
     NAME,
@@ -63,6 +63,7 @@ __all__ = [
     "guidance_findings",
     "hookimpl",
     "idle",
+    "idle_drop_findings",
     "listed",
     "plain",
     "unknown_word",

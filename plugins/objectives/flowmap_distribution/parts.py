@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,9 @@ from flowmap.plugin import (
     idle,
 )
 from flowmap.schema.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Objective
 
 
 class ScoreTimesConfig(Config):
@@ -164,3 +167,9 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     def grid_shift(self) -> float | None:
         """That of the grid."""
         return self.shift
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.dmd2 import dmd2_on, exiting
+
+        return dmd2_on(exiting(self), self)
