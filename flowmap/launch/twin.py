@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ _CALLS = (1, 4)
 
 def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
-    least = processes * -(-_BATCH // processes)
+    groups = [stage.objective.group() for stage in recipe.stages]
+    together = math.lcm(*groups)
+    least = processes * together * -(-_BATCH // (processes * together))
     parts = folder / "parts"
     parts.mkdir(parents=True)
     data: DataConfig = recipe.data.rehearsed(parts)
@@ -41,7 +44,7 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
             )
             for stage in recipe.stages
         ),
-        "compute": recipe.compute.model_copy(update={"micro_batch": min(recipe.compute.micro_batch, 1)}),
+        "compute": recipe.compute.model_copy(update={"micro_batch": together if recipe.compute.micro_batch else 0}),
         "checkpoints": recipe.checkpoints.model_copy(update={"every": STOP_AFTER}),
     }
     if recipe.evaluation is not None:

@@ -67,7 +67,8 @@ class Tally:
     def take(self, index: int, step: int) -> None:
         """Count one turn at `step`."""
         plan, turn = self._plan, self._turns[index]
-        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+        group = plan.stage.objective.group()
+        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch, group=group)
         world = World()
         for draw in whole.split(self._devices, 0, self._micro):
             batch = Batch(torch.zeros(draw.count, self._frames, 1), StandInCond(), StandInCond())

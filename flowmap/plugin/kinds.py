@@ -172,6 +172,14 @@ class ObjectiveConfig(ComponentConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
 
+    def group(self) -> int:
+        """How many samples the objective compares with one another, which must be seen together; 1 if none are.
+
+        A batch is then whole groups, and so is what a process is shown at a time (`Scene`): samples 0 ... group - 1 of
+        the scene are one, and so on. Within a group `draw.groups` draws the same times, or anything else, for all.
+        """
+        return 1
+
     def grid_shift(self) -> float | None:
         """The shift of the times that the student is trained at, on whose grid it is sampled; None if it has none."""
         return None

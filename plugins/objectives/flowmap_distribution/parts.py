@@ -106,6 +106,10 @@ class DistributionConfig(ObjectiveConfig, ABC):
         }
         return {**(self.forward.roles() if self.forward else {}), **own}
 
+    def group(self) -> int:
+        """That of the co-trained objective."""
+        return self.forward.group() if self.forward else 1
+
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with guidance and with co-training."""
         yield from guidance_findings(self.cfg_scale, facts.conditional)
