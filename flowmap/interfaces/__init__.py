@@ -6,7 +6,7 @@ wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
 
 from flowmap.interfaces.backbones import Backbone
 from flowmap.interfaces.chunks import Chunking, LaidOutAs, OneChunk, Window
-from flowmap.interfaces.metrics import Evidence, Metric, References
+from flowmap.interfaces.metrics import Evidence, Features, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
@@ -21,6 +21,7 @@ __all__ = [
     "Data",
     "EncodedText",
     "Evidence",
+    "Features",
     "FlowMap",
     "LaidOutAs",
     "Loss",

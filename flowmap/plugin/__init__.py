@@ -3,13 +3,14 @@
 Torch-free. A plugin imports these names from here. Rooms of the core from `recipe` on import the modules.
 """
 
-from flowmap.plugin.fields import AnyBackbone, AnyData, AnyMetric, AnyObjective, AnySampler, FromCatalogue
+from flowmap.plugin.fields import AnyBackbone, AnyData, AnyFeatures, AnyMetric, AnyObjective, AnySampler, FromCatalogue
 from flowmap.plugin.hookspecs import hookimpl
 from flowmap.plugin.kinds import (
     ArchiveConfig,
     BackboneConfig,
     ComponentConfig,
     DataConfig,
+    FeaturesConfig,
     MetricConfig,
     ObjectiveConfig,
     SamplerConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "NAME",
     "AnyBackbone",
     "AnyData",
+    "AnyFeatures",
     "AnyMetric",
     "AnyObjective",
     "AnySampler",
@@ -42,6 +44,7 @@ __all__ = [
     "ComponentConfig",
     "Config",
     "DataConfig",
+    "FeaturesConfig",
     "Finding",
     "Fit",
     "FrameChoice",

@@ -129,6 +129,9 @@ class Recipe(Config):
             for finding in component.missing():
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
         if self.evaluation is not None:
+            for index, metric in enumerate(self.evaluation.metrics):
+                for finding in metric.missing():
+                    yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
             yield from rivals.missing(self.evaluation)
 
     def here(self, absent: Absent) -> list[Finding]:

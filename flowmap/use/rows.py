@@ -64,9 +64,9 @@ def _probes(metric: MetricConfig, member: Member) -> bool:
 def wanted(entry: Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
     """The (sampler, nfe, metric) that the entry's lines must have."""
     if entry.sampler is None:
-        return {(m.network or "", m.calls, m.type) for m in config.metrics if looks_at(m, entry)}
+        return {(m.network or "", m.calls, m.label()) for m in config.metrics if looks_at(m, entry)}
     calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
-    return {(entry.label, n, m.type) for n in calls for m in config.metrics if looks_at(m, entry)}
+    return {(entry.label, n, m.label()) for n in calls for m in config.metrics if looks_at(m, entry)}
 
 
 def looks_at(metric: MetricConfig, entry: Entry) -> bool:
