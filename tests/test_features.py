@@ -100,7 +100,8 @@ class Spectrum(Features):
         self._lowest = lowest
 
     def of(self, samples: Tensor) -> Tensor:
-        return torch.fft.rfft(samples, dim=-1).abs()[..., self._lowest :].flatten(1)
+        loud: Tensor = torch.fft.rfft(samples, dim=-1).abs()[..., self._lowest :]
+        return loud.flatten(1)
 
 
 SPECTRUM = '{ type = "spectrum", lowest = 1 }'

@@ -40,7 +40,7 @@ def grouped(step: int = 0, total: int = COUNT, group: int = GROUP) -> Draw:
 @pytest.mark.parametrize(("processes", "micro"), SPLITS)
 def test_whoever_holds_one_of_a_group_holds_it_all_and_in_order(processes: int, micro: int) -> None:
     for step in range(10):
-        held = []
+        held: list[int] = []
         for process in range(processes):
             for part in grouped(step).split(processes, process, micro):
                 rows = torch.tensor(part.rows).unflatten(0, (-1, GROUP))

@@ -40,9 +40,6 @@ class MeanFlowConfig(PairsConfig, OfVelocityConfig):
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
-    tangent: TangentConfig = Field(
-        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
-    )
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
@@ -66,9 +63,6 @@ class EulerianConfig(IdentityConfig):
     normalize: bool = Field(False, description="divide each sample's residual g by |g| + constant, as AYF does")
     constant: Constant = Field(0.1, description="of normalize")
     warmup: Step = Field(0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
-    tangent: TangentConfig = Field(
-        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
-    )
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
