@@ -67,4 +67,4 @@ def install() -> None:
     real = module.catalogue()
     ours = Component("objective", "energy", EnergyConfig, "strange 0.1", "A stranger's.")
     grown = Catalogue([*real.components, ours], real.broken)
-    module.catalogue = lambda: grown
+    module.catalogue = lambda: grown  # type: ignore[assignment]

@@ -31,7 +31,7 @@ from flowmap.maths.draw import Draw
 from flowmap.plugin import DataConfig, FeaturesConfig, Finding, SampleSpec
 from flowmap.recipe.read import read
 from flowmap.report.page import write_report
-from flowmap.report.pages import described
+from flowmap.report.rendering import described
 from flowmap.testing import check_features
 from flowmap.use.evaluate import evaluate
 from flowmap.video.pictures import scatter

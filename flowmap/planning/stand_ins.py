@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Cond, FlowMap, LaidOutAs, Role, Velocity, Window
-from flowmap.planning.script import Call, Script
+from flowmap.planning.events import Call, EventLog
 from flowmap.plugin.footprint import CallShape, View
 from flowmap.schema.words import NetworkKind
 
@@ -67,9 +67,9 @@ class CountedChunks(LaidOutAs):
         return StandInCond("following", start + frames.shape[1])
 
 
-def stand_in(name: str, kind: NetworkKind, script: Script, trained: bool) -> Role:
-    """A role of one number, whose calls are noted in `script`."""
-    module = _Scale(name, script, trained)
+def stand_in(name: str, kind: NetworkKind, events: EventLog, trained: bool) -> Role:
+    """A role of one number, whose calls are noted in `events`."""
+    module = _Scale(name, events, trained)
     network = _StandInFlowMap(module) if kind == "flow_map" else _StandInVelocity(module)
     role = Role(name, network, module, dict(module.named_parameters()))
     role.average = {"scale": torch.zeros(())}
@@ -80,19 +80,19 @@ def stand_in(name: str, kind: NetworkKind, script: Script, trained: bool) -> Rol
 
 @final
 class _Scale(nn.Module):
-    def __init__(self, role: str, script: Script, trained: bool) -> None:
+    def __init__(self, role: str, events: EventLog, trained: bool) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(()))
-        self._role, self._script, self._trained = role, script, trained
+        self._role, self._events, self._trained = role, events, trained
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         seen = _seen(cond)
         gradient = torch.is_grad_enabled() and (self._trained or x.requires_grad)
         shape = CallShape(seen.view, x.shape[1], seen.start)
-        place = self._script.call(Call(self._role, shape, len(x), gradient))
+        place = self._events.call(Call(self._role, shape, len(x), gradient))
         if not gradient:
             return self.scale * x
-        graph = self._script.graph(place)
+        graph = self._events.graph(place)
         # What autograd keeps of this product it keeps for as long as a network's whole graph.
         with torch.autograd.graph.saved_tensors_hooks(lambda kept: (kept, graph), lambda kept: kept[0]):
             return self.scale * x

@@ -12,7 +12,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
-from flowmap.recipe import made_with, rivals
+from flowmap.recipe import made_with, outside_weights
 from flowmap.recipe.batches import batch_findings, micro_batch_findings
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
@@ -111,9 +111,9 @@ class Recipe(Config):
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            weights, problems = rivals.known(self.evaluation, self.backbone)
+            weights, problems = outside_weights.known(self.evaluation, self.backbone)
             yield from problems
-            yield from rivals.findings(self.evaluation, weights, spec)
+            yield from outside_weights.findings(self.evaluation, weights, spec)
             for finding in evaluation_findings(
                 self.evaluation, self.stages, spec, self.backbone.contexts(spec), weights
             ):
@@ -121,7 +121,7 @@ class Recipe(Config):
 
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
-        weights = rivals.named(self.evaluation) if self.evaluation else {}
+        weights = outside_weights.named(self.evaluation) if self.evaluation else {}
         parts: list[tuple[Place, ComponentConfig]] = [(("data",), self.data)]
         if self.stages or BASE in weights:
             parts.insert(0, (("backbone",), self.backbone))
@@ -132,7 +132,7 @@ class Recipe(Config):
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.missing():
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            yield from rivals.missing(self.evaluation)
+            yield from outside_weights.missing(self.evaluation)
 
     def here(self, absent: Absent) -> list[Finding]:
         """What is wrong with weights and data on this machine: what is absent, and encoded data of another backbone."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import writing
-from flowmap.files.records import rewrite_lines
+from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
 from flowmap.files.whole import write_whole_file
 from flowmap.interfaces import Evidence, Metric, References, Samples

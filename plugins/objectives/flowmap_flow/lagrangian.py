@@ -46,7 +46,7 @@ class Lagrangian(StudentObjective):
         at, rows = on_path(scene, pairs, "data"), pairs.moving()
         u, du_dr = value_and_slope(student, Question(at.x, at.t, at.r, at.cond), rows, config.tangent)
         gap = like(at.t - at.r, at.x)
-        # index_add and not an assignment: a row for company has no gap, and leaves u as it is.
+        # index_add and not an assignment: a spare row has no gap, and leaves u as it is.
         speed = u - torch.zeros_like(at.x).index_add(0, rows, (gap[rows] * du_dr).to(at.x))
         arrived = at.x - gap * u.detach()
         v = velocity_at(scene, at, arrived, at.r, config.velocity, config.cfg_scale)
