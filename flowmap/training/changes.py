@@ -78,7 +78,7 @@ def begun(plan: StagePlan) -> bool:
 
 
 def read_lock(path: Path, how: str = "copy it from a backup, or move its folder away") -> dict[str, Any]:
-    """The configuration in the lock at `path`; raises FlowmapError if it was damaged or edited, with `how` to mend it."""
+    """The configuration in the lock at `path`; raises FlowmapError, with `how` to mend it, if it was damaged."""
     try:
         return read_sealed(path)
     except OSError as error:
