@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from tests.duplicated_shapes import duplicates
+
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "flowmap"
 PAGE = ROOT / "docs" / "architecture.md"
@@ -116,3 +118,57 @@ def test_configurations_of_a_plugin_are_beside_its_hook() -> None:
         assert [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)] == [
             "flowmap_components"
         ]
+
+
+def test_no_six_lines_stand_in_two_places() -> None:
+    files = [*sorted(CORE.rglob("*.py")), *sorted((ROOT / "plugins").glob("*/*/**/*.py"))]
+    # Backbones still repeat what the workshop for backbones will hold once.
+    assert duplicates(ROOT, [path for path in files if ROOT / "plugins" / "backbones" not in path.parents]) == []
+
+
+_ONE = """
+def total(rows, scale):
+    found = []
+    for row in rows:
+        if row.size > 3:
+            found.append(row.size * scale)
+    found.sort(reverse=True)
+    return found
+"""
+_OTHER = """
+import math
+
+def summed(parts, weight):
+    \"\"\"Another text.\"\"\"
+    sizes = []
+    for part in parts:
+        if part.width > 1:  # of note
+            sizes.append(part.width * weight)
+    sizes.sort(reverse=False)
+    return sizes
+"""
+
+
+def test_a_shape_with_other_names_is_found_and_one_that_uses_them_otherwise_is_not(tmp_path: Path) -> None:
+    for text, found in (
+        (_ONE, True),
+        (_OTHER.replace("=False", "=True"), True),
+        (_OTHER, False),
+        (_OTHER.replace("=False", "=True").replace("part.width * weight", "part.height * weight"), False),
+    ):
+        (tmp_path / "one.py").write_text(_ONE)
+        (tmp_path / "other.py").write_text(text)
+        pairs = duplicates(tmp_path, [tmp_path / "one.py", tmp_path / "other.py"])
+        assert bool(pairs) == found, text
+
+
+def test_what_is_alike_by_nature_is_no_shape(tmp_path: Path) -> None:
+    fields = "class {}:\n" + "".join(f"    {{0}}{n}: int = Field({n}, about='x')\n" for n in range(8))
+    table = "\n{}s = {{\n" + "".join(f"    '{{0}}{n}': all.{{0}}{n},\n" for n in range(8)) + "}}\n"
+    both = (fields + table).replace("{}", "{0}")
+    (tmp_path / "one.py").write_text(both.format("One"))
+    (tmp_path / "other.py").write_text(both.format("Two"))
+    files = [tmp_path / "one.py", tmp_path / "other.py"]
+    assert duplicates(tmp_path, files) == []
+    (tmp_path / "other.py").write_text(both.format("One"))
+    assert duplicates(tmp_path, files) != []  # to the letter, fields count

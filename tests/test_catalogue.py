@@ -110,6 +110,7 @@ def test_the_first_party_plugins_are_found() -> None:
         "objective": OBJECTIVES,
         "sampler": SAMPLERS,
         "metric": [
+            "frechet",
             "frechet_features",
             "frechet_pixels",
             "frechet_teacher",
@@ -117,6 +118,7 @@ def test_the_first_party_plugins_are_found() -> None:
             "semigroup",
             "sliced_wasserstein",
         ],
+        "features": ["classifier", "pixels"],
     }
 
 
@@ -168,17 +170,17 @@ BROKEN = {
     "no class": (
         PREAMBLE + REGISTER.format("3"),
         "TypeError: 3 is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, SamplerConfig, "
-        "MetricConfig",
+        "MetricConfig, FeaturesConfig",
     ),
     "instance": (
         PREAMBLE + REGISTER.format("Good()"),
         "TypeError: Good(type='good') is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, "
-        "SamplerConfig, MetricConfig",
+        "SamplerConfig, MetricConfig, FeaturesConfig",
     ),
     "no configuration": (
         PREAMBLE + REGISTER.format("str"),
         "TypeError: <class 'str'> is not a subclass of one of BackboneConfig, DataConfig, ObjectiveConfig, "
-        "SamplerConfig, MetricConfig",
+        "SamplerConfig, MetricConfig, FeaturesConfig",
     ),
     "abstract base": (
         PREAMBLE + REGISTER.format("SamplerConfig"),

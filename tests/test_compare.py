@@ -37,7 +37,7 @@ from flowmap.comparison.standings import Standings
 from flowmap.comparison.unfold import read_comparison
 from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
-from flowmap.files.records import read_lines
+from flowmap.files.json_lines import read_lines
 from flowmap.files.shelf import SHELF
 from flowmap.planning.tally import Tally
 from flowmap.recipe.layout import make_plan

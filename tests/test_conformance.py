@@ -49,6 +49,7 @@ from flowmap.plugin import (
     ComponentConfig,
     Config,
     DataConfig,
+    FeaturesConfig,
     Finding,
     MetricConfig,
     ObjectiveConfig,
@@ -56,11 +57,12 @@ from flowmap.plugin import (
     SamplerConfig,
     SampleSpec,
 )
-from flowmap.plugin.catalogue import catalogue
+from flowmap.plugin.catalogue import KINDS, catalogue
 from flowmap.testing import (
     check_backbone,
     check_config,
     check_data,
+    check_features,
     check_metric,
     check_objective,
     check_sampler,
@@ -143,6 +145,11 @@ def test_conditional_data() -> None:
 @installed("metric")
 def test_metrics(config: MetricConfig) -> None:
     check_metric(config)
+
+
+@installed("features")
+def test_features(config: FeaturesConfig) -> None:
+    check_features(config)
 
 
 def wrong(contract: str, check: Callable[..., None], *arguments: Any) -> None:
@@ -1026,4 +1033,4 @@ def test_the_stub_of_these_metrics_keeps_the_contract() -> None:
 def test_the_kit_names_every_kind() -> None:
     from flowmap import testing
 
-    assert {f"check_{kind}" for kind in ("backbone", "data", "objective", "sampler", "metric")} <= set(testing.__all__)
+    assert {f"check_{kind}" for kind in KINDS} <= set(testing.__all__)

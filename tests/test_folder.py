@@ -30,7 +30,7 @@ from flowmap.files.folder import (
     set_aside,
     writing,
 )
-from flowmap.files.records import append_line, read_lines, rewrite_lines
+from flowmap.files.json_lines import append_line, read_lines, rewrite_lines
 from flowmap.files.whole import write_together, write_whole, write_whole_folder
 from flowmap.statistics.scores import Number
 

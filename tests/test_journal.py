@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from flowmap.cli.main import app
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
+from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.manifest import checkpoints, read_manifest
-from flowmap.files.records import rewrite_lines
 from flowmap.reading.read import read_run
 from flowmap.statistics.scores import read_scores
 from flowmap.training.journal import STEPS, begin, lost_steps, read_steps

@@ -19,7 +19,8 @@ from flowmap_metrics import classifier
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.configs import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
-from flowmap_metrics.frechet import FrechetDistance, features_of, frechet, moments, raw
+from flowmap_metrics.features import Pixels
+from flowmap_metrics.frechet import FrechetDistance, frechet, moments
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts
 from scipy.linalg import sqrtm
 
@@ -90,7 +91,7 @@ def bell(count: int, seed: int) -> torch.Tensor:
 
 
 METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor], Metric]] = {
-    "frechet": lambda target, perfect: FrechetDistance(raw, target, perfect),
+    "frechet": lambda target, perfect: FrechetDistance(Pixels(), target, perfect),
     "sliced_wasserstein": lambda target, perfect: SlicedWasserstein(64, 0, target, perfect),
 }
 
@@ -152,7 +153,7 @@ def test_parts_are_of_one_size_cover_everything_and_are_as_few_as_do(count: int,
 def test_a_part_of_sorted_samples_is_like_the_whole() -> None:
     """Real samples may come class by class: the floor of few must not be that of the first class."""
     ordered = bell(400, 1).sort(dim=0).values
-    metric, mixed = (FrechetDistance(raw, bell(400, 0), x) for x in (ordered, ordered[torch.randperm(400)]))
+    metric, mixed = (FrechetDistance(Pixels(), bell(400, 0), x) for x in (ordered, ordered[torch.randperm(400)]))
     assert metric.floor(100) < 2 * mixed.floor(100)
 
 
@@ -192,7 +193,7 @@ def test_the_floor_in_features_is_of_images_that_the_classifier_has_not_seen() -
     metric = FrechetFeaturesConfig().build(References(train, held_out, images, images))
     perfect = [metric.score(evidence(part)) for part in images[700:].split(250)]
     learned, _ = halves(train)
-    seen = FrechetDistance(features_of(learned, SHELF), held_out.x, learned.x)
+    seen = FrechetDistance(train_classifier(learned, SHELF), held_out.x, learned.x)
     assert abs(metric.floor(250) - np.mean(perfect)) < 2 * np.std(perfect, ddof=1)
     assert seen.floor(250) - np.mean(perfect) > 4 * np.std(perfect, ddof=1)
 
@@ -205,7 +206,7 @@ def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducibl
     with torch.no_grad():
         right = (known(held_out.x).argmax(1) == held_out.labels).float().mean()
     assert right > 0.97
-    features = features_of(train, SHELF)(train.x)
+    features = train_classifier(train, SHELF).of(train.x).double().numpy()
     assert (features >= 0).all()
     assert features.std(0, ddof=1).max() == pytest.approx(1, abs=1e-3)
 
@@ -243,11 +244,11 @@ def test_features_need_labels(digits: Digits) -> None:
 def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Digits) -> None:
     """Samples of the Gaussian with the data's own mean and covariance: perfect to pixels, nonsense to a reader."""
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
-    mean, cov = moments(raw(train.x))
+    mean, cov = moments(train.x.flatten(1).double().numpy())
     fake = np.random.default_rng(0).multivariate_normal(mean, cov, size=1200)
     samples = torch.from_numpy(fake).float().reshape(-1, 1, 1, 8, 8)
-    pixels = FrechetDistance(raw, held_out.x, train.x)
-    features = FrechetDistance(features_of(train, SHELF), held_out.x, train.x)
+    pixels = FrechetDistance(Pixels(), held_out.x, train.x)
+    features = FrechetDistance(train_classifier(train, SHELF), held_out.x, train.x)
     assert pixels.score(evidence(samples)) < 2 * pixels.floor(1200)
     assert features.score(evidence(samples)) > 10 * features.floor(1200)
 

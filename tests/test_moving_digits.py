@@ -153,10 +153,10 @@ def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_one
     data = MovingDigits(MovingDigitsConfig(frames=4, size=12))
     train, new = data.reference("train", 512), data.reference("held_out", 512)
     classifier = train_classifier(train, Shelf())
-    features = classifier.features(new.x)
+    features = classifier.of(new.x)
     assert features.shape == (512, 128)
-    assert torch.equal(features[:, :64], classifier.features(new.x[:, :1]))
-    assert torch.equal(features[:, 64:], classifier.features(new.x[:, -1:]))
+    assert torch.equal(features[:, :64], classifier.of(new.x[:, :1]))
+    assert torch.equal(features[:, 64:], classifier.of(new.x[:, -1:]))
     with torch.no_grad():
         for frame in (0, -1):
             right = classifier(new.x[:, frame, None]).argmax(1) == new.labels
@@ -167,7 +167,7 @@ def test_images_have_the_features_that_they_had() -> None:
     digits = Digits(DigitsConfig())
     train, new = digits.reference("train", 1198), digits.reference("held_out", 100)
     classifier = train_classifier(train, Shelf())
-    features = classifier.features(new.x)
+    features = classifier.of(new.x)
     assert features.shape == (100, 64)
     with torch.no_grad():
         hidden = F.relu(classifier.convolutions(new.x[:, 0])) / classifier.scale

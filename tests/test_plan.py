@@ -27,8 +27,8 @@ from flowmap.interfaces import Backbone, Cond
 from flowmap.launch.run import run_recipe
 from flowmap.planning import estimate
 from flowmap.planning.count import StageCost, count
+from flowmap.planning.events import Call
 from flowmap.planning.plan import Planned, as_json, plan_recipe
-from flowmap.planning.script import Call
 from flowmap.planning.tables import show
 from flowmap.plugin import Finding, NetworkKind, RoleSpec, SampleSpec
 from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights

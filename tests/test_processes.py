@@ -119,6 +119,8 @@ BIDIRECTIONAL = re.sub("(?m)^(chunks|full_chunks|compressed_patch_size).*\n", ""
 
 SMALL = HEAD + TEACHER.replace("decay = 0.5", "decay = 0.5, eps = 0.1")
 
+IN_GROUPS = SMALL.replace('"flow_matching"', '{ type = "energy", samples = 4 }').replace("batch = 8", "batch = 16")
+
 SIGNAL = """
 import signal
 import flowmap.training.train
@@ -239,6 +241,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(micro_batch: int, al
 
 def test_two_processes_train_what_one_trains(alone: Path, together: tuple[Path, str]) -> None:
     assert_equal(alone, together[0], STAGES)
+
+
+@pytest.mark.parametrize(("processes", "micro_batch"), [(1, 4), (2, 0), (2, 4)])
+def test_groups_of_samples_are_seen_together(processes: int, micro_batch: int, tmp_path: Path) -> None:
+    """An objective that compares samples within groups of four trains the same, however the batch is split."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, number, micro_of in ((one, 1, 0), (other, processes, micro_batch)):
+        folder.mkdir()
+        run(folder, IN_GROUPS, number, micro_of, patch="from tests.set_objective import install\ninstall()\n")
+    assert_equal(one, other, ["teacher"])
 
 
 def test_fewer_moving_samples_than_processes(alone: Path, together: tuple[Path, str]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from flowmap.reading.claims import claims_of
 from flowmap.reading.read import read_run
+from flowmap.reading.run_claims import claims_of
 
 ROOT = Path(__file__).parents[1]
 FRECHET = ("frechet_teacher", "frechet_features", "frechet_pixels")

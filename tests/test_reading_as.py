@@ -10,7 +10,7 @@ from flowmap_wan.twin import make_twin
 
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.outside import find_weights
-from flowmap.recipe.rivals import findings
+from flowmap.recipe.outside_weights import findings
 from flowmap.recipe.tables import EvaluationConfig
 
 SPEC = SampleSpec((9, 3, 32, 32), text=True, fps=16.0)

@@ -19,7 +19,7 @@ from flowmap.comparison.record import load
 from flowmap.comparison.sentences import sentences
 from flowmap.comparison.standings import Standings
 from flowmap.errors import FlowmapError
-from flowmap.files.records import read_lines
+from flowmap.files.json_lines import read_lines
 from flowmap.statistics.intervals import Round, difference
 from flowmap.statistics.spots import Row, Spot
 

@@ -20,7 +20,7 @@ import torch
 from flowmap_video.captions import read_captions
 from flowmap_video.configs import VideoShardsConfig
 from flowmap_video.facts import read_facts
-from flowmap_video.records import trimmed, unpack
+from flowmap_video.packing import trimmed, unpack
 from flowmap_video.rehearsal import add_file, draw_clip, write_clips
 from flowmap_video.videos import VideoShards
 from PIL import Image

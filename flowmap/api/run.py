@@ -21,10 +21,10 @@ from flowmap.recipe.recipe import Recipe
 from flowmap.schema.words import Weights
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.processes import Processes
+from flowmap.use.opened import open_wished_run
 from flowmap.use.sample import draw_samples
 from flowmap.use.student import Contestant, open_contestant
 from flowmap.use.wish import Wish
-from flowmap.use.wishes import open_wished_run
 
 
 @final

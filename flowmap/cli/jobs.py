@@ -183,20 +183,10 @@ def plan(
     overrides: Overrides = None,
     devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
     memory: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            callback=cli_runs.finite,
-            help="GB of one device: refuse what cannot fit, warn where it is tight.",
-        ),
+        float | None, cli_runs.amount(0.001, "GB of one device: refuse what cannot fit, warn where it is tight.")
     ] = None,
     tflops: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            callback=cli_runs.finite,
-            help="TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.",
-        ),
+        float | None, cli_runs.amount(0.001, "TFLOP/s that a device achieves; 400 if not given, 40 % of an H100.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -30,11 +30,16 @@ def at_home(path: Path | None) -> Path | None:
     return None if path is None else home(path)
 
 
-def finite(number: float | None) -> float | None:
+def _finite(number: float | None) -> float | None:
     """A number as an option gives it; `nan` and `inf` are numbers to a parser, and to nobody else."""
     if number is not None and not math.isfinite(number):
         raise typer.BadParameter(f"{number:g} is no finite number")
     return number
+
+
+def amount(least: float, about: str) -> Any:
+    """An option that is a finite number from `least` on, with `about` as its help."""
+    return typer.Option(min=least, callback=_finite, help=about)
 
 
 RunFolder = Annotated[
@@ -92,10 +97,8 @@ def sample(
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(
-            min=1,
-            callback=finite,
-            help="w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors.",
+        amount(
+            1, "w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors."
         ),
     ] = None,
     length: Annotated[
@@ -105,10 +108,7 @@ def sample(
     height: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
     shift: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, callback=finite, help="Shift of the sampling grid, of weights only; their own if not given."
-        ),
+        float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
     ] = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt or class.")

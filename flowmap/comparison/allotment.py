@@ -21,7 +21,7 @@ from flowmap.comparison.budget import steps_within
 from flowmap.comparison.entrants import Comparison
 from flowmap.comparison.specification import BudgetConfig
 from flowmap.errors import FlowmapError
-from flowmap.files.records import append_line, read_lines, rewrite_lines
+from flowmap.files.json_lines import append_line, read_lines, rewrite_lines
 from flowmap.files.texts import digest
 from flowmap.phases import each
 from flowmap.recipe.layout import BUDGETS

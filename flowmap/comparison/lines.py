@@ -10,7 +10,7 @@ from typing import Any
 
 from flowmap.comparison.sentences import sentences
 from flowmap.comparison.standings import Standings
-from flowmap.files.records import rewrite_lines
+from flowmap.files.json_lines import rewrite_lines
 
 LINES = "comparison.jsonl"
 

@@ -22,7 +22,7 @@ from flowmap.phases import phase
 from flowmap.recipe.outside import file_name
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.pages import described, guided, rendered, shown
+from flowmap.report.rendering import described, guided, rendered, shown
 from flowmap.statistics import intervals
 from flowmap.statistics.intervals import MOST_SEEDS, Difference
 from flowmap.statistics.spots import Row, Spot

@@ -12,7 +12,7 @@ from flowmap.comparison.entrants import Comparison
 from flowmap.comparison.standings import Contestant, Failure, Spent, Standings
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
-from flowmap.files.records import read_lines
+from flowmap.files.json_lines import read_lines
 from flowmap.files.texts import MOST_RECORD, TextError, is_file, misfit, parse_json, read_bytes
 from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import RECORD

@@ -31,7 +31,7 @@ from flowmap.console.display import display
 from flowmap.console.signals import CTRL_C, Interruption, Signalled
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked, set_aside, writing
-from flowmap.files.records import append_line, read_lines, rewrite_lines
+from flowmap.files.json_lines import append_line, read_lines, rewrite_lines
 from flowmap.files.texts import is_file
 from flowmap.files.whole import write_whole
 from flowmap.phases import phase

@@ -43,7 +43,7 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
     elif strange:
         words = [standings.label(row) for row in strange]
         has = "has" if len(words) == 1 else "have"
-        told += f"; {listed(words)} {has} too few numbers in common with it to be compared"
+        told += f"; {joined_by_and(words)} {has} too few numbers in common with it to be compared"
         yield f"{told}; {_same(standings, spots, ties)}." if ties else f"{told}."
     elif not ties:
         yield f"{told}, {beyond}."
@@ -56,7 +56,7 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
 def _same(standings: Standings, spots: Mapping[Row, Spot], ties: Sequence[Row]) -> str:
     """Who does not differ, with scores: a row that varies wildly between seeds does not differ from anything."""
     words = [f"{standings.label(row)} ({spots[row].mean:.2g})" for row in ties]
-    return f"{listed(words)} {'does' if len(words) == 1 else 'do'} not differ from it"
+    return f"{joined_by_and(words)} {'does' if len(words) == 1 else 'do'} not differ from it"
 
 
 def broken(standings: Standings, metric: str) -> Iterator[str]:
@@ -68,8 +68,8 @@ def broken(standings: Standings, metric: str) -> Iterator[str]:
             seeds = sorted({s for spot in places.values() for s, mean in spot.means.items() if not math.isfinite(mean)})
             yield (
                 f"{standings.label(row)} has scores that are no numbers (training seed{'' if len(seeds) == 1 else 's'} "
-                f"{listed(list(map(str, seeds)))}; calls {listed(list(map(str, places)))}): it is ranked last there by "
-                "definition, which is nothing that an interval says."
+                f"{joined_by_and(list(map(str, seeds)))}; calls {joined_by_and(list(map(str, places)))}): it is ranked "
+                "last there by definition, which is nothing that an interval says."
             )
 
 
@@ -112,7 +112,7 @@ def more_seeds(standings: Standings, metric: str) -> Iterator[str]:
         told.append(f"{len(needs) - len(near)} would take over {MOST_SEEDS} more")
     yield (
         f"Undecided{against}, and how many more training seeds would decide if ratios and spreads are as they look: "
-        f"{listed(told)}."
+        f"{joined_by_and(told)}."
     )
 
 
@@ -159,13 +159,13 @@ def together(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:
     return [
         (
             same[0].contestant,
-            f"seed{'s' if len(same) > 1 else ''} {listed([str(f.seed) for f in same])}",
+            f"seed{'s' if len(same) > 1 else ''} {joined_by_and([str(f.seed) for f in same])}",
             same[0].message,
         )
         for same in found.values()
     ]
 
 
-def listed(words: Sequence[str]) -> str:
-    """`words` as a sentence lists them."""
+def joined_by_and(words: Sequence[str]) -> str:
+    """`words` as a sentence lists them: "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

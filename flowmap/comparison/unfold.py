@@ -86,7 +86,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         entrants.append(Entrant(contestant.name, recipe, own, index))
     _refuse(findings, source)
     evaluation = evaluation_of(entrants[0])
-    names = [metric.type for metric in evaluation.metrics]
+    names = [metric.label() for metric in evaluation.metrics]
     if spec.metric is not None and spec.metric not in names:
         _refuse([Finding("error", ("metric",), unknown_word("metric", spec.metric, names))], source)
     comparison = Comparison(
@@ -195,7 +195,7 @@ def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent)
         about="",
         seeds=first.seeds,
         processes=1,
-        metric=evaluation_of(entrants[0]).metrics[0].type,
+        metric=evaluation_of(entrants[0]).metrics[0].label(),
         against=None,
         confidence=0.95,
         budget=None,

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +24,13 @@ MOST_RECORD = 100_000_000
 MOST_DEPTH = 64
 """Tables and arrays within one another: no field of any recipe is deeper than ten, and deep ones exhaust the stack."""
 
+_TOO_DEEP = f"has more than {MOST_DEPTH} tables or arrays within one another"
+
 _PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')"
 # A parser of TOML takes time in the square of a key's parts, so they are counted before it sees them.
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:[ \t]*\.[ \t]*{_PART}){{{MOST_DEPTH}}}", re.MULTILINE)
 
+T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -65,16 +68,13 @@ def parse_toml(text: str) -> dict[str, Any]:
     if len(text) > MOST_BYTES:
         raise TextError(f"has more than {MOST_BYTES:,} characters")
     if _LONG_KEY.search(text):
-        raise TextError(_too_deep())
+        raise TextError(_TOO_DEEP)
     try:
-        found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        found: dict[str, Any] = _shallow(tomllib.loads, text)
+    except (tomllib.TOMLDecodeError, TextError):
         raise
-    except RecursionError:
-        raise TextError(_too_deep()) from None
     except ValueError as error:  # of Python's limit on the digits of an integer, or of a date that does not exist
         raise TextError(f"has a value that cannot be read ({error})") from None
-    _refuse_depth(found)
     return found
 
 
@@ -89,13 +89,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_json(content: str | bytes) -> Any:
     """What a JSON text says; raises TextError if it is none, or is nested too deeply."""
     try:
-        found = json.loads(content)
-    except RecursionError:
-        raise TextError(_too_deep()) from None
+        return _shallow(json.loads, content)
+    except TextError:
+        raise
     except ValueError as error:  # what is no JSON, no UTF-8, or a number of thousands of digits
         raise TextError(f"is no JSON: {error}") from None
-    _refuse_depth(found)
-    return found
 
 
 def digest(value: object) -> str:
@@ -144,14 +142,18 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)
 
 
-def _refuse_depth(found: Any) -> None:
-    """Refuse what is deeper than `MOST_DEPTH`."""
+def _shallow(parse: Callable[[T], Any], content: T) -> Any:
+    """What `parse` makes of `content`; raises TextError if that is deeper than `MOST_DEPTH`."""
+    try:
+        found = parse(content)
+    except RecursionError:
+        raise TextError(_TOO_DEEP) from None
     level: list[Any] = [[found]]
     for _ in range(MOST_DEPTH + 1):
         level = [child for parent in level for child in _children(parent)]
         if not level:
-            return
-    raise TextError(_too_deep())
+            return found
+    raise TextError(_TOO_DEEP)
 
 
 def _children(value: Any) -> Iterator[Any]:
@@ -159,7 +161,3 @@ def _children(value: Any) -> Iterator[Any]:
     for child in children:
         if isinstance(child, Mapping | list):
             yield child
-
-
-def _too_deep() -> str:
-    return f"has more than {MOST_DEPTH} tables or arrays within one another"

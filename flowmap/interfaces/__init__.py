@@ -5,12 +5,12 @@ wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
 """
 
 from flowmap.interfaces.backbones import Backbone
-from flowmap.interfaces.chunks import Chunking, OneChunk, Window
-from flowmap.interfaces.metrics import Evidence, Metric, References
+from flowmap.interfaces.chunks import Chunking, LaidOutAs, OneChunk, Window
+from flowmap.interfaces.metrics import Evidence, Features, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
-from flowmap.interfaces.training import Loss, Objective, Scene, Taken, Turn, World, always, every
+from flowmap.interfaces.training import Loss, Objective, Scene, StudentObjective, Taken, Turn, World, always, every
 
 __all__ = [
     "Archive",
@@ -21,7 +21,9 @@ __all__ = [
     "Data",
     "EncodedText",
     "Evidence",
+    "Features",
     "FlowMap",
+    "LaidOutAs",
     "Loss",
     "Metric",
     "NoCond",
@@ -32,6 +34,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "Scene",
+    "StudentObjective",
     "Taken",
     "Turn",
     "Velocity",

@@ -70,6 +70,23 @@ class Chunking(ABC):
         """The condition of the next chunk, once `chunk` `[B, f, ...]` is finished. Called without gradient."""
 
 
+class LaidOutAs(Chunking, ABC):
+    """A chunking of the same sizes and windows as `inner`, which shows frames and remembers in another way."""
+
+    def __init__(self, inner: Chunking) -> None:
+        self._inner = inner
+
+    @final
+    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
+        """Those of `inner`."""
+        return self._inner.sizes(frames, given)
+
+    @final
+    def window(self, frames: int, draw: Draw) -> Window:
+        """That of `inner`."""
+        return self._inner.window(frames, draw)
+
+
 @final
 class OneChunk(Chunking):
     """A model of all frames at once that takes no context: nothing is given, and nothing remembered."""

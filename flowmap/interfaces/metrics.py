@@ -48,6 +48,14 @@ class Evidence:
     prompts: Any = None
 
 
+class Features(ABC):
+    """What of samples is compared where their own numbers say too little: a network's view of each."""
+
+    @abstractmethod
+    def of(self, samples: Tensor) -> Tensor:
+        """Vectors `[N, D]` of `samples` `[N, F, ...]` in data space, on any device: each of its sample alone."""
+
+
 class Metric(ABC):
     """One number about a set of samples or a network; lower is better.
 

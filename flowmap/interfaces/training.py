@@ -121,3 +121,16 @@ class Objective(ABC):
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:
         """The updates of one step, in order."""
+
+
+class StudentObjective(Objective):
+    """An objective that trains the student alone, once at every step."""
+
+    @abstractmethod
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """The terms of the student's update, one by one (see Turn)."""
+
+    @final
+    def turns(self) -> tuple[Turn, ...]:
+        """One update of the student."""
+        return (Turn("student", self.losses),)

@@ -20,12 +20,12 @@ from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked, set_aside
 from flowmap.files.texts import is_file
+from flowmap.launch.notes import LOG, logged, write_about
 from flowmap.launch.progress import ProgressWatcher
-from flowmap.launch.records import LOG, logged, write_about
 from flowmap.phases import phase
 from flowmap.planning.limits import refuse_impossible
-from flowmap.reading.claims import claims_of
 from flowmap.reading.read import read_run
+from flowmap.reading.run_claims import claims_of
 from flowmap.recipe.layout import BUDGETS, LOCK, RECORD, Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ _CALLS = (1, 4)
 
 def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
-    least = processes * -(-_BATCH // processes)
+    groups = [stage.objective.group() for stage in recipe.stages]
+    together = math.lcm(*groups)
+    least = processes * together * -(-_BATCH // (processes * together))
     parts = folder / "parts"
     parts.mkdir(parents=True)
     data: DataConfig = recipe.data.rehearsed(parts)
@@ -41,13 +44,14 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
             )
             for stage in recipe.stages
         ),
-        "compute": recipe.compute.model_copy(update={"micro_batch": min(recipe.compute.micro_batch, 1)}),
+        "compute": recipe.compute.model_copy(update={"micro_batch": together if recipe.compute.micro_batch else 0}),
         "checkpoints": recipe.checkpoints.model_copy(update={"every": STOP_AFTER}),
     }
     if recipe.evaluation is not None:
         per_step = recipe.evaluation.teacher_sampler.calls_per_step
         calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
         small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
+        small["metrics"] = tuple(metric.rehearsed(parts) for metric in recipe.evaluation.metrics)
         everything["evaluation"] = recipe.evaluation.model_copy(update=small | of_twins(recipe, recipe.evaluation))
     return recipe.model_copy(update=everything)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -29,7 +29,9 @@ class Draw:
     """The randomness of one turn of one step, for some of the `total` samples of the global batch.
 
     `rows` are the samples of the global batch that this process holds now, `peers` those that all processes hold
-    now. They differ where processes share a batch, and are a part of it where gradients are accumulated.
+    now. They differ where processes share a batch, and are a part of it where gradients are accumulated. Samples
+    0 ... `group` - 1 of the global batch are a group, and so on: whoever holds one of a group holds all of it, in order
+    and side by side.
     """
 
     seed: int
@@ -40,12 +42,28 @@ class Draw:
     rows: Sequence[int]
     peers: Sequence[int]
     device: torch.device
+    group: int = field(default=1, kw_only=True)
 
     @classmethod
-    def whole(cls, seed: int, stage: str, step: int, turn: str, total: int, device: torch.device | None = None) -> Draw:
-        """The draw of a process that holds the whole batch of `total` samples."""
-        everything = range(total)
-        return cls(seed, stage, step, turn, total, everything, everything, device or torch.device("cpu"))
+    def whole(
+        cls,
+        seed: int,
+        stage: str,
+        step: int,
+        turn: str,
+        total: int,
+        device: torch.device | None = None,
+        *,
+        group: int = 1,
+    ) -> Draw:
+        """The draw of a process that holds the whole batch of `total` samples, in groups of `group`.
+
+        Raises ValueError if these are not whole groups.
+        """
+        if total % group:
+            raise ValueError(f"{total} samples are not whole groups of {group}")
+        everything, cpu = range(total), torch.device("cpu")
+        return cls(seed, stage, step, turn, total, everything, everything, device or cpu, group=group)
 
     @property
     def count(self) -> int:
@@ -57,30 +75,61 @@ class Draw:
         return replace(self, rows=self.rows[first : first + count])
 
     def order(self) -> NDArray[np.int64]:
-        """The place `[total]` of every sample in a random order, one for all processes and children of the turn."""
-        order: NDArray[np.int64] = replace(self, turn=self._root()).shared("order").permutation(self.total)
-        return order
+        """The place `[total]` of every sample in a random order, one for all processes and children of the turn.
+
+        Samples of a group have places side by side.
+        """
+        shared = replace(self, turn=self._root()).shared("order")
+        groups: NDArray[np.int64] = shared.permutation(self.total // self.group)
+        if self.group == 1:
+            return groups
+        return (groups[:, None] * self.group + np.arange(self.group)).reshape(-1)
 
     def split(self, processes: int, process: int, micro_batch: int) -> list[Draw]:
         """What `process` of `processes` takes of this whole batch, one draw per micro-batch.
 
-        Each takes every so manieth sample of `order`, beginning elsewhere at every step: whatever goes by that order
-        (branches of times) is spread evenly over the processes and tied to none. Its first samples are in the first
-        micro-batch of all processes. Raises ValueError if the batch cannot be split so.
+        Groups of `order` are dealt out in turn, and which process gets the first is drawn anew at every step: whatever
+        goes by that order (branches of times) is spread evenly over the processes and tied to none. The first groups
+        are in the first micro-batch of all processes. Raises ValueError if the batch cannot be split so.
         """
         together = processes * micro_batch
         if self.total % together:
             raise ValueError(f"{self.total} samples are not whole micro-batches of {processes} x {micro_batch}")
+        if micro_batch % self.group:
+            raise ValueError(f"micro-batches of {micro_batch} samples cut groups of {self.group}")
         if together == self.total and processes == 1:
             return [self]
-        samples = np.argsort(self.order())
+        samples = np.argsort(self.order()).reshape(-1, self.group)
         start = int(replace(self, turn=self._root()).shared("processes").integers(processes))
         parts = []
-        for first in range(0, self.total, together):
-            peers = samples[first : first + together]
-            mine = np.sort(peers[(process + start) % processes :: processes])
-            parts.append(replace(self, rows=tuple(mine.tolist()), peers=tuple(peers.tolist())))
+        for first in range(0, len(samples), together // self.group):
+            peers = samples[first : first + together // self.group]
+            # Within a group samples ascend, so that sorting leaves groups whole.
+            mine = np.sort(peers[(process + start) % processes :: processes].reshape(-1))
+            parts.append(replace(self, rows=tuple(mine.tolist()), peers=tuple(peers.reshape(-1).tolist())))
         return parts
+
+    def groups(self, size: int) -> Draw:
+        """The draw that gives all samples of a group of `size` the same numbers, independent of any sample's own.
+
+        It is made of the numbers of the groups, in place of those of samples, so that what it draws depends neither on
+        the micro-batch nor on the processes; what goes by `order`, the branch of times too, is one for a group.
+        `size` is that of the objective's configuration (ObjectiveConfig.group) or divides it. Raises ValueError if this
+        process does not hold whole groups of `size`, one after the other.
+        """
+        rows, peers = (np.asarray(part, dtype=np.int64) for part in (self.rows, self.peers))
+        first = np.repeat(rows[::size], size)[: len(rows)]
+        whole = self.group % size == 0 and len(rows) % size == 0 and not (first % size).any()
+        if not whole or (rows != first + np.arange(len(rows)) % size).any():
+            raise ValueError(f"these samples are not whole groups of {size}: ObjectiveConfig.group must say that")
+        return replace(
+            self,
+            turn=f"{self.turn}/groups of {size}",
+            total=self.total // size,
+            rows=tuple((rows // size).tolist()),
+            peers=tuple((peers // size).tolist()),
+            group=self.group // size,
+        )
 
     def _root(self) -> str:
         return self.turn.split("/")[0]

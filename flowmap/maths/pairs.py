@@ -31,9 +31,9 @@ class Pairs:
     elsewhere: bool = False
 
     def moving(self) -> Tensor:
-        """The rows `[K]` with some r < t; if there are none but another process has some, a row of r = t.
+        """The rows `[K]` with some r < t; if there are none but another process has some, one spare row with r = t.
 
-        All processes must make the same network calls.
+        All processes must make the same network calls; what comes of a spare row is thrown away.
         """
         rows = (self.r < self.t).reshape(len(self.t), -1).any(dim=1).nonzero().flatten()
         return rows if len(rows) or not self.elsewhere else rows.new_zeros(1)

@@ -12,8 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Chunking, Cond, Velocity, Window
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Batch, Cond, LaidOutAs, Velocity, Window
 
 
 def guided_velocity(network: Velocity, x: Tensor, t: Tensor, cond: Cond, null: Cond, cfg_scale: float) -> Tensor:
@@ -64,41 +63,30 @@ class Guided(Velocity):
 
 
 @final
-class GuidedChunks(Chunking):
-    """The chunks of `chunking` for a guided network: each half of a condition remembers for itself."""
-
-    def __init__(self, chunking: Chunking) -> None:
-        self._chunking = chunking
-
-    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
-        """See Chunking.sizes."""
-        return self._chunking.sizes(frames, given)
-
-    def window(self, frames: int, draw: Draw) -> Window:
-        """See Chunking.window."""
-        return self._chunking.window(frames, draw)
+class GuidedChunks(LaidOutAs):
+    """The chunks of `inner` for a guided network: each half of a condition remembers for itself."""
 
     def forced(self, batch: Batch, window: Window) -> Batch:
         """See Chunking.forced."""
-        return self._chunking.forced(batch, window)
+        return self._inner.forced(batch, window)
 
     def whole(self, batch: Batch) -> Batch:
         """See Chunking.whole."""
-        return self._chunking.whole(batch)
+        return self._inner.whole(batch)
 
     def unchunked(self) -> GuidedChunks:
         """See Chunking.unchunked."""
-        return GuidedChunks(self._chunking.unchunked())
+        return GuidedChunks(self._inner.unchunked())
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """See Chunking.given."""
         inner, both = _inner(network), _pair(cond)
-        return GuidedCond(*(self._chunking.given(inner, half, frames) for half in (both.cond, both.null)))
+        return GuidedCond(*(self._inner.given(inner, half, frames) for half in (both.cond, both.null)))
 
     def remember(self, network: Velocity, cond: Cond, chunk: Tensor) -> Cond:
         """See Chunking.remember."""
         inner, both = _inner(network), _pair(cond)
-        return GuidedCond(*(self._chunking.remember(inner, half, chunk) for half in (both.cond, both.null)))
+        return GuidedCond(*(self._inner.remember(inner, half, chunk) for half in (both.cond, both.null)))
 
 
 def _pair(cond: Cond) -> GuidedCond:

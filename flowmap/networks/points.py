@@ -1,4 +1,13 @@
-"""Points on the path from data to noise, each with the velocity that carries it on and the times asked about."""
+"""Points on the path from data to noise, as objectives of flow maps train on them.
+
+`on_path` noises the scene's samples to their times t and says, of each point, with what velocity it moves (that of the
+sample, a teacher's or the student's own: `velocity_at`) and to what time r <= t it is to be mapped. `along_path` gives
+the derivative of the student's average velocity along that movement.
+
+A row with r < t is said to move; at r = t nothing does, and most of what is computed of moving rows is not needed. All
+processes must make the same network calls, though, so that one without such a row adds a *spare row*: any row, whose
+result is thrown away (`Pairs.moving`, `resting`).
+"""
 
 from __future__ import annotations
 
@@ -53,9 +62,9 @@ class Points:
         return Points(self.x[rows], self.v[rows], pairs, *conds, self.dropped[rows])
 
     def replaced(self, rows: Tensor, values: Tensor) -> Tensor:
-        """`v` with `values` `[K, F, ...]` in the place of those of `rows` that move.
+        """`v` with `values` `[K, F, ...]` in the place of those of `rows` `[K]` that move.
 
-        A row for company, which has r = t (Pairs.moving), keeps its velocity.
+        A spare row among them, which has r = t, keeps its velocity.
         """
         moves = (self.r < self.t)[rows]
         v = self.v.clone()
@@ -129,7 +138,7 @@ def velocity_at(
 
 
 def resting(pairs: Pairs) -> Tensor:
-    """The rows `[K]` with r = t, or one for company if there are none: all processes make the same network calls."""
+    """The rows `[K]` with r = t; if there are none, one spare row, so that all processes make the same calls."""
     rows = (pairs.r == pairs.t).nonzero().flatten()
     return rows if len(rows) else rows.new_zeros(1)
 

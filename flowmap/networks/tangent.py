@@ -75,7 +75,7 @@ def observed(observer: Callable[[Difference], None]) -> Iterator[None]:
     """Within this context `observer` is shown each derivative that this module takes as a difference, right after it.
 
     It is called without gradient, while the network still has the weights and modes that it was asked in, and in all
-    processes alike: those without rows of their own show what they computed for company (`Pairs.moving`).
+    processes alike: those without rows of their own show what they computed of a spare row (`Pairs.moving`).
     """
     token = _observer.set(observer)
     try:

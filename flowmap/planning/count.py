@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from flowmap.phases import phase
-from flowmap.planning.script import Event
+from flowmap.planning.events import Event
 from flowmap.planning.tally import Tally
 from flowmap.recipe.layout import StagePlan
 from flowmap.training.ledger import Calls

@@ -18,7 +18,7 @@ from flowmap.schema.words import NetworkKind
 
 if TYPE_CHECKING:
     from flowmap.planning.count import StageCost
-    from flowmap.planning.script import Call, Event
+    from flowmap.planning.events import Call, Event
 
 GB = 1e9
 _FLOAT32 = 4

@@ -22,9 +22,9 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
     micro = recipe.compute.micro_batch
     for stage in plan.stages:
         batch = stage.stage.batch
-        together = devices * (micro or 1)
-        if batch % together:
-            raise FlowmapError(_indivisible(stage, devices, micro))
+        group = stage.stage.objective.group()
+        if batch % (devices * (micro or group)):
+            raise FlowmapError(_indivisible(stage, devices, micro, group))
     if memory is None:
         return
     footprint = footprint_of(recipe)
@@ -51,13 +51,16 @@ def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | 
     )
 
 
-def _indivisible(stage: StagePlan, devices: int, micro: int) -> str:
-    batch, together = stage.stage.batch, devices * (micro or 1)
+def _indivisible(stage: StagePlan, devices: int, micro: int, group: int) -> str:
+    batch, part = stage.stage.batch, micro or group
+    together = devices * part
     below, above = batch // together * together, (batch // together + 1) * together
     near = f"{below} or {above}" if below else str(above)
-    counts = [n for n in range(1, batch + 1) if batch % (n * (micro or 1)) == 0]
+    counts = [n for n in range(1, batch + 1) if batch % (n * part) == 0]
     closest = sorted(sorted(counts, key=lambda n: abs(n - devices))[:2])
     how = f" x compute.micro_batch = {micro}" if micro else ""
+    if group > 1:
+        how += f" in whole groups of {group} (objective '{stage.stage.objective.type}')"
     fits = f", or {' or '.join(map(str, closest))} device{'s' if closest != [1] else ''}" if closest else ""
     return (
         f"stage '{stage.stage.name}': a batch of {batch} cannot be shared evenly by {_devices(devices)}{how}; "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.errors import FlowmapError
-from flowmap.files.records import cut_off
+from flowmap.files.json_lines import cut_off
 from flowmap.files.sealed import read_sealed
 from flowmap.files.texts import TextError
 from flowmap.phases import phase

@@ -8,9 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from flowmap.interfaces import Batch, Chunking, Cond, FlowMap, Role, Velocity, Window
-from flowmap.maths.draw import Draw
-from flowmap.planning.script import Call, Script
+from flowmap.interfaces import Batch, Cond, FlowMap, LaidOutAs, Role, Velocity, Window
+from flowmap.planning.events import Call, EventLog
 from flowmap.plugin.footprint import CallShape, View
 from flowmap.schema.words import NetworkKind
 
@@ -38,19 +37,8 @@ def _seen(cond: Cond) -> StandInCond:
 
 
 @final
-class CountedChunks(Chunking):
-    """The chunks of `real`, for stand-ins: what is remembered is nothing, but costs its network call."""
-
-    def __init__(self, real: Chunking) -> None:
-        self._real = real
-
-    def sizes(self, frames: int, given: int = 0) -> tuple[int, ...]:
-        """Those of the real."""
-        return self._real.sizes(frames, given)
-
-    def window(self, frames: int, draw: Draw) -> Window:
-        """That of the real."""
-        return self._real.window(frames, draw)
+class CountedChunks(LaidOutAs):
+    """The chunks of `inner`, for stand-ins: what is remembered is nothing, but costs its network call."""
 
     def forced(self, batch: Batch, window: Window) -> Batch:
         """The frames of the window, and how they stand."""
@@ -63,7 +51,7 @@ class CountedChunks(Chunking):
 
     def unchunked(self) -> CountedChunks:
         """For all frames as one chunk."""
-        return CountedChunks(self._real.unchunked())
+        return CountedChunks(self._inner.unchunked())
 
     def given(self, network: Velocity, cond: Cond, frames: Tensor) -> Cond:
         """One call, which reads the frames."""
@@ -79,9 +67,9 @@ class CountedChunks(Chunking):
         return StandInCond("following", start + frames.shape[1])
 
 
-def stand_in(name: str, kind: NetworkKind, script: Script, trained: bool) -> Role:
-    """A role of one number, whose calls are noted in `script`."""
-    module = _Scale(name, script, trained)
+def stand_in(name: str, kind: NetworkKind, events: EventLog, trained: bool) -> Role:
+    """A role of one number, whose calls are noted in `events`."""
+    module = _Scale(name, events, trained)
     network = _StandInFlowMap(module) if kind == "flow_map" else _StandInVelocity(module)
     role = Role(name, network, module, dict(module.named_parameters()))
     role.average = {"scale": torch.zeros(())}
@@ -92,19 +80,19 @@ def stand_in(name: str, kind: NetworkKind, script: Script, trained: bool) -> Rol
 
 @final
 class _Scale(nn.Module):
-    def __init__(self, role: str, script: Script, trained: bool) -> None:
+    def __init__(self, role: str, events: EventLog, trained: bool) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(()))
-        self._role, self._script, self._trained = role, script, trained
+        self._role, self._events, self._trained = role, events, trained
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         seen = _seen(cond)
         gradient = torch.is_grad_enabled() and (self._trained or x.requires_grad)
         shape = CallShape(seen.view, x.shape[1], seen.start)
-        place = self._script.call(Call(self._role, shape, len(x), gradient))
+        place = self._events.call(Call(self._role, shape, len(x), gradient))
         if not gradient:
             return self.scale * x
-        graph = self._script.graph(place)
+        graph = self._events.graph(place)
         # What autograd keeps of this product it keeps for as long as a network's whole graph.
         with torch.autograd.graph.saved_tensors_hooks(lambda kept: (kept, graph), lambda kept: kept[0]):
             return self.scale * x

@@ -1,4 +1,10 @@
-"""A ledger that keeps the order of the calls of a step, and what their backwards give up."""
+"""Count a stage turn by turn: its own objective, run on networks that compute nothing.
+
+`Tally` makes the roles of the stage from stand-ins (flowmap.planning.stand_ins) and shows them to the objective as the
+training loop would. It keeps three things: the calls and samples of each role (a flowmap.training.ledger.Ledger, as in
+training), the backwards of each trained role, and the events of each micro-batch in order (flowmap.planning.events).
+Who asks it for which steps is flowmap.planning.count, for `flowmap plan`, and flowmap.comparison.budget.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,7 @@ import torch
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch, Scene, World
 from flowmap.maths.draw import Draw
-from flowmap.planning.script import Event, Script
+from flowmap.planning.events import Event, EventLog
 from flowmap.planning.stand_ins import CountedChunks, StandInCond, stand_in
 from flowmap.recipe.layout import StagePlan
 from flowmap.training.ledger import Calls, Ledger
@@ -29,8 +35,8 @@ class Tally:
     def __init__(self, plan: StagePlan, devices: int = 1) -> None:
         needed = plan.stage.objective.roles()
         trained = {name for name, spec in needed.items() if spec.trained}
-        self._script = Script()
-        roles = [stand_in(name, spec.kind, self._script, spec.trained) for name, spec in needed.items()]
+        self._events = EventLog()
+        roles = [stand_in(name, spec.kind, self._events, spec.trained) for name, spec in needed.items()]
         ledger = Ledger()
         self._roles = ledger.watch(roles, trained)
         self._turns = plan.stage.objective.build().turns()
@@ -67,11 +73,12 @@ class Tally:
     def take(self, index: int, step: int) -> None:
         """Count one turn at `step`."""
         plan, turn = self._plan, self._turns[index]
-        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch)
+        group = plan.stage.objective.group()
+        whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch, group=group)
         world = World()
         for draw in whole.split(self._devices, 0, self._micro):
             batch = Batch(torch.zeros(draw.count, self._frames, 1), StandInCond(), StandInCond())
             for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
                 loss.value.backward()
                 self.backwards[turn.role] += 1
-            self.scripts[self._script.take()] += 1
+            self.scripts[self._events.take()] += 1

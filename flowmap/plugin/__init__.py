@@ -3,18 +3,19 @@
 Torch-free. A plugin imports these names from here. Rooms of the core from `recipe` on import the modules.
 """
 
-from flowmap.plugin.fields import AnyBackbone, AnyData, AnyMetric, AnyObjective, AnySampler, FromCatalogue
+from flowmap.plugin.fields import AnyBackbone, AnyData, AnyFeatures, AnyMetric, AnyObjective, AnySampler, FromCatalogue
 from flowmap.plugin.hookspecs import hookimpl
 from flowmap.plugin.kinds import (
     ArchiveConfig,
     BackboneConfig,
     ComponentConfig,
     DataConfig,
+    FeaturesConfig,
     MetricConfig,
     ObjectiveConfig,
     SamplerConfig,
 )
-from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle
+from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle, idle_drop_findings
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import (
     NAME,
@@ -34,6 +35,7 @@ __all__ = [
     "NAME",
     "AnyBackbone",
     "AnyData",
+    "AnyFeatures",
     "AnyMetric",
     "AnyObjective",
     "AnySampler",
@@ -42,6 +44,7 @@ __all__ = [
     "ComponentConfig",
     "Config",
     "DataConfig",
+    "FeaturesConfig",
     "Finding",
     "Fit",
     "FrameChoice",
@@ -63,6 +66,7 @@ __all__ = [
     "guidance_findings",
     "hookimpl",
     "idle",
+    "idle_drop_findings",
     "listed",
     "plain",
     "unknown_word",

@@ -21,6 +21,7 @@ from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
     DataConfig,
+    FeaturesConfig,
     MetricConfig,
     ObjectiveConfig,
     SamplerConfig,
@@ -33,6 +34,7 @@ BASES: tuple[type[ComponentConfig], ...] = (
     ObjectiveConfig,
     SamplerConfig,
     MetricConfig,
+    FeaturesConfig,
 )
 KINDS: dict[str, type[ComponentConfig]] = {base.kind: base for base in BASES}
 

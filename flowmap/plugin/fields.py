@@ -13,6 +13,7 @@ from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
     DataConfig,
+    FeaturesConfig,
     MetricConfig,
     ObjectiveConfig,
     SamplerConfig,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class FromCatalogue:
     """Marks a field that holds one installed component, named by its `type`.
 
-    Use the ready-made `AnyBackbone`, `AnyData`, `AnyObjective`, `AnySampler` and `AnyMetric`. In a recipe
-    the value is a table with a `type`, or just the name where every field has a default.
+    Use the ready-made `AnyBackbone`, `AnyData`, `AnyObjective`, `AnySampler`, `AnyMetric` and
+    `AnyFeatures`. In a recipe the value is a table with a `type`, or just the name where every field has a default.
     """
 
     def __init__(self, base: type[ComponentConfig]) -> None:
@@ -75,3 +76,5 @@ AnyObjective = Annotated[ObjectiveConfig, FromCatalogue(ObjectiveConfig)]
 AnySampler = Annotated[SamplerConfig, FromCatalogue(SamplerConfig)]
 
 AnyMetric = Annotated[MetricConfig, FromCatalogue(MetricConfig)]
+
+AnyFeatures = Annotated[FeaturesConfig, FromCatalogue(FeaturesConfig)]

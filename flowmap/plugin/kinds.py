@@ -2,6 +2,8 @@
 
 Nothing here imports torch, so that `flowmap check` and `flowmap plugins` answer at once. A configuration
 builds its component with `build()`, and only there may a plugin import torch.
+
+Over 250 lines: what each of the six kinds may be asked, side by side.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, Stage
 from flowmap.schema.words import NetworkKind, Precision
 
 if TYPE_CHECKING:
-    from flowmap.interfaces import Archive, Backbone, Data, Metric, Objective, References, Sampler
+    from flowmap.interfaces import (
+        Archive,
+        Backbone,
+        Data,
+        Features,
+        Metric,
+        Objective,
+        References,
+        Sampler,
+        Samples,
+    )
     from flowmap.plugin.footprint import Footprint
 
 
@@ -172,6 +184,14 @@ class ObjectiveConfig(ComponentConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Name the combinations that are known to fail (errors) or to disappoint (warnings)."""
 
+    def group(self) -> int:
+        """How many samples the objective compares with one another, which must be seen together; 1 if none are.
+
+        A batch is then whole groups, and so is what a process is shown at a time (`Scene`): samples 0 ... group - 1 of
+        the scene are one, and so on. Within a group `draw.groups` draws the same times, or anything else, for all.
+        """
+        return 1
+
     def grid_shift(self) -> float | None:
         """The shift of the times that the student is trained at, on whose grid it is sampled; None if it has none."""
         return None
@@ -208,6 +228,13 @@ class MetricConfig(ComponentConfig):
     calls: ClassVar[int] = 0
     """Network calls per sample that the metric itself makes."""
 
+    def label(self) -> str:
+        """What its scores are called, the same for no other metric of an evaluation: its type, or "type:more".
+
+        A metric that can be listed twice, with other settings, has to say more.
+        """
+        return self.type
+
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Say what does not fit between this metric and samples of `spec`."""
@@ -215,3 +242,21 @@ class MetricConfig(ComponentConfig):
     @abstractmethod
     def build(self, references: References) -> Metric:
         """Make the metric; what it learns from the references (a classifier, say) it learns here."""
+
+
+class FeaturesConfig(ComponentConfig):
+    """Configuration of features: the space in which a metric compares samples, such as that of a trained network."""
+
+    kind: ClassVar[str] = "features"
+
+    @abstractmethod
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """Say what does not fit between these features and samples of `spec`."""
+
+    @abstractmethod
+    def build(self, references: References) -> Features:
+        """Make them ready; what they learn from the references they learn here, and none of it from `unseen`."""
+
+    def unseen(self, references: References) -> Samples:
+        """The real samples that nothing in the features has learned from, which are what a perfect model would make."""
+        return references.train

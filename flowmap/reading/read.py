@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
-from flowmap.files.records import cut_off
+from flowmap.files.json_lines import cut_off
 from flowmap.files.sealed import parse_sealed
 from flowmap.files.texts import TextError, misfit, read_bytes, read_text, shaped
 from flowmap.plugin.catalogue import catalogue

@@ -52,7 +52,7 @@ def evaluation_findings(
             f"{held:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD * evaluation.samples // held:,}"
         )
         yield Finding("error", ("samples",), why)
-    names = [metric.type for metric in evaluation.metrics]
+    names = [metric.label() for metric in evaluation.metrics]
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Finding("error", ("metrics", index), f"metric '{name}' is listed twice")

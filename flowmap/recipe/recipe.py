@@ -1,7 +1,4 @@
-"""The recipe: everything a run depends on, in one TOML file. Torch-free.
-
-Over 250 lines: its fields, and everything that is wrong between two of them.
-"""
+"""The recipe: everything a run depends on, in one TOML file, and what is wrong between its tables. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
-from flowmap.recipe import made_with, rivals
+from flowmap.recipe import made_with, outside_weights
+from flowmap.recipe.batches import batch_findings, micro_batch_findings
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE
@@ -30,7 +28,7 @@ from flowmap.recipe.tables import (
     WatchdogConfig,
     has_critic,
 )
-from flowmap.schema.bounds import MOST_HELD, MOST_MICRO_BATCHES, MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
+from flowmap.schema.bounds import MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
 from flowmap.schema.config import Config, Finding, idle
 from flowmap.schema.specs import StageFacts
 from flowmap.schema.words import NAME, FrameView, unknown_word
@@ -103,7 +101,7 @@ class Recipe(Config):
             for finding in self._stage_findings(stage, earlier, self.facts(stage)):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
-        yield from self._micro_batch_findings()
+        yield from micro_batch_findings(self.compute.micro_batch, self.stages)
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
@@ -113,34 +111,17 @@ class Recipe(Config):
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            weights, problems = rivals.known(self.evaluation, self.backbone)
+            weights, problems = outside_weights.known(self.evaluation, self.backbone)
             yield from problems
-            yield from rivals.findings(self.evaluation, weights, spec)
+            yield from outside_weights.findings(self.evaluation, weights, spec)
             for finding in evaluation_findings(
                 self.evaluation, self.stages, spec, self.backbone.contexts(spec), weights
             ):
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
-    def _micro_batch_findings(self) -> Iterator[Finding]:
-        """A stage whose batch no number of processes could take in such micro-batches."""
-        micro = self.compute.micro_batch
-        stage = next((stage for stage in self.stages if micro and stage.batch % micro), None)
-        if stage is not None:
-            whole = stage.batch // micro * micro
-            near = f"{whole} or {whole + micro}" if whole else str(micro)
-            why = (
-                f"stage '{stage.name}': a batch of {stage.batch} is not whole micro-batches of compute.micro_batch = "
-                f"{micro}; use a batch of {near}, or a micro-batch that divides it"
-            )
-            yield Finding("error", ("compute", "micro_batch"), why)
-        most = max((stage.batch // micro for stage in self.stages if micro), default=0)
-        if most > MOST_MICRO_BATCHES:
-            why = f"a step would have {most:,} micro-batches (batch / micro_batch), and at most {MOST_MICRO_BATCHES:,}"
-            yield Finding("error", ("compute", "micro_batch"), f"{why} are gone through one by one; use a larger one")
-
     def missing(self) -> Iterator[Finding]:
         """What a run would read and this machine does not have."""
-        weights = rivals.named(self.evaluation) if self.evaluation else {}
+        weights = outside_weights.named(self.evaluation) if self.evaluation else {}
         parts: list[tuple[Place, ComponentConfig]] = [(("data",), self.data)]
         if self.stages or BASE in weights:
             parts.insert(0, (("backbone",), self.backbone))
@@ -148,7 +129,10 @@ class Recipe(Config):
             for finding in component.missing():
                 yield Finding(finding.level, (*place, *finding.field), finding.message)
         if self.evaluation is not None:
-            yield from rivals.missing(self.evaluation)
+            for index, metric in enumerate(self.evaluation.metrics):
+                for finding in metric.missing():
+                    yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
+            yield from outside_weights.missing(self.evaluation)
 
     def here(self, absent: Absent) -> list[Finding]:
         """What is wrong with weights and data on this machine: what is absent, and encoded data of another backbone."""
@@ -190,7 +174,7 @@ class Recipe(Config):
             for finding in self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
-        yield from self._batch_findings(stage)
+        yield from batch_findings(stage, math.prod((stage.data or self.data).spec().shape))
         yield from self._idle_fields(stage)
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         for finding in (*stage.objective.findings(facts), *steps):
@@ -214,16 +198,6 @@ class Recipe(Config):
                 yield from _view_findings(role, needed.view, source, given.view)
         if config.optimizer is not None and not needed.trained:
             yield Finding("error", ("optimizer",), f"role '{role}' is frozen; it takes no optimizer")
-
-    def _batch_findings(self, stage: StageConfig) -> Iterator[Finding]:
-        """A batch that all processes together could not hold."""
-        elements = math.prod((stage.data or self.data).spec().shape)
-        if stage.batch * elements > MOST_HELD:
-            why = (
-                f"a batch of {stage.batch:,} samples x {elements:,} numbers of each (data) has "
-                f"{stage.batch * elements:,}, and at most {MOST_HELD:,} fit in memory; use {MOST_HELD // elements:,}"
-            )
-            yield Finding("error", ("batch",), why)
 
     def _idle_fields(self, stage: StageConfig) -> Iterator[Finding]:
         """What of a stage's tables nothing reads."""

@@ -16,13 +16,13 @@ from markupsafe import Markup
 
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import write_whole
-from flowmap.reading.claims import claims_of
 from flowmap.reading.read import Run, command_of, costs_of, read_run
+from flowmap.reading.run_claims import claims_of
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.step_length import NAME
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.pages import described, guided, rendered, shown
+from flowmap.report.rendering import described, guided, rendered, shown
 from flowmap.report.traces import Trace, shared
 from flowmap.statistics import verdict
 from flowmap.statistics.claims import Claim

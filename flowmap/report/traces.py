@@ -1,4 +1,8 @@
-"""Losses over steps as few points as show them: thinned, smoothed, with their extremes."""
+"""Loss curves of millions of steps as the few points that a page can hold.
+
+`smoothed` gives a running mean at some hundred steps, `extremes` the steps at which a curve is highest and lowest, so
+that a single leap stays visible. flowmap.report.figures draws both; `shared` divides a page's points among its curves.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ class Trace:
 
 
 def shared(lines: int) -> int:
-    """The most points that each of so many lines of a page's loss figures has, for the page to stay small."""
+    """The most points of one curve, if a page has so many `lines` in its loss figures and is to stay about 2 MB."""
     return min(POINTS, max(_FEWEST, _ON_A_PAGE // max(1, lines)))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from flowmap.schema.specs import StageFacts
 from flowmap.schema.words import unknown_word
 
 
@@ -61,6 +62,14 @@ def guidance_findings(cfg_scale: float, conditional: bool) -> Iterable[Finding]:
     """What is wrong with a `cfg_scale` on data that are, or are not, `conditional`: guidance needs a condition."""
     if cfg_scale != 1 and not conditional:
         yield Finding("error", ("cfg_scale",), "guidance needs a condition, and these data have none; use 1")
+
+
+def idle_drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
+    """A `drop_condition`, the probability that a sample's condition becomes null, that will have no effect."""
+    if drop_condition and not facts.conditional:
+        yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
+    elif drop_condition and not facts.ever(drop_condition):
+        yield Finding("warning", ("drop_condition",), f"has no effect: {facts.rarely()}")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def plain(word: str, most: int = 60) -> str:
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """`numbers` in words; of many the first ones and the last."""
+    """`numbers` between commas; of many, the first ones and the last."""
     some = map(str, numbers if len(numbers) <= _SHOWN else numbers[: _SHOWN // 2])
     return ", ".join(some) + (f", ..., {numbers[-1]}" if len(numbers) > _SHOWN else "")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flowmap.errors import FlowmapError
-from flowmap.files.records import read_lines
+from flowmap.files.json_lines import read_lines
 from flowmap.schema.words import Weights
 from flowmap.statistics.spots import mean_of, spread_of
 

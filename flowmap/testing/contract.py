@@ -71,9 +71,9 @@ def require_equal(a: Tensor, b: Tensor, contract: str, tolerance: float = 1e-4) 
     require(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance), contract)
 
 
-def whole(count: int, step: int = 0) -> Draw:
-    """A draw of `count` samples."""
-    return Draw.whole(0, "conformance", step, "check", count)
+def whole(count: int, step: int = 0, group: int = 1) -> Draw:
+    """A draw of `count` samples, in groups of `group`."""
+    return Draw.whole(0, "conformance", step, "check", count, group=group)
 
 
 def halves(count: int, step: int = 0) -> tuple[Draw, Draw]:

@@ -29,7 +29,7 @@ def check_metric(config: MetricConfig, references: References | None = None) -> 
     Samples like the reference are then taken to be `references.train`, of which half are scored.
     """
     check_config(config)
-    references = references or _two_classes()
+    references = references or two_classes()
     shape = tuple(references.train.x.shape[1:])
     labelled = references.train.labels is not None
     require_no_errors(config.findings(SampleSpec(shape, classes=0, labelled=labelled)), f"'{config.type}'")
@@ -51,7 +51,9 @@ def check_metric(config: MetricConfig, references: References | None = None) -> 
     )
 
 
-def _two_classes() -> References:
+def two_classes() -> References:
+    """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other."""
+
     def images(draw: Draw) -> Samples:
         side = 2 * (draw.uniform("side") < 0.5).float() - 1
         bright = torch.linspace(-1, 1, 8).expand(_SHAPE) * side.reshape(-1, 1, 1, 1, 1)

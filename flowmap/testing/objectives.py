@@ -27,7 +27,8 @@ def check_objective(config: ObjectiveConfig) -> None:
     changes neither parameters, nor their average, nor the batch; and conditions stay in step with samples.
     """
     check_config(config)
-    require_no_errors(config.findings(StageFacts(_BATCH, conditional=True)), f"'{config.type}'")
+    require(config.group() > 0, f"'{config.type}' must have groups of 1 sample at least, not of {config.group()}")
+    require_no_errors(config.findings(StageFacts(_batch(config), conditional=True)), f"'{config.type}'")
     objective = build_quietly(config, config.build)
     _check_turns(config, objective)
     for shape in _SHAPES:
@@ -51,6 +52,11 @@ def _check_turns(config: ObjectiveConfig, objective: Objective) -> None:
     for turn in turns:
         idle = not any(map(turn.taken, range(_STEPS)))
         require(not idle, f"'{config.type}' takes no turn of its '{turn.role}' in {_STEPS:,} steps")
+
+
+def _batch(config: ObjectiveConfig) -> int:
+    """A dozen samples or a few more, in two groups at least."""
+    return max(2, -(-_BATCH // config.group())) * config.group()
 
 
 def _step(config: ObjectiveConfig, objective: Objective, shape: tuple[int, ...], step: int) -> dict[str, float]:
@@ -79,9 +85,10 @@ def _roles(config: ObjectiveConfig) -> dict[str, Role]:
 def _take(
     config: ObjectiveConfig, turn: Turn, roles: dict[str, Role], shape: tuple[int, ...], step: int, index: int
 ) -> dict[str, float]:
-    draw = whole(_BATCH, step).child(f"{index}-{turn.role}")
-    rows = torch.arange(_BATCH)
-    batch = Batch(closed_form.points(draw.child("data"), shape), Rows(rows), Rows(rows - _BATCH))
+    count = _batch(config)
+    draw = whole(count, step, config.group()).child(f"{index}-{turn.role}")
+    rows = torch.arange(count)
+    batch = Batch(closed_form.points(draw.child("data"), shape), Rows(rows), Rows(rows - count))
     scene = Scene(roles, batch, draw, OneChunk(), World())
     for role in roles.values():
         role.module.zero_grad(set_to_none=True)

@@ -1,4 +1,10 @@
-"""What a stage was begun with, held against what it is to go on with."""
+"""Refuse to go on with a stage that was begun with another configuration.
+
+A stage's folder has a lock: the configuration that it was begun with. Before a run starts, `refuse_changes` compares
+the locks of all stages that have a checkpoint with the recipe as it is now, and names every field that differs. Fields
+that a newer version has added count as their defaults. `refuse_other_seeds` finds stages that lie where the run would
+not look for them, because it has another number of training seeds. A stage without a checkpoint may change freely.
+"""
 
 from __future__ import annotations
 
@@ -67,12 +73,12 @@ def _is_of(folder: Path, seed: int) -> bool:
 
 
 def begun(plan: StagePlan) -> bool:
-    """Whether anything is lost when the stage starts over."""
+    """Whether the stage has a checkpoint, which would be lost if it started over."""
     return bool(checkpoints(plan.folder))
 
 
 def read_lock(path: Path, how: str = "copy it from a backup, or move its folder away") -> dict[str, Any]:
-    """The configuration in a lock file; raises FlowmapError, which says `how` to mend it, if it is not as written."""
+    """The configuration in the lock at `path`; raises FlowmapError, with `how` to mend it, if it was damaged."""
     try:
         return read_sealed(path)
     except OSError as error:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 import msgspec
 
 from flowmap.files.folder import StoppedError
+from flowmap.files.json_lines import as_line, shortened, whole_lines
 from flowmap.files.manifest import Checkpoint, StepsSeal, checkpoints, read_manifest
-from flowmap.files.records import as_line, shortened, whole_lines
 from flowmap.files.texts import TextError
 from flowmap.files.whole import write_whole_file
 from flowmap.phases import phase

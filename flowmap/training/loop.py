@@ -144,7 +144,8 @@ class Parts:
     def __init__(self, stage: Stage, roles: Mapping[str, Role], step: int, turn: str) -> None:
         self.step = step
         plan, processes = stage.plan, stage.processes
-        whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device)
+        group = plan.stage.objective.group()
+        whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device, group=group)
         micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.number
         self._draws = whole.split(processes.number, processes.index, micro)
         self._stage, self._roles = stage, roles

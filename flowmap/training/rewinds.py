@@ -7,8 +7,8 @@ from typing import Any
 
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import writing
+from flowmap.files.json_lines import read_lines, rewrite_lines
 from flowmap.files.manifest import checkpoints
-from flowmap.files.records import read_lines, rewrite_lines
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.tables import has_critic
 from flowmap.training.verify import aside

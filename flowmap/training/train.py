@@ -13,8 +13,8 @@ from typing import Protocol
 from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, sync, writing
+from flowmap.files.json_lines import append_line
 from flowmap.files.manifest import Checkpoint, checkpoints
-from flowmap.files.records import append_line
 from flowmap.files.sealed import write_sealed
 from flowmap.phases import phase
 from flowmap.recipe.layout import LOCK, StagePlan

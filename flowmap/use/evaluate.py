@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import writing
-from flowmap.files.records import rewrite_lines
+from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
 from flowmap.files.whole import write_whole_file
 from flowmap.interfaces import Evidence, Metric, References, Samples
@@ -99,7 +99,7 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     references = References(train, held_out, reference, again, shelf)
     built: dict[MetricConfig, _Measure] = {}
     for metric in each(config.metrics, "preparing metrics, and what a perfect model would score"):
-        with phase(metric.type):
+        with phase(metric.label()):
             made = metric.build(references)
             built[metric] = _Measure(made, made.floor(config.samples))
     return built
@@ -152,7 +152,7 @@ def _score(
                 weights=entry.weights,
                 sampler=entry.label if entry.sampler else m.network or "",
                 nfe=nfe,
-                metric=m.type,
+                metric=m.label(),
                 value=mean_of(values[m]),
                 spread=spread_of(values[m]),
                 floor=measure.floor,

@@ -1,4 +1,9 @@
-"""Who is measured: stages of a run and weights from outside, to be opened one after the other."""
+"""Who takes part in an evaluation, and how to open their networks.
+
+A `Member` is a stage of the run at one training seed, or weights from outside: a name, and all that identifies the
+weights. The `Lineup` finds members by name and opens one at a time, because two backbones may not fit in memory
+together. What is measured of a member (which sampler, which metrics) is the business of flowmap.use.rows.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +61,7 @@ class Member:
 
 @final
 class Lineup:
-    """Those whom the recipe of a plan names. The base weights of one backbone are in memory at a time."""
+    """All members that the recipe of a plan names; one backbone is in memory at a time, and roles share its base."""
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self._plan = plan

@@ -1,4 +1,9 @@
-"""The rows of an evaluation: who is measured how, and what has been measured already."""
+"""What is measured of whom: the rows of an evaluation, and which of them have their scores already.
+
+An `Entry` is a row of the results: one member (flowmap.use.lineup) under one sampler, or its network by itself where a
+metric calls that. `entries_of` lists the rows that a recipe asks for, `wanted` the scores of each, and `recorded` finds
+them in `metrics.jsonl`, unless weights or settings have changed since. flowmap.use.evaluate measures the others.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +69,9 @@ def _probes(metric: MetricConfig, member: Member) -> bool:
 def wanted(entry: Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
     """The (sampler, nfe, metric) that the entry's lines must have."""
     if entry.sampler is None:
-        return {(m.network or "", m.calls, m.type) for m in config.metrics if looks_at(m, entry)}
+        return {(m.network or "", m.calls, m.label()) for m in config.metrics if looks_at(m, entry)}
     calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
-    return {(entry.label, n, m.type) for n in calls for m in config.metrics if looks_at(m, entry)}
+    return {(entry.label, n, m.label()) for n in calls for m in config.metrics if looks_at(m, entry)}
 
 
 def looks_at(metric: MetricConfig, entry: Entry) -> bool:
@@ -77,7 +82,7 @@ def looks_at(metric: MetricConfig, entry: Entry) -> bool:
 def recorded(
     entry: Entry, found: Sequence[dict[str, object]], config: EvaluationConfig
 ) -> list[dict[str, object]] | None:
-    """The entry's lines among those found, or None unless all that are wanted are there."""
+    """The lines of `entry` among those `found` in metrics.jsonl; None if any that is wanted is missing or stale."""
     complete = wanted(entry, config)
     header = {
         "stage": entry.member.name,

@@ -21,9 +21,9 @@ from flowmap.maths.draw import Draw
 from flowmap.phases import phase
 from flowmap.reading.open import open_run
 from flowmap.schema.specs import SampleSpec
+from flowmap.use.opened import Opened, open_wished, open_wished_run
 from flowmap.use.student import Contestant, generate, latent_context
 from flowmap.use.wish import Wish
-from flowmap.use.wishes import Opened, open_wished, open_wished_run
 from flowmap.video.clips import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.video.pictures import png
 

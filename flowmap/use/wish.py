@@ -1,4 +1,4 @@
-"""What somebody wants to have sampled, in the words of the options."""
+"""What somebody wishes to have sampled, in the words of the options. flowmap.use.opened opens what is wished for."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.errors import FlowmapError
+from flowmap.files.json_lines import read_lines
 from flowmap.files.manifest import checkpoints
-from flowmap.files.records import read_lines
 from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, TEACHER, checkpoints_every
 from tests.video_runs import digits_run, wan_run
 

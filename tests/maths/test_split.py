@@ -88,7 +88,7 @@ def whole_and_split(objective: ObjectiveConfig, processes: int, micro_batch: int
     """Of every turn the gradient of the whole batch, and the mean over processes and micro-batches of theirs."""
     found = []
     for turn in objective.build().turns():
-        draw = Wide.whole(0, "stage", STEP, turn.role, COUNT)
+        draw = Wide.whole(0, "stage", STEP, turn.role, COUNT, group=objective.group())
         worlds = [World() for _ in range(processes)]
         parts = [
             gradient(objective, turn, part, world)

@@ -18,8 +18,8 @@ from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
+from flowmap.use.opened import open_wished
 from flowmap.use.wish import Wish
-from flowmap.use.wishes import open_wished
 
 from .support import draw
 

@@ -24,7 +24,7 @@ from flowmap.interfaces import EncodedText, Samples
 from flowmap_video.configs import VideoShardsConfig
 from flowmap_video.digests import with_digest
 from flowmap_video.facts import ENCODED, FORMAT, NULL, Facts, null_in, read_facts
-from flowmap_video.records import pack
+from flowmap_video.packing import pack
 from flowmap_video.rehearsal import add_file
 from flowmap_video.shards import ABOUT, LATENT
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.errors import ClipError, FlowmapError
-from flowmap.files.records import read_lines, rewrite_lines
+from flowmap.files.json_lines import read_lines, rewrite_lines
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.video import clip_as, strips, to_float
@@ -24,7 +24,7 @@ from flowmap_video.configs import VideoShardsConfig
 from flowmap_video.encoded import ShardWriter
 from flowmap_video.facts import ENCODED, Facts, read_facts, read_null
 from flowmap_video.faults import FAULTS, Faults
-from flowmap_video.records import unpack
+from flowmap_video.packing import unpack
 from flowmap_video.shards import ABOUT, LATENT, VIDEO, Entry, index, layout
 
 _CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Metrics: three Fréchet distances, sliced Wasserstein, semigroup error, nearest training sample."""
+"""Metrics (Fréchet and sliced Wasserstein distances, semigroup error, nearest training sample) and two features."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
 from flowmap_metrics.configs import (
+    ClassifierConfig,
+    FrechetConfig,
     FrechetFeaturesConfig,
     FrechetPixelsConfig,
     FrechetTeacherConfig,
     NearestTrainConfig,
+    PixelsConfig,
     SemigroupConfig,
     SlicedWassersteinConfig,
 )
@@ -19,10 +22,13 @@ from flowmap_metrics.configs import (
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
     return [
+        FrechetConfig,
         FrechetFeaturesConfig,
         FrechetPixelsConfig,
         FrechetTeacherConfig,
         SlicedWassersteinConfig,
         SemigroupConfig,
         NearestTrainConfig,
+        PixelsConfig,
+        ClassifierConfig,
     ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowmap.files.shelf import Shelf
-from flowmap.interfaces import Samples
+from flowmap.interfaces import Features, Samples
 
 _EPOCHS = 20
 _BATCH = 32
@@ -17,7 +17,7 @@ _FEATURES = 64
 
 
 @final
-class Classifier(nn.Module):
+class Classifier(nn.Module, Features):
     """Images `[N, 1, C, H, W]` to `_FEATURES` standardised features, and to class scores."""
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -42,13 +42,13 @@ class Classifier(nn.Module):
         return self.head(F.relu(self.convolutions(x[:, 0])))
 
     @torch.no_grad()
-    def features(self, x: Tensor) -> Tensor:
+    def of(self, samples: Tensor) -> Tensor:
         """Features `[N, 64]`: the last hidden layer after its ReLU, as FID takes them, scaled to unit variance.
 
         Of videos, those of the first and of the last frame `[N, 128]`: whether both look right, and fit together.
         """
-        frames = [0, -1] if x.shape[1] > 1 else [0]
-        parts = (part[:, frame].cpu() for frame in frames for part in x.split(2048))
+        frames = [0, -1] if samples.shape[1] > 1 else [0]
+        parts = (part[:, frame].cpu() for frame in frames for part in samples.split(2048))
         found = torch.cat([F.relu(self.convolutions(part)) / self.scale for part in parts])
         return torch.cat(found.chunk(len(frames)), dim=1)
 
@@ -87,7 +87,7 @@ def _train(x: Tensor, labels: Tensor) -> Classifier:
             optimizer.step()
             schedule.step()
     classifier.eval()
-    spread = classifier.features(x).std(0)
+    spread = classifier.of(x).std(0)
     # A feature that is all but silent on these samples stays so: its own tiny scale would let a few others that wake it
     # decide the whole distance.
     classifier.scale = spread.clamp(min=0.1 * float(spread.max()))

@@ -1,32 +1,110 @@
-"""Metrics: three Fréchet distances, sliced Wasserstein, semigroup error, nearest training sample."""
+"""Metrics (Fréchet and sliced Wasserstein distances, semigroup error, nearest training sample) and two features."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from flowmap.plugin import Finding, MetricConfig, NetworkKind, SampleSpec
+from flowmap.plugin import AnyFeatures, FeaturesConfig, Finding, MetricConfig, NetworkKind, SampleSpec
 from flowmap.schema.bounds import Cells, Directions
 
 if TYPE_CHECKING:
-    from flowmap.interfaces import Metric, References
+    from flowmap.interfaces import Features, Metric, References, Samples
 
 
 _SMALLEST = 2
+To = Literal["held_out", "teacher"]
 
 
-def _needs_images(spec: SampleSpec, field: str) -> Iterable[Finding]:
-    """The classifier learns from labels, and halves an image of so many pixels once."""
-    if not spec.labelled:
-        yield Finding("error", (field,), "classifier features need labelled data, and these have no labels")
-    elif len(spec.shape) != 4 or min(spec.shape[2:]) < _SMALLEST:
-        why = (
-            f"classifier features are of images [F, C, H, W] of {_SMALLEST} x {_SMALLEST} pixels or more, and samples "
-            f"of these data are {list(spec.shape)}; use a metric of their raw numbers, such as frechet_pixels"
-        )
-        yield Finding("error", (field,), why)
+class PixelsConfig(FeaturesConfig):
+    """The raw numbers of a sample."""
+
+    type: Literal["pixels"] = "pixels"
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """It fits all data."""
+        return []
+
+    def build(self, references: References) -> Features:
+        """Make them ready."""
+        from flowmap_metrics.features import Pixels
+
+        return Pixels()
+
+
+class ClassifierConfig(FeaturesConfig):
+    """A small classifier of these images, trained on one half of the training split: its last hidden layer."""
+
+    type: Literal["classifier"] = "classifier"
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """The classifier learns from labels, and halves an image of so many pixels once."""
+        if not spec.labelled:
+            yield Finding("error", ("type",), "classifier features need labelled data, and these have no labels")
+        elif len(spec.shape) != 4 or min(spec.shape[2:]) < _SMALLEST:
+            why = (
+                f"classifier features are of images [F, C, H, W] of {_SMALLEST} x {_SMALLEST} pixels or more, and "
+                f"samples of these data are {list(spec.shape)}; use a metric of their raw numbers, such as "
+                "frechet_pixels"
+            )
+            yield Finding("error", ("type",), why)
+
+    def build(self, references: References) -> Features:
+        """Train the classifier, unless the shelf has it."""
+        from flowmap_metrics.classifier import train_classifier
+        from flowmap_metrics.parts import halves
+
+        return train_classifier(halves(references.train)[0], references.shelf)
+
+    def unseen(self, references: References) -> Samples:
+        """The other half."""
+        from flowmap_metrics.parts import halves
+
+        return halves(references.train)[1]
+
+
+def _frechet(features: FeaturesConfig, to: To, references: References) -> Metric:
+    """The distance in `features`, to held-out data or to the teacher's samples."""
+    from flowmap_metrics.frechet import FrechetDistance
+
+    if to == "teacher":
+        return FrechetDistance(features.build(references), references.teacher, references.teacher_again)
+    perfect = features.unseen(references).x
+    return FrechetDistance(features.build(references), references.held_out.x, perfect)
+
+
+class FrechetConfig(MetricConfig):
+    """Fréchet distance in any installed features, to held-out data or to the teacher's own many-step samples."""
+
+    type: Literal["frechet"] = "frechet"
+    features: AnyFeatures = Field(default="pixels", description="the space that samples are compared in")
+    to: To = Field("held_out", description="what samples are compared with")
+
+    def label(self) -> str:
+        """With its features, and the teacher if that is what samples are compared with."""
+        return f"{self.type}:{self.features.type}" + (":teacher" if self.to == "teacher" else "")
+
+    def missing(self) -> Iterable[Finding]:
+        """What the features would read."""
+        return self._of_features(self.features.missing())
+
+    def rehearsed(self, folder: Path) -> Self:
+        """With a tiny twin of the features."""
+        return self.model_copy(update={"features": self.features.rehearsed(folder)})
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        """What the features cannot read."""
+        return self._of_features(self.features.findings(spec))
+
+    def _of_features(self, found: Iterable[Finding]) -> Iterable[Finding]:
+        return [Finding(finding.level, ("features", *finding.field), finding.message) for finding in found]
+
+    def build(self, references: References) -> Metric:
+        """Measure what samples are compared with."""
+        return _frechet(self.features, self.to, references)
 
 
 class FrechetFeaturesConfig(MetricConfig):
@@ -39,15 +117,11 @@ class FrechetFeaturesConfig(MetricConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Labelled images are needed."""
-        return _needs_images(spec, "type")
+        return ClassifierConfig().findings(spec)
 
     def build(self, references: References) -> Metric:
         """Train the classifier."""
-        from flowmap_metrics.frechet import FrechetDistance, features_of
-        from flowmap_metrics.parts import halves
-
-        learned, unseen = halves(references.train)
-        return FrechetDistance(features_of(learned, references.shelf), references.held_out.x, unseen.x)
+        return _frechet(ClassifierConfig(), "held_out", references)
 
 
 class FrechetPixelsConfig(MetricConfig):
@@ -61,9 +135,7 @@ class FrechetPixelsConfig(MetricConfig):
 
     def build(self, references: References) -> Metric:
         """Measure the held-out data."""
-        from flowmap_metrics.frechet import FrechetDistance, raw
-
-        return FrechetDistance(raw, references.held_out.x, references.train.x)
+        return _frechet(PixelsConfig(), "held_out", references)
 
 
 class FrechetTeacherConfig(MetricConfig):
@@ -74,24 +146,23 @@ class FrechetTeacherConfig(MetricConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Features need labelled images."""
-        return _needs_images(spec, "space") if self.space == "features" else []
+        for finding in self._features().findings(spec):
+            yield Finding(finding.level, ("space",), finding.message)
 
     def build(self, references: References) -> Metric:
         """Measure the teacher's samples."""
-        from flowmap_metrics.frechet import FrechetDistance, features_of, raw
-        from flowmap_metrics.parts import halves
+        return _frechet(self._features(), "teacher", references)
 
-        # The same classifier as that of frechet_features, so that both are made for the cost of one.
-        wanted = self.space == "features"
-        space = features_of(halves(references.train)[0], references.shelf) if wanted else raw
-        return FrechetDistance(space, references.teacher, references.teacher_again)
+    def _features(self) -> FeaturesConfig:
+        """The same classifier as that of frechet_features, so that both are made for the cost of one."""
+        return ClassifierConfig() if self.space == "features" else PixelsConfig()
 
 
 class SlicedWassersteinConfig(MetricConfig):
     """Sliced Wasserstein-2 distance (POT) to held-out data, or to the teacher's own many-step samples."""
 
     type: Literal["sliced_wasserstein"] = "sliced_wasserstein"
-    to: Literal["held_out", "teacher"] = Field("held_out", description="what samples are compared with")
+    to: To = Field("held_out", description="what samples are compared with")
     cells: Cells = Field(
         0, description="frames, rows and columns that samples are averaged down to before; 0 leaves them alone"
     )

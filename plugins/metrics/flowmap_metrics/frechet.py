@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import final
 
 import numpy as np
 from scipy.linalg import eigvals
 from torch import Tensor
 
-from flowmap.files.shelf import Shelf
-from flowmap.interfaces import Evidence, Metric, Samples
-from flowmap_metrics.classifier import train_classifier
+from flowmap.interfaces import Evidence, Features, Metric
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
-
-Space = Callable[[Tensor], Vectors]
-
-
-def raw(x: Tensor) -> Vectors:
-    """Samples `[N, F, ...]` as vectors `[N, D]` of their own numbers."""
-    return x.flatten(1).double().cpu().numpy()
-
-
-def features_of(train: Samples, shelf: Shelf) -> Space:
-    """The feature space of a classifier trained on `train` (once for the same samples and `shelf`)."""
-    classifier = train_classifier(train, shelf)
-    return lambda x: classifier.features(x).double().numpy()
 
 
 def moments(vectors: Vectors) -> tuple[Vectors, Vectors]:
@@ -49,24 +33,27 @@ def frechet(a: tuple[Vectors, Vectors], b: tuple[Vectors, Vectors]) -> float:
 
 @final
 class FrechetDistance(Metric):
-    """Distance to `target` in a feature space; `perfect` are what ideal samples would be.
+    """Distance to `target` in `features`; `perfect` are what ideal samples would be.
 
     The distance of N samples of the target's own law is above 0 by about a term in 1/N, so samples are scored in parts
     of at most as many as are `perfect`, and the floor is of parts of that same size.
     """
 
-    def __init__(self, space: Space, target: Tensor, perfect: Tensor) -> None:
-        self._space = space
-        self._target = moments(space(target))
-        self._perfect = space(perfect)
+    def __init__(self, features: Features, target: Tensor, perfect: Tensor) -> None:
+        self._features = features
+        self._target = moments(self._vectors(target))
+        self._perfect = self._vectors(perfect)
 
     def score(self, evidence: Evidence) -> float:
         """The mean distance of parts of the samples, as large as there are ideal samples."""
-        return in_parts(self._distance, self._space(evidence.samples), len(self._perfect))
+        return in_parts(self._distance, self._vectors(evidence.samples), len(self._perfect))
 
     def floor(self, size: int) -> float:
         """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
         return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
+
+    def _vectors(self, samples: Tensor) -> Vectors:
+        return self._features.of(samples).double().cpu().numpy()
 
     def _distance(self, vectors: Vectors) -> float:
         return frechet(moments(vectors), self._target)

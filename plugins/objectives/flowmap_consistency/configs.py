@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import (
-    Finding,
-    ObjectiveConfig,
-    RoleSpec,
-    StageFacts,
-    idle,
-)
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, idle, idle_drop_findings
 from flowmap.schema.bounds import (
     Bins,
     Boundary,
@@ -26,9 +20,6 @@ from flowmap.schema.bounds import (
     Weight,
 )
 from flowmap.schema.settings import TangentConfig
-
-if TYPE_CHECKING:
-    from flowmap.interfaces import Objective
 from flowmap_consistency.parts import (
     CFG,
     DISTANCE,
@@ -41,10 +32,12 @@ from flowmap_consistency.parts import (
     TARGET,
     DiscreteConfig,
     HalvedTimes,
-    drop_findings,
     long_step_findings,
     teacher_findings,
 )
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Objective
 
 
 class ConsistencyConfig(DiscreteConfig):
@@ -88,7 +81,7 @@ class ConsistencyTrainingConfig(DiscreteConfig):
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """A condition that is dropped must exist."""
         yield from super().findings(facts)
-        yield from drop_findings(self.drop_condition, facts)
+        yield from idle_drop_findings(self.drop_condition, facts)
 
     def build(self) -> Objective:
         """Make the objective."""
@@ -133,7 +126,7 @@ class TcmConfig(DiscreteConfig):
         yield from super().findings(facts)
         if self.velocity == "data":
             yield from idle(self, "velocity is 'data', which needs no step of a teacher", "solver")
-        yield from drop_findings(self.drop_condition, facts)
+        yield from idle_drop_findings(self.drop_condition, facts)
         yield from teacher_findings(self.cfg_scale, facts, self.velocity)
         if self.velocity == "teacher":
             yield from long_step_findings(self.schedule, self.start_stage)

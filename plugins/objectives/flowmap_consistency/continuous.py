@@ -25,7 +25,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Cond, FlowMap, Loss, Objective, Scene, Turn, World
+from flowmap.interfaces import Batch, Cond, FlowMap, Loss, Scene, StudentObjective, World
 from flowmap.maths.distances import elements, normalized, squared
 from flowmap.maths.path import like
 from flowmap.maths.trigflow import RIGHT_ANGLE, TrigFlow
@@ -80,7 +80,7 @@ def consistency_tangent(
 
 
 @final
-class ContinuousConsistency(Objective):
+class ContinuousConsistency(StudentObjective):
     """See the module.
 
     The paper learns a log-variance w(a) with E[e^w loss - w]. An objective has no parameters, but the optimum is
@@ -95,11 +95,8 @@ class ContinuousConsistency(Objective):
     def __init__(self, config: ScmConfig) -> None:
         self._config, self._flow = config, TrigFlow(config.sigma_d)
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
         config, flow, draw, batch = self._config, self._flow, scene.draw, scene.forced()
         network = TrigStudent(scene.flow_map("student"), flow, batch.x0.dtype)
         normal = draw.normal("angle").double()

@@ -15,7 +15,7 @@ from typing import final
 
 import torch
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.path import like, noised
 from flowmap.networks.points import drop_condition
 from flowmap_consistency.parts import DiscreteConfig
@@ -23,7 +23,7 @@ from flowmap_consistency.steps import Step, distances, draw_start, joined, step_
 
 
 @final
-class DiscreteConsistency(Objective):
+class DiscreteConsistency(StudentObjective):
     """weight(t, s) d(D(x_t, t), sg D(x_s, s)), with x0 itself (or the teacher's end) where s = 0.
 
     Pitfalls: training without a teacher is biased by an amount of the order of t - s, so the schedule should go on
@@ -34,11 +34,8 @@ class DiscreteConsistency(Objective):
     def __init__(self, config: DiscreteConfig, step: Step, drop_condition: float = 0.0) -> None:
         self._config, self._step, self._drop = config, step, drop_condition
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
         config, draw = self._config, scene.draw
         batch, _ = drop_condition(draw, scene.forced(), self._drop)
         role, student = scene.roles["student"], scene.flow_map("student")

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import (
-    Finding,
-    ObjectiveConfig,
-    RoleSpec,
-    StageFacts,
-    idle,
-)
-from flowmap.schema.bounds import (
-    Constant,
-    GridPoints,
-    Shift,
-    Steps,
-)
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
+from flowmap.schema.bounds import Constant, GridPoints, Range, Shift, Steps
 from flowmap.schema.settings import TimesConfig
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING, Annotated
-
-from flowmap.plugin import (
-    guidance_findings,
-)
-from flowmap.schema.bounds import (
-    Range,
-)
-
-if TYPE_CHECKING:
-    pass
-
 
 _SHORT = 4  # the first stage of the improved schedule whose steps are shorter than a sixth of t
 LAST_STAGE = 9
@@ -83,14 +56,6 @@ def long_step_findings(schedule: str, start_stage: int) -> Iterable[Finding]:
             f"(with data it is not); use start_stage = {_SHORT} or more"
         )
         yield Finding("warning", ("start_stage",), why)
-
-
-def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
-    """Conditions that are dropped where there are none."""
-    if drop_condition and not facts.conditional:
-        yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
-    elif drop_condition and not facts.ever(drop_condition):
-        yield Finding("warning", ("drop_condition",), f"has no effect: {facts.rarely()}")
 
 
 class DiscreteConfig(ObjectiveConfig, ABC):

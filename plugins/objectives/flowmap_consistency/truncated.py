@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import like, noised
 from flowmap.networks.points import drop_condition
@@ -36,7 +36,7 @@ def at_boundary(draw: Draw, share: float) -> Tensor:
 
 
 @final
-class TruncatedConsistency(Objective):
+class TruncatedConsistency(StudentObjective):
     """See the module.
 
     Pitfall: the student is not trained below t'. A sampling grid with times below t' uses what the student was
@@ -46,11 +46,8 @@ class TruncatedConsistency(Objective):
     def __init__(self, config: TcmConfig, step: Step) -> None:
         self._config, self._step = config, step
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
         config, draw = self._config, scene.draw
         batch, _ = drop_condition(draw, scene.forced(), config.drop_condition)
         role, student, first = scene.roles["student"], scene.flow_map("student"), scene.flow_map("first")

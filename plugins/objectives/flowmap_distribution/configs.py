@@ -76,23 +76,11 @@ class Dmd2Config(ConsistencyRolloutConfig):
         default_factory=Dmd2TimesConfig, description="times of the scores, and those the critic is trained at"
     )
 
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_distribution.dmd2 import Dmd2
-
-        return Dmd2(self)
-
 
 class SelfForcingConfig(ConsistencyRolloutConfig):
     """Self-Forcing (arXiv 2506.08009): DMD2 on a causal model's own rollouts, scored as whole videos."""
 
     type: Literal["self_forcing"] = "self_forcing"
-
-    def build(self) -> Objective:
-        """Make the objective."""
-        from flowmap_distribution.self_forcing import SelfForcing
-
-        return SelfForcing(self)
 
 
 class CausVidConfig(Dmd2FamilyConfig):
@@ -111,9 +99,10 @@ class CausVidConfig(Dmd2FamilyConfig):
 
     def build(self) -> Objective:
         """Make the objective."""
-        from flowmap_distribution.causvid import CausVid
+        from flowmap_distribution.dmd2 import dmd2_on
+        from flowmap_distribution.rollouts import Denoised
 
-        return CausVid(self)
+        return dmd2_on(Denoised(self.steps, self.shift, self.score), self)
 
 
 class TrajectoryConfig(ObjectiveConfig):
@@ -231,9 +220,9 @@ class RcmConfig(OnPolicyConfig, Dmd2FamilyConfig):
 
     def build(self) -> Objective:
         """Make the objective."""
-        from flowmap_distribution.rcm import Rcm
+        from flowmap_distribution.rcm import rcm
 
-        return Rcm(self)
+        return rcm(self)
 
 
 RELEASED_SCM = {

@@ -121,7 +121,7 @@ def co_trained(turns: Sequence[Turn], scene: Scene, weight: float) -> Iterator[L
 
 @final
 @dataclass(frozen=True)
-class Duel:
+class Duel(Objective):
     """Student against critic, each on samples of its own that `make` gives, as the scores see them.
 
     At the steps of which `student` says so the student takes its turn, with the losses of `forward` beside its own,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,9 @@ from flowmap.plugin import (
     idle,
 )
 from flowmap.schema.bounds import DeviationOrNone, Guidance, Rollout, Shift, Time, Turns, Weight
+
+if TYPE_CHECKING:
+    from flowmap.interfaces import Objective
 
 
 class ScoreTimesConfig(Config):
@@ -103,6 +106,10 @@ class DistributionConfig(ObjectiveConfig, ABC):
         }
         return {**(self.forward.roles() if self.forward else {}), **own}
 
+    def group(self) -> int:
+        """That of the co-trained objective."""
+        return self.forward.group() if self.forward else 1
+
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """What is known to go wrong with guidance and with co-training."""
         yield from guidance_findings(self.cfg_scale, facts.conditional)
@@ -164,3 +171,9 @@ class ConsistencyRolloutConfig(OnPolicyConfig, Dmd2FamilyConfig, ABC):
     def grid_shift(self) -> float | None:
         """That of the grid."""
         return self.shift
+
+    def build(self) -> Objective:
+        """Make the objective."""
+        from flowmap_distribution.dmd2 import dmd2_on, exiting
+
+        return dmd2_on(exiting(self), self)

@@ -19,38 +19,29 @@ A sample of which the rollout or a score is not finite adds nothing to the loss.
 from __future__ import annotations
 
 from functools import partial
-from typing import final
 
-from flowmap.interfaces import Objective, Turn
 from flowmap_distribution.configs import RcmConfig
 from flowmap_distribution.matching import Duel, Matching, score_times
 from flowmap_distribution.rollouts import LastStep, Rollout, falling_times
 
 
-@final
-class Rcm(Objective):
-    """See the module."""
-
-    def __init__(self, config: RcmConfig) -> None:
-        times = score_times(config.score_times)
-        start, cycle = config.begins, config.critic_steps + 1
-        self._duel = Duel(
-            Rollout(
-                LastStep(config.sampler.build()),
-                partial(falling_times, most=config.most_steps, law=times),
-                config.score,
-                config.replay,
-            ),
-            Matching(1.0, times, config.cfg_scale, masked=True),
-            times,
-            config.forward.build(),
-            config.forward_weight,
-            config.critic_sigma_d,
-            student=lambda step: step < start or (step - start) % cycle == 0,
-            critic=lambda step: step >= start and (step - start) % cycle != 0,
-            start=start,
-        )
-
-    def turns(self) -> tuple[Turn, ...]:
-        """The student's or the critic's, see the module."""
-        return self._duel.turns()
+def rcm(config: RcmConfig) -> Duel:
+    """The student's turns and the critic's, see the module."""
+    times = score_times(config.score_times)
+    start, cycle = config.begins, config.critic_steps + 1
+    return Duel(
+        Rollout(
+            LastStep(config.sampler.build()),
+            partial(falling_times, most=config.most_steps, law=times),
+            config.score,
+            config.replay,
+        ),
+        Matching(1.0, times, config.cfg_scale, masked=True),
+        times,
+        config.forward.build(),
+        config.forward_weight,
+        config.critic_sigma_d,
+        student=lambda step: step < start or (step - start) % cycle == 0,
+        critic=lambda step: step >= start and (step - start) % cycle != 0,
+        start=start,
+    )

@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Loss, Objective, Scene, Turn
+from flowmap.interfaces import Batch, Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedCond
@@ -28,18 +28,15 @@ from flowmap_distribution.rollouts import chunk_indices
 
 
 @final
-class Trajectory(Objective):
+class Trajectory(StudentObjective):
     """See the module. Of the data it takes the conditions and the shape alone."""
 
     def __init__(self, config: TrajectoryConfig) -> None:
         self._config = config
         self._sampler = config.sampler.build()
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
         draw, chunking, frames = scene.draw, scene.chunking, scene.batch.x0.shape[1]
         points = self.points(scene)
         window = chunking.window(frames, draw.child("context"))

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
 from flowmap.schema.bounds import Guidance, Probability, Range, SomeShare
-from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
-from flowmap_flow.parts import diagonal_findings, null_findings, roles_of
+from flowmap_flow.parts import OfVelocityConfig, PairsConfig, diagonal_findings, null_findings, roles_of
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -20,15 +19,13 @@ Levels = Annotated[int, Range(1, 20, "the finest step is 2^-20, which is 16 time
 """Lengths of jumps, each half the one before."""
 
 
-class SemigroupConfig(ObjectiveConfig):
+class SemigroupConfig(PairsConfig, OfVelocityConfig):
     """Progressive distillation by the semigroup (arXiv 2505.18825): X_{t->r} = X_{s->r}(X_{t->s})."""
 
     type: Literal["semigroup"] = "semigroup"
     velocity: Literal["teacher", "data"] = Field(
         "teacher", description="what the r = t samples learn: a teacher's velocity, or the sample velocity e - x0"
     )
-    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
-    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
     middle: Literal["uniform", "midpoint"] = Field("uniform", description="s: anywhere between r and t, or halfway")
     cfg_scale: Guidance = Field(
         1.0, description="w in null + w (cond - null), at r = t alone (longer jumps inherit it); 1 is none"
@@ -36,14 +33,6 @@ class SemigroupConfig(ObjectiveConfig):
     drop_condition: Probability = Field(
         0.0, description="probability that a sample's condition becomes null (velocity = 'data' only)"
     )
-
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        return roles_of(self.velocity == "teacher")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Without r = t, nothing says what velocity the jumps belong to."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from flowmap.plugin import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
 from flowmap.schema.bounds import Guidance, Probability, Shift, Stride
 from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
-from flowmap_flow.parts import null_findings
+from flowmap_flow.parts import OfVelocityConfig, drop_findings, null_findings, roles_of
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -47,7 +47,7 @@ class FlowMatchingConfig(ObjectiveConfig):
         return FlowMatching(self)
 
 
-class FlowMapConfig(ObjectiveConfig):
+class FlowMapConfig(OfVelocityConfig):
     """Forward flow-map training (AnyFlow's stage 2, arXiv 2605.13724): the MeanFlow identity by a derivative."""
 
     type: Literal["flow_map"] = "flow_map"
@@ -76,13 +76,6 @@ class FlowMapConfig(ObjectiveConfig):
     def grid_shift(self) -> float | None:
         """That of both times."""
         return self.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
-        if self.velocity == "teacher":
-            roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
-        return roles
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Combinations that deadlock or divide by nothing."""
@@ -129,10 +122,7 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""
-        return {
-            "student": RoleSpec("flow_map", True, "learns the flow map"),
-            "teacher": RoleSpec("velocity", False, "takes one step along its velocity"),
-        }
+        return roles_of(True, "takes one step along its velocity")
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition."""
@@ -143,15 +133,3 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
         from flowmap_flow.discrete import DiscreteFlowMap
 
         return DiscreteFlowMap(self)
-
-
-def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
-    """A condition that is dropped must exist."""
-    if drop_condition and not facts.conditional:
-        yield Finding("warning", ("drop_condition",), "has no effect: these data have no condition")
-    elif drop_condition and not facts.ever(drop_condition):
-        yield Finding("warning", ("drop_condition",), f"has no effect: {facts.rarely()}")
-    elif drop_condition == 1:
-        yield Finding(
-            "warning", ("drop_condition",), "drops every condition, so that none is ever trained; 0.1 is usual"
-        )

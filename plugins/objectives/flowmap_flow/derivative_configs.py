@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings, idle
+from flowmap.plugin import Finding, RoleSpec, StageFacts, guidance_findings, idle
 from flowmap.schema.bounds import Constant, Deviation, Guidance, Power, Probability, Step
-from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig, uniform_times
-from flowmap_flow.parts import null_findings
+from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
+from flowmap_flow.parts import IdentityConfig, OfVelocityConfig, PairsConfig, null_findings, roles_of
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
-from flowmap_flow.parts import roles_of, self_findings
 
 
-class MeanFlowConfig(ObjectiveConfig):
+class MeanFlowConfig(PairsConfig, OfVelocityConfig):
     """MeanFlow (arXiv 2505.13447): the identity u = v - (t - r) du/dt, with adaptive weights."""
 
     type: Literal["mean_flow"] = "mean_flow"
@@ -42,14 +41,6 @@ class MeanFlowConfig(ObjectiveConfig):
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
 
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        return roles_of(self.velocity == "teacher")
-
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""
         yield from guidance_findings(self.cfg_scale, facts.conditional)
@@ -62,16 +53,13 @@ class MeanFlowConfig(ObjectiveConfig):
         return MeanFlow(self)
 
 
-class EulerianConfig(ObjectiveConfig):
+class EulerianConfig(IdentityConfig):
     """Eulerian distillation (arXiv 2406.07507, 2505.18825, AYF's EMD 2506.14603): d/dt X_{t->r}(x_t) = 0."""
 
     type: Literal["eulerian"] = "eulerian"
     velocity: Literal["teacher", "self"] = Field(
         "teacher", description="v: a teacher's, or the student's own u(x, t, t), which the data teach at r = t"
     )
-    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
-    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
     normalize: bool = Field(False, description="divide each sample's residual g by |g| + constant, as AYF does")
     constant: Constant = Field(0.1, description="of normalize")
     warmup: Step = Field(0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
@@ -79,18 +67,9 @@ class EulerianConfig(ObjectiveConfig):
         default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
     )
 
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        return roles_of(self.velocity == "teacher")
-
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """What a student that teaches itself cannot do."""
-        yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from self_findings(self.velocity, self.cfg_scale, self.branches)
+        """And with a normalised residual."""
+        yield from super().findings(facts)
         if self.normalize and self.velocity == "self":
             why = (
                 "with velocity = 'self' the r = t residual holds the noise of the data; normalising it moves its "
@@ -105,33 +84,21 @@ class EulerianConfig(ObjectiveConfig):
         return Eulerian(self)
 
 
-class LagrangianConfig(ObjectiveConfig):
+class LagrangianConfig(IdentityConfig):
     """Lagrangian distillation (arXiv 2406.07507, 2505.18825): d/dr X_{t->r}(x_t) is the velocity where it arrives."""
 
     type: Literal["lagrangian"] = "lagrangian"
     velocity: Literal["teacher", "self"] = Field(
         "teacher", description="v: a teacher's, or the student's own u(x, r, r), which the data teach at r = t"
     )
-    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
-    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
-    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"),
         description="how du/dr is computed, here with gradient; by jvp if left out",
     )
 
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
-
-    def roles(self) -> Mapping[str, RoleSpec]:
-        """A student, and a teacher if the velocity is the teacher's."""
-        return roles_of(self.velocity == "teacher")
-
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
-        """What a student that teaches itself cannot do, and a derivative that torch cannot recompute."""
-        yield from guidance_findings(self.cfg_scale, facts.conditional)
-        yield from self_findings(self.velocity, self.cfg_scale, self.branches)
+        """And with a derivative that torch cannot recompute."""
+        yield from super().findings(facts)
         if facts.recomputes and self.tangent.method == "jvp":
             why = "torch cannot recompute a forward-mode derivative, and this backbone has gradient checkpointing on"
             yield Finding("error", ("tangent",), f"{why}; set tangent = {{ method = 'central' }}")
@@ -143,7 +110,7 @@ class LagrangianConfig(ObjectiveConfig):
         return Lagrangian(self)
 
 
-class TransitionConfig(ObjectiveConfig):
+class TransitionConfig(PairsConfig):
     """Transition models (TiM, arXiv 2509.04394): MeanFlow's identity by differences, weighted by the interval."""
 
     type: Literal["transition"] = "transition"
@@ -173,10 +140,6 @@ class TransitionConfig(ObjectiveConfig):
     cfg_scale: Guidance = Field(1.0, description="w in null + w (cond - null), learnt by the student; 1 is none")
     drop_condition: Probability = Field(0.1, description="probability that a sample's condition becomes null")
     tangent: TangentConfig = Field(default_factory=TangentConfig, description="how du/dt is computed")
-
-    def grid_shift(self) -> float | None:
-        """That of its times."""
-        return self.times.shift
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""

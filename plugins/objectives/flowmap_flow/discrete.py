@@ -8,12 +8,13 @@ is the average velocity of the teacher's step. No derivative is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
@@ -25,18 +26,15 @@ from flowmap_flow.configs import DiscreteFlowMapConfig
 
 
 @final
-class DiscreteFlowMap(Objective):
+@dataclass(frozen=True)
+class DiscreteFlowMap(StudentObjective):
     """See the module; at r = t the target is the teacher's velocity."""
 
-    def __init__(self, config: DiscreteFlowMapConfig) -> None:
-        self._config = config
+    config: DiscreteFlowMapConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, student = self._config, scene.flow_map("student")
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config, student = self.config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, uniform_times(config.shift))
         at = on_path(scene, pairs, "teacher", config.cfg_scale)
         target, rows = at.v, pairs.moving()
@@ -48,7 +46,7 @@ class DiscreteFlowMap(Objective):
     @torch.no_grad()
     def _by_the_teacher(self, scene: Scene, at: Points) -> Tensor:
         """The average velocity of one step of the teacher, then one jump of the averaged student; r < t."""
-        config, teacher = self._config, scene.velocity("teacher")
+        config, teacher = self.config, scene.velocity("teacher")
         s = torch.maximum(at.t - config.step, at.r)
         v = mean_velocity(
             lambda x, t: guided_velocity(teacher, x, t, at.cond, at.null, config.cfg_scale),

@@ -7,9 +7,10 @@ Minus that residual is g = u - v + (t - r) du/dt, and u is regressed on sg[u - g
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import normalized, squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.networks.points import along_path, on_path
@@ -17,7 +18,8 @@ from flowmap_flow.derivative_configs import EulerianConfig
 
 
 @final
-class Eulerian(Objective):
+@dataclass(frozen=True)
+class Eulerian(StudentObjective):
     """|u - sg[u - g]|^2, the mean over all elements, with g = u - v + k (t - r) du/dt.
 
     Without more this is MeanFlow's loss without weights: the target is v - (t - r) du/dt. With `warmup` N, k grows from
@@ -32,15 +34,11 @@ class Eulerian(Objective):
     t: prefer low frequencies of the time embedding, and clip the gradient.
     """
 
-    def __init__(self, config: EulerianConfig) -> None:
-        self._config = config
+    config: EulerianConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, student = self._config, scene.flow_map("student")
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config, student = self.config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         at = on_path(scene, pairs, config.velocity, config.cfg_scale)
         k = min(1.0, scene.draw.step / config.warmup) if config.warmup else 1.0

@@ -6,14 +6,14 @@ u(x_t, t, r) is regressed on sg[v - (t - r) du/dt], with guidance fused into the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import final
 
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import Pairs, draw_pairs, per_branch
 from flowmap.maths.path import draw_times, like, noised, shifted
@@ -50,18 +50,15 @@ def loss_weight(name: str, t: Tensor, shift: float) -> Tensor:
 
 
 @final
-class ForwardFlowMap(Objective):
+@dataclass(frozen=True)
+class ForwardFlowMap(StudentObjective):
     """The forward objective; see the module."""
 
-    def __init__(self, config: FlowMapConfig) -> None:
-        self._config = config
+    config: FlowMapConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        draw, config = scene.draw, self._config
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        draw, config = scene.draw, self.config
         pairs = draw_pairs(draw, config.branches, uniform_times(config.shift))
         batch, _ = drop_condition(draw, scene.batch, config.drop_condition)
         scene = replace(scene, batch=batch)
@@ -75,7 +72,7 @@ class ForwardFlowMap(Objective):
         draw, batch = scene.draw.child("bidirectional"), scene.chunking.whole(scene.batch)
         student = scene.flow_map("student")
         noise = draw.normal("noise", batch.x0.shape[1:])
-        t = draw_times(draw, TimesConfig(shift=self._config.shift))
+        t = draw_times(draw, TimesConfig(shift=self.config.shift))
         x_t = noised(batch.x0, noise, t)
         with torch.no_grad():
             v, w = self._velocity(replace(scene, batch=batch), x_t, t, noise)
@@ -90,7 +87,7 @@ class ForwardFlowMap(Objective):
 
         A teacher's velocity is guided already.
         """
-        config, batch = self._config, scene.batch
+        config, batch = self.config, scene.batch
         if config.velocity == "data":
             return noise - batch.x0, config.cfg_scale
         teacher = scene.velocity("teacher")
@@ -98,7 +95,7 @@ class ForwardFlowMap(Objective):
 
     def loss(self, scene: Scene, noise: Tensor, pairs: Pairs) -> Loss:
         """The loss of the scene's batch as it is, for given `noise` `[B, F, ...]` and times."""
-        config, batch = self._config, scene.batch
+        config, batch = self.config, scene.batch
         student = scene.flow_map("student")
         t, r = pairs.t, pairs.r
         x_t = noised(batch.x0, noise, t)

@@ -7,11 +7,12 @@ d/dr X_{t->r}(x_t) = v(X_{t->r}(x_t), r). From X = x - (t - r) u the left side i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 import torch
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
@@ -21,7 +22,8 @@ from flowmap_flow.derivative_configs import LagrangianConfig
 
 
 @final
-class Lagrangian(Objective):
+@dataclass(frozen=True)
+class Lagrangian(StudentObjective):
     """|u - (t - r) du/dr - sg v(sg X_{t->r}(x_t), r)|^2, the mean over all elements.
 
     At r = t this is u(x_t, t, t) against the velocity there. With `velocity = "self"` v is the student's own u(., r, r)
@@ -35,20 +37,16 @@ class Lagrangian(Objective):
     those, but in bf16 its gradient is noise.
     """
 
-    def __init__(self, config: LagrangianConfig) -> None:
-        self._config = config
+    config: LagrangianConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, student = self._config, scene.flow_map("student")
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config, student = self.config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         at, rows = on_path(scene, pairs, "data"), pairs.moving()
         u, du_dr = value_and_slope(student, Question(at.x, at.t, at.r, at.cond), rows, config.tangent)
         gap = like(at.t - at.r, at.x)
-        # index_add and not an assignment: a row for company has no gap, and leaves u as it is.
+        # index_add and not an assignment: a spare row has no gap, and leaves u as it is.
         speed = u - torch.zeros_like(at.x).index_add(0, rows, (gap[rows] * du_dr).to(at.x))
         arrived = at.x - gap * u.detach()
         v = velocity_at(scene, at, arrived, at.r, config.velocity, config.cfg_scale)

@@ -7,9 +7,10 @@ sg[v - (t - r) du/dt] (equations 9 to 11), with v = e - x0 and the weight 1 / (|
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import adaptive, elements, squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.networks.points import along_path, on_path
@@ -17,7 +18,8 @@ from flowmap_flow.derivative_configs import MeanFlowConfig
 
 
 @final
-class MeanFlow(Objective):
+@dataclass(frozen=True)
+class MeanFlow(StudentObjective):
     """weight |u - sg[v - (t - r) du/dt]|^2, the mean over all elements.
 
     Published beside this configuration (ImageNet 256): Adam 1e-4, betas (0.9, 0.95), EMA 0.9999, batch 256. There
@@ -31,15 +33,11 @@ class MeanFlow(Objective):
     needs an attention that has a forward derivative, which the plain one has and fused ones have not.
     """
 
-    def __init__(self, config: MeanFlowConfig) -> None:
-        self._config = config
+    config: MeanFlowConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, student = self._config, scene.flow_map("student")
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config, student = self.config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         drop = config.drop_condition if config.velocity == "data" else 0.0
         at = on_path(scene, pairs, config.velocity, config.cfg_scale, drop)

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterable, Mapping
+from typing import Literal, final
 
-from flowmap.plugin import Finding, RoleSpec, StageFacts
-from flowmap.schema.settings import BranchesConfig
+from pydantic import Field
+
+from flowmap.plugin import (
+    Finding,
+    ObjectiveConfig,
+    RoleSpec,
+    StageFacts,
+    guidance_findings,
+    idle_drop_findings,
+)
+from flowmap.schema.bounds import Guidance
+from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
 
 
-def roles_of(teacher: bool) -> Mapping[str, RoleSpec]:
-    """A student that is a flow map, and a teacher if its velocity is in the target."""
+def roles_of(teacher: bool, its: str = "gives the velocity") -> Mapping[str, RoleSpec]:
+    """A student that is a flow map, and a `teacher` if there is one, with what is `its` to do."""
     roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
     if teacher:
-        roles["teacher"] = RoleSpec("velocity", False, "gives the velocity")
+        roles["teacher"] = RoleSpec("velocity", False, its)
     return roles
 
 
-def self_findings(velocity: str, cfg_scale: float, branches: BranchesConfig) -> Iterable[Finding]:
-    """What goes wrong where the student is its own teacher."""
-    if velocity != "self":
-        return
-    yield from diagonal_findings(branches)
-    if cfg_scale != 1:
-        yield Finding("error", ("cfg_scale",), "guidance here is the teacher's; use 1, or velocity = 'teacher'")
+class OfVelocityConfig(ObjectiveConfig, ABC):
+    """What the objectives share that learn the flow map of a velocity, which may be a teacher's."""
+
+    velocity: Literal["data", "teacher", "self"]
+
+    @final
+    def roles(self) -> Mapping[str, RoleSpec]:
+        """A student, and a teacher if the velocity is the teacher's."""
+        return roles_of(self.velocity == "teacher")
+
+
+class PairsConfig(ObjectiveConfig, ABC):
+    """What the objectives share that are trained on pairs of times r <= t, both drawn by one law."""
+
+    times: TimesConfig = Field(default_factory=uniform_times, description="both times, of which t is the later one")
+    branches: BranchesConfig = Field(default_factory=BranchesConfig, description="shares of the global batch")
+
+    @final
+    def grid_shift(self) -> float | None:
+        """That of its times."""
+        return self.times.shift
+
+
+class IdentityConfig(PairsConfig, OfVelocityConfig, ABC):
+    """What Eulerian and Lagrangian distillation share: a velocity, which may be the student's own, and its guidance."""
+
+    velocity: Literal["teacher", "self"]
+    cfg_scale: Guidance = Field(1.0, description="the teacher's guidance, w in null + w (cond - null); 1 is none")
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        """What a student that teaches itself cannot do."""
+        yield from guidance_findings(self.cfg_scale, facts.conditional)
+        if self.velocity == "self":
+            yield from diagonal_findings(self.branches)
+            if self.cfg_scale != 1:
+                why = "guidance here is the teacher's; use 1, or velocity = 'teacher'"
+                yield Finding("error", ("cfg_scale",), why)
 
 
 def diagonal_findings(branches: BranchesConfig) -> Iterable[Finding]:
@@ -40,3 +82,12 @@ def null_findings(velocity: str, cfg_scale: float, drop_condition: float, facts:
             "condition is ever dropped; set drop_condition, to 0.1 say"
         )
         yield Finding("error", ("drop_condition",), why)
+
+
+def drop_findings(drop_condition: float, facts: StageFacts) -> Iterable[Finding]:
+    """A condition that is dropped must exist, and must be there at times."""
+    idle = list(idle_drop_findings(drop_condition, facts))
+    yield from idle
+    if drop_condition == 1 and not idle:
+        why = "drops every condition, so that none is ever trained; 0.1 is usual"
+        yield Finding("warning", ("drop_condition",), why)

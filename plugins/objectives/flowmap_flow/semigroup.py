@@ -7,12 +7,13 @@ u(x_t, t, r) = lambda u(x_t, t, s) + (1 - lambda) u(X_{t->s}(x_t), s, r), with l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from flowmap.interfaces import FlowMap, Loss, Objective, Scene, Turn
+from flowmap.interfaces import FlowMap, Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
@@ -42,7 +43,8 @@ def semigroup_loss(scene: Scene, at: Points, s: Tensor, name: str) -> Loss:
 
 
 @final
-class Semigroup(Objective):
+@dataclass(frozen=True)
+class Semigroup(StudentObjective):
     """|u(x_t, t, r) - sg[lambda u_ema(x_t, t, s) + (1 - lambda) u_ema(X_{t->s}, s, r)]|^2, s uniform or halfway.
 
     At r = t the target is the teacher's velocity (distillation) or e - x0 (self-distillation): no derivative, two
@@ -54,15 +56,11 @@ class Semigroup(Objective):
     applied again to the two jumps it would compound.
     """
 
-    def __init__(self, config: SemigroupConfig) -> None:
-        self._config = config
+    config: SemigroupConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config = self._config
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config = self.config
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         drop = config.drop_condition if config.velocity == "data" else 0.0
         at = on_path(scene, pairs, config.velocity, config.cfg_scale, drop, rows=resting(pairs))

@@ -7,11 +7,12 @@ samples learn the velocity of the data, at r = t.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 import torch
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import Pairs, draw_pairs
 from flowmap.networks.points import on_path, resting
@@ -36,7 +37,8 @@ def dyadic_pairs(draw: Draw, bootstrap: float, levels: int) -> Pairs:
 
 
 @final
-class Shortcut(Objective):
+@dataclass(frozen=True)
+class Shortcut(StudentObjective):
     """|u - sg[(u_ema(x_t, t, s) + u_ema(X_{t->s}, s, r)) / 2]|^2 with s = (t + r) / 2; |u - (e - x0)|^2 at r = t.
 
     Published beside this configuration: AdamW 1e-4 with weight decay 0.1, without which the paper finds training
@@ -49,15 +51,11 @@ class Shortcut(Objective):
     the two half jumps as well it compounds, to about w^7 over the levels.
     """
 
-    def __init__(self, config: ShortcutConfig) -> None:
-        self._config = config
+    config: ShortcutConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config = self._config
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config = self.config
         pairs = dyadic_pairs(scene.draw, config.bootstrap, config.levels)
         at = on_path(scene, pairs, "data", config.cfg_scale, config.drop_condition, rows=resting(pairs))
         yield semigroup_loss(scene, at, 0.5 * (at.t + at.r), "shortcut")

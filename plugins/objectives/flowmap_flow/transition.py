@@ -10,14 +10,14 @@ taken over channels, besides. It weighs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from flowmap.interfaces import Loss, Objective, Scene, Turn
+from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.networks.points import along_path, on_path, velocity_at
@@ -40,7 +40,8 @@ def interval_weight(t: Tensor, r: Tensor, sigma_d: float, interval: Literal["tim
 
 
 @final
-class Transition(Objective):
+@dataclass(frozen=True)
+class Transition(StudentObjective):
     """weight(t, r) L(u, sg[v - (t - r) du/dt]) with v = e - x0, see the module; the mean over samples.
 
     As released (github.com/WZDTHU/TiM, commit b431859): half the samples have r = t and a tenth r = 0, steps of 0.005,
@@ -55,15 +56,11 @@ class Transition(Objective):
     0.01 is noise. Of samples with one channel the cosine is a sign, which has no gradient: switch it off.
     """
 
-    def __init__(self, config: TransitionConfig) -> None:
-        self._config = config
+    config: TransitionConfig
 
-    def turns(self) -> tuple[Turn, ...]:
-        """One update of the student."""
-        return (Turn("student", self._losses),)
-
-    def _losses(self, scene: Scene) -> Iterator[Loss]:
-        config, student = self._config, scene.flow_map("student")
+    def losses(self, scene: Scene) -> Iterator[Loss]:
+        """See StudentObjective.losses."""
+        config, student = self.config, scene.flow_map("student")
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         at = on_path(scene, pairs, "data", drop=config.drop_condition)
         guided = replace(at, v=velocity_at(scene, at, at.x, at.t, "data", config.cfg_scale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -13,12 +14,24 @@ if TYPE_CHECKING:
     from flowmap.interfaces import Sampler
 
 
-class EulerConfig(SamplerConfig):
+class OneCallConfig(SamplerConfig, ABC):
+    """What the samplers share that call a velocity once a step."""
+
+    network: ClassVar[NetworkKind] = "velocity"
+    calls_per_step: ClassVar[int] = 1
+
+
+class OneJumpConfig(SamplerConfig, ABC):
+    """What the samplers share that call a flow map once a step."""
+
+    network: ClassVar[NetworkKind] = "flow_map"
+    calls_per_step: ClassVar[int] = 1
+
+
+class EulerConfig(OneCallConfig):
     """Euler's method on the instantaneous velocity."""
 
     type: Literal["euler"] = "euler"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""
@@ -41,12 +54,10 @@ class HeunConfig(SamplerConfig):
         return Heun()
 
 
-class FlowMapConfig(SamplerConfig):
+class FlowMapConfig(OneJumpConfig):
     """One jump of the flow map per step: exact on any grid if the map is."""
 
     type: Literal["flow_map"] = "flow_map"
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""
@@ -55,12 +66,10 @@ class FlowMapConfig(SamplerConfig):
         return FlowMapEuler()
 
 
-class ConsistencyConfig(SamplerConfig):
+class ConsistencyConfig(OneJumpConfig):
     """Jump to data, add fresh noise to the next time, repeat (multistep consistency sampling)."""
 
     type: Literal["consistency"] = "consistency"
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""
@@ -69,7 +78,7 @@ class ConsistencyConfig(SamplerConfig):
         return ConsistencyMultistep()
 
 
-class GammaConfig(SamplerConfig):
+class GammaConfig(OneJumpConfig):
     """Overshoot each jump of the flow map, then add fresh noise back (gamma-sampling, arXiv 2506.14603)."""
 
     type: Literal["gamma"] = "gamma"
@@ -77,8 +86,6 @@ class GammaConfig(SamplerConfig):
         0.2,
         description="how far a jump to r overshoots, to (1 - gamma) r: 0 is the sampler flow_map, 1 consistency",
     )
-    network: ClassVar[NetworkKind] = "flow_map"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""
@@ -87,12 +94,10 @@ class GammaConfig(SamplerConfig):
         return Gamma(self.gamma)
 
 
-class UniPCConfig(SamplerConfig):
+class UniPCConfig(OneCallConfig):
     """UniPC, second order with one call a step, by diffusers' scheduler (arXiv 2302.04867)."""
 
     type: Literal["unipc"] = "unipc"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""
@@ -101,12 +106,10 @@ class UniPCConfig(SamplerConfig):
         return unipc()
 
 
-class DpmSolverConfig(SamplerConfig):
+class DpmSolverConfig(OneCallConfig):
     """DPM-Solver++(2M), second order with one call a step, by diffusers' scheduler (arXiv 2211.01095)."""
 
     type: Literal["dpm_solver"] = "dpm_solver"
-    network: ClassVar[NetworkKind] = "velocity"
-    calls_per_step: ClassVar[int] = 1
 
     def build(self) -> Sampler:
         """Make the sampler."""

@@ -1,4 +1,7 @@
-"""The weights from outside that an evaluation names: which, and what does not fit. Torch-free."""
+"""What is wrong with the weights from outside that an evaluation names, and which they are. Torch-free.
+
+What such weights are by themselves, flowmap.recipe.outside finds out.
+"""
 
 from __future__ import annotations
 

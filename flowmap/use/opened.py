@@ -1,4 +1,8 @@
-"""Open a run or weights to be sampled: who it is, by what sampler, and in which size. What cannot be is said first."""
+"""Open the run or the weights that somebody wishes to sample (flowmap.use.wish).
+
+`Opened` is the network with all that the wish left open and the recipe, or the weights' authors, decide: sampler,
+number of calls, guidance, size. A wish that cannot be fulfilled is refused here, before anything is computed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the results of a run claim, with what they are held against. Torch-free."""
+"""The claims of one run: its scores, teacher and controls, put to the rules of flowmap.statistics. Torch-free."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def shown(value: float, digits: int) -> str:
 
 
 def described(metric: str) -> str:
-    """What the metric's plugin says it is; nothing if the plugin is not installed any more."""
+    """What its plugin says a metric is, by its label; nothing if the plugin is not installed any more."""
     try:
-        return (catalogue().find("metric", metric).__doc__ or "").strip().split("\n")[0]
+        return (catalogue().find("metric", metric.partition(":")[0]).__doc__ or "").strip().split("\n")[0]
     except LookupError:
         return ""
 
