@@ -31,7 +31,7 @@ from flowmap.planning.events import Call
 from flowmap.planning.plan import Planned, as_json, plan_recipe
 from flowmap.planning.tables import show
 from flowmap.plugin import Finding, NetworkKind, RoleSpec, SampleSpec
-from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
+from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
@@ -191,8 +191,11 @@ class Tokens(Footprint):
     def own(self, kind: NetworkKind) -> Weights:
         return Weights(7, 28, 4, 8)
 
-    def flops(self, kind: NetworkKind, shape: CallShape) -> Flops:
-        return Flops(shape.frames + shape.start, 2 * (shape.frames + shape.start))
+    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        return shape.frames + shape.start
+
+    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        return 2 * (shape.frames + shape.start)
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         return 100 * shape.frames * samples

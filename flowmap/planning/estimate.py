@@ -98,8 +98,10 @@ def estimate(plan: StagePlan, cost: StageCost, footprint: Footprint, devices: in
 
 def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:
     """FLOPs of one sample."""
-    flops = footprint.flops(specs[call.role].kind, call.shape)
-    return flops.forward + (flops.backward if call.gradient else 0)
+    kind = specs[call.role].kind
+    return footprint.forward_flops(kind, call.shape) + (
+        footprint.backward_flops(kind, call.shape) if call.gradient else 0
+    )
 
 
 def memory_of(specs: Mapping[str, RoleSpec], footprint: Footprint, devices: int, activations: int) -> Memory:
@@ -141,7 +143,7 @@ class _Largest:
                 if not isinstance(event, int):
                     key = self._key(event)
                     known = self._shapes.get(key, event.shape)
-                    self._shapes[key] = max(known, event.shape, key=lambda s: footprint.flops(key[0], s).forward)
+                    self._shapes[key] = max(known, event.shape, key=lambda s: footprint.forward_flops(key[0], s))
 
     def _key(self, call: Call) -> tuple[NetworkKind, str]:
         whole = call.shape.view == "whole"

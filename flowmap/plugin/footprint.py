@@ -41,19 +41,6 @@ class Weights:
     root: int
 
 
-@final
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of one call for one sample, a multiply-add counted as 2.
-
-    `backward` is what its backward adds where the role is trained: twice the forward for weights that are trained
-    and for attention, once for frozen ones that a gradient passes, and the forward of whatever is recomputed.
-    """
-
-    forward: int
-    backward: int
-
-
 class Footprint(ABC):
     """What the networks of a backbone take, in the recipe's precision."""
 
@@ -66,8 +53,16 @@ class Footprint(ABC):
         """The parameters of one role alone: those it trains, if it is trained."""
 
     @abstractmethod
-    def flops(self, kind: NetworkKind, shape: CallShape) -> Flops:
-        """What one sample costs in a call of `shape`."""
+    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        """Floating-point operations of a call of `shape` for one sample, a multiply-add counted as 2."""
+
+    @abstractmethod
+    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        """What the backward of such a call adds, where the role is trained.
+
+        Twice the forward for weights that are trained and for attention, once for frozen ones that a gradient passes,
+        and the forward of whatever is recomputed.
+        """
 
     @abstractmethod
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:

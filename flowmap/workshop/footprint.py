@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flowmap.interfaces import Backbone, Batch, Cond, FlowMap, Velocity, Window
 from flowmap.maths.draw import Draw
-from flowmap.plugin.footprint import CallShape, Flops, Footprint, Weights
+from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Precision
 from flowmap.workshop.fake import Masks, Meter, Taken, measure
@@ -55,13 +55,13 @@ class MeasuredFootprint(Footprint):
         """See Footprint.own."""
         return self._weights(lambda rig: rig.roles[kind].own.values())
 
-    def flops(self, kind: NetworkKind, shape: CallShape) -> Flops:
-        """See Footprint.flops; what a condition remembers from its first call to its last is not computed again."""
-        graded = shape.view != "reading"
-        return Flops(
-            self._all(lambda units: self._take(units, kind, shape, 1, graded).forward),
-            self._all(lambda units: self._take(units, kind, shape, 1, graded).backward),
-        )
+    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        """See Footprint.forward_flops; what a condition remembers from its first call on is not computed again."""
+        return self._all(lambda units: self._take(units, kind, shape, 1, False).forward)
+
+    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
+        """See Footprint.backward_flops."""
+        return self._all(lambda units: self._take(units, kind, shape, 1, True).backward)
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         """See Footprint.held."""
@@ -101,7 +101,7 @@ class MeasuredFootprint(Footprint):
     def _few(self, units: int) -> _Rig:
         if units not in self._rigs:
             with self._within():
-                self._rigs[units] = _Rig(lambda: self._make(units))
+                self._rigs[units] = _Rig(lambda: self._make(units), self._prompts, self._precision)
         return self._rigs[units]
 
     def _take(self, units: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
@@ -114,7 +114,7 @@ class MeasuredFootprint(Footprint):
     def _measured(self, units: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
         rig = self._few(units)
         with rig.mode:
-            call = rig.call(kind, shape, self._prompts(samples), samples, self._precision)
+            call = rig.call(kind, shape, samples)
             # Of two units only what they hold, and their arithmetic, is asked for; that of backward is the same.
             return measure(call, gradient, self._precision, self._masks(shape))
 
@@ -123,8 +123,7 @@ class MeasuredFootprint(Footprint):
         key = (units, frames)
         if key not in self._kept:
             with self._within(), self._few(units).mode:
-                prompts = self._prompts(1)
-                self._kept[key] = self._few(units).remembered(prompts, frames, self._precision)
+                self._kept[key] = self._few(units).remembered(frames)
         return self._kept[key]
 
 
@@ -141,7 +140,9 @@ def labels_of(spec: SampleSpec) -> Callable[[int], Tensor | None]:
 class _Rig:
     """A backbone of few units on fake tensors, with a role of either kind."""
 
-    def __init__(self, make: Callable[[], Backbone]) -> None:
+    def __init__(self, make: Callable[[], Backbone], prompts: Callable[[int], Any], precision: Precision) -> None:
+        self._prompts, self._precision = prompts, precision
+        self._known: dict[tuple[int, int], Cond] = {}
         self.mode = FakeTensorMode()
         draw = Draw.whole(0, "footprint", 0, "weights", 1)
         with self.mode:
@@ -165,47 +166,63 @@ class _Rig:
         parts = {id(unit): unit for role in self.roles.values() for unit in role.units}
         return [{id(p) for p in unit.parameters()} for unit in parts.values()]
 
-    def call(
-        self, kind: NetworkKind, shape: CallShape, prompts: Any, samples: int, precision: Precision
-    ) -> Callable[[], Any]:
+    def call(self, kind: NetworkKind, shape: CallShape, samples: int) -> Callable[[], Any]:
         """A call of `shape`, with everything that is there before it."""
-        network, chunking = self.roles[kind].network, self.backbone.chunking()
-        video = torch.zeros(samples, *self.backbone.latent_shape())
-        text, _ = self.backbone.condition(prompts, samples, torch.device("cpu"))
-        t = torch.zeros(samples)
-        x = video[:, shape.start : shape.start + shape.frames].clone()
-        with _plain(precision):
-            # A condition may remember what it is asked for first.
-            _answer(network, video[:, : shape.frames], t, text)
-            if shape.view == "forced":
-                window = Window(shape.start, shape.start + shape.frames)
-                cond = chunking.forced(Batch(video, text, text), window).cond
-            else:
-                cond = chunking.given(network, text, video[:, : shape.start]) if shape.start else text
+        network, chunking, video = self.roles[kind].network, self.backbone.chunking(), self._video(samples)
+        x, t = video[:, shape.start : shape.start + shape.frames].clone(), torch.zeros(samples)
+        if shape.view == "forced":
+            text = self._after(0, samples)
+            cond = chunking.forced(Batch(video, text, text), Window(shape.start, shape.start + shape.frames)).cond
+        else:
+            cond = self._after(shape.start, samples)
         if shape.view == "reading":
             return lambda: chunking.remember(network, cond, x) if shape.start else chunking.given(network, cond, x)
         return lambda: _answer(network, x, t, cond)
 
-    def remembered(self, prompts: Any, frames: int | None, precision: Precision) -> int:
-        """See MeasuredFootprint."""
-        network, chunking = self.roles["velocity"].network, self.backbone.chunking()
-        video, t = torch.zeros(1, *self.backbone.latent_shape()), torch.zeros(1)
+    def remembered(self, frames: int | None) -> int:
+        """Bytes of what stays of one sample's first `frames`, read; None: of its prompt, after a call."""
+        chunking, video = self.backbone.chunking(), self._video(1)
         if frames is not None and (not frames or len(chunking.sizes(video.shape[1])) == 1):
             return 0
-        first, again = (self.backbone.condition(prompts, 1, torch.device("cpu"))[0] for _ in range(2))
-        with _plain(precision):
-            # What does not depend on the condition, a network may remember from now on.
-            _answer(network, video, t, first)
+        # What does not depend on the condition, a network may remember from its first call on.
+        self._after(frames or 0, 1)
+        with _plain(self._precision):
             if frames is None:
+                fresh = self._text(1)
                 with Meter() as meter:
-                    _answer(network, video, t, again)
+                    self._first_call(fresh, 1)
                 return int(meter.alive)
-            chunking.given(network, first, video[:, :frames])
             with Meter() as meter:
-                kept = chunking.given(network, first, video[:, :frames])
+                kept = chunking.given(self.roles["velocity"].network, self._after(0, 1), video[:, :frames])
                 alive = int(meter.alive)
         del kept
         return alive
+
+    def _after(self, start: int, samples: int) -> Cond:
+        """The condition of `samples` after their first `start` frames, which has been called with before."""
+        if (start, samples) not in self._known:
+            with _plain(self._precision):
+                if start:
+                    given = self._video(samples)[:, :start]
+                    network, text = self.roles["velocity"].network, self._after(0, samples)
+                    self._known[start, samples] = self.backbone.chunking().given(network, text, given)
+                else:
+                    text = self._text(samples)
+                    self._first_call(text, samples)
+                    self._known[0, samples] = text
+        return self._known[start, samples]
+
+    def _first_call(self, text: Cond, samples: int) -> None:
+        """A condition may remember what is made of it first."""
+        video = self._video(samples)
+        first = video[:, : self.backbone.chunking().sizes(video.shape[1])[0]]
+        _answer(self.roles["velocity"].network, first, torch.zeros(samples), text)
+
+    def _text(self, samples: int) -> Cond:
+        return self.backbone.condition(self._prompts(samples), samples, torch.device("cpu"))[0]
+
+    def _video(self, samples: int) -> Tensor:
+        return torch.zeros(samples, *self.backbone.latent_shape())
 
 
 def _answer(network: Velocity, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
