@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -20,15 +21,18 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowmap.console.signals import Interruption
 from flowmap.interfaces import Objective, Turn
 from flowmap.plugin import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.plugin.catalogue import catalogue
 from flowmap.recipe.layout import Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
@@ -36,6 +40,7 @@ from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
 from flowmap.training.train import train
+from flowmap.video.pictures import scatter
 
 HEAD = """
 name = "small"
@@ -104,6 +109,7 @@ teacher_calls = 4
 calls = [1, 2]
 samples = 24
 repeats = 3
+real = 200
 metrics = ["frechet_pixels", { type = "frechet_teacher", space = "pixels" }, "semigroup"]
 contests = [
     { stage = "teacher", samplers = ["euler", "heun"] },
@@ -128,6 +134,9 @@ with warnings.catch_warnings():
         "flowmap.launch.run",
     ):
         importlib.import_module(name)
+    # Nor need each load the plugins and the fonts of pictures, which takes longer than a small run.
+    catalogue()
+    scatter(np.zeros((1, 2)))
 # A stage ends with a garbage collection: it would walk through all of that, and in a forked process copy it.
 gc.freeze()
 # Small tensors: one thread is fastest, and the sums are the same on every machine.
@@ -315,6 +324,15 @@ def warm_up() -> None:
 def preload(*modules: str) -> None:
     """Import `modules` where processes come from, which then need not."""
     _ask({"import": modules})
+
+
+def preload_trainings() -> None:
+    """Let the trainings of comparisons be copies of a process that has imported all that is imported here.
+
+    Of the program's own choice each would import for seconds what it needs for some steps.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["flowmap.comparison.run", __name__])
+    forkserver.ensure_running()
 
 
 def _serve() -> None:
