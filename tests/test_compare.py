@@ -548,6 +548,7 @@ metrics = ["sliced_wasserstein"]
 calls = [2]
 samples = 200
 repeats = 2
+real = 400
 contests = [{{ stage = "student", samplers = ["flow_map"] }}]
 """
     plan = planned(text, tmp_path)
