@@ -17,7 +17,7 @@ import pytest
 from flowmap.files.manifest import checkpoints
 from tests.process_runs import furthest, lines, samples, shared, torchrun
 from tests.small_runs import HEAD, TEACHER, flowmap, preload
-from tests.test_run import SLOW, tame
+from tests.test_run import tame
 
 LIMIT = 1e-5
 
@@ -128,6 +128,17 @@ def signalled(path, line):
 flowmap.training.train.append_line = signalled
 """
 """The process that writes, and only that, has a signal after a step."""
+
+SLOW = """
+import time
+import flowmap.training.train
+original = flowmap.training.train.append_line
+def slow(path, line):
+    time.sleep(0.5)
+    original(path, line)
+flowmap.training.train.append_line = slow
+"""
+"""Every step takes half a second more."""
 
 AFTER_ALL = """
 import signal
@@ -337,7 +348,7 @@ def test_sigterm_after_sigint_lets_the_save_finish(small: Path, tmp_path: Path) 
 
 def stopped_as_typed(folder: Path, number: signal.Signals) -> str:
     """Start `torchrun` on SMALL, send it a signal after two steps, and return what was printed."""
-    with torchrun(recipe(folder, SMALL), "run", "recipe.toml", patch=SLOW.format(seconds=0.5)) as launched:
+    with torchrun(recipe(folder, SMALL), "run", "recipe.toml", patch=SLOW) as launched:
         steps = folder / "runs/small/teacher/steps.jsonl"
         launched.until(lambda: steps.exists() and len(steps.read_text().splitlines()) >= 2)
         launched.popen.send_signal(number)
