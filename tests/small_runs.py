@@ -261,6 +261,14 @@ flowmap.launch.run.write_report = lambda folder: folder / "report.html"
 """The report takes longer than a small run, and has tests of its own."""
 
 
+FORKED_TRAININGS = """
+import multiprocessing, types
+from flowmap.comparison import run
+run.multiprocessing = types.SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
+"""
+"""Trainings of a comparison are forked from the process itself, which has imported everything."""
+
+
 def start(folder: Path, *words: str, patch: str = "", report: bool = False) -> Process:
     """Start `flowmap *words` in `folder`; `patch` is Python that is run in that process first."""
     patch = patch if report else NO_REPORT + patch
@@ -333,6 +341,19 @@ def preload_trainings() -> None:
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["flowmap.comparison.run", __name__])
     forkserver.ensure_running()
+
+
+OF_VIDEOS = (
+    "flowmap_wan.backbone",
+    "flowmap_wan.export",
+    "flowmap_video.videos",
+    "flowmap.use.sample",
+    "flowmap.use.export",
+    "diffusers.models.transformers.transformer_wan",
+    "transformers.models.umt5.modeling_umt5",
+    "av",
+)
+"""What commands on videos import, and would import anew in each process."""
 
 
 def _serve() -> None:

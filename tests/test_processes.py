@@ -279,7 +279,7 @@ def test_one_process_writes_and_all_are_counted(alone: Path, together: tuple[Pat
     ],
 )
 def test_video_models_in_two_processes(text: str, micro_batch: int, tmp_path: Path) -> None:
-    preload("flowmap_wan.backbone", "flowmap_datasets.digits")
+    preload("flowmap_wan.backbone")
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
         folder.mkdir()
