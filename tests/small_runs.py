@@ -257,8 +257,14 @@ class Process:
 NO_REPORT = """
 import flowmap.launch.run
 flowmap.launch.run.write_report = lambda folder: folder / "report.html"
+import numpy
+import flowmap_datasets.checkerboard
+def coarse(points):
+    counts = numpy.histogramdd(points[:, :2], 8)[0].clip(0, 255).astype(numpy.uint8)
+    return counts.reshape(8, -1, 1).repeat(3, axis=2)
+flowmap_datasets.checkerboard.scatter = coarse
 """
-"""The report takes longer than a small run, and has tests of its own."""
+"""Report and pictures of points take longer than a small run, and have tests of their own: these are coarse."""
 
 
 FORKED_TRAININGS = """
