@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# A process for each of up to four cores, each with one thread; the tests of a file share what they make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+# A process for each of up to four cores, each with one thread; the tests of a file share what they make. Modules are
+# compiled once and not by each of the many processes that tests start, whatever the shell has set.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-all faults lint bench clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -53,6 +54,12 @@ def edited(*changes: tuple[str, str], text: str = TINY) -> str:
         assert old in text, f"{old!r} is not in the recipe"
         text = text.replace(old, new, 1)
     return text
+
+
+@pytest.fixture(autouse=True)
+def _typed_as_flowmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name the command as it was typed: here `flowmap`, however pytest was started."""
+    monkeypatch.setattr(sys, "argv", ["flowmap"])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -20,15 +21,18 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowmap.console.signals import Interruption
 from flowmap.interfaces import Objective, Turn
 from flowmap.plugin import ComponentConfig, Finding, ObjectiveConfig, RoleSpec, StageFacts
+from flowmap.plugin.catalogue import catalogue
 from flowmap.recipe.layout import Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
@@ -36,6 +40,7 @@ from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
 from flowmap.training.train import train
+from flowmap.video.pictures import scatter
 
 HEAD = """
 name = "small"
@@ -104,6 +109,7 @@ teacher_calls = 4
 calls = [1, 2]
 samples = 24
 repeats = 3
+real = 200
 metrics = ["frechet_pixels", { type = "frechet_teacher", space = "pixels" }, "semigroup"]
 contests = [
     { stage = "teacher", samplers = ["euler", "heun"] },
@@ -128,6 +134,9 @@ with warnings.catch_warnings():
         "flowmap.launch.run",
     ):
         importlib.import_module(name)
+    # Nor need each load the plugins and the fonts of pictures, which takes longer than a small run.
+    catalogue()
+    scatter(np.zeros((1, 2)))
 # A stage ends with a garbage collection: it would walk through all of that, and in a forked process copy it.
 gc.freeze()
 # Small tensors: one thread is fastest, and the sums are the same on every machine.
@@ -248,8 +257,22 @@ class Process:
 NO_REPORT = """
 import flowmap.launch.run
 flowmap.launch.run.write_report = lambda folder: folder / "report.html"
+import numpy
+import flowmap_datasets.checkerboard
+def coarse(points):
+    counts = numpy.histogramdd(points[:, :2], 8)[0].clip(0, 255).astype(numpy.uint8)
+    return counts.reshape(8, -1, 1).repeat(3, axis=2)
+flowmap_datasets.checkerboard.scatter = coarse
 """
-"""The report takes longer than a small run, and has tests of its own."""
+"""Report and pictures of points take longer than a small run, and have tests of their own: these are coarse."""
+
+
+FORKED_TRAININGS = """
+import multiprocessing, types
+from flowmap.comparison import run
+run.multiprocessing = types.SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
+"""
+"""Trainings of a comparison are forked from the process itself, which has imported everything."""
 
 
 def start(folder: Path, *words: str, patch: str = "", report: bool = False) -> Process:
@@ -315,6 +338,28 @@ def warm_up() -> None:
 def preload(*modules: str) -> None:
     """Import `modules` where processes come from, which then need not."""
     _ask({"import": modules})
+
+
+def preload_trainings() -> None:
+    """Let the trainings of comparisons be copies of a process that has imported all that is imported here.
+
+    Of the program's own choice each would import for seconds what it needs for some steps.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["flowmap.comparison.run", __name__])
+    forkserver.ensure_running()
+
+
+OF_VIDEOS = (
+    "flowmap_wan.backbone",
+    "flowmap_wan.export",
+    "flowmap_video.videos",
+    "flowmap.use.sample",
+    "flowmap.use.export",
+    "diffusers.models.transformers.transformer_wan",
+    "transformers.models.umt5.modeling_umt5",
+    "av",
+)
+"""What commands on videos import, and would import anew in each process."""
 
 
 def _serve() -> None:

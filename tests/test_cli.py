@@ -286,6 +286,8 @@ def test_the_module_runs_as_a_program(here: Path) -> None:
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_the_shell_can_complete(name: str, here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typer._completion_shared.shellingham", None, raising=False)
+    # What names the program, were it not started as one: with `python -m pytest` it would be that.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
     monkeypatch.setenv("_FLOWMAP_COMPLETE", f"source_{name}")
     assert "_FLOWMAP_COMPLETE" in call().out
 

@@ -45,10 +45,10 @@ from flowmap.recipe.read import read
 from flowmap.statistics.intervals import difference
 from flowmap.statistics.spots import Spot
 from flowmap.use.evaluate import evaluate
-from tests.small_runs import planned, train_all
+from tests.small_runs import planned, preload_trainings, train_all
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-BUDGET = 2000
+BUDGET = 640
 
 SPEC = f"""
 name = "small"
@@ -123,6 +123,11 @@ def run(
     console = Console(record=True, width=200, file=io.StringIO())
     compare([folder / "spec.toml"], [], folder / "runs", None, False, redo, console)
     return console.export_text()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_trainings() -> None:
+    preload_trainings()
 
 
 @pytest.fixture(scope="module")
@@ -543,6 +548,7 @@ metrics = ["sliced_wasserstein"]
 calls = [2]
 samples = 200
 repeats = 2
+real = 400
 contests = [{{ stage = "student", samplers = ["flow_map"] }}]
 """
     plan = planned(text, tmp_path)

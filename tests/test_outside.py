@@ -449,7 +449,7 @@ def test_a_run_that_is_not_finished(small: Path, here: Path) -> None:
     code, text = flowmap(here, "run", "r.toml")
     assert (code, text) == (
         2,
-        "error: r.toml:22: evaluation.contests.1.stage: the run ./half is not finished: there is no stage 'forward' of "
+        "error: r.toml:23: evaluation.contests.1.stage: the run ./half is not finished: there is no stage 'forward' of "
         "4 steps in half/forward.\n"
         f"  Go on with it: flowmap run {here}/half/recipe.lock.toml --set name=half --runs {here}\n",
     )

@@ -191,11 +191,8 @@ class Tokens(Footprint):
     def own(self, kind: NetworkKind) -> Weights:
         return Weights(7, 28, 4, 8)
 
-    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        return shape.frames + shape.start
-
-    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        return 2 * (shape.frames + shape.start)
+    def flops(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        return (3 if gradient else 1) * (shape.frames + shape.start)
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         return 100 * shape.frames * samples

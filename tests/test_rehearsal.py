@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
+from flowmap_video import rehearsal as clips
+from flowmap_wan import twin as weights
 from rich.console import Console
 
 from flowmap.errors import FlowmapError
@@ -86,8 +90,24 @@ def test_the_real_command_names_weights_and_data_and_writes_nothing(name: str, h
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("twins")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for twins, whose weights and clips are made once and copied."""
+    folder = tmp_path_factory.mktemp("twins")
+
+    def copied(make: Callable[..., None]) -> Callable[..., None]:
+        def copy(part: Path, *how: object) -> None:
+            made = folder / "made" / "-".join(map(str, (make.__module__, *how)))
+            if not made.exists():
+                made.mkdir(parents=True)
+                make(made, *how)
+            shutil.copytree(made, part, dirs_exist_ok=True)
+
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_write", copied(weights._write))
+        patch.setattr(clips, "_fill", copied(clips._fill))
+        yield folder
 
 
 @pytest.mark.parametrize(("share", "batch"), [(0.5, 4), (0.1, 16), (0.02, 60)])

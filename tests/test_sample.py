@@ -40,7 +40,9 @@ def sampled(run: Path, out: Path, seed: int = 0, **changes: object) -> torch.Ten
 
 
 def test_the_command_writes_a_picture_and_tensors_and_says_where(run: Path, tmp_path: Path) -> None:
-    code, text = flowmap(tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "sub/mine.v1")
+    code, text = flowmap(
+        tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "sub/mine.v1", report=True
+    )
     assert code == 0
     assert text == (
         "sub/mine.v1.png and sub/mine.v1.safetensors: "
@@ -53,7 +55,9 @@ def test_the_command_writes_a_picture_and_tensors_and_says_where(run: Path, tmp_
         assert file.get_tensor("samples").shape == (5, 1, 2)
         facts = {"stage": "forward", "weights": "ema", "shift": "1", "sampler": "flow_map", "nfe": "2", "seed": "3"}
         assert file.metadata() == facts
-    code, _ = flowmap(tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "again.png")
+    code, _ = flowmap(
+        tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "again.png", report=True
+    )
     assert code == 0
     assert sorted(p.name for p in tmp_path.glob("again*")) == ["again.png", "again.safetensors"]
     for suffix in (".png", ".safetensors"):

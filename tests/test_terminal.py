@@ -12,7 +12,7 @@ import pytest
 
 from flowmap.console.terminal import settle_launcher
 from flowmap.errors import FlowmapError
-from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap, start
+from tests.small_runs import EVALUATION, FORKED_TRAININGS, FORWARD, HEAD, TEACHER, flowmap, start
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 SMALL = 'calls = [1]\nsamples = 8\nrepeats = 2\nmetrics = ["frechet_pixels"]\n'
@@ -107,7 +107,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
 def test_every_command_in_a_harsh_place(place: Path, name: str) -> None:
     """ASCII only, no home, a dumb terminal of 20 columns, no input, a launcher's variables that are empty."""
     words, code, told = COMMANDS[name]
-    found, text = flowmap(place, *words, patch=harsh(), report=name == "report")
+    found, text = flowmap(place, *words, patch=harsh() + FORKED_TRAININGS, report=name == "report")
     assert "Traceback" not in text, text
     assert "Error:" not in text.replace("─ Error", ""), text
     assert text.isascii()

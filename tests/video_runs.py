@@ -14,7 +14,7 @@ from flowmap_wan.twin import make_twin
 from rich.console import Console
 
 from flowmap.launch import run as launch
-from tests.small_runs import FORWARD, HEAD, TEACHER
+from tests.small_runs import FORWARD, HEAD, OF_VIDEOS, TEACHER, preload
 
 STAGES = """
 [[stages]]
@@ -94,6 +94,7 @@ architecture = { layers = 1, heads = 2, head_dim = 12, ffn_dim = 16, channels = 
 @cache
 def wan_run(home: Path, kind: str) -> Path:
     """The folder of a finished run of `kind` on the twin of Wan in `home`, which is made if need be."""
+    preload(*OF_VIDEOS)
     frames, more = (17, FAR) if kind == "far_wan21" else (9, "first_frame = 0.5")
     folder = home / "video-runs"
     folder.mkdir(exist_ok=True)

@@ -98,10 +98,7 @@ def estimate(plan: StagePlan, cost: StageCost, footprint: Footprint, devices: in
 
 def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:
     """FLOPs of one sample."""
-    kind = specs[call.role].kind
-    return footprint.forward_flops(kind, call.shape) + (
-        footprint.backward_flops(kind, call.shape) if call.gradient else 0
-    )
+    return footprint.flops(specs[call.role].kind, call.shape, call.gradient)
 
 
 def memory_of(specs: Mapping[str, RoleSpec], footprint: Footprint, devices: int, activations: int) -> Memory:
@@ -143,7 +140,7 @@ class _Largest:
                 if not isinstance(event, int):
                     key = self._key(event)
                     known = self._shapes.get(key, event.shape)
-                    self._shapes[key] = max(known, event.shape, key=lambda s: footprint.forward_flops(key[0], s))
+                    self._shapes[key] = max(known, event.shape, key=_pairs)
 
     def _key(self, call: Call) -> tuple[NetworkKind, str]:
         whole = call.shape.view == "whole"
@@ -173,6 +170,11 @@ class _Largest:
         if call.shape.view not in ("following", "reading"):
             return 0
         return call.samples * self._footprint.memory(self._shapes[self._key(call)].start)
+
+
+def _pairs(shape: CallShape) -> int:
+    """What the size of a call goes by: its frames, and those that they see."""
+    return shape.frames * (shape.start + shape.frames)
 
 
 def _affine(size: Callable[[int], int], samples: int) -> int:

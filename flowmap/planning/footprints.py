@@ -20,7 +20,7 @@ def footprint_of(recipe: Recipe) -> Footprint | None:
 
     measured = MeasuredFootprint(lambda units: backbone.build(spec), 1, recipe.compute.precision, labels_of(spec))
     try:
-        measured.forward_flops("flow_map", CallShape("whole", spec.shape[0]))
+        measured.flops("flow_map", CallShape("whole", spec.shape[0]), gradient=True)
     except Exception:
         # Anybody's network, on tensors that have no numbers: one that looks at them fails in a way of its own.
         return None

@@ -53,15 +53,11 @@ class Footprint(ABC):
         """The parameters of one role alone: those it trains, if it is trained."""
 
     @abstractmethod
-    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        """Floating-point operations of a call of `shape` for one sample, a multiply-add counted as 2."""
+    def flops(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        """Floating-point operations of a call of `shape` for one sample, a multiply-add counted as 2.
 
-    @abstractmethod
-    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        """What the backward of such a call adds, where the role is trained.
-
-        Twice the forward for weights that are trained and for attention, once for frozen ones that a gradient passes,
-        and the forward of whatever is recomputed.
+        With `gradient` those of the backward of a trained role come on top: twice the forward for weights that are
+        trained and for attention, once for frozen ones that a gradient passes, and the forward of what is recomputed.
         """
 
     @abstractmethod

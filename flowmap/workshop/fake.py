@@ -26,15 +26,14 @@ Block-sparse attention computes no others, and keeps next to nothing of the mask
 @final
 @dataclass(frozen=True)
 class Taken:
-    """What a call takes: bytes `held` until its backward, and `peak`, the most at any moment of both (with held).
+    """What a call takes, and its backward: bytes `held` in between, and `peak`, the most at any moment (with held).
 
-    `forward` and `backward` are floating-point operations, a multiply-add counted as 2.
+    `flops` are the floating-point operations of both, a multiply-add counted as 2.
     """
 
     held: int
     peak: int
-    forward: int
-    backward: int
+    flops: int
 
 
 @final
@@ -86,9 +85,8 @@ def measure(
     gradient: bool,
     precision: Precision,
     masks: Masks | None = None,
-    backward: bool = True,
 ) -> Taken:
-    """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its `backward` if it is wanted.
+    """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its backward too.
 
     With gradient `call` returns a tensor to differentiate.
     """
@@ -98,10 +96,10 @@ def measure(
     with fused, Meter(masks) as meter:
         with torch.set_grad_enabled(gradient), mixed:
             result = call()
-        held, forward = meter.alive if gradient else 0, meter.flops
-        if gradient and backward:
+        held = meter.alive if gradient else 0
+        if gradient:
             result.backward(torch.zeros_like(result))
-    return Taken(held, meter.peak, forward, meter.flops - forward)
+    return Taken(held, meter.peak, meter.flops)
 
 
 def _attention(masks: Masks) -> dict[Any, Callable[..., int]]:

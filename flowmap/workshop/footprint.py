@@ -55,13 +55,9 @@ class MeasuredFootprint(Footprint):
         """See Footprint.own."""
         return self._weights(lambda rig: rig.roles[kind].own.values())
 
-    def forward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        """See Footprint.forward_flops; what a condition remembers from its first call on is not computed again."""
-        return self._all(lambda units: self._take(units, kind, shape, 1, False).forward)
-
-    def backward_flops(self, kind: NetworkKind, shape: CallShape) -> int:
-        """See Footprint.backward_flops."""
-        return self._all(lambda units: self._take(units, kind, shape, 1, True).backward)
+    def flops(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        """See Footprint.flops; what a condition remembers from its first call on is not computed again."""
+        return self._all(lambda units: self._take(units, kind, shape, 1, gradient).flops)
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         """See Footprint.held."""

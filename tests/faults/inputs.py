@@ -41,7 +41,7 @@ Try = Callable[[int], None]
 Making = Callable[[], Try]
 """Makes one in another process, which imports this callable by its name."""
 
-_PROCESSES = multiprocessing.get_context("spawn")
+_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 class _Hanging(BaseException):
@@ -60,7 +60,7 @@ def tried(kind: str, name: str, seed: int, count: int, making: Making, folder: P
 def _in_a_process(making: Making, first: int, count: int) -> Iterator[tuple[int, Verdict, str]]:
     """Try one input after the other until the process dies of one.
 
-    The process is a new one, not a fork: this one may have threads, and a fork of it waits for ever for what they held.
+    The process is no fork of this one, which may have threads: a fork of it waits for ever for what they held.
     """
     answers, answering = _PROCESSES.Pipe(duplex=False)
     process = _PROCESSES.Process(target=_work, args=(making, first, count, BUSY_SECONDS, answering))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.process_runs import PATIENCE, _become_several
-from tests.small_runs import NO_REPORT, Process, start
+from tests.small_runs import FORKED_TRAININGS, NO_REPORT, Process, start
 
 from .tally import Verdict
 
@@ -24,12 +24,6 @@ IDLE_SECONDS = 120.0
 """Time without any processor time after which a command waits for what never comes."""
 _TICK = os.sysconf("SC_CLK_TCK")
 _OWN_GROUP = f"import os, sys\nos.setsid()\nsys.path.insert(0, {str(ROOT)!r})\n"
-_FORKED = """
-import multiprocessing, types
-from flowmap.comparison import run
-run.multiprocessing = types.SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
-"""
-"""Trainings of a comparison are forked from the process itself, which has imported everything."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Ended:
 def begin(folder: Path, *words: str, patch: str = "", processes: int = 1, report: bool = False) -> Process:
     """Start `flowmap *words` in `folder`, in a group of its own."""
     several = f"{inspect.getsource(_become_several)}\n_become_several({processes}, {PATIENCE})\n"
-    first = _OWN_GROUP + _FORKED + (several if processes > 1 else "")
+    first = _OWN_GROUP + FORKED_TRAININGS + (several if processes > 1 else "")
     return start(folder, *words, patch=first + ("" if report else NO_REPORT) + patch, report=True)
 
 

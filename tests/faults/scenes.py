@@ -13,7 +13,7 @@ from typing import Any, final
 from flowmap.errors import FlowmapError
 from flowmap.files.json_lines import read_lines
 from flowmap.files.manifest import checkpoints
-from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, TEACHER, checkpoints_every
+from tests.small_runs import EVALUATION, EVERYTHING, FORWARD, HEAD, OF_VIDEOS, TEACHER, checkpoints_every
 from tests.video_runs import digits_run, wan_run
 
 from .running import Ended, injected, run
@@ -22,20 +22,13 @@ from .tally import Verdict
 Result = Mapping[str, Any]
 
 PRELOADED = (
-    "flowmap_wan.backbone",
-    "flowmap_wan.export",
-    "flowmap_video.videos",
+    *OF_VIDEOS,
     "flowmap.comparison.run",
-    "flowmap.use.sample",
-    "flowmap.use.export",
     "flowmap.launch.measure",
     "flowmap.planning.plan",
-    "diffusers.models.transformers.transformer_wan",
-    "transformers.models.umt5.modeling_umt5",
     "torch.utils.tensorboard",
-    "av",
 )
-"""What commands on videos import, and would import anew in each process."""
+"""What commands import, and would import anew in each process."""
 TRACKED = '\n[compute]\ntrackers = ["tensorboard"]\n'
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION + checkpoints_every(1)
 SPECIFICATION = """

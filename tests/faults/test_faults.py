@@ -17,8 +17,14 @@ from tests.faults.folders import folders
 from tests.faults.kills import kills
 from tests.faults.scenes import Scene, scenes
 from tests.faults.tally import Outcome, Tally
+from tests.small_runs import preload_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_processes() -> None:
+    preload_trainings()
 
 
 @pytest.fixture(scope="module")

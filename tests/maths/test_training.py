@@ -101,6 +101,7 @@ def test_before_training_the_student_knows_nothing() -> None:
     assert before.random > 0.4
 
 
+@pytest.mark.slow
 def test_discrete_flow_map_learns_the_exact_map() -> None:
     """Measured with seeds 0, 1, 2: from 1.24 to 0.056-0.060 for 1 -> 0, from 0.52 to 0.015-0.017 for random jumps."""
     before, after = trained_errors(DiscreteFlowMapConfig(step=1 / 8), STEPS)
@@ -118,6 +119,7 @@ def test_flow_map_with_the_teachers_velocity_learns_the_exact_map() -> None:
     assert after.random < min(0.08, before.random / 6)
 
 
+@pytest.mark.slow
 def test_consistency_learns_the_jump_to_data_and_no_other() -> None:
     """Measured with seeds 0, 1, 2: from 1.24 to 0.039-0.046 for 1 -> 0; random jumps stay at 0.12."""
     before, after = trained_errors(ConsistencyConfig(points=8), STEPS)

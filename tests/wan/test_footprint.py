@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,17 @@ def config_of(kind: str, **fields: Any) -> Wan21Config | FarWan21Config:
 
 def both(kind: str, **fields: Any) -> tuple[ModuleBackbone, Footprint]:
     config, spec = config_of(kind, **fields), SampleSpec((FRAMES, CHANNELS, *SIDES), text=True)
-    backbone, footprint = config.build(spec), config.footprint(spec, "no")
+    backbone, footprint = config.build(spec), measured(config, spec)
     assert isinstance(backbone, ModuleBackbone)
-    assert footprint is not None
     return backbone, footprint
+
+
+@cache
+def measured(config: Wan21Config | FarWan21Config, spec: SampleSpec) -> Footprint:
+    """It remembers what it has measured, so the tests of one model share one."""
+    footprint = config.footprint(spec, "no")
+    assert footprint is not None
+    return footprint
 
 
 def role_of(backbone: ModuleBackbone, kind: NetworkKind) -> Role:
@@ -134,8 +142,7 @@ def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, train
     backbone, footprint = both(model, **fields)
     role = role_of(backbone, kind)
     call = calling(backbone, role, shape)
-    width, counted = 2 * 12, footprint.forward_flops(kind, shape)
-    back = 0 if shape.view == "reading" else footprint.backward_flops(kind, shape)
+    width, counted = 2 * 12, footprint.flops(kind, shape, False)
     asked: list[int] = []
     with (
         sights(asked) as seen,
@@ -151,7 +158,8 @@ def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, train
         with FlopCounterMode(display=False) as backward:
             result.sum().backward()
     unasked = 4 * width * sum(asked) * TOKENS if trained == "lora" else 0
-    assert back == backward.get_total_flops() - 8 * width * hidden + unasked
+    both_ways = footprint.flops(kind, shape, True)
+    assert both_ways - counted == backward.get_total_flops() - 8 * width * hidden + unasked
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,9 +173,8 @@ def test_the_arithmetic_of_adapters_on_other_layers(layers: tuple[str, ...], kin
         result = call()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
         result.sum().backward()
-    counted = footprint.backward_flops(kind, BIDIRECTIONAL[0])
-    assert footprint.forward_flops(kind, BIDIRECTIONAL[0]) == forward.get_total_flops()
-    assert backward.get_total_flops() <= counted <= 1.01 * backward.get_total_flops()
+    real = forward.get_total_flops() + backward.get_total_flops()
+    assert real <= footprint.flops(kind, BIDIRECTIONAL[0], True) <= 1.01 * real
 
 
 @pytest.mark.parametrize("trained", ["lora", "full"])
@@ -183,7 +190,7 @@ def test_recomputation_adds_the_forward_of_the_blocks(shape: CallShape, trained:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
         result.sum().backward()
     real = backward.get_total_flops() - (8 + 4) * 2 * 12 * hidden
-    said = footprint.backward_flops("flow_map", shape)
+    said = footprint.flops("flow_map", shape, True) - footprint.flops("flow_map", shape, False)
     assert real <= said <= 1.08 * real
 
 
