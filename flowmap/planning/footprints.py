@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from flowmap.plugin.footprint import CallShape, Footprint
+from flowmap.plugin.kinds import BackboneConfig
 from flowmap.recipe.recipe import Recipe
+from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import Precision
 
 
 def footprint_of(recipe: Recipe) -> Footprint | None:
@@ -16,9 +21,15 @@ def footprint_of(recipe: Recipe) -> Footprint | None:
     said = backbone.footprint(spec, recipe.compute.precision)
     if said is not None or not backbone.random_base or spec.text:
         return said
+    return _measured(backbone, spec, recipe.compute.precision)
+
+
+@lru_cache(maxsize=8)
+def _measured(backbone: BackboneConfig, spec: SampleSpec, precision: Precision) -> Footprint | None:
+    """It remembers what it has measured: a plan asks twice."""
     from flowmap.workshop.footprint import MeasuredFootprint, labels_of
 
-    measured = MeasuredFootprint(lambda units: backbone.build(spec), 1, recipe.compute.precision, labels_of(spec))
+    measured = MeasuredFootprint(lambda units: backbone.build(spec), 1, precision, labels_of(spec))
     try:
         measured.flops("flow_map", CallShape("whole", spec.shape[0]), gradient=True)
     except Exception:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from flowmap.errors import FlowmapError
+from flowmap.workshop.precision import is_mixed
 
 _WHOLE = "modules_to_save"  # as PEFT calls what is trained whole
 _A, _B = "lora_A", "lora_B"
@@ -73,7 +74,7 @@ class AdaptedLinear(nn.Linear):
             return out
         a, b = self._parts(role)
         # Mixed precision casts what it multiplies by itself; a second cast would be a copy of every input.
-        low = x if torch.is_autocast_enabled(x.device.type) else x.to(a.weight.dtype)
+        low = x if is_mixed(x.device) else x.to(a.weight.dtype)
         change: Tensor = b(a(low)) * self.scales[role]
         return (out + change).to(out.dtype)
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flowmap.interfaces import Backbone, Batch, Cond, FlowMap, Velocity, Window
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Backbone
 from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Precision
-from flowmap.workshop.fake import Masks, Meter, Taken, measure
-
-_KINDS: tuple[NetworkKind, ...] = ("velocity", "flow_map")
+from flowmap.workshop.fake import Masks, Taken, arithmetic, measure
+from flowmap.workshop.rig import Rig
 
 
 @final
@@ -43,7 +40,8 @@ class MeasuredFootprint(Footprint):
     ) -> None:
         self._make, self._depth, self._precision = make, depth, precision
         self._prompts, self._masks, self._within = prompts, masks, within
-        self._rigs: dict[int, _Rig] = {}
+        self._rigs: dict[tuple[int, str], Rig] = {}
+        self._counted: dict[tuple[int, NetworkKind, CallShape, bool], int] = {}
         self._taken: dict[tuple[int, NetworkKind, CallShape, int, bool], Taken] = {}
         self._kept: dict[tuple[int, int | None], int] = {}
 
@@ -57,7 +55,7 @@ class MeasuredFootprint(Footprint):
 
     def flops(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
         """See Footprint.flops; what a condition remembers from its first call on is not computed again."""
-        return self._all(lambda units: self._take(units, kind, shape, 1, gradient).flops)
+        return self._all(lambda units: self._count(units, kind, shape, gradient))
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         """See Footprint.held."""
@@ -83,7 +81,7 @@ class MeasuredFootprint(Footprint):
         one = number(1)
         return one if self._depth == 1 else one + (self._depth - 1) * (number(2) - one)
 
-    def _weights(self, parameters: Callable[[_Rig], Iterable[nn.Parameter]]) -> Weights:
+    def _weights(self, parameters: Callable[[Rig], Iterable[nn.Parameter]]) -> Weights:
         def total(units: int) -> int:
             return sum(map(_bytes, parameters(self._few(units))))
 
@@ -94,11 +92,26 @@ class MeasuredFootprint(Footprint):
         count = self._all(lambda units: sum(p.numel() for p in parameters(self._few(units))))
         return Weights(count, self._all(total), max(parts, default=0), root)
 
-    def _few(self, units: int) -> _Rig:
-        if units not in self._rigs:
+    def _few(self, units: int, device: str = "cpu") -> Rig:
+        if (units, device) not in self._rigs:
             with self._within():
-                self._rigs[units] = _Rig(lambda: self._make(units), self._prompts, self._precision)
-        return self._rigs[units]
+                self._rigs[units, device] = Rig(lambda: self._make(units), self._prompts, self._precision, device)
+        return self._rigs[units, device]
+
+    def _count(self, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        key = (units, kind, shape, gradient)
+        if key not in self._counted:
+            try:
+                self._counted[key] = self._counted_on("meta", *key)
+            except Exception:
+                # Not every network computes there; what fails on the other too, says so.
+                self._counted[key] = self._counted_on("cpu", *key)
+        return self._counted[key]
+
+    def _counted_on(self, device: str, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        rig = self._few(units, device)
+        with self._within(), rig.running(), sdpa_kernel(SDPBackend.MATH):
+            return arithmetic(rig.call(kind, shape, 1), gradient, self._masks(shape))
 
     def _take(self, units: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
         key = (units, kind, shape, samples, gradient)
@@ -109,7 +122,7 @@ class MeasuredFootprint(Footprint):
 
     def _measured(self, units: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
         rig = self._few(units)
-        with rig.mode:
+        with rig.running():
             call = rig.call(kind, shape, samples)
             # Of two units only what they hold, and their arithmetic, is asked for; that of backward is the same.
             return measure(call, gradient, self._precision, self._masks(shape))
@@ -118,7 +131,7 @@ class MeasuredFootprint(Footprint):
         """Bytes of what stays of one sample's first `frames`, read; None: of its prompt, after a call."""
         key = (units, frames)
         if key not in self._kept:
-            with self._within(), self._few(units).mode:
+            with self._within(), self._few(units).running():
                 self._kept[key] = self._few(units).remembered(frames)
         return self._kept[key]
 
@@ -130,104 +143,3 @@ def _bytes(parameter: nn.Parameter) -> int:
 def labels_of(spec: SampleSpec) -> Callable[[int], Tensor | None]:
     """Prompts for a footprint: class labels, if samples of `spec` have any."""
     return lambda count: torch.zeros(count, dtype=torch.int64) if spec.classes else None
-
-
-@final
-class _Rig:
-    """A backbone of few units on fake tensors, with a role of either kind."""
-
-    def __init__(self, make: Callable[[], Backbone], prompts: Callable[[int], Any], precision: Precision) -> None:
-        self._prompts, self._precision = prompts, precision
-        self._known: dict[tuple[int, int], Cond] = {}
-        self.mode = FakeTensorMode()
-        draw = Draw.whole(0, "footprint", 0, "weights", 1)
-        with self.mode:
-            self.backbone = make()
-            self.roles = {kind: self.backbone.role(kind, kind, None, draw) for kind in _KINDS}
-            for role in self.roles.values():
-                for parameter in role.own.values():
-                    # Gradients have a line of their own in the plan: adding to them takes nothing new.
-                    parameter.grad = torch.empty_like(parameter)
-
-    @property
-    def shared(self) -> list[nn.Parameter]:
-        """The parameters that no role owns."""
-        owned = {id(p) for role in self.roles.values() for p in role.own.values()}
-        every = {id(p): p for role in self.roles.values() for p in role.module.parameters()}
-        return [p for key, p in every.items() if key not in owned]
-
-    @cached_property
-    def units(self) -> list[set[int]]:
-        """The parameters of each part that is gathered at once, by their identity."""
-        parts = {id(unit): unit for role in self.roles.values() for unit in role.units}
-        return [{id(p) for p in unit.parameters()} for unit in parts.values()]
-
-    def call(self, kind: NetworkKind, shape: CallShape, samples: int) -> Callable[[], Any]:
-        """A call of `shape`, with everything that is there before it."""
-        network, chunking, video = self.roles[kind].network, self.backbone.chunking(), self._video(samples)
-        x, t = video[:, shape.start : shape.start + shape.frames].clone(), torch.zeros(samples)
-        if shape.view == "forced":
-            text = self._after(0, samples)
-            cond = chunking.forced(Batch(video, text, text), Window(shape.start, shape.start + shape.frames)).cond
-        else:
-            cond = self._after(shape.start, samples)
-        if shape.view == "reading":
-            return lambda: chunking.remember(network, cond, x) if shape.start else chunking.given(network, cond, x)
-        return lambda: _answer(network, x, t, cond)
-
-    def remembered(self, frames: int | None) -> int:
-        """Bytes of what stays of one sample's first `frames`, read; None: of its prompt, after a call."""
-        chunking, video = self.backbone.chunking(), self._video(1)
-        if frames is not None and (not frames or len(chunking.sizes(video.shape[1])) == 1):
-            return 0
-        # What does not depend on the condition, a network may remember from its first call on.
-        self._after(frames or 0, 1)
-        with _plain(self._precision):
-            if frames is None:
-                fresh = self._text(1)
-                with Meter() as meter:
-                    self._first_call(fresh, 1)
-                return int(meter.alive)
-            with Meter() as meter:
-                kept = chunking.given(self.roles["velocity"].network, self._after(0, 1), video[:, :frames])
-                alive = int(meter.alive)
-        del kept
-        return alive
-
-    def _after(self, start: int, samples: int) -> Cond:
-        """The condition of `samples` after their first `start` frames, which has been called with before."""
-        if (start, samples) not in self._known:
-            with _plain(self._precision):
-                if start:
-                    given = self._video(samples)[:, :start]
-                    network, text = self.roles["velocity"].network, self._after(0, samples)
-                    self._known[start, samples] = self.backbone.chunking().given(network, text, given)
-                else:
-                    text = self._text(samples)
-                    self._first_call(text, samples)
-                    self._known[0, samples] = text
-        return self._known[start, samples]
-
-    def _first_call(self, text: Cond, samples: int) -> None:
-        """A condition may remember what is made of it first."""
-        video = self._video(samples)
-        first = video[:, : self.backbone.chunking().sizes(video.shape[1])[0]]
-        _answer(self.roles["velocity"].network, first, torch.zeros(samples), text)
-
-    def _text(self, samples: int) -> Cond:
-        return self.backbone.condition(self._prompts(samples), samples, torch.device("cpu"))[0]
-
-    def _video(self, samples: int) -> Tensor:
-        return torch.zeros(samples, *self.backbone.latent_shape())
-
-
-def _answer(network: Velocity, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """What the network says; two equal times cost as much as two different ones."""
-    return network.mean_velocity(x, t, t, cond) if isinstance(network, FlowMap) else network.velocity(x, t, cond)
-
-
-@contextmanager
-def _plain(precision: Precision) -> Iterator[None]:
-    """Without gradient, in mixed `precision`."""
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from flowmap.phases import phase
 from flowmap.workshop.adapters import AdaptedLinear
+from flowmap.workshop.precision import is_mixed
 from flowmap_wan.rotary import Turn, rotated
 
 M = TypeVar("M")
@@ -163,7 +164,7 @@ class TextMemo:
     def recall(self, layer: nn.Module, x: Tensor, make: Callable[[], M]) -> M:
         """What `layer` makes of the prompt that is `x` there; `make` is called once for each precision and device."""
         device = x.device
-        mixed = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        mixed = torch.get_autocast_dtype(device.type) if is_mixed(device) else None
         key = (layer, x.dtype, mixed, device)
         if key not in self._made:
             self._made[key] = make()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -22,6 +23,15 @@ from flowmap_wan.transformer import WanConfig
 
 def wan_footprint(config: WanConfig, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
     """The footprint of `config` on samples of `spec`, of `sizes` (a diffusers configuration)."""
+    return _measured(config, spec, tuple(sizes.items()), precision)
+
+
+@lru_cache(maxsize=8)
+def _measured(
+    config: WanConfig, spec: SampleSpec, told: tuple[tuple[str, Any], ...], precision: Precision
+) -> Footprint:
+    """It remembers what it has measured: a plan asks twice, and who plans often asks often."""
+    sizes = dict(told)
     latents = replace(spec, shape=spec.shape if config.random_base else latent_shape(config, spec))
     dense = config.model_copy(update={"attention": "dense"})
     # Prompts are padded to their full length, and without any the text is one row of zeros.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flowmap.interfaces import Cond
 from flowmap.workshop.adapters import Chosen, Copied
+from flowmap.workshop.precision import exactly, is_mixed
 from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Text
 from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
@@ -100,7 +101,7 @@ class WanModule(nn.Module, Passes):
         embed = embed.current if isinstance(embed, Copied) else embed
         # Patches of compressed frames are trained in float32 beside a base in bfloat16.
         patches = embed(piece.x.to(embed.weight.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
-        mixed = torch.is_autocast_enabled(piece.x.device.type)
+        mixed = is_mixed(piece.x.device)
         return patches if mixed else patches.to(model.patch_embedding.weight.dtype)
 
     def _cells(self, piece: Piece) -> tuple[int, int]:
@@ -121,7 +122,7 @@ class WanModule(nn.Module, Passes):
         AnyFlow: (1 - g) time(t) + g delta(r); in float32 whatever the precision of the rest.
         """
         embedder = self.transformer.condition_embedder
-        with torch.autocast(like.device.type, enabled=False):
+        with exactly(like.device):
             gate = embedder.delta_emb_gate.float()
             embs = []
             for piece in pieces:
