@@ -1096,6 +1096,19 @@ def test_an_encoding_that_is_not_finite_is_a_fault(raw: Shards, tmp_path: Path, 
     assert said() == [f"skipped {tmp_path / 'raw' / '0.tar'}: c: its encoding is not finite"]
 
 
+def test_what_shards_cannot_hold_of_a_text_is_refused(raw: Shards, tmp_path: Path) -> None:
+    """Left out without a word, a second embedding would be missed in training."""
+
+    def pooled(samples: Samples) -> Samples:
+        found = fake(samples)
+        extra = {"pooled": torch.zeros(len(samples.prompts), 3)}
+        text = EncodedText(found.prompts.text, found.prompts.null, extra, {"pooled": torch.zeros(3)})
+        return Samples(found.x, prompts=text)
+
+    why = refused(lambda: encode_all(raw(), tmp_path / "latents", pooled))
+    assert why == "encoded shards hold one embedding of a text, and this backbone makes more: pooled"
+
+
 def test_another_backbone_cannot_add_to_a_folder(raw: Shards, tmp_path: Path) -> None:
     encode_all(raw(), tmp_path / "latents")
 

@@ -30,7 +30,6 @@ _VERSIONS = (
     "accelerate",
     "diffusers",
     "transformers",
-    "peft",
     "safetensors",
     "pydantic",
 )

@@ -70,6 +70,9 @@ class ShardWriter:
             raise FlowmapError(
                 "the recipe's backbone has no text encoder, so there is nothing to encode ahead of training"
             )
+        if sample.prompts.others:
+            names = ", ".join(sorted(sample.prompts.others))
+            raise FlowmapError(f"encoded shards hold one embedding of a text, and this backbone makes more: {names}")
         content = pack(sample)
         if not self._agreed:
             _agree(self._path.parent, self._config, sample)
