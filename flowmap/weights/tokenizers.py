@@ -31,7 +31,9 @@ def absent_tokenizer(part: Path) -> Iterator[str]:
         yield f"{part.name}/"
         return
     if not token_files(part):
-        yield f"{part.name}/{VOCABULARY}"
+        # A form that was begun, if one was.
+        begun = next((form for form in _FORMS if any((part / name).is_file() for name in form)), _FORMS[0])
+        yield from (f"{part.name}/{name}" for name in begun if not (part / name).is_file())
     if not (part / SETTINGS).is_file():
         yield f"{part.name}/{SETTINGS}"
 
