@@ -44,9 +44,13 @@ def transformer_weights(pipeline: Pipeline, weights: str) -> dict[str, Tensor]:
     return state if folder is None else merge_into(state, read_adapter(folder), str(folder))
 
 
-def read_model(make: Callable[[], nn.Module], state: Mapping[str, Tensor], precision: torch.dtype) -> Any:
-    """What `make` makes, with the weights `state` (all of them), on the CPU in `precision`, without gradient."""
-    with torch.device("meta"):
+def read_model(what: str, make: Callable[[], nn.Module], state: Mapping[str, Tensor], precision: torch.dtype) -> Any:
+    """What `make` makes, with the weights `state` (all of them), on the CPU in `precision`, without gradient.
+
+    `what` it is, the command shows meanwhile. Weights that do not fit are torch's error: compare their shapes
+    before.
+    """
+    with phase(f"making the {what}"), torch.device("meta"):
         model = make()
     # Strict, though the shapes are known to fit: whatever the libraries add to their models must be in the files.
     model.load_state_dict({key: value.to(precision) for key, value in state.items()}, strict=True, assign=True)

@@ -64,7 +64,7 @@ class WanCodec(Codec):
         fields = folder.fields("text_encoder", TextEncoderFields).model_dump(exclude={"model_type"})
         state = with_both_names(folder, "text_encoder", weights_of(folder, "text_encoder"))
         precision: torch.dtype = getattr(torch, text_precision(device.type))
-        model = read_model(lambda: UMT5EncoderModel(UMT5Config(**fields)), state, precision)
+        model = read_model("text encoder", lambda: UMT5EncoderModel(UMT5Config(**fields)), state, precision)
         model.tie_weights()
         return model
 
@@ -75,7 +75,7 @@ class WanCodec(Codec):
         fields = folder.fields("vae", VaeFields).model_dump(exclude={"class_name"}, exclude_none=True)
         # diffusers joins these to lists.
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-        return read_model(lambda: AutoencoderKLWan(**fields), weights_of(folder, "vae"), torch.float32)
+        return read_model("VAE", lambda: AutoencoderKLWan(**fields), weights_of(folder, "vae"), torch.float32)
 
     def text(self, prompts: Sequence[str], device: torch.device) -> EncodedText:
         """Embeddings of prompts, and that of the null condition, on `device`."""

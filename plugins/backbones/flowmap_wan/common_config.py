@@ -16,15 +16,13 @@ from flowmap.schema.bounds import MOST_TEXT, PathText, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
-from flowmap.weights.null import NullFile, null_findings
-from flowmap.weights.pipeline import missing
 from flowmap.weights.runs import is_run
-from flowmap_wan.checkpoint import PUBLISHED, Checkpoint, text_precision
 from flowmap_wan.findings import checkpoint_findings, shape_findings, smallest_adapted
 from flowmap_wan.settings import LAYERS, NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
 
 if TYPE_CHECKING:
     from flowmap.plugin.footprint import Footprint
+    from flowmap.weights.null import NullFile
 
 
 class CommonConfig(BackboneConfig):
@@ -65,6 +63,8 @@ class CommonConfig(BackboneConfig):
 
     def null_file(self) -> NullFile | None:
         """The file of the null condition, if the recipe names one."""
+        from flowmap.weights.null import NullFile
+
         how = "AnyFlow's negative_embedding .pth is turned into one as docs/video.md says"
         return None if self.null_embedding is None else NullFile(Path(self.null_embedding), how)
 
@@ -72,6 +72,9 @@ class CommonConfig(BackboneConfig):
         """The weights, unless they are random."""
         if self.random_base:
             return
+        from flowmap.weights.pipeline import missing
+        from flowmap_wan.checkpoint import PUBLISHED
+
         for problem in missing(self.weights, PUBLISHED):
             yield Finding("error", ("weights",), problem)
         file = self.null_file()
@@ -83,6 +86,8 @@ class CommonConfig(BackboneConfig):
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
+        from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
+
         folder = None if self.random_base else find(self.weights)
         if folder is None or is_run(folder):
             return super().origin()
@@ -129,6 +134,8 @@ class CommonConfig(BackboneConfig):
 
     def encoding_precision(self, device: str) -> str | None:
         """That of the text encoder; the VAE's is float32 everywhere."""
+        from flowmap_wan.checkpoint import text_precision
+
         return None if self.random_base else text_precision(device)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
@@ -156,6 +163,8 @@ class CommonConfig(BackboneConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
+        from flowmap.weights.null import null_findings
+
         if self.random_base and self.architecture is None:
             yield Finding("error", ("architecture",), "random weights need sizes: give a table 'architecture'")
         if not self.random_base and self.architecture is not None:
