@@ -122,8 +122,7 @@ def test_configurations_of_a_plugin_are_beside_its_hook() -> None:
 
 def test_no_six_lines_stand_in_two_places() -> None:
     files = [*sorted(CORE.rglob("*.py")), *sorted((ROOT / "plugins").glob("*/*/**/*.py"))]
-    # Backbones still repeat what the workshop for backbones will hold once.
-    assert duplicates(ROOT, [path for path in files if ROOT / "plugins" / "backbones" not in path.parents]) == []
+    assert duplicates(ROOT, files) == []
 
 
 _ONE = """

@@ -98,7 +98,7 @@ def test_its_card_says_so_and_names_what_it_comes_from_alone(teacher: tuple[Path
 def test_it_is_read_here_as_what_it_is(teacher: tuple[Path, str]) -> None:
     checkpoint = Checkpoint(teacher[0])
     assert checkpoint.flaw("x") is None
-    assert (checkpoint.kind, checkpoint.shift()) == ("wan", 1.0)
+    assert (checkpoint.kind, checkpoint.pipeline.shift()) == ("wan", 1.0)
 
 
 def test_a_flow_map_names_all_that_it_comes_from(bidirectional: Path, tmp_path: Path) -> None:

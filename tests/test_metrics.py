@@ -14,7 +14,6 @@ from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
 from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_gaussian.configs import GaussianConfig, MixtureConfig
-from flowmap_gaussian.data import GaussianData
 from flowmap_metrics import classifier
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.configs import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig
@@ -26,6 +25,7 @@ from scipy.linalg import sqrtm
 
 from flowmap.files.shelf import Shelf
 from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Role, Samples, as_flow_map
+from flowmap.interfaces.endless import EndlessPoints
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import noised
 from flowmap.plugin import SampleSpec
@@ -301,7 +301,7 @@ def gaussian_role(theta: float) -> Role:
 def gaussian_batch(count: int) -> Batch:
     config = catalogue().find("data", "gaussian")()
     data = config.build()
-    assert isinstance(data, GaussianData)
+    assert isinstance(data, EndlessPoints)
     return Batch(data.batch(Draw.whole(0, "x", 0, "y", count)).x, NoCond(), NoCond())
 
 

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from flowmap.errors import FlowmapError
 from flowmap.launch.twin import of_twins
 from flowmap.plugin import SampleSpec
-from flowmap.recipe.hub import fingerprint
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.outside import file_name, look_up
 from flowmap.recipe.read import read
 from flowmap.use.export import export_run
 from flowmap.use.lineup import Lineup
+from flowmap.weights.fingerprints import fingerprint
 
 from .conftest import TINY, edited
 from .small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap

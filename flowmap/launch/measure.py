@@ -19,7 +19,6 @@ from flowmap.files.texts import TextError, is_file, read_text
 from flowmap.launch.run import Commands, carry_out
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.reading.open import open_run, rerun, runs_near, sampler_called
-from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.layout import LOCK, Plan
 from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_up
 from flowmap.recipe.read import read
@@ -28,6 +27,7 @@ from flowmap.recipe.tables import ContestConfig, EvaluationConfig
 from flowmap.statistics.scores import METRICS
 from flowmap.training.changes import read_lock
 from flowmap.training.stage import finished
+from flowmap.weights.runs import RUN_LOCK
 
 
 def evaluate_at(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import RoleConfig, StageConfig
+from flowmap.weights.runs import RUN_LOCK
 
 LOCK = RUN_LOCK
 """The locked recipe, in the run's folder (whole) and in each stage's (what the stage depends on)."""

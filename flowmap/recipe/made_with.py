@@ -16,8 +16,8 @@ from typing import Any, final
 from flowmap.errors import FlowmapError
 from flowmap.files.names import expanded, printable
 from flowmap.plugin.kinds import ArchiveConfig, BackboneConfig
-from flowmap.recipe.hub import read_json
 from flowmap.schema.config import Finding
+from flowmap.weights.headers import read_json
 
 MADE_WITH = "encoder.json"
 _FORMAT = 1

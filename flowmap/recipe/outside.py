@@ -20,11 +20,12 @@ from flowmap.files.texts import TextError
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import BackboneConfig
-from flowmap.recipe.hub import RUN_LOCK, absence, find, is_hub_id
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
 from flowmap.schema.specs import Pretrained, SampleSpec
+from flowmap.weights.names import absence, find, is_hub_id
+from flowmap.weights.runs import RUN_LOCK, is_run
 
 BASE = "base"
 """The backbone's own weights, by name."""
@@ -94,7 +95,7 @@ def look_up(name: str) -> Outside:
     Raises AbsentError if they are not on this machine, and FlowmapError if nothing installed can read them.
     """
     folder = find(name)
-    if folder is not None and (folder / RUN_LOCK).is_file():
+    if folder is not None and is_run(folder):
         return _of_run(name, folder)
     claims = _claims(name)
     if len(claims) > 1:
@@ -174,6 +175,21 @@ def run_stage(folder: Path) -> tuple[_RunLock, StageConfig]:
         raise FlowmapError(f"the run in {folder} trained nothing, so it has no weights of its own")
     name = main_stage(lock.stages, lock.evaluation)
     return lock, next(stage for stage in lock.stages if stage.name == name)
+
+
+def run_as_base(folder: Path) -> Pretrained:
+    """What the run in `folder` is as base weights: the student of its last stage, whatever that is for.
+
+    Raises FlowmapError if that is not finished.
+    """
+    lock, _ = run_stage(folder)
+    last = lock.stages[-1]
+    home = folder / f"seed-{lock.seeds[0]}" if len(lock.seeds) > 1 else folder
+    manifest = home / last.name / "checkpoints" / f"step-{last.steps:06d}" / "manifest.json"
+    if not manifest.is_file():
+        raise FlowmapError(f"the base weights are those of the run {folder}, whose stage '{last.name}' is not finished")
+    student, shift = last.objective.roles()["student"], sampling_shift(last, lock.evaluation)
+    return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift)
 
 
 def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | None) -> str:

@@ -21,12 +21,12 @@ from flowmap.interfaces import Backbone, Data
 from flowmap.phases import phase
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.reading.open import choose_stage, open_run, reopened
-from flowmap.recipe.hub import fingerprint
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
 from flowmap.use.student import Contestant, open_contestant, open_weights
+from flowmap.weights.fingerprints import fingerprint
 
 
 @final

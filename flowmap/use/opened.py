@@ -24,7 +24,6 @@ from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
-from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
 from flowmap.recipe.tables import ComputeConfig
@@ -35,6 +34,7 @@ from flowmap.training.processes import Processes
 from flowmap.use.student import Contestant, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
+from flowmap.weights.runs import RUN_LOCK
 
 _CALLS = 4
 Opening = Callable[[StagePlan, Weights, torch.device], Contestant]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.hub import read_json
+from flowmap.weights.headers import read_json
 from flowmap.workshop.reading import read_tensors
 
 DIFFUSERS = "pytorch_lora_weights.safetensors"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import phase
-from flowmap.recipe.shapes import misfit
+from flowmap.weights.shapes import misfit
 
 
 def fill(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from flowmap_wan.attention import Text
 from flowmap_wan.rotary import box, turn
 from torch import Tensor
 
+from flowmap.workshop.memo import Text
 from tests.benchmarks.table import interleaved, show
 from tests.benchmarks.wan import Ours, Shape
 

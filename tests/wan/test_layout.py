@@ -21,7 +21,7 @@ from flowmap_wan.layout import (
 )
 from transformers import UMT5Config, UMT5EncoderModel
 
-from flowmap.recipe.shapes import misfit
+from flowmap.weights.shapes import misfit
 
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 20}
 

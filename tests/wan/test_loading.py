@@ -13,10 +13,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
-from flowmap_wan.opening import missing
 from flowmap_wan.settings import ArchitectureConfig
 from flowmap_wan.twin import make_twin
 from safetensors.torch import load_file, save_file
@@ -25,6 +24,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, as_flow_map
 from flowmap.plugin import SampleSpec
+from flowmap.weights.pipeline import missing
 from flowmap.workshop.backbone import ModuleBackbone
 
 from .support import built, draw, error, lora, module, noise
@@ -377,11 +377,11 @@ def test_files_that_are_missing(change: Callable[[Path], object], what: str, cop
 
 
 def test_a_complete_folder_misses_nothing(wan: Path) -> None:
-    assert list(missing(str(wan))) == []
+    assert list(missing(str(wan), PUBLISHED)) == []
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    (problem,) = missing(str(tmp_path / "nowhere"))
+    (problem,) = missing(str(tmp_path / "nowhere"), PUBLISHED)
     for part in (f"no folder {tmp_path / 'nowhere'}", "hf download ID", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"):
         assert part in problem
 
@@ -389,7 +389,7 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "someone/their-wan"])
 def test_a_hub_id_that_is_not_here(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(here / "hub"))
-    (problem,) = missing(name)
+    (problem,) = missing(name, PUBLISHED)
     for part in (f"no folder {here / name}", f"no {name} in the hub's cache {here / 'hub'}", f"hf download {name}"):
         assert part in problem
 
@@ -401,10 +401,10 @@ def test_a_hub_id_that_is_in_the_cache(wan: Path, here: Path, monkeypatch: pytes
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc\n")
     shutil.copytree(wan, cached / "snapshots" / "abc")
-    assert list(missing(name)) == []
+    assert list(missing(name, PUBLISHED)) == []
     assert role(backbone("wan21", name)).own
     shutil.rmtree(cached / "snapshots" / "abc" / "vae")
-    (problem,) = missing(name)
+    (problem,) = missing(name, PUBLISHED)
     assert "missing: vae/config.json" in problem
     assert f"hf download {name}" in problem
 
@@ -415,10 +415,10 @@ def test_a_shift_that_is_none_is_refused(shift: object, tmp_path: Path) -> None:
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({"shift": shift}))
     if shift is None:
-        assert Checkpoint(folder).shift() is None
+        assert Checkpoint(folder).pipeline.shift() is None
         return
     with pytest.raises(FlowmapError) as caught:
-        Checkpoint(folder).shift()
+        Checkpoint(folder).pipeline.shift()
     assert str(caught.value) == f"{file}: its shift is {shift!r}; it must be a number above 0"
 
 
@@ -428,7 +428,8 @@ def test_a_second_time_of_another_kind_is_refused(tmp_path: Path) -> None:
     config = {**json.loads(file.read_text()), "_class_name": "AnyFlowTransformer3DModel", "deltatime_type": "foo"}
     file.write_text(json.dumps(config))
     checkpoint = Checkpoint(folder)
-    assert checkpoint.contradiction(checkpoint.keys()) == f"{file}: deltatime_type is 'foo'; it is 'r' or 't-r'"
+    keys = checkpoint.pipeline.shapes("transformer")
+    assert checkpoint.contradiction(keys) == f"{file}: deltatime_type is 'foo'; it is 'r' or 't-r'"
     file.write_text("[]")
     with pytest.raises(FlowmapError, match="is no table of settings; fetch it again"):
-        checkpoint.config("transformer")
+        checkpoint.pipeline.config("transformer")

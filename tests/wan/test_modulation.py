@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from flowmap_wan.attention import Text
 from flowmap_wan.block import Modulation
 from flowmap_wan.rotary import box, joined, turn
 from torch import Tensor, nn
+
+from flowmap.workshop.memo import Text
 
 from .support import bidirectional, error, lora, module, noise, relative, student
 from .support import text as prompt

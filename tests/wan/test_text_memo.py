@@ -9,7 +9,6 @@ import pytest
 import torch
 from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_samplers.samplers import FlowMapEuler
-from flowmap_wan.attention import TextMemo
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.settings import LoraConfig
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from flowmap.networks.rollout import rollout
 from flowmap.networks.tangent import tangent
 from flowmap.schema.settings import TangentConfig
 from flowmap.workshop.backbone import ModuleBackbone
+from flowmap.workshop.memo import TextMemo
 
 from .support import CHANNELS, causal, chunking, draw, gradients, lora, make, module, noise, text
 

@@ -79,6 +79,6 @@ class GaussianDataConfig(DataConfig):
 
     def build(self) -> Data:
         """Make the source."""
-        from flowmap_gaussian.data import GaussianData
+        from flowmap_gaussian.data import gaussian_data
 
-        return GaussianData(self)
+        return gaussian_data(self)

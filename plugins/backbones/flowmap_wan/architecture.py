@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.hub import RUN_LOCK, find
+from flowmap.weights.fields import CONFIG
+from flowmap.weights.names import find
+from flowmap.weights.runs import origin
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.layout import TransformerFields
-from flowmap_wan.parts import CONFIG
 from flowmap_wan.settings import ArchitectureConfig
 
-# A run on a run on a run ...: beyond these somebody's folder names itself.
-_MOST_RUNS = 50
 # The published sizes, by a part of the name; what both have in common is as diffusers' class has it.
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "1.3B": {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960},
@@ -28,17 +26,21 @@ _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 def architecture_of(architecture: ArchitectureConfig | None, weights: str) -> Mapping[str, Any] | None:
     """A diffusers configuration: the recipe's own, the checkpoint's, or by its name; None if nothing is known of it.
 
-    Nothing is known of a damaged one: what is wrong with it is `Checkpoint.flaws` to say.
+    Nothing is known of a damaged one: what is wrong with it is `Checkpoint.flaw` to say.
     """
     if architecture is not None:
         return architecture.diffusers()
-    return _of_weights(weights, _MOST_RUNS)
+    base, run = origin(weights)
+    if "architecture" in run:
+        try:
+            return ArchitectureConfig.model_validate(run["architecture"]).diffusers()
+        except ValidationError:
+            return None
+    return None if base is None else _of_weights(base)
 
 
-def _of_weights(weights: str, runs: int) -> Mapping[str, Any] | None:
+def _of_weights(weights: str) -> Mapping[str, Any] | None:
     folder = find(weights)
-    if folder is not None and (folder / RUN_LOCK).is_file():
-        return _of_run(folder, runs) if runs else None
     if folder is not None and (folder / "transformer" / CONFIG).is_file():
         try:
             return Checkpoint(folder).transformer.model_dump()
@@ -51,30 +53,8 @@ def _of_weights(weights: str, runs: int) -> Mapping[str, Any] | None:
     return TransformerFields.model_validate({"_class_name": "", **known}).model_dump()
 
 
-def _of_run(folder: Path, runs: int) -> Mapping[str, Any] | None:
-    """What the run in `folder` was based on, if that is a Wan model."""
-    backbone = backbone_of_run(folder)
-    if "architecture" in backbone:
-        try:
-            return ArchitectureConfig.model_validate(backbone["architecture"]).diffusers()
-        except ValidationError:
-            return None
-    return _of_weights(str(backbone["weights"]), runs - 1) if "weights" in backbone else None
-
-
-def encoders_of(weights: str, runs: int = _MOST_RUNS) -> Checkpoint | None:
+def encoders_of(weights: str) -> Checkpoint | None:
     """The checkpoint with the encoders of `weights`, which may be a run of ours; None if it is not here."""
-    folder = find(weights)
-    if folder is None or not (folder / RUN_LOCK).is_file():
-        return None if folder is None else Checkpoint(folder)
-    base = backbone_of_run(folder).get("weights")
-    return encoders_of(base, runs - 1) if isinstance(base, str) and runs else None
-
-
-def backbone_of_run(folder: Path) -> Mapping[str, Any]:
-    """The table `backbone` of the run in `folder`, as it stands; empty if it cannot be read."""
-    try:
-        backbone = tomllib.loads((folder / RUN_LOCK).read_text("utf-8")).get("backbone")
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return backbone if isinstance(backbone, dict) else {}
+    base, _ = origin(weights)
+    folder = None if base is None else find(base)
+    return None if folder is None else Checkpoint(folder)

@@ -36,7 +36,7 @@ def wan_backbone(config: WanConfig, spec: SampleSpec, chunking: Chunking) -> Mod
         text = partial(conditions, source.text_dim, lambda prompts: prompts.null)
     else:
         codec = WanCodec(config, spec, source.encoders)
-        text = partial(conditions, source.text_dim, codec.null_beside)
+        text = partial(conditions, source.text_dim, codec.null.beside)
     return ModuleBackbone(config.type, _architecture(config, source), codec, text, chunking)
 
 

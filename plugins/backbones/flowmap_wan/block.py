@@ -13,7 +13,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from flowmap_wan.attention import Sight, Slot, Text
+from flowmap.workshop.memo import Text
+from flowmap_wan.attention import Sight, Slot
 from flowmap_wan.rotary import Turn
 
 Modulation = tuple[Tensor, int]

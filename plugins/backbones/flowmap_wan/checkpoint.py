@@ -1,23 +1,20 @@
-"""Where Wan weights come from: what must be there, how to get it, and what kind of checkpoint it is. Torch-free.
-
-Over 250 lines: one folder, with everything that is asked of it.
-"""
+"""Wan weights as a folder: what kind of checkpoint it is, and what in it cannot be. Torch-free."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.hub import fingerprint, header, of_tensors, read_json
-from flowmap.recipe.shapes import misfit
+from flowmap.weights.fields import CONFIG
+from flowmap.weights.names import Published
+from flowmap.weights.pipeline import Pipeline
+from flowmap.weights.t5 import with_one_name
+from flowmap.weights.tokenizers import tokenizer_flaw
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
-    Shapes,
     TextEncoderFields,
     TransformerFields,
     VaeFields,
@@ -25,31 +22,23 @@ from flowmap_wan.layout import (
     transformer_shapes,
     vae_shapes,
 )
-from flowmap_wan.names import how_to_get
-from flowmap_wan.parts import (
-    CONFIG,
-    PIECES,
-    VOCABULARY,
-    absent,
-    fields_of,
-    shapes_of,
-    tokenizer_flaw,
-    weight_files,
+
+PUBLISHED = Published(
+    {
+        "Wan2.1-T2V-1.3B-Diffusers": "Wan-AI",
+        "Wan2.1-T2V-14B-Diffusers": "Wan-AI",
+        "AnyFlow-Wan2.1-T2V-1.3B-Diffusers": "nvidia",
+        "AnyFlow-Wan2.1-T2V-14B-Diffusers": "nvidia",
+        "AnyFlow-FAR-Wan2.1-1.3B-Diffusers": "nvidia",
+        "AnyFlow-FAR-Wan2.1-14B-Diffusers": "nvidia",
+    },
+    ("transformer", "text_encoder", "tokenizer", "vae"),
 )
-
-PARTS = ("transformer", "text_encoder", "vae")
-"""What has a configuration and weights."""
-
-SHARED, EMBEDDING = "shared.weight", "encoder.embed_tokens.weight"
-"""The names of the text encoder's one embedding."""
-
 _CLASSES: Mapping[str, list[str]] = {
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5TokenizerFast"],
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
-_MOST_SHIFT = 1e4
-_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 Kind = Literal["wan", "anyflow", "far"]
 KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
@@ -78,24 +67,23 @@ IMAGE_MODEL = (
 )
 """Why a checkpoint of the other task is refused."""
 
-_SCHEDULER = "scheduler/scheduler_config.json"
-INDEX = "model_index.json"
-
-ADAPTER = "lora"
-"""Where `flowmap export --keep-lora` writes the adapter of a transformer."""
-
 
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder laid out as diffusers lays out a pipeline, with everything in it."""
+    """A folder with a Wan2.1 or AnyFlow pipeline."""
 
     folder: Path
 
     @property
+    def pipeline(self) -> Pipeline:
+        """The folder as that of any pipeline."""
+        return Pipeline(self.folder, PUBLISHED)
+
+    @property
     def transformer(self) -> TransformerFields:
         """The configuration of the transformer; raises FlowmapError, naming the field, if it cannot be one."""
-        return fields_of(self.folder / "transformer", TransformerFields)
+        return self.pipeline.fields("transformer", TransformerFields)
 
     @property
     def kind(self) -> Kind:
@@ -118,62 +106,43 @@ class Checkpoint:
 
         `weights` is what the recipe calls this checkpoint.
         """
+        how = PUBLISHED.how_to_get(weights)
         try:
             if self.is_image_model():
                 return f"{self.folder} {IMAGE_MODEL}"
-            contradiction = self.contradiction(shapes_of(self.folder / "transformer"))
+            if (contradiction := self.contradiction(self.pipeline.shapes("transformer"))) is not None:
+                return contradiction
         except FlowmapError as error:
-            return f"{error}{how_to_get(weights)}"
-        found = contradiction or next(self._flaws(), None)
-        return found if found is None or contradiction else f"{found}{how_to_get(weights)}"
-
-    def _flaws(self) -> Iterator[str]:
-        for check in (self._transformer_flaws, self._text_flaws, self._vae_flaws, self._pipeline_flaws):
-            try:
-                yield from check()
-            except FlowmapError as error:
-                yield str(error)
+            return f"{error}{how}"
+        checks = (self._transformer_flaws, self._text_flaws, self._vae_flaws)
+        return next((f"{flaw}{how}" for flaw in self.pipeline.flaws(checks)), None)
 
     def _transformer_flaws(self) -> Iterator[str]:
-        fields, kind, found = self.transformer, self.kind, shapes_of(self.folder / "transformer")
-        far = kind == "far" or fields.init_far_model
-        yield from self._misfit("transformer", found, transformer_shapes(fields, kind != "wan", far))
+        fields, kind = self.transformer, self.kind
+        wanted = transformer_shapes(fields, kind != "wan", kind == "far" or fields.init_far_model)
+        yield from self.pipeline.misfits("transformer", self.pipeline.shapes("transformer"), wanted)
         if fields.in_channels != LATENT_CHANNELS:
             yield f"{self._config}: in_channels is {fields.in_channels}, and Wan's VAE makes {LATENT_CHANNELS}"
 
     def _text_flaws(self) -> Iterator[str]:
-        part = self.folder / "text_encoder"
-        fields, found = fields_of(part, TextEncoderFields), shapes_of(part)
-        # One tensor under two names, of which a file has either or both.
-        if EMBEDDING in found:
-            found.setdefault(SHARED, found[EMBEDDING])
-            del found[EMBEDDING]
-        yield from self._misfit("text_encoder", found, text_encoder_shapes(fields))
+        fields = self.pipeline.fields("text_encoder", TextEncoderFields)
+        found = with_one_name(self.pipeline.shapes("text_encoder"))
+        yield from self.pipeline.misfits("text_encoder", found, text_encoder_shapes(fields))
         if self.transformer.text_dim != fields.d_model:
             yield (
-                f"{self._config}: text_dim is {self.transformer.text_dim}, and d_model of {part / CONFIG} is "
-                f"{fields.d_model}; they do not belong together"
+                f"{self._config}: text_dim is {self.transformer.text_dim}, and d_model of "
+                f"{self.folder / 'text_encoder' / CONFIG} is {fields.d_model}; they do not belong together"
             )
         flaw = tokenizer_flaw(self.folder / "tokenizer", fields.vocab_size)
         if flaw is not None:
             yield flaw
 
     def _vae_flaws(self) -> Iterator[str]:
-        part = self.folder / "vae"
-        fields = fields_of(part, VaeFields)
+        fields = self.pipeline.fields("vae", VaeFields)
         if sum(fields.temperal_downsample) != 2:
-            yield f"{part / CONFIG}: temperal_downsample is {list(fields.temperal_downsample)}; Wan's halves time twice"
-        yield from self._misfit("vae", shapes_of(part), vae_shapes(fields))
-
-    def _pipeline_flaws(self) -> Iterable[str]:
-        # Both raise what is wrong.
-        self.shift(), self.classes()
-        return ()
-
-    def _misfit(self, part: str, found: Mapping[str, Sequence[int]], wanted: Shapes) -> Iterator[str]:
-        why = misfit(found, wanted)
-        if why is not None:
-            yield f"the weights in {self.folder / part} do not fit its {CONFIG}: {why}"
+            given = list(fields.temperal_downsample)
+            yield f"{self.folder / 'vae' / CONFIG}: temperal_downsample is {given}; Wan's halves time twice"
+        yield from self.pipeline.misfits("vae", self.pipeline.shapes("vae"), vae_shapes(fields))
 
     def contradiction(self, keys: Collection[str]) -> str | None:
         """Where the configuration and the `keys` of the weights say different things of what the model is; else None.
@@ -202,83 +171,23 @@ class Checkpoint:
             return f"{self._config} says {why}"
         return None
 
-    def keys(self) -> list[str]:
-        """The names of the transformer's parameters; no weights are read."""
-        return list(shapes_of(self.folder / "transformer"))
-
     def is_image_model(self) -> bool:
         """Whether it is Wan's separate image-to-video model, with more channels or an image encoder."""
         found = self.transformer
         more = found.in_channels != (found.out_channels or found.in_channels)
         return bool(found.image_dim or found.added_kv_proj_dim or more)
 
-    def shift(self) -> float | None:
-        """The shift of the grid that the scheduler's configuration names; None if it names none."""
-        if not (self.folder / _SCHEDULER).is_file():
-            return None
-        found = read_json(self.folder / _SCHEDULER)
-        value = found.get("shift", found.get("flow_shift"))
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_SHIFT:
-            raise FlowmapError(f"{self.folder / _SCHEDULER}: its shift is {value!r}; it must be a number above 0")
-        return float(value)
-
     def classes(self) -> dict[str, list[str]]:
-        """Which library and class model_index.json names for the encoders' parts; raises FlowmapError if it cannot."""
-        if not (self.folder / INDEX).is_file():
-            return dict(_CLASSES)
-        found = read_json(self.folder / INDEX)
-        for part in _CLASSES:
-            named = found.get(part, _CLASSES[part])
-            if not (isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)):
-                raise FlowmapError(f"{self.folder / INDEX}: {part} is {named!r}; it is a library and a class")
-        return {part: found.get(part, named) for part, named in _CLASSES.items()}
-
-    def everything(self) -> tuple[Path, ...]:
-        """The files that decide what is computed: configurations and weights of all parts."""
-        beside = () if self.adapter() is None else sorted((self.folder / ADAPTER).glob("*.safetensors"))
-        return (*(f for p in PARTS for f in (self.folder / p / CONFIG, *self.files(p))), *beside)
-
-    def adapter(self) -> Path | None:
-        """The folder of the adapter that belongs to the transformer, if there is one."""
-        folder = self.folder / ADAPTER
-        return folder if folder.is_dir() else None
+        """Which library and class the encoders' parts are of."""
+        return self.pipeline.classes(_CLASSES)
 
     def encoders(self) -> str:
         """A short name for what text encoder, tokenizer and VAE are, however their files are divided."""
-        text = fields_of(self.folder / "text_encoder", TextEncoderFields)
-        vae = fields_of(self.folder / "vae", VaeFields)
-        words = [f for f in (VOCABULARY, PIECES) if (self.folder / "tokenizer" / f).is_file()][:1]
-        tokenizer = fingerprint(self.folder / "tokenizer" / name for name in words)
-        files = [*self.files("text_encoder"), *self.files("vae")]
-        return of_tensors(files, f"{text!r} {vae!r} {tokenizer}")
-
-    def precision(self, part: str) -> str:
-        """The precision in which the most parameters of `part` are stored, as torch calls it."""
-        sizes: Counter[str] = Counter()
-        for file in self.files(part):
-            for tensor in header(file).values():
-                sizes[tensor["dtype"]] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
-        return _TORCH[sizes.most_common(1)[0][0]]
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The configuration of `part`: transformer, vae, text_encoder, as it stands."""
-        return read_json(self.folder / part / CONFIG)
-
-    def files(self, part: str) -> list[Path]:
-        """The safetensors files of `part`; raises FlowmapError naming the first file that is missing."""
-        gone = next(absent(self.folder / part), None)
-        if gone is not None:
-            raise FlowmapError(f"{self.folder} is not complete: {gone} is missing{how_to_get(str(self.folder))}")
-        return weight_files(self.folder / part)
+        return self.pipeline.encoders_fingerprint({"text_encoder": TextEncoderFields, "vae": VaeFields})
 
     def licence(self) -> str:
         """What the model card of the base says; Wan2.1's own licence for a plain Wan checkpoint without a card."""
-        card = self.folder / "README.md"
-        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
-        found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
-        return found[1] if found else ("apache-2.0" if self.kind == "wan" else "unknown")
+        return self.pipeline.licence() or ("apache-2.0" if self.kind == "wan" else "unknown")
 
 
 def text_precision(device: str) -> Literal["bfloat16", "float32"]:

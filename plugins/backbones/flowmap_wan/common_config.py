@@ -11,28 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin import (
-    BackboneConfig,
-    Finding,
-    Origin,
-    Precision,
-    Pretrained,
-    SampleSpec,
-)
-from flowmap.recipe.hub import RUN_LOCK, find, of_tensors
-from flowmap.schema.bounds import (
-    MOST_TEXT,
-    PathText,
-    Share,
-    Tokens,
-)
+from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
+from flowmap.schema.bounds import MOST_TEXT, PathText, Share, Tokens
+from flowmap.weights.fingerprints import of_tensors
+from flowmap.weights.lora import lora_findings
+from flowmap.weights.names import RANDOM, find
+from flowmap.weights.runs import is_run
+from flowmap_wan.findings import checkpoint_findings, shape_findings, smallest_adapted
+from flowmap_wan.settings import LAYERS, NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
 
 if TYPE_CHECKING:
     from flowmap.plugin.footprint import Footprint
-from flowmap_wan.findings import checkpoint_findings, lora_findings, null_findings, null_problem, shape_findings
-from flowmap_wan.settings import NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
-
-RANDOM = "random"
+    from flowmap.weights.null import NullFile
 
 
 class CommonConfig(BackboneConfig):
@@ -71,28 +61,37 @@ class CommonConfig(BackboneConfig):
         """Whether the base weights are a random initialisation."""
         return self.weights == RANDOM
 
+    def null_file(self) -> NullFile | None:
+        """The file of the null condition, if the recipe names one."""
+        from flowmap.weights.null import NullFile
+
+        how = "AnyFlow's negative_embedding .pth is turned into one as docs/video.md says"
+        return None if self.null_embedding is None else NullFile(Path(self.null_embedding), how)
+
     def missing(self) -> Iterable[Finding]:
         """The weights, unless they are random."""
         if self.random_base:
             return
-        from flowmap_wan.opening import missing
+        from flowmap.weights.pipeline import missing
+        from flowmap_wan.checkpoint import PUBLISHED
 
-        for problem in missing(self.weights):
+        for problem in missing(self.weights, PUBLISHED):
             yield Finding("error", ("weights",), problem)
-        if self.null_embedding is not None:
-            wrong = null_problem(self.null_embedding, self.text_length, self._sizes())
+        file = self.null_file()
+        if file is not None:
+            sizes = self._sizes()
+            wrong = file.problem(self.text_length, None if sizes is None else sizes["text_dim"])
             if wrong is not None:
                 yield Finding("error", ("null_embedding",), wrong)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
-        from flowmap_wan.checkpoint import Checkpoint
-        from flowmap_wan.names import hub_id
+        from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
 
         folder = None if self.random_base else find(self.weights)
-        if folder is None or (folder / RUN_LOCK).is_file():
+        if folder is None or is_run(folder):
             return super().origin()
-        return Origin(hub_id(self.weights), Checkpoint(folder).licence())
+        return Origin(PUBLISHED.hub_id(self.weights), Checkpoint(folder).licence())
 
     def recomputes(self) -> bool:
         """As `gradient_checkpointing` says."""
@@ -164,16 +163,19 @@ class CommonConfig(BackboneConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
+        from flowmap.weights.null import null_findings
+
         if self.random_base and self.architecture is None:
             yield Finding("error", ("architecture",), "random weights need sizes: give a table 'architecture'")
         if not self.random_base and self.architecture is not None:
             yield Finding("error", ("architecture",), "the checkpoint decides the sizes; leave this out")
-        yield from null_findings(self.null_embedding, self.negative_prompt, self.random_base)
+        yield from null_findings(self.null_embedding, self.negative_prompt != NEGATIVE_PROMPT, self.random_base)
         if self.lora is None and self.base_precision != "float32":
             why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
             yield Finding("error", ("base_precision",), why)
         if self.lora is not None:
-            yield from lora_findings(self.lora, self._sizes())
+            smallest = smallest_adapted(self.lora, self._sizes())
+            yield from lora_findings(self.lora.layers, LAYERS, self.lora.rank, smallest)
         if not self.random_base:
             gate = self.gate if "gate" in self.model_fields_set else None
             yield from checkpoint_findings(self.weights, self._sizes(), gate)

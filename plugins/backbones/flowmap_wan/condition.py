@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Cond, EncodedText
-from flowmap_wan.attention import TextMemo
+from flowmap.workshop.memo import TextMemo
 from flowmap_wan.views import RowView, View, Whole
 
 

@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
-from flowmap.plugin import (
-    Finding,
-    SampleSpec,
-    listed,
-)
-from flowmap.schema.bounds import (
-    MOST_PARTS,
-    Frames,
-    Patch,
-    Probability,
-)
+from flowmap.plugin import Finding, SampleSpec, listed
+from flowmap.schema.bounds import MOST_PARTS, Frames, Patch, Probability
+from flowmap_wan.common_config import CommonConfig
+from flowmap_wan.settings import FullChunks
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Backbone, Chunking
-from flowmap_wan.common_config import CommonConfig
-from flowmap_wan.settings import FullChunks
 
 
 class Wan21Config(CommonConfig):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
@@ -18,16 +14,17 @@ from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTran
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.phases import Phase, phase
 from flowmap.plugin import NetworkKind
+from flowmap.weights.fields import CONFIG
+from flowmap.weights.pipeline import ADAPTER
 from flowmap.workshop.adapter_files import write_adapter
 from flowmap.workshop.adapters import merged as weights_of
 from flowmap.workshop.adapters import own_of
+from flowmap.workshop.exporting import copy_encoders, dtype_words, loading, write_config, write_index, write_scheduler
 from flowmap.workshop.writing import write_model
-from flowmap_wan.checkpoint import ADAPTER, DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
+from flowmap_wan.checkpoint import DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
 from flowmap_wan.configs import FarWan21Config
-from flowmap_wan.quiet import no_bars
-from flowmap_wan.transformer import WanConfig, shell, stored
+from flowmap_wan.transformer import WanConfig, kept, shell, stored
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
 _RELEASED_SCHEDULER = ("far.schedulers.scheduling_flowmap_euler_discrete", "FlowMapDiscreteScheduler")
@@ -40,23 +37,6 @@ _PIPELINES: Mapping[type[Any], str] = {
     AnyFlowTransformer3DModel: "AnyFlowPipeline",
     AnyFlowFARTransformer3DModel: "AnyFlowFARPipeline",
 }
-# Those of the released class's arguments that ours has too.
-_RELEASED_KEYS = (
-    "patch_size",
-    "num_attention_heads",
-    "attention_head_dim",
-    "in_channels",
-    "out_channels",
-    "text_dim",
-    "freq_dim",
-    "ffn_dim",
-    "num_layers",
-    "cross_attn_norm",
-    "eps",
-    "rope_max_seq_len",
-    "gate_value",
-    "deltatime_type",
-)
 
 
 def write_pipeline(
@@ -91,23 +71,21 @@ def write_pipeline(
         makes = _of_one_time(makes)
     plain = shell(config, transformer.config, single_time=kind == "velocity")
     write_model(plain, makes, partial(stored, config), folder / "transformer")
-    about = _precision_of(config)
-    if form == "released":
-        return _as_released(config, plain, source, folder, shift, about)
-    about.insert(1, "# dtype is called torch_dtype in diffusers before 0.42")
-    name, pipeline = type(plain).__name__, _PIPELINES[type(plain)]
-    loads = [*about, f'transformer = diffusers.{name}.from_pretrained("FOLDER/transformer", {_dtype(config)})']
+    dtype = dtype_words(config.base_precision, source and source.pipeline)
+    rest = "" if config.base_precision == "float32" else "; its time embedders, norms and tables in float32"
+    loads = [f"# the transformer's weights are in {config.base_precision}{rest}", "import torch"]
     if source is not None:
-        _copy_encoders(source, folder)
+        copy_encoders(source.pipeline, folder)
+    if form == "released":
+        return "\n".join([*loads, *_as_released(config, plain, source, folder, shift, f"torch_{dtype}")])
+    loads.insert(1, "# dtype is called torch_dtype in diffusers before 0.42")
+    name, pipeline = type(plain).__name__, _PIPELINES[type(plain)]
+    if source is not None:
         scheduler = _scheduler(kind, shift)
-        with no_bars():
-            scheduler.save_pretrained(folder / "scheduler")
-        _write_index(source, folder, pipeline, ["diffusers", name], ["diffusers", type(scheduler).__name__])
-        loads = [
-            *about,
-            f'pipe = diffusers.{pipeline}.from_pretrained("FOLDER", {_dtype(config, source)})',
-            "transformer = pipe.transformer",
-        ]
+        write_scheduler(scheduler, folder)
+        own = {"transformer": ["diffusers", name], "scheduler": ["diffusers", type(scheduler).__name__]}
+        write_index(folder, pipeline, source.classes() | own)
+    loads += loading(f"diffusers.{name}", f"diffusers.{pipeline}" if source else None, dtype)
     if apart:
         assert adapter is not None
         loads.append(_write_lora(config, transformer, adapter, folder / ADAPTER))
@@ -140,28 +118,15 @@ def _write_lora(config: WanConfig, transformer: Any, adapter: str, folder: Path)
     return f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{written.name}", prefix=None)'
 
 
-def _precision_of(config: WanConfig) -> list[str]:
-    """What precision the weights are written in, as the first lines of how to load them."""
-    rest = "" if config.base_precision == "float32" else "; its time embedders, norms and tables in float32"
-    return [f"# the transformer's weights are in {config.base_precision}{rest}", "import torch"]
-
-
-def _dtype(config: WanConfig, source: Checkpoint | None = None) -> str:
-    """The argument that has diffusers load each part as it is written; without, all of it becomes float32."""
-    found = {"transformer": config.base_precision}
-    if source is not None:
-        found |= {part: source.precision(part) for part in ("text_encoder", "vae")}
-    if len(set(found.values())) == 1:
-        return f"dtype=torch.{config.base_precision}"
-    return "dtype={" + ", ".join(f'"{part}": torch.{name}' for part, name in found.items()) + "}"
-
-
 def _as_released(
-    config: WanConfig, plain: Any, source: Checkpoint | None, folder: Path, shift: float, precision: list[str]
-) -> str:
-    """Describe the weights of `plain`, whose names are the released class's too, as AnyFlow's pipelines do."""
+    config: WanConfig, plain: Any, source: Checkpoint | None, folder: Path, shift: float, dtype: str
+) -> list[str]:
+    """Describe the weights of `plain`, whose names are the released class's too, as AnyFlow's pipelines do.
+
+    Returns the lines that load them.
+    """
     causal = config.type == "far_wan21"
-    about = {key: plain.config[key] for key in _RELEASED_KEYS if key in plain.config}
+    about = kept(plain.config)
     about |= {"qk_norm": "rms_norm_across_heads", "image_dim": None, "added_kv_proj_dim": None}
     # Without these two the class leaves out what AnyFlow adds to Wan, with no more than a warning.
     about |= {"init_flowmap_model": True, "init_far_model": causal}
@@ -171,60 +136,14 @@ def _as_released(
         about["chunk_partition"] = list(config.chunks)
         about["full_chunk_limit"] = config.full_chunks
         about["compressed_patch_size"] = list(config.compressed_patch_size)
-    _write_json(folder / "transformer" / "config.json", FIRST_RELEASE, about)
-    loads = [*precision, "# with the code of https://github.com/NVlabs/AnyFlow on the path"]
-    if source is None:
-        return "\n".join(
-            [
-                *loads,
-                f"from {_RELEASED_MODEL} import {FIRST_RELEASE}",
-                f'transformer = {FIRST_RELEASE}.from_pretrained("FOLDER/transformer", torch_{_dtype(config)})',
-            ]
-        )
-    _copy_encoders(source, folder)
-    (folder / "scheduler").mkdir()
-    told = {"num_train_timesteps": 1000, "shift": shift, "weight_type": "gaussian"}
-    _write_json(folder / "scheduler" / "scheduler_config.json", _RELEASED_SCHEDULER[1], told)
+    write_config(folder / "transformer" / CONFIG, FIRST_RELEASE, about)
     module, pipeline = _RELEASED_PIPELINES[causal]
-    _write_index(source, folder, pipeline, [_RELEASED_MODEL, FIRST_RELEASE], list(_RELEASED_SCHEDULER))
-    loads += [
-        f"from {module} import {pipeline}",
-        f'pipe = {pipeline}.from_pretrained("FOLDER", torch_{_dtype(config, source)})',
-        "transformer = pipe.transformer",
-    ]
-    return "\n".join(loads)
-
-
-def _copy_encoders(source: Checkpoint, folder: Path) -> None:
-    """Text encoder, tokenizer and VAE, linked where the file system can: they are large and never change."""
-    for part in ("text_encoder", "tokenizer", "vae"):
-        files = [file for file in (source.folder / part).rglob("*") if file.is_file()]
-        with phase(f"copying {part}", sum(file.stat().st_size for file in files), "bytes") as doing:
-
-            def copy(file: str, to: str, doing: Phase = doing) -> None:
-                _link(file, to)
-                doing.advance(os.path.getsize(to))
-
-            shutil.copytree(source.folder / part, folder / part, copy_function=copy)
-
-
-def _link(source: str, target: str) -> None:
-    # Not the small files: who edits one here would edit it there.
-    if not source.endswith(".safetensors"):
-        shutil.copy2(source, target)
-        return
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _write_index(source: Checkpoint, folder: Path, pipeline: str, transformer: list[str], scheduler: list[str]) -> None:
-    index = {"scheduler": scheduler, "transformer": transformer, **source.classes()}
-    _write_json(folder / "model_index.json", pipeline, index)
-
-
-def _write_json(file: Path, kind: str, fields: Mapping[str, Any]) -> None:
-    """Write a configuration as diffusers writes one."""
-    whole = {"_class_name": kind, "_diffusers_version": diffusers.__version__, **dict(sorted(fields.items()))}
-    file.write_text(json.dumps(whole, indent=2) + "\n")
+    if source is not None:
+        (folder / "scheduler").mkdir()
+        told = {"num_train_timesteps": 1000, "shift": shift, "weight_type": "gaussian"}
+        write_config(folder / "scheduler" / "scheduler_config.json", _RELEASED_SCHEDULER[1], told)
+        own = {"transformer": [_RELEASED_MODEL, FIRST_RELEASE], "scheduler": list(_RELEASED_SCHEDULER)}
+        write_index(folder, pipeline, source.classes() | own)
+    made = f"from {module} import {pipeline}" if source else f"from {_RELEASED_MODEL} import {FIRST_RELEASE}"
+    how = loading(FIRST_RELEASE, pipeline if source else None, dtype)
+    return ["# with the code of https://github.com/NVlabs/AnyFlow on the path", made, *how]

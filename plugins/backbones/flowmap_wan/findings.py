@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from flowmap.errors import FlowmapError
-from flowmap.plugin import Finding, SampleSpec, unknown_word
-from flowmap_wan.settings import LAYERS, NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
+from flowmap.plugin import Finding, SampleSpec
+from flowmap_wan.settings import ArchitectureConfig, LoraConfig
 
 Sizes = Mapping[str, Any]
 """Those of a transformer, by diffusers' names."""
 
 
-def null_problem(file: str, text_length: int, sizes: Sizes | None) -> str | None:
-    """What is wrong with the file of the null condition, for a network of such `sizes` (None: not known)."""
-    from flowmap_wan.null import finite, shape_of
-
-    try:
-        tokens, width = shape_of(Path(file))
-    except FlowmapError as error:
-        return str(error)
-    if sizes is not None and width != sizes["text_dim"]:
-        return f"{file} has {width} dimensions, and the text embeddings of these weights have {sizes['text_dim']}"
-    if tokens > text_length:
-        return f"{file} has {tokens} tokens, more than text_length = {text_length}; set that to {tokens}"
-    try:
-        return None if finite(Path(file)) else f"{file}: not all of its numbers are finite"
-    except FlowmapError as error:
-        return str(error)
-
-
-def null_findings(null_embedding: str | None, negative_prompt: str, random_base: bool) -> Iterable[Finding]:
-    """Two null conditions, or one that nothing reads."""
-    if null_embedding is None:
-        return
-    if random_base:
-        why = "has no effect: with random weights the data bring the null condition; leave this out"
-        yield Finding("error", ("null_embedding",), why)
-    elif negative_prompt != NEGATIVE_PROMPT:
-        why = "null_embedding takes the place of negative_prompt; leave one of them out"
-        yield Finding("error", ("negative_prompt",), why)
-
-
-def lora_findings(lora: LoraConfig, sizes: Sizes | None) -> Iterable[Finding]:
-    """Adapters of no layer, or larger than it."""
-    where = ("lora", "layers")
-    if not lora.layers:
-        yield Finding("error", where, f"name at least one layer; there are {', '.join(LAYERS)}")
-    for index, layer in enumerate(lora.layers):
-        if layer not in LAYERS:
-            yield Finding("error", (*where, index), unknown_word("layer", layer, LAYERS))
-        elif layer in lora.layers[:index]:
-            yield Finding("error", (*where, index), f"'{layer}' is listed twice")
+def smallest_adapted(lora: LoraConfig, sizes: Sizes | None) -> int | None:
+    """The smallest side of the layers that `lora` adapts."""
     if sizes is None:
-        return
-    width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+        return None
+    width = int(sizes["num_attention_heads"] * sizes["attention_head_dim"])
     hidden = any(layer.startswith("ffn.") for layer in lora.layers)
-    smallest = min(width, sizes["ffn_dim"]) if hidden else width
-    if lora.rank > smallest:
-        why = f"{lora.rank} is more than the smallest side of an adapted layer, {smallest}, and gains nothing"
-        yield Finding("warning", ("lora", "rank"), why)
+    return min(width, int(sizes["ffn_dim"])) if hidden else width
 
 
 def checkpoint_findings(weights: str, sizes: Sizes | None, gate: float | None) -> Iterable[Finding]:

@@ -8,7 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from flowmap_wan.attention import Slot, Text
+from flowmap.workshop.memo import Text
+from flowmap_wan.attention import Slot
 from flowmap_wan.pieces import Passes, Past, clean, noised
 from flowmap_wan.views import RowView, View
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from flowmap.interfaces import Cond
 from flowmap.workshop.adapters import Chosen, Copied
+from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
-from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Text
+from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Slots
 from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
 from flowmap_wan.pieces import Passes, Past, Piece
@@ -49,12 +50,7 @@ class WanModule(nn.Module, Passes):
         return len(self.transformer.blocks)
 
     def over(
-        self,
-        pieces: Sequence[Piece],
-        text: Text,
-        past: Past | None = None,
-        causal: bool = False,
-        slots: Sequence[Slot] | None = None,
+        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
     ) -> Tensor:
         """See Passes.over."""
         model = self.transformer

@@ -9,7 +9,8 @@ from typing import final
 
 from torch import Tensor
 
-from flowmap_wan.attention import Slot, Text
+from flowmap.workshop.memo import Text
+from flowmap_wan.attention import Slots
 
 
 @final
@@ -44,12 +45,7 @@ class Passes(ABC):
 
     @abstractmethod
     def over(
-        self,
-        pieces: Sequence[Piece],
-        text: Text,
-        past: Past | None = None,
-        causal: bool = False,
-        slots: Sequence[Slot] | None = None,
+        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
     ) -> Tensor:
         """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from flowmap.plugin import (
-    Config,
-)
+from flowmap.plugin import Config
 from flowmap.schema.bounds import (
     MOST_PARTS,
     MOST_ROWS,
@@ -24,25 +22,11 @@ from flowmap.schema.bounds import (
     Width,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
-LAYERS = (
-    "attn1.to_q",
-    "attn1.to_k",
-    "attn1.to_v",
-    "attn1.to_out.0",
-    "attn2.to_q",
-    "attn2.to_k",
-    "attn2.to_v",
-    "attn2.to_out.0",
-    "ffn.net.0.proj",
-    "ffn.net.2",
-)
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+LAYERS = (*(f"{part}.{name}" for part in ("attn1", "attn2") for name in _ATTENTION), "ffn.net.0.proj", "ffn.net.2")
 """The linear layers of a transformer block."""
 
-PUBLISHED_LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj", "ffn.net.2")
+PUBLISHED_LAYERS = tuple(layer for layer in LAYERS if not layer.startswith("attn2."))
 """Those that AnyFlow's authors adapt."""
 
 NEGATIVE_PROMPT = (

@@ -11,14 +11,13 @@ from typing import Any, final
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.recipe.hub import RUN_LOCK, find
-from flowmap.workshop.adapter_files import merge_into, read_adapter
+from flowmap.weights.runs import run_in
 from flowmap.workshop.adapters import plain_state
 from flowmap.workshop.lineage import config_of_run, student_of_run
+from flowmap.workshop.parts import transformer_weights
 from flowmap_wan.checkpoint import IMAGE_MODEL, Checkpoint
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.opening import open_checkpoint
-from flowmap_wan.reading import tensors
 from flowmap_wan.transformer import WanConfig, completed
 
 
@@ -36,7 +35,7 @@ def start_of(config: WanConfig) -> Start:
     if config.random_base:
         assert config.architecture is not None, "findings ask for it"
         return Start(config.architecture.diffusers() | {"gate_value": config.gate}, None)
-    run = _run_in(config.weights)
+    run = run_in(config.weights)
     if run is None:
         return _of_checkpoint(config, open_checkpoint(config.weights))
     there = _config_of(run)
@@ -47,13 +46,8 @@ def start_of(config: WanConfig) -> Start:
 
 def source_of(config: WanConfig) -> Checkpoint:
     """The checkpoint with the encoders: that of `config`, or of the runs it goes back to."""
-    run = _run_in(config.weights)
+    run = run_in(config.weights)
     return open_checkpoint(config.weights) if run is None else source_of(_config_of(run))
-
-
-def _run_in(weights: str) -> Path | None:
-    folder = find(weights)
-    return folder if folder is not None and (folder / RUN_LOCK).is_file() else None
 
 
 def _config_of(run: Path) -> WanConfig:
@@ -76,20 +70,13 @@ def _of_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Start:
             f"{checkpoint.folder} was trained with {limit} chunks at full resolution, and backbone.full_chunks is "
             f"{config.full_chunks}; set it to {limit}"
         )
-    contradiction = checkpoint.contradiction(checkpoint.keys())
+    contradiction = checkpoint.contradiction(checkpoint.pipeline.shapes("transformer"))
     if contradiction is not None:
         raise FlowmapError(contradiction)
     architecture = found.model_dump()
     if kind == "wan":
         architecture |= {"gate_value": config.gate, "deltatime_type": "r"}
-    return Start(architecture, lambda: completed(config, _read(checkpoint, config.weights)))
-
-
-def _read(checkpoint: Checkpoint, weights: str) -> dict[str, Tensor]:
-    """The weights of the transformer, and the adapter beside them, if there is one (`flowmap export --keep-lora`)."""
-    state = tensors(checkpoint, "transformer", weights)
-    folder = checkpoint.adapter()
-    return state if folder is None else merge_into(state, read_adapter(folder), str(folder))
+    return Start(architecture, lambda: completed(config, transformer_weights(checkpoint.pipeline, config.weights)))
 
 
 def _of_run(config: WanConfig, there: WanConfig, run: Path) -> dict[str, Tensor]:

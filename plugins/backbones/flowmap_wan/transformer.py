@@ -48,7 +48,7 @@ def new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
 
 
 def kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a diffusers configuration both of ours have."""
+    """What of a diffusers configuration both of ours have, and the released class."""
     return {key: architecture[key] for key in (*_SHARED, "gate_value", "deltatime_type") if key in architecture}
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from flowmap_wan.attention import Text
+from flowmap.workshop.memo import Text
 from flowmap_wan.pieces import Passes, clean, noised
 
 R = TypeVar("R", bound="RowView")

@@ -78,6 +78,7 @@ class CheckerboardConfig(DataConfig):
 
     def build(self) -> Data:
         """Make the source."""
-        from flowmap_datasets.checkerboard import Checkerboard
+        from flowmap.interfaces.endless import EndlessPoints
+        from flowmap_datasets.checkerboard import checkerboard
 
-        return Checkerboard()
+        return EndlessPoints(checkerboard)

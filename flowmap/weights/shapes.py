@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,3 +21,9 @@ def misfit(found: Mapping[str, Sequence[int]], wanted: Shapes) -> str | None:
     else:
         first = f"{odd[0]} is {list(found[odd[0]])} instead of {list(wanted[odd[0]])}"
     return f"{len(lacking) + len(extra) + len(odd)} parameters differ, first {first}"
+
+
+def layer(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Weight and bias of a linear layer, a convolution or a norm."""
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
