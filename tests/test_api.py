@@ -19,6 +19,7 @@ from flowmap.errors import FlowmapError
 from flowmap.maths.draw import Draw
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER
 from tests.small_runs import flowmap as command
+from tests.test_comparing import SPEC
 
 # Trained so far that its velocity is no rounding error.
 LEARNED = TEACHER.replace("steps = 6", "steps = 60").replace("warmup = 2", "lr = 2e-2, warmup = 2")
@@ -221,3 +222,21 @@ def test_a_notebook_that_can_has_a_bar(
     monkeypatch.setattr(consoles, "Console", Pretended)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "found" if widgets else None)
     assert consoles.notebook_console().is_interactive == live
+
+
+def test_a_script_that_would_be_run_again_is_told_to_guard_its_call(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    (tmp_path / "plain.py").write_text('import flowmap\nflowmap.compare("spec.toml", processes=2)\n')
+    code = subprocess.run([sys.executable, "plain.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = [line for line in code.stderr.splitlines() if "flowmap.errors.FlowmapError" in line]
+    assert len(told) == 1
+    assert 'plain.py below `if __name__ == "__main__":`' in told[0]
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_a_script_with_a_guard_is_not(tmp_path: Path) -> None:
+    (tmp_path / "guarded.py").write_text(
+        "from flowmap.comparison.processes import refuse_unguarded\n"
+        'if __name__ == "__main__":\n    refuse_unguarded()\n'
+    )
+    subprocess.run([sys.executable, "guarded.py"], cwd=tmp_path, check=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowmap.api.consoles import notebook_console
 from flowmap.api.run import Run
+from flowmap.comparison.processes import leave_if_rerun, refuse_unguarded
 from flowmap.comparison.record import load
 from flowmap.comparison.run import compare as run_comparison
 from flowmap.comparison.standings import Standings
@@ -49,10 +50,11 @@ def compare(
     """Train contestants at equal budgets, and say which is better where: `flowmap compare`.
 
     One file with contestants, or several recipes to compare as they are. Contestants are trained in processes of their
-    own: a script that calls this does so below `if __name__ == "__main__":`. Raises FlowmapError for whatever is wrong
-    with the specification or the machine, if a contestant failed, and when it is interrupted; what was finished is
-    kept.
+    own: a script that calls this does so below `if __name__ == "__main__":`, a notebook as it is. Raises FlowmapError
+    for a script that does not, for whatever is wrong with the specification or the machine, if a contestant failed, and
+    when it is interrupted; what was finished is kept.
     """
+    leave_if_rerun()
     console, paths = notebook_console(), [Path(path) for path in specifications]
     if not paths:
         raise FlowmapError("compare: give a specification, or several recipes")
@@ -60,9 +62,11 @@ def compare(
         raise FlowmapError(
             f"processes is {processes}; at least one is needed, or None for as many as the specification says"
         )
+    name = read_comparison(paths, overrides)[0].name
+    refuse_unguarded()
     with working(console, _KEPT):
         run_comparison(paths, overrides, Path(runs), processes, fresh, redo, console)
-    return load(Path(runs) / read_comparison(paths, overrides)[0].name)
+    return load(Path(runs) / name)
 
 
 def load_run(folder: str | Path) -> Run:

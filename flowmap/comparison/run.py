@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from rich.markup import escape
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.entrants import Comparison
 from flowmap.comparison.page import write_page
+from flowmap.comparison.processes import training_processes
 from flowmap.comparison.record import FAILURES, load, record
 from flowmap.comparison.sentences import sentences, together
 from flowmap.comparison.standings import Failure
@@ -73,9 +73,7 @@ def compare(
         if name not in names:
             raise FlowmapError(f"--redo {name}: {unknown_word('contestant', name, names)}")
     root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
-    at_once, context = processes or comparison.processes, multiprocessing.get_context("forkserver")
-    # Everything is imported once, and each training is a copy of the process that has done so.
-    context.set_forkserver_preload(["flowmap.comparison.run", "flowmap.launch.run"])
+    at_once, context = processes or comparison.processes, training_processes()
     with going_on(command), locked(root):
         if is_file(root / LOCK) and not fresh:
             raise FlowmapError(
