@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from flowmap.console.options import option
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
@@ -163,7 +164,9 @@ class Recipe(Config):
         if stage.name in ("base", "pictures") or re.fullmatch(r"seed-\d+", stage.name):
             yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
         if "." in stage.name:
-            yield Finding("error", ("name",), "a stage's name has no '.', which stands between fields in --set")
+            yield Finding(
+                "error", ("name",), f"a stage's name has no '.', which stands between fields in {option('set')}"
+            )
         needed = stage.objective.roles()
         if "student" not in needed:
             yield Finding("error", ("objective",), "the objective declares no role 'student'")
