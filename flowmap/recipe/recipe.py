@@ -115,9 +115,10 @@ class Recipe(Config):
             weights, problems = outside_weights.known(self.evaluation, self.backbone)
             yield from problems
             yield from outside_weights.findings(self.evaluation, weights, spec)
-            for finding in evaluation_findings(
-                self.evaluation, self.stages, spec, self.backbone.contexts(spec), weights
-            ):
+            contexts = self.backbone.contexts(spec)
+            # Whom a name means that two stages have cannot be said, nor what would be wrong with it.
+            found = evaluation_findings(self.evaluation, self.stages, spec, contexts, weights)
+            for finding in () if self._named_twice() else found:
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
     def missing(self) -> Iterator[Finding]:
@@ -174,7 +175,7 @@ class Recipe(Config):
             if role not in needed:
                 yield Finding("error", ("roles", role), unknown_word("role", role, needed))
                 continue
-            for finding in self._role_findings(role, config, stage, earlier):
+            for finding in () if self._named_twice() else self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
         yield from batch_findings(stage, math.prod((stage.data or self.data).spec().shape))
@@ -182,6 +183,10 @@ class Recipe(Config):
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         for finding in (*stage.objective.findings(facts), *steps):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
+
+    def _named_twice(self) -> bool:
+        """Whether two stages have one name."""
+        return len({stage.name for stage in self.stages}) < len(self.stages)
 
     def _role_findings(
         self, role: str, config: RoleConfig, stage: StageConfig, earlier: Sequence[StageConfig]
