@@ -12,10 +12,11 @@ from flowmap.console.commands import command_line
 from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
-from flowmap.files.texts import is_file, is_folder
+from flowmap.files.texts import is_file
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
+from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import is_weights, main_stage
 from flowmap.recipe.recipe import Recipe
 from flowmap.schema.words import NetworkKind, unknown_word
@@ -59,12 +60,6 @@ def _unsound(recipe: Recipe) -> str | None:
     named = [evaluation.teacher, *(contest.stage for contest in evaluation.contests)] if evaluation else []
     unknown = [name for name in named if name not in earlier and not is_weights(name)]
     return f"its evaluation names '{unknown[0]}', which is no stage of it" if unknown else None
-
-
-def runs_near(folder: Path) -> str:
-    """The runs that lie where `folder` was looked for, as a message ends."""
-    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if is_folder(folder.parent) else []
-    return f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
 
 
 def rerun(folder: Path) -> str:

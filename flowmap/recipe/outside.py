@@ -21,6 +21,7 @@ from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.recipe.hub import RUN_LOCK, absence, find, is_hub_id
+from flowmap.recipe.near import runs_in
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
@@ -210,6 +211,8 @@ def _of_run(name: str, folder: Path) -> Outside:
 
 def _unreadable(name: str, folder: Path) -> str:
     """Say that nothing installed reads `folder`, what it holds, and what would work."""
+    if runs := runs_in(folder):
+        return f"{name} is no run{runs}"
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
     return (

@@ -24,9 +24,10 @@ from flowmap.files.texts import is_file
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import SamplerConfig
-from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
+from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
 from flowmap.recipe.hub import RUN_LOCK
 from flowmap.recipe.layout import Plan, StagePlan
+from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.bounds import MOST_HELD
