@@ -205,7 +205,7 @@ def _of_run(name: str, folder: Path) -> Outside:
         )
     student = stage.objective.roles()["student"]
     shift = sampling_shift(stage, lock.evaluation)
-    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift)
+    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift, diagonal=student.diagonal)
     return Outside(name, lock.backbone, pretrained, folder, stage.name)
 
 
