@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from flowmap.errors import FlowmapError
 from flowmap.maths.draw import Draw
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER
 from tests.small_runs import flowmap as command
+from tests.test_comparing import SPEC
 
 # Trained so far that its velocity is no rounding error.
 LEARNED = TEACHER.replace("steps = 6", "steps = 60").replace("warmup = 2", "lr = 2e-2, warmup = 2")
@@ -96,16 +98,21 @@ def test_the_map_moves_along_the_velocity(run: flowmap.Run) -> None:
             "points are a tensor \\[B, 1, 2\\] of real numbers, not shape \\[5, 2\\]",
         ),
         (lambda run: run.velocity(X, 1, [0] * 5), "these data have no condition"),
-        (lambda run: run.velocity(X, 1, stage="techer"), "teacher"),
+        (lambda run: run.velocity(X, 1, stage="techer"), "^stage='techer': unknown .* Did you mean 'teacher'"),
+        (lambda run: run.sample(stage="techer"), "^stage='techer': unknown .* Did you mean 'teacher'"),
+        (lambda run: run.sample(train_seed=7), "^train_seed=7: this run has 0"),
         (lambda run: run.velocity(X.numpy(), 1), "of real numbers, not ndarray"),
         (lambda run: run.velocity(X, "soon"), "a time is a number or a tensor of numbers, not 'soon'"),
-        (lambda run: run.velocity(X, 1, weights="rw"), "weights 'rw': allowed: ema, raw"),
-        (lambda run: run.sample(weights="rw"), "weights 'rw': allowed: ema, raw"),
+        (lambda run: run.velocity(X, 1, weights="rw"), "^weights='rw': allowed: ema, raw"),
+        (lambda run: run.sample(weights="rw"), "^weights='rw': allowed: ema, raw"),
         (lambda run: run.map(X, 0.2, 0.8), "towards the data, to r <= t"),
         (lambda run: run.map(X, torch.linspace(0, 1, 5), 0.1), "towards the data, to r <= t"),
-        (lambda run: flowmap.compare("x.toml", processes=0), "processes is 0"),
-        (lambda run: run.sample(sampler="eular"), "euler"),
-        (lambda run: run.sample(0), "n: "),
+        (lambda run: flowmap.compare("x.toml", processes=0), "processes=0: at least one is needed"),
+        (lambda run: run.sample(sampler="eular"), "^sampler='eular': .*euler"),
+        (lambda run: run.sample(0), "^n=: must be"),
+        (lambda run: run.sample(nfe=0), "^nfe=: must be"),
+        (lambda run: run.sample(guidance=2.0), "^guidance=2.0: .* take sampler='euler'"),
+        (lambda run: run.sample(frames=1), "^frames=: says how much of video= is given"),
     ],
 )
 def test_what_cannot_be_is_said(run: flowmap.Run, call: object, words: str) -> None:
@@ -133,10 +140,10 @@ def test_a_condition_is_asked_for_and_counted(tmp_path: Path) -> None:
     three, four = made.sample(2, classes=3, nfe=1), made.sample(1, classes=[3, 4], nfe=1)
     assert torch.equal(three[0], four[0])  # the same noise, the same class
     assert not torch.equal(three[1], four[1])
-    for classes, words in ((10, "--class 10: classes are 0 to 9"), ((-1,), "--class -1: classes are 0 to 9")):
+    for classes, words in ((10, "^classes=10: classes are 0 to 9"), ((-1,), "^classes=-1: classes are 0 to 9")):
         with pytest.raises(FlowmapError, match=words):
             made.sample(classes=classes)
-    with pytest.raises(FlowmapError, match="--prompt and --class: give one of them"):
+    with pytest.raises(FlowmapError, match=r"^prompts= and classes=: give one of them"):
         made.sample(classes=3, prompts="three")
 
 
@@ -197,6 +204,39 @@ def test_no_run_and_no_recipe_is_an_error(tmp_path: Path) -> None:
         flowmap.compare(runs=tmp_path)
 
 
+def test_what_is_wrong_with_a_job_is_said_in_the_words_of_its_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+
+    def told(**arguments: Any) -> str:
+        with pytest.raises(FlowmapError) as error:
+            flowmap.run(path, runs=tmp_path / "runs", **arguments)
+        assert "--" not in str(error.value)
+        return str(error.value)
+
+    assert told(stages=["techer"]).startswith("stages=['techer']: unknown stage")
+    assert told(overrides=["seeds"]).startswith("overrides=['seeds']: must look like")
+    assert told(overrides=["stages.teacher.steps=none"]).startswith("overrides=['stages.teacher.steps=none']: stages")
+    flowmap.run(path, stages=["teacher"], runs=tmp_path / "runs")
+    changed = told(stages=["teacher"], overrides=["stages.teacher.batch=4"])
+    assert "start over with fresh=True" in changed
+    assert "only what changed: fresh=True, stages=['teacher']" in changed
+    (tmp_path / "runs/small/comparison.json").write_text("{}")
+    assert "give the recipe another name, or another folder by runs= (fresh=True sets" in told()
+
+
+def test_a_single_word_is_a_list_of_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    made = flowmap.run(
+        tmp_path / "recipe.toml", overrides="stages.teacher.steps=2", stages="teacher", runs=tmp_path / "runs"
+    )
+    assert made.recipe.stage("teacher").steps == 2
+    assert not (made.folder / "forward").exists()
+    (tmp_path / "spec.toml").write_text(SPEC)
+    with pytest.raises(FlowmapError, match=r"^overrides=\['seeds'\]: must look like"):
+        flowmap.compare(tmp_path / "spec.toml", overrides="seeds", runs=tmp_path / "runs")
+
+
 def test_torch_waits_until_it_is_needed() -> None:
     told = subprocess.run(
         [sys.executable, "-c", "import flowmap, sys; print(flowmap.__version__, 'torch' in sys.modules)"],
@@ -221,3 +261,21 @@ def test_a_notebook_that_can_has_a_bar(
     monkeypatch.setattr(consoles, "Console", Pretended)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: "found" if widgets else None)
     assert consoles.notebook_console().is_interactive == live
+
+
+def test_a_script_that_would_be_run_again_is_told_to_guard_its_call(tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(SPEC)
+    (tmp_path / "plain.py").write_text('import flowmap\nflowmap.compare("spec.toml", processes=2)\n')
+    code = subprocess.run([sys.executable, "plain.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = [line for line in code.stderr.splitlines() if "flowmap.errors.FlowmapError" in line]
+    assert len(told) == 1
+    assert 'plain.py below `if __name__ == "__main__":`' in told[0]
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_a_script_with_a_guard_is_not(tmp_path: Path) -> None:
+    (tmp_path / "guarded.py").write_text(
+        "from flowmap.comparison.processes import refuse_unguarded\n"
+        'if __name__ == "__main__":\n    refuse_unguarded()\n'
+    )
+    subprocess.run([sys.executable, "guarded.py"], cwd=tmp_path, check=True)

@@ -277,6 +277,32 @@ assert catalogue().broken == [], catalogue().broken
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_wrong_recipe_is_refused_before_anything_heavy_is_imported(here: Path) -> None:
+    (here / "r.toml").write_text(edited(("steps = 10", "steps = 0")))
+    (here / "other.toml").write_text(edited(("steps = 10", "steps = 0")))
+    program = f"""
+import sys
+for name in {HEAVY!r}:
+    sys.modules[name] = None
+from flowmap.cli import main as cli
+for words in (
+    ["run", "r.toml"],
+    ["run", "r.toml", "--rehearse"],
+    ["plan", "r.toml"],
+    ["compare", "r.toml", "other.toml"],
+    ["encode", "r.toml", "--from", "raw"],
+):
+    sys.argv = ["flowmap", *words]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        assert stop.code == 2, words
+"""
+    done = shell(here, sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: r.toml:") == 5
+
+
 def test_the_module_runs_as_a_program(here: Path) -> None:
     done = shell(here, sys.executable, "-m", "flowmap", "check", "nowhere.toml")
     assert (done.returncode, done.stdout) == (2, "")

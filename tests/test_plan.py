@@ -161,6 +161,23 @@ def test_the_arithmetic_of_a_small_network_by_hand(here: Path) -> None:
     assert stage.estimate.memory.least == both * (1 + 1 + 2 + 1)
 
 
+def test_of_a_cpu_no_times_are_told_unless_its_pace_is(here: Path) -> None:
+    (here / "r.toml").write_text(HEAD + TEACHER)
+    on_gpu, on_cpu = (printed(plan_recipe(Path("r.toml"), [f"compute.device={d}"])) for d in ("auto", "cpu"))
+    assert "at 400 TFLOP/s" in on_gpu
+    assert "400" not in on_cpu
+    assert "give it by --tflops" in " ".join(on_cpu.split())
+    assert ("GPU-hours" in on_gpu, "GPU-hours" in on_cpu) == (True, False)
+    paced = plan_recipe(Path("r.toml"), ["compute.device=cpu"], tflops=0.001)
+    assert "GPU-hours" in printed(paced)
+    # 8 samples through some thousand weights.
+    made = paced.stages[0].estimate
+    assert made is not None
+    assert "MFLOP / step" in on_cpu
+    row = next(line.split() for line in on_cpu.partition("Compute")[2].splitlines() if line.startswith("teacher"))
+    assert float(row[2]) == pytest.approx(made.flops / 1e6, rel=0.01)
+
+
 # --- what was measured
 
 
@@ -174,7 +191,17 @@ def test_a_run_s_measurements_stand_beside_the_estimate(here: Path) -> None:
     assert seen is not None
     lines = [json.loads(line) for line in Path("runs/small/teacher/steps.jsonl").read_text().splitlines()]
     assert seen.peak_bytes == max(line["peak_bytes"] for line in lines)
-    assert re.search(r"• teacher: measured \d\.\d GB on cpu, of the whole process, estimate \S+: -\d+ %; ", text)
+    # Next to the process itself the estimate is nothing, and a CPU is no GPU.
+    assert re.search(r"• teacher: measured \d\.\d GB on cpu, of the whole process: libraries alone take more ", text)
+    assert "%" not in text.partition("Measured in")[2]
+    at_pace = printed(plan_recipe(Path("r.toml"), tflops=1e-6)).partition("Measured in")[2]
+    assert re.search(r" s a step, estimate \S+: [+-]\d+ %", " ".join(at_pace.split()))
+    stage = planned.stages[0]
+    assert stage.estimate is not None
+    memory = dataclasses.replace(stage.estimate.memory, activations=10**8)
+    estimate = dataclasses.replace(stage.estimate, memory=memory)
+    large = dataclasses.replace(planned, stages=(dataclasses.replace(stage, estimate=estimate),))
+    assert re.search(r"GB on cpu, of the whole process, estimate 0\.1: [+-]\d+ %; ", printed(large))
     # Another configuration's numbers would say nothing.
     assert plan_recipe(Path("r.toml"), ["stages.teacher.batch=4"]).stages[0].measured is None
     assert "to compare: --devices 1" in printed(plan_recipe(Path("r.toml"), devices=2))

@@ -290,6 +290,12 @@ CONTRADICTIONS = {
         ('stage = "student"', 'stage = "teacher"'),
         "r.toml:16: stages.teacher.name: two stages are called 'teacher'; give each its own name",
     ),
+    # Whom a name means that two have cannot be said: neither of the contest nor of the role is anything told.
+    "stage twice, and what names it": (
+        ('name = "student"', 'name = "teacher"'),
+        ('roles.student = { from = "teacher" }', 'roles.student = { from = "student" }'),
+        "r.toml:16: stages.teacher.name: two stages are called 'teacher'; give each its own name",
+    ),
     "reserved name": (
         ('name = "student"', 'name = "base"'),
         ('stage = "student"', 'stage = "base"'),

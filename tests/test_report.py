@@ -406,7 +406,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda f: (f / "recipe.lock.toml").unlink(), r"is no run folder.*there are: .*other"),
+        (lambda f: (f / "recipe.lock.toml").unlink(), r"is no run folder.*; runs in .*: other"),
         (lambda f: (f / "recipe.lock.toml").write_text("seed = 0\nstages = []"), "folder of one stage"),
         (lambda f: (f / "recipe.lock.toml").write_text("name = "), "damaged"),
         (lambda f: (f / "metrics.jsonl").write_text("{oops}\n"), "metrics.jsonl|damaged"),

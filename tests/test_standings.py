@@ -109,6 +109,27 @@ def test_the_order_of_contestants_changes_no_sentence(tmp_path: Path) -> None:
             assert here.more == there.more
 
 
+def test_what_two_seeds_decide_is_said_to_rest_on_two(tmp_path: Path) -> None:
+    """Two differences that happen to be nearly equal leave an interval next to nothing."""
+    scores = {name: np.full((len(CALLS), 2, 2), 1.0) for name in ("anna", "bert")}
+    scores["bert"] *= np.array([0.99, 0.9901])[None, :, None]
+    found = scored(tmp_path / "two", scores, "anna")
+    row = Row("bert", "flow_map")
+    seen = found.rounds["m", 1].difference(row, Row("anna", "flow_map"))
+    assert (seen.verdict, seen.by_two_seeds) == ("better", True)
+    assert "bert against anna: better at any number of calls (by two training seeds alone: a third may turn that)." in (
+        sentences(found)
+    )
+    assert "over training seeds (two, which hardly tell" in sentences(found)[-1]
+    page = " ".join(write_page(tmp_path / "two").read_text().split())
+    assert page.count(", by two seeds</span>") == len(CALLS)
+    # Nothing of the kind where there are three, nor where two decide nothing.
+    three = scored(tmp_path / "three", drawn(LEVELS), "anna")
+    assert "two" not in " ".join(sentences(three))
+    none = scored(tmp_path / "none", drawn({"anna": (1.0,) * 3, "bert": (1.0,) * 3}, seeds=2), "anna")
+    assert "by two training seeds" not in " ".join(sentences(none))
+
+
 def test_names_change_no_sentence(tmp_path: Path) -> None:
     """A name that sorts last says the same as one that sorts first."""
     scores = drawn(LEVELS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final, get_args
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from flowmap.api.arguments import condition_of, point_of, times_of
 from flowmap.api.consoles import notebook_console
 from flowmap.console.commands import going_on
+from flowmap.console.options import from_python
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import FlowMap
@@ -24,7 +25,7 @@ from flowmap.training.processes import Processes
 from flowmap.use.opened import open_wished_run
 from flowmap.use.sample import draw_samples
 from flowmap.use.student import Contestant, open_contestant
-from flowmap.use.wish import Wish
+from flowmap.use.wish import Wish, known_weights
 
 
 @final
@@ -62,6 +63,7 @@ class Run:
         self._refuse_another()
         return read_scores(self.folder / METRICS)
 
+    @from_python()
     def sample(
         self,
         n: int | None = None,
@@ -88,23 +90,24 @@ class Run:
         """
         self._refuse_another()
         wish = Wish(
-            stage=stage,
-            weights=weights,
-            sampler=sampler,
-            calls=nfe,
             number=n,
+            calls=nfe,
+            sampler=sampler,
             seed=seed,
-            train_seed=train_seed,
             prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
             classes=(classes,) if isinstance(classes, int) else tuple(classes),
             image=None if image is None else Path(image),
             video=None if video is None else Path(video),
             frames=frames,
             cfg_scale=guidance,
+            stage=stage,
+            weights=known_weights(weights),
+            train_seed=train_seed,
         )
         with working(notebook_console(), "no sample was finished"):
             return draw_samples(open_wished_run(self._plan, wish, self._open), wish)[0]
 
+    @from_python()
     @torch.no_grad()
     def velocity(
         self,
@@ -126,6 +129,7 @@ class Run:
         point, cond = point_of(student, x), condition_of(student, prompts, len(x), self.recipe.data.spec())
         return student.network.velocity(point, times_of(t, point), cond).to(x.device)
 
+    @from_python()
     @torch.no_grad()
     def map(
         self,
@@ -159,11 +163,9 @@ class Run:
         self._refuse_another()
         chosen = choose_stage(self._plan, stage, train_seed)
         with working(notebook_console(), "nothing was changed"), going_on(rerun(self.folder)):
-            return self._open(chosen, weights, Processes(self.recipe.compute).device)
+            return self._open(chosen, known_weights(weights), Processes(self.recipe.compute).device)
 
     def _open(self, chosen: StagePlan, weights: Weights, device: torch.device) -> Contestant:
-        if weights not in get_args(Weights):
-            raise FlowmapError(f"weights {weights!r}: allowed: {', '.join(get_args(Weights))}")
         key = (chosen.stage.name, chosen.seed, weights)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # its memory is needed for the next

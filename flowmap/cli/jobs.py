@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import home_in
 from flowmap.phases import phase
+
+if TYPE_CHECKING:
+    from flowmap.recipe.recipe import Absent
 
 app = typer.Typer()
 
@@ -38,6 +41,13 @@ Overrides = Annotated[
         help="Change a field; stages by name: stages.teacher.steps=10. Repeatable.",
     ),
 ]
+
+
+def _refuse_wrong(recipe: Path, overrides: list[str] | None, absent: Absent = "ignore") -> None:
+    """Raise FlowmapError for a wrong recipe before torch is imported, which takes seconds; it is read again then."""
+    from flowmap.recipe.read import read
+
+    read(recipe, overrides or [], absent)
 
 
 @app.command()
@@ -63,10 +73,14 @@ def run(
         with working(consoles.out, _GO_ON):
             if rehearse:
                 with phase("starting"):
+                    _refuse_wrong(recipe, overrides)
+
                     from flowmap.launch.rehearse import rehearse as rehearsal
                 rehearsal(recipe, overrides or [], runs, consoles.out)
             else:
                 with phase("starting"):
+                    _refuse_wrong(recipe, overrides, absent="error")
+
                     from flowmap.launch.run import run_recipe
                 run_recipe(recipe, overrides or [], stage or [], fresh, runs, consoles.out)
             if process()[1] > 1:
@@ -102,6 +116,10 @@ def compare(
     """Train contestants at equal budgets and say which is better where. Resumes where it stopped."""
     with working(consoles.out, _GO_ON):
         with phase("starting"):
+            from flowmap.comparison.unfold import read_comparison
+
+            read_comparison(specification, overrides or [], absent="error")  # before torch, as _refuse_wrong does
+
             from flowmap.comparison.run import compare as run_comparison
         run_comparison(specification, overrides or [], runs, processes, fresh, redo or [], consoles.out)
 
@@ -150,6 +168,8 @@ def encode(
     """Encode raw data once, ahead of training, with the recipe's own encoders. Finished parts are not made again."""
     with working(consoles.out, _GO_ON):
         with phase("starting"):
+            _refuse_wrong(recipe, overrides)
+
             from flowmap.use.encode import encode_recipe
         encode_recipe(recipe, raw, to, overrides or [], consoles.out)
 
@@ -194,6 +214,8 @@ def plan(
     # On a console of its own, for the output may go to a program.
     with working(consoles.out if consoles.out.is_terminal else consoles.err, "nothing is kept"):
         with phase("starting"):
+            _refuse_wrong(recipe, overrides)
+
             from flowmap.planning import plan as planning
             from flowmap.planning import tables as plan_tables
         planned = planning.plan_recipe(recipe, overrides or [], devices, memory, tflops or planning.TFLOPS)

@@ -11,10 +11,8 @@ from rich.markup import escape
 
 from flowmap.cli import consoles
 from flowmap.console.working import working
-from flowmap.errors import FlowmapError
 from flowmap.files.texts import home, home_in
 from flowmap.phases import phase
-from flowmap.schema.words import Weights
 
 app = typer.Typer()
 
@@ -58,13 +56,6 @@ Overrides = Annotated[
 ]
 WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
-
-
-def _known_weights(word: str) -> Weights:
-    allowed: dict[str, Weights] = {"ema": "ema", "raw": "raw"}
-    if word not in allowed:
-        raise FlowmapError(f"--weights {word}: allowed: ema, raw")
-    return allowed[word]
 
 
 @app.command()
@@ -125,10 +116,10 @@ def sample(
     with working(consoles.out, "nothing was finished"):
         with phase("starting"):
             from flowmap.use.sample import sample as sample_from
-            from flowmap.use.wish import Wish
+            from flowmap.use.wish import Wish, known_weights
         wish = Wish(
             stage=stage,
-            weights=_known_weights(weights),
+            weights=known_weights(weights),
             sampler=sampler,
             calls=nfe,
             number=n,
@@ -190,7 +181,8 @@ def export(
     with working(consoles.out, f"nothing was written to {to}"):
         with phase("starting"):
             from flowmap.use.export import export_run
-        chosen, loading = export_run(run, to, stage, _known_weights(weights), train_seed, not keep_lora, form)
+            from flowmap.use.wish import known_weights
+        chosen, loading = export_run(run, to, stage, known_weights(weights), train_seed, not keep_lora, form)
     consoles.out.print(
         f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True
     )

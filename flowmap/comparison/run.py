@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from rich.markup import escape
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.entrants import Comparison
 from flowmap.comparison.page import write_page
+from flowmap.comparison.processes import training_processes
 from flowmap.comparison.record import FAILURES, load, record
 from flowmap.comparison.sentences import sentences, together
 from flowmap.comparison.standings import Failure
@@ -28,6 +28,7 @@ from flowmap.comparison.tasks import Task, key_of, lay_out, take_over
 from flowmap.comparison.unfold import read_comparison
 from flowmap.console.commands import compare_line, going_on
 from flowmap.console.display import display
+from flowmap.console.options import flag, option
 from flowmap.console.signals import CTRL_C, Interruption, Signalled
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked, set_aside, writing
@@ -71,19 +72,17 @@ def compare(
     names = [entrant.name for entrant in comparison.entrants]
     for name in redo:
         if name not in names:
-            raise FlowmapError(f"--redo {name}: {unknown_word('contestant', name, names)}")
+            raise FlowmapError(f"{option('redo', name)}: {unknown_word('contestant', name, names)}")
     root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
-    at_once, context = processes or comparison.processes, multiprocessing.get_context("forkserver")
-    # Everything is imported once, and each training is a copy of the process that has done so.
-    context.set_forkserver_preload(["flowmap.comparison.run", "flowmap.launch.run"])
+    at_once, context = processes or comparison.processes, training_processes()
     with going_on(command), locked(root):
         if is_file(root / LOCK) and not fresh:
             raise FlowmapError(
-                f"{root} is the folder of a run; give the comparison another name, or another folder by --runs "
-                "(--fresh sets the run aside)"
+                f"{root} is the folder of a run; give the comparison another name, or another folder by "
+                f"{option('runs')} ({flag('fresh')} sets the run aside)"
             )
         if is_file(root.parent / LOCK):
-            raise FlowmapError(f"{root} lies in the folder of a run; give another folder by --runs")
+            raise FlowmapError(f"{root} lies in the folder of a run; give another folder by {option('runs')}")
         for folder in [root] if fresh else [root / name for name in redo]:
             if aside := set_aside(folder):
                 console.print(f"the old {escape(str(folder))} is now {escape(str(aside))}", soft_wrap=True)

@@ -79,7 +79,9 @@ def contrasts(standings: Standings, metric: str) -> Iterator[str]:
         found = _over_calls(standings, metric, one, other)
         verdicts: dict[int, Verdict] = {calls: difference.verdict for calls, difference in found.items()}
         if verdicts:
-            yield f"{standings.label(one)} against {standings.label(other)}: {phrase(verdicts)}."
+            decided = any(found[calls].by_two_seeds and verdict != "same" for calls, verdict in verdicts.items())
+            by = " (by two training seeds alone: a third may turn that)" if decided else ""
+            yield f"{standings.label(one)} against {standings.label(other)}: {phrase(verdicts)}{by}."
 
 
 def _over_calls(standings: Standings, metric: str, one: Row, other: Row) -> dict[int, Difference]:
@@ -129,6 +131,8 @@ def certainty(standings: Standings, metric: str) -> Iterator[str]:
         if any(found.over == "seeds" for found in rounds)
         else "over draws of noise of one training seed, which say nothing of another training"
     )
+    if len(standings.seeds) == 2:
+        over += " (two, which hardly tell how much a third would differ)"
     yield (
         f"Each number of calls by {metric}: {sure} that no difference named there is chance, corrected for all rows "
         f"(rows: {rows}; pairs: {count}), {over}; other numbers of calls and other metrics are corrected on their own. "

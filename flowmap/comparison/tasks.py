@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from flowmap.comparison.entrants import Comparison, Entrant
 from flowmap.comparison.specification import SHARED
+from flowmap.console.options import flag, option
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import OLD, make_folder, writing
 from flowmap.files.manifest import checkpoints
@@ -77,8 +78,8 @@ def lay_out(comparison: Comparison, root: Path) -> list[Task]:
             except FlowmapError as error:
                 told = str(error).rsplit("\n", 1)[0]
                 raise FlowmapError(
-                    f"{told}\nUndo the change, give the contestant another name, or start over with --redo {name}, "
-                    "which sets its old folder aside (--fresh: all)."
+                    f"{told}\nUndo the change, give the contestant another name, or start over with "
+                    f"{option('redo', name)}, which sets its old folder aside ({flag('fresh')}: all)."
                 ) from None
             write_whole(_file(plan), tomli_w.dumps(plan.recipe.as_tables()))
     return awaited + tasks

@@ -18,8 +18,9 @@ from flowmap.files.folder import StoppedError, set_aside
 from flowmap.files.texts import TextError, is_file, read_text
 from flowmap.launch.run import Commands, carry_out
 from flowmap.plugin.kinds import SamplerConfig
-from flowmap.reading.open import open_run, rerun, runs_near, sampler_called
+from flowmap.reading.open import open_run, rerun, sampler_called
 from flowmap.recipe.layout import LOCK, Plan
+from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_up
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from flowmap.console.commands import command_line, going_on, process
 from flowmap.console.display import display
+from flowmap.console.options import flag, option
 from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked, set_aside
@@ -64,7 +65,9 @@ def run_recipe(
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     for name in only:
         if name not in [s.name for s in recipe.stages]:
-            raise FlowmapError(f"--stage {name}: {unknown_word('stage', name, [s.name for s in recipe.stages])}")
+            raise FlowmapError(
+                f"{option('stage', name)}: {unknown_word('stage', name, [s.name for s in recipe.stages])}"
+            )
     commands = Commands(command_line(path, overrides, only, runs), command_line(path, overrides, (), runs))
     return carry_out(recipe, runs, console, commands, only, fresh, watch, quiet, page)
 
@@ -117,7 +120,9 @@ def carry_out(
                 for stage in chosen:
                     train(stage, processes, _Both(bar, watch) if watch else bar, interruption)
             if only:
-                console.print(f"trained {', '.join(only)}; run without --stage to finish, evaluate and report")
+                console.print(
+                    f"trained {', '.join(only)}; run without {option('stage')} to finish, evaluate and report"
+                )
                 return plan
             written = plan.folder
             if processes.first:
@@ -185,13 +190,13 @@ def _refuse_comparison(folder: Path, aside: bool) -> None:
     The folder of a contestant's training is that of a run, and is run as one. What is set `aside` is in nobody's way.
     """
     if is_file(folder.parent / RECORD):
-        raise FlowmapError(f"{folder} lies in the comparison {folder.parent}; give another folder by --runs")
+        raise FlowmapError(f"{folder} lies in the comparison {folder.parent}; give another folder by {option('runs')}")
     if is_file(folder.parent / LOCK):
-        raise FlowmapError(f"{folder} lies in the run {folder.parent}; give another folder by --runs")
+        raise FlowmapError(f"{folder} lies in the run {folder.parent}; give another folder by {option('runs')}")
     if not aside and any(is_file(folder / name) for name in (RECORD, BUDGETS)):
         raise FlowmapError(
-            f"{folder} is the folder of a comparison; give the recipe another name, or another folder by --runs "
-            "(--fresh sets the comparison aside)"
+            f"{folder} is the folder of a comparison; give the recipe another name, or another folder by "
+            f"{option('runs')} ({flag('fresh')} sets the comparison aside)"
         )
 
 

@@ -13,6 +13,8 @@ from flowmap.planning.estimate import GB
 from flowmap.planning.plan import TFLOPS, Planned, rows_of
 
 _WIDTH = 98
+_DWARFED = 100_000_000  # bytes of an estimate; Python and torch themselves take several times as much
+_FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
 def show(planned: Planned, console: Console) -> None:
@@ -96,7 +98,11 @@ def _show_memory(planned: Planned, console: Console) -> None:
 
 def _show_compute(planned: Planned, console: Console) -> None:
     console.print("\n[bold]Compute[/]")
-    table = _table(("stage",), ("steps", "PFLOP / step", "s / step", "days", "GPU-hours"))
+    per_step = [stage.estimate.flops for stage in planned.stages if stage.estimate is not None]
+    scale, unit = next((each for each in _FLOPS if max(per_step) >= each[0]), _FLOPS[-1])
+    timed = planned.recipe.compute.device != "cpu" or planned.tflops != TFLOPS
+    times = ("s / step", "days", "GPU-hours") if timed else ()
+    table = _table(("stage",), ("steps", f"{unit} / step", *times))
     hours = 0.0
     days = 0.0
     for stage in planned.stages:
@@ -107,22 +113,22 @@ def _show_compute(planned: Planned, console: Console) -> None:
         table.add_row(
             escape(stage.plan.stage.name),
             str(stage.plan.stage.steps),
-            _digits(made.flops / 1e15),
-            _digits(made.seconds),
-            _digits(lasts),
-            _digits(made.gpu_hours),
+            _digits(made.flops / scale),
+            *(_time(time) for time in (made.seconds, lasts, made.gpu_hours) if timed),
         )
-    if len(planned.stages) > 1:
-        table.add_row("[bold]all[/]", "", "", "", _digits(days), f"[bold]{_digits(hours)}[/]")
+    if len(planned.stages) > 1 and timed:
+        table.add_row("[bold]all[/]", "", "", "", _time(days), f"[bold]{_time(hours)}[/]")
     console.print(table)
     seeds = len(planned.recipe.seeds)
-    times = f" The recipe has {seeds} seeds: all this {seeds} times." if seeds > 1 else ""
+    again = f" The recipe has {seeds} seeds: all this {seeds} times." if seeds > 1 else ""
     assumed = "about 40 % of an H100's dense bf16 peak; " if planned.tflops == TFLOPS else ""
     each = f"each of {planned.devices} devices" if planned.devices > 1 else "the device"
+    pace = f"at {planned.tflops:g} TFLOP/s achieved on {each} ({assumed}--tflops)"
+    if not timed:
+        pace = "no times, for the recipe computes on a CPU, and what yours achieves is not known: give it by --tflops"
     _note(
-        f"Estimated: at {planned.tflops:g} TFLOP/s achieved on {each} ({assumed}--tflops). FLOPs are those of matrix "
-        "products, of masked attention only what the mask lets through. Recomputation is in it, evaluation is not."
-        f"{times}",
+        f"Estimated: {pace}. FLOPs are those of matrix products, of masked attention only what the mask lets through. "
+        f"Recomputation is in it, evaluation is not.{again}",
         console,
     )
 
@@ -138,17 +144,29 @@ def _show_measured(planned: Planned, console: Console) -> None:
         if seen.devices != planned.devices:
             lines.append(f"{name}: measured on {escape(on)}; to compare: --devices {seen.devices}")
             continue
-        whole = ", of the whole process" if seen.device == "cpu" else ""
-        lines.append(
-            f"{name}: measured {_gigabytes(seen.peak_bytes)} GB on {escape(on)}{whole}, estimate "
-            f"{_gigabytes(made.memory.total)}: {_deviation(made.memory.total, seen.peak_bytes)}; "
-            f"{_digits(seen.seconds)} s a step, estimate {_digits(made.seconds)}: "
-            f"{_deviation(made.seconds, seen.seconds)}"
-        )
+        whole = seen.device == "cpu"
+        words = f"{name}: measured {_gigabytes(seen.peak_bytes)} GB on {escape(on)}"
+        if whole and made.memory.total < _DWARFED:
+            words += (
+                f", of the whole process: libraries alone take more than the estimate, {_gigabytes(made.memory.total)}"
+            )
+        else:
+            deviation = _deviation(made.memory.total, seen.peak_bytes)
+            words += f"{', of the whole process' * whole}, estimate {_gigabytes(made.memory.total)}: {deviation}"
+        words += f"; {_digits(seen.seconds)} s a step"
+        if whole and planned.tflops == TFLOPS:
+            words += " (the estimate is of a GPU; to compare, --tflops)"
+        else:
+            words += f", estimate {_digits(made.seconds)}: {_deviation(made.seconds, seen.seconds)}"
+        lines.append(words)
     if lines:
         console.print(f"\n[bold]Measured in {escape(str(planned.stages[0].plan.folder.parent))}[/]")
     for line in lines:
         console.print(f"• {line}", highlight=False)
+
+
+def _time(amount: float) -> str:
+    return "<0.001" if 0 < amount < 0.001 else _digits(amount)
 
 
 def _deviation(said: float, measured: float) -> str:

@@ -9,12 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flowmap.console.commands import command_line
+from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError
-from flowmap.files.texts import is_file, is_folder
+from flowmap.files.texts import is_file
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
+from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import is_weights, main_stage
 from flowmap.recipe.recipe import Recipe
 from flowmap.schema.words import NetworkKind, unknown_word
@@ -60,12 +62,6 @@ def _unsound(recipe: Recipe) -> str | None:
     return f"its evaluation names '{unknown[0]}', which is no stage of it" if unknown else None
 
 
-def runs_near(folder: Path) -> str:
-    """The runs that lie where `folder` was looked for, as a message ends."""
-    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{LOCK}")) if is_folder(folder.parent) else []
-    return f"; runs in {folder.parent}: {', '.join(near)}" if near else ""
-
-
 def rerun(folder: Path) -> str:
     """What to type to go on with the run in `folder`, from what it holds itself."""
     folder = folder.resolve()
@@ -84,9 +80,9 @@ def choose_stage(plan: Plan, stage: str | None, seed: int | None) -> StagePlan:
         raise FlowmapError(f"{plan.folder}: this run trained nothing, so it has no weights of its own")
     seed = plan.recipe.seeds[0] if seed is None else seed
     if seed not in plan.recipe.seeds:
-        raise FlowmapError(f"--train-seed {seed}: this run has {', '.join(map(str, plan.recipe.seeds))}")
+        raise FlowmapError(f"{option('train-seed', seed)}: this run has {', '.join(map(str, plan.recipe.seeds))}")
     if stage is not None and stage not in names:
-        raise FlowmapError(f"--stage {stage}: {unknown_word('stage', stage, names)}")
+        raise FlowmapError(f"{option('stage', stage)}: {unknown_word('stage', stage, names)}")
     if stage is None:
         stage = main_stage(plan.recipe.stages, plan.recipe.evaluation)
     return plan.find(stage, seed)
@@ -115,14 +111,16 @@ def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:
     try:
         found = catalogue().find("sampler", name)
     except LookupError as error:
-        raise FlowmapError(f"--sampler {name}: {error.args[0]}") from None
+        raise FlowmapError(f"{option('sampler', name)}: {error.args[0]}") from None
     try:
         config = found.model_validate({"type": name})
     except ValidationError as error:
-        raise FlowmapError(f"--sampler {name}: needs settings of its own: {error.errors()[0]['msg']}") from None
+        raise FlowmapError(
+            f"{option('sampler', name)}: needs settings of its own: {error.errors()[0]['msg']}"
+        ) from None
     assert isinstance(config, SamplerConfig)
     if config.network == "flow_map" and kind == "velocity":
-        raise FlowmapError(f"--sampler {name}: it needs a flow map, and {whose} a velocity; try euler or heun")
+        raise FlowmapError(f"{option('sampler', name)}: it needs a flow map, and {whose} a velocity; try euler or heun")
     return config
 
 

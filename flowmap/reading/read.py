@@ -20,6 +20,7 @@ from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import LOCK
+from flowmap.recipe.near import runs_near
 from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.journal import STEPS, StepLine, lost_steps, read_steps
 
@@ -147,9 +148,7 @@ def _lock(folder: Path) -> tuple[str, dict[str, Any]]:
             raise FlowmapError(f"{folder} is the folder of one stage; give the run's folder, which lies above it")
         _Lock.model_validate(recipe)
     except (FileNotFoundError, NotADirectoryError):
-        near = sorted(str(p.parent) for p in folder.parent.glob(f"*/{LOCK}"))
-        known = f"; there are: {', '.join(near)}" if near else ""
-        raise FlowmapError(f"{folder} is no run folder: it has no {LOCK}{known}") from None
+        raise FlowmapError(f"{folder} is no run folder: it has no {LOCK}{runs_near(folder)}") from None
     except OSError as error:
         raise FlowmapError(f"{path} cannot be read: {error.strerror}", code=1) from None
     except ValidationError as error:

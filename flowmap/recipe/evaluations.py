@@ -17,8 +17,8 @@ from flowmap.recipe.tables import (
 )
 from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.config import Finding, guidance_findings
-from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import NetworkKind, context_refusal, unknown_word
+from flowmap.schema.specs import Pretrained, RoleSpec, SampleSpec
+from flowmap.schema.words import context_refusal, unknown_word
 
 
 def evaluation_findings(
@@ -33,14 +33,14 @@ def evaluation_findings(
     `contexts` are the numbers of frames that its backbone can be given; `weights` what those from outside are, None
     where that cannot be told.
     """
-    kinds: dict[str, NetworkKind | None] = {
-        s.name: s.objective.roles()["student"].kind for s in stages if "student" in s.objective.roles()
+    networks: dict[str, RoleSpec | Pretrained | None] = {
+        s.name: s.objective.roles()["student"] for s in stages if "student" in s.objective.roles()
     }
-    kinds |= {name: found.pretrained.kind if found else None for name, found in weights.items()}
-    if evaluation.teacher not in kinds:
+    networks |= {name: found.pretrained if found else None for name, found in weights.items()}
+    if evaluation.teacher not in networks:
         yield Finding("error", ("teacher",), _unknown_stage(evaluation.teacher, stages))
     else:
-        yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, kinds)
+        yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, networks)
     if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
         per_step = evaluation.teacher_sampler.calls_per_step
         message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
@@ -63,7 +63,7 @@ def evaluation_findings(
         for finding in guidance_findings(evaluation.teacher_cfg_scale, spec.conditional):
             yield replace(finding, field=("teacher_cfg_scale",))
     yield from _shift_findings(evaluation, stages)
-    yield from _contest_findings(evaluation, stages, spec, contexts, kinds)
+    yield from _contest_findings(evaluation, stages, spec, contexts, networks)
 
 
 def _shift_findings(evaluation: EvaluationConfig, stages: Sequence[StageConfig]) -> Iterator[Finding]:
@@ -84,12 +84,12 @@ def _contest_findings(
     stages: Sequence[StageConfig],
     spec: SampleSpec,
     contexts: Collection[int],
-    kinds: Mapping[str, NetworkKind | None],
+    networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
     seen: set[tuple[str, str, str, int]] = set()
     for index, contest in enumerate(evaluation.contests):
         where = ("contests", index)
-        if contest.stage not in kinds:
+        if contest.stage not in networks:
             yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, stages))
             continue
         if not outside.is_weights(contest.stage) and contest.context and contest.context not in contexts:
@@ -99,7 +99,7 @@ def _contest_findings(
                 yield replace(finding, field=(*where, *finding.field))
         for position, sampler in enumerate(contest.samplers):
             place = (*where, "samplers", position)
-            yield from _sampler_findings(place, sampler, contest.stage, kinds)
+            yield from _sampler_findings(place, sampler, contest.stage, networks)
             if contest.cfg_scale != 1 and sampler.network == "flow_map":
                 why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
                 yield Finding("error", (*where, "cfg_scale"), why)
@@ -110,7 +110,7 @@ def _contest_findings(
             if entry in seen:
                 yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")
             seen.add(entry)
-        refusal = contest.against and _no_control(contest, contest.against, evaluation, kinds)
+        refusal = contest.against and _no_control(contest, contest.against, evaluation, networks)
         if refusal:
             yield Finding("error", (*where, "against"), refusal)
 
@@ -137,9 +137,19 @@ def _no_control(
 
 
 def _sampler_findings(
-    place: tuple[str | int, ...], sampler: SamplerConfig, stage: str, kinds: Mapping[str, NetworkKind | None]
+    place: tuple[str | int, ...],
+    sampler: SamplerConfig,
+    stage: str,
+    networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
-    if sampler.network == "flow_map" and kinds[stage] == "velocity":
+    network = networks[stage]
+    if network is not None and sampler.network == "velocity" and not network.diagonal:
+        why = (
+            f"sampler '{sampler.type}' follows the velocity u(x, t, t), which nothing teaches '{stage}': what it knows "
+            "of that it had when it started; use flow_map or consistency"
+        )
+        yield Finding("warning", place, why)
+    if network is not None and sampler.network == "flow_map" and network.kind == "velocity":
         whose = f"the weights '{stage}' are" if outside.is_weights(stage) else f"stage '{stage}' trains"
         message = (
             f"sampler '{sampler.type}' needs a flow map, but {whose} a velocity; "

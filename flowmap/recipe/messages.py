@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from flowmap.console.options import option
 from flowmap.recipe.lines import Path, line_of
 from flowmap.schema.bounds import shown
 from flowmap.schema.config import Finding
@@ -37,7 +38,7 @@ class Source:
         children = [set_path for set_path in self.overridden if set_path[:-1] == path]
         for candidate in (*parents, *children):
             if candidate in self.overridden:
-                return f"--set {plain(self.overridden[candidate], SHOWN)}"
+                return option("set", plain(self.overridden[candidate], SHOWN))
         return f"{self.name}:{self.line(path)}"
 
     def dotted(self, path: Path) -> str:

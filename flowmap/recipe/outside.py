@@ -20,6 +20,7 @@ from flowmap.files.texts import TextError
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.near import runs_in
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
@@ -220,12 +221,14 @@ def _of_run(name: str, folder: Path) -> Outside:
         )
     student = stage.objective.roles()["student"]
     shift = sampling_shift(stage, lock.evaluation)
-    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift)
+    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift, diagonal=student.diagonal)
     return Outside(name, lock.backbone, pretrained, folder, stage.name)
 
 
 def _unreadable(name: str, folder: Path) -> str:
     """Say that nothing installed reads `folder`, what it holds, and what would work."""
+    if runs := runs_in(folder):
+        return f"{name} is no run{runs}"
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
+from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import MOST_DEPTH, TextError, parse_toml
 from flowmap.recipe.lines import Path
@@ -24,9 +25,9 @@ def override(source: Source, text: str) -> None:
     said = plain(text, SHOWN)
     parts = _key(text)
     if not equals or not all(parts):
-        raise FlowmapError(f"--set {said}: must look like field.of.the.recipe=value")
+        raise FlowmapError(f"{option('set', said)}: must look like field.of.the.recipe=value")
     if len(parts) > MOST_DEPTH:
-        raise FlowmapError(f"--set {said}: has {len(parts)} fields within one another, and no recipe has")
+        raise FlowmapError(f"{option('set', said)}: has {len(parts)} fields within one another, and no recipe has")
     node: Any = source.raw
     path: Path = ()
     for part in parts[:-1]:
@@ -37,7 +38,7 @@ def override(source: Source, text: str) -> None:
             source.overridden[path] = text
     if not isinstance(node, dict | list):
         inside = plain(".".join(parts[:-1]), SHOWN)
-        raise FlowmapError(f"--set {said}: '{inside}' is a single value; it has no field '{plain(parts[-1])}'")
+        raise FlowmapError(f"{option('set', said)}: '{inside}' is a single value; it has no field '{plain(parts[-1])}'")
     step = _step(node, parts[-1], said)
     path = (*path, step)
     _refuse_second(source, path, text)
@@ -50,8 +51,8 @@ def _refuse_second(source: Source, path: Path, text: str) -> None:
     for earlier, by in source.overridden.items():
         if earlier[: len(path)] == path and _key(by) != _key(text):
             raise FlowmapError(
-                f"--set {plain(text, SHOWN)}: undoes --set {plain(by, SHOWN)}, which sets the same field or one in it; "
-                "give one of them"
+                f"{option('set', plain(text, SHOWN))}: undoes {option('set', plain(by, SHOWN))}, which sets the same "
+                "field or one in it; give one of them"
             )
 
 
@@ -63,7 +64,7 @@ def _key(text: str) -> list[str]:
 def _enter(node: Any, part: str, text: str) -> tuple[Any, str | int]:
     """The table or array `part` of `node`, made if it is missing, and how `node` is indexed for it."""
     if not isinstance(node, dict | list):
-        raise FlowmapError(f"--set {text}: '{plain(part)}' is asked of a single value; it has no fields")
+        raise FlowmapError(f"{option('set', text)}: '{plain(part)}' is asked of a single value; it has no fields")
     step: Any = _step(node, part, text)
     inside = node.setdefault(step, {}) if isinstance(node, dict) else node[step]
     if isinstance(inside, str):
@@ -81,7 +82,7 @@ def _step(node: Any, part: str, text: str) -> Any:
         return labels.index(part)
     if part.isdecimal() and len(part) < 10 and int(part) < len(node):
         return int(part)
-    raise FlowmapError(f"--set {text}: {unknown_word('element', part, labels)}")
+    raise FlowmapError(f"{option('set', text)}: {unknown_word('element', part, labels)}")
 
 
 def _label(element: Any, position: int) -> str:
@@ -96,7 +97,7 @@ def _refuse_unreadable(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         shown = plain(text.encode("utf-8", "backslashreplace").decode(), SHOWN)
-        raise FlowmapError(f"--set {shown}: is not UTF-8 text") from None
+        raise FlowmapError(f"{option('set', shown)}: is not UTF-8 text") from None
 
 
 def _value(text: str) -> Any:
@@ -105,6 +106,6 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text.strip()
     except TextError as error:
-        raise FlowmapError(f"--set ...={plain(text, SHOWN)}: {error}") from None
+        raise FlowmapError(f"{option('set', f'...={plain(text, SHOWN)}')}: {error}") from None
     # A line break would let further fields in by the back door.
     return parsed["value"] if len(parsed) == 1 else text

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
+from flowmap.console.options import option
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
@@ -114,9 +115,10 @@ class Recipe(Config):
             weights, problems = outside_weights.known(self.evaluation, self.backbone)
             yield from problems
             yield from outside_weights.findings(self.evaluation, weights, spec)
-            for finding in evaluation_findings(
-                self.evaluation, self.stages, spec, self.backbone.contexts(spec), weights
-            ):
+            contexts = self.backbone.contexts(spec)
+            # Whom a name means that two stages have cannot be said, nor what would be wrong with it.
+            found = evaluation_findings(self.evaluation, self.stages, spec, contexts, weights)
+            for finding in () if self._named_twice() else found:
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 
     def missing(self) -> Iterator[Finding]:
@@ -163,7 +165,9 @@ class Recipe(Config):
         if stage.name in ("base", "pictures") or re.fullmatch(r"seed-\d+", stage.name):
             yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
         if "." in stage.name:
-            yield Finding("error", ("name",), "a stage's name has no '.', which stands between fields in --set")
+            yield Finding(
+                "error", ("name",), f"a stage's name has no '.', which stands between fields in {option('set')}"
+            )
         needed = stage.objective.roles()
         if "student" not in needed:
             yield Finding("error", ("objective",), "the objective declares no role 'student'")
@@ -171,7 +175,7 @@ class Recipe(Config):
             if role not in needed:
                 yield Finding("error", ("roles", role), unknown_word("role", role, needed))
                 continue
-            for finding in self._role_findings(role, config, stage, earlier):
+            for finding in () if self._named_twice() else self._role_findings(role, config, stage, earlier):
                 yield Finding(finding.level, ("roles", role, *finding.field), finding.message)
         yield from self._random_roles(stage)
         yield from batch_findings(stage, math.prod((stage.data or self.data).spec().shape))
@@ -179,6 +183,10 @@ class Recipe(Config):
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         for finding in (*stage.objective.findings(facts), *steps):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
+
+    def _named_twice(self) -> bool:
+        """Whether two stages have one name."""
+        return len({stage.name for stage in self.stages}) < len(self.stages)
 
     def _role_findings(
         self, role: str, config: RoleConfig, stage: StageConfig, earlier: Sequence[StageConfig]

@@ -21,13 +21,15 @@ class RoleSpec:
     """A role that an objective needs: what kind of network, and whether the stage trains it.
 
     `view` is how the objective shows frames to a causal network in this role. A student that is trained on whole videos
-    is sampled so too.
+    is sampled so too. `diagonal` says of a trained flow map u(x, t, r) whether its velocity u(x, t, t) is learned as
+    well: not, if all that it learns is to jump to r = 0, or along a grid. Velocity samplers follow that.
     """
 
     kind: NetworkKind
     trained: bool
     summary: str
     view: FrameView = "forced"
+    diagonal: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Pretrained:
 
     `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
     from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
-    not known), `calls` network calls of `sampler`, guided by `cfg_scale` (w in null + w (cond - null)).
+    not known), `calls` network calls of `sampler`, guided by `cfg_scale` (w in null + w (cond - null)). For `diagonal`
+    see RoleSpec.
     """
 
     kind: NetworkKind
@@ -74,6 +77,7 @@ class Pretrained:
     sampler: str = "flow_map"
     calls: int = 4
     cfg_scale: float = 1.0
+    diagonal: bool = True
 
 
 @dataclass(frozen=True)

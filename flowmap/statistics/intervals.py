@@ -71,6 +71,11 @@ class Difference:
     more: int | None = None
 
     @property
+    def by_two_seeds(self) -> bool:
+        """Whether two training seeds are all there is: how far two numbers are apart hardly says how wide to be."""
+        return self.over == "seeds" and self.count == 2
+
+    @property
     def verdict(self) -> Verdict:
         """Of `a`, against `b`."""
         if self.both_at_floor or not (self.low > 1 or self.high < 1):

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flowmap.console.options import both, flag, option
 from flowmap.errors import FlowmapError
 from flowmap.files.manifest import checkpoints
 from flowmap.files.sealed import read_sealed
@@ -41,8 +42,8 @@ def refuse_changes(plans: Iterable[StagePlan]) -> None:
     raise FlowmapError(
         f"{plan.folder} holds stage '{plan.stage.name}' of another configuration "
         f"({checkpoints(plan.folder)[-1].step} steps done):\n{shown}{more}\n"
-        "Undo the change, give the recipe another name, or start over with --fresh, which sets the old folder aside"
-        f" (only what changed: --fresh {' '.join(f'--stage {name}' for name in names)})."
+        f"Undo the change, give the recipe another name, or start over with {flag('fresh')}, which sets the old folder "
+        f"aside (only what changed: {both(flag('fresh'), option('stage', *names))})."
     )
 
 
@@ -63,7 +64,7 @@ def refuse_other_seeds(plan: Plan) -> None:
                 f"{left[0]} holds a stage of seed {seed}, where a run of {'one seed' if several else 'several'} has "
                 f"it; one of {'several' if several else 'one'} has it in {here}, and would train it again. Move it:\n"
                 f"  {shlex.join(['mkdir', '-p', '--', str(here)])} && {move}\n"
-                "Or give the recipe another name, or start over with --fresh."
+                f"Or give the recipe another name, or start over with {flag('fresh')}."
             )
 
 

@@ -7,7 +7,7 @@ number of calls, guidance, size. A wish that cannot be fulfilled is refused here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.console.commands import going_on
+from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import is_file
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import SamplerConfig
-from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, runs_near, sampler_called
+from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
 from flowmap.recipe.layout import Plan, StagePlan
+from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.bounds import MOST_HELD
@@ -37,6 +39,7 @@ from flowmap.video.clips import strips
 from flowmap.weights.runs import RUN_LOCK
 
 _CALLS = 4
+_SIZES = ("length", "height", "width")
 Opening = Callable[[StagePlan, Weights, torch.device], Contestant]
 """How a finished stage's student is made ready to sample."""
 
@@ -73,13 +76,13 @@ def open_wished(where: str, wish: Wish) -> Opened:
 
 def open_wished_run(plan: Plan, wish: Wish, opening: Opening = open_contestant) -> Opened:
     """A finished stage of the run of `plan`, opened by `opening`."""
-    for option in ("length", "height", "width", "shift"):
-        if getattr(wish, option) is not None:
-            raise FlowmapError(f"--{option}: is for weights; a run's samples are as its recipe says")
+    for name in (*_SIZES, "shift"):
+        if getattr(wish, name) is not None:
+            raise FlowmapError(f"{option(name)}: is for weights; a run's samples are as its recipe says")
     chosen = choose_stage(plan, wish.stage, wish.train_seed)
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
-    _refuse(wish, spec, config, plan.recipe.backbone.reads_text())
+    _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
     device = Processes(plan.recipe.compute).device
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, device)
@@ -89,21 +92,21 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = open_contestant) 
 
 def _open_weights(weights: Outside, wish: Wish) -> Opened:
     """Weights that are no run's, sampled as their authors do unless `wish` says otherwise."""
-    for option, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
+    for name, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
         if given:
-            raise FlowmapError(f"--{option}: is for runs; {weights.name} is one set of weights")
+            raise FlowmapError(f"{option(name)}: is for runs; {weights.name} is one set of weights")
     told = weights.pretrained
     spec = _spec(weights, wish)
     config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are")
     backbone = weights.sized(spec).backbone
-    _refuse(wish, spec, config, backbone.reads_text())
+    _refuse(wish, spec, config, backbone.reads_text(), lower=("n", *_SIZES))
     if spec.text and not wish.prompts:
-        raise FlowmapError("--prompt: say what to show; there are no data whose prompts could be taken")
+        raise FlowmapError(f"{option('prompt')}: say what to show; there are no data whose prompts could be taken")
     shift = told.shift if wish.shift is None else wish.shift
     if shift is None:
         raise FlowmapError(
-            f"--shift: nothing in {weights.name} says for which sampling grid it was made (in diffusers' layout that "
-            "is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
+            f"{option('shift')}: nothing in {weights.name} says for which sampling grid it was made (in diffusers' "
+            "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
     device = Processes(ComputeConfig()).device
@@ -119,13 +122,11 @@ def _spec(weights: Outside, wish: Wish) -> SampleSpec:
     if spec is None:
         raise FlowmapError(f"{weights.name}: these weights do not say what they make; evaluate them by a recipe")
     if wish.length is not None and spec.fps is None:
-        raise FlowmapError("--length: these weights do not make videos")
+        raise FlowmapError(f"{option('length')}: these weights do not make videos")
     frames, channels, height, width = spec.shape
     shape = (wish.length or frames, channels, wish.height or height, wish.width or width)
     spec = replace(spec, shape=shape)
-    given = [
-        f"--{name} {value}" for name in ("length", "height", "width") if (value := getattr(wish, name)) is not None
-    ]
+    given = [option(name, value) for name in _SIZES if (value := getattr(wish, name)) is not None]
     for finding in weights.sized(spec).backbone.findings(spec):
         if finding.level == "error":
             raise FlowmapError(f"{' '.join(given) or weights.name}: {finding.message}")
@@ -153,38 +154,43 @@ class Asked(Data):
         return strips(x)
 
 
-def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool) -> None:
-    """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil."""
+def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool, lower: Sequence[str]) -> None:
+    """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil.
+
+    `lower` are the options that say how much is made.
+    """
     number = (wish.number or 1) * max(1, wish.asked)
     held = number * math.prod(spec.shape)
     if held > MOST_HELD:
         raise FlowmapError(
             f"{number:,} samples of {' x '.join(map(str, spec.shape))} have {held:,} numbers, and at most "
-            f"{MOST_HELD:,} fit in memory; lower --n, --length, --height or --width"
+            f"{MOST_HELD:,} fit in memory; lower {' or '.join(map(option, lower))}"
         )
     if wish.cfg_scale not in (None, 1) and sampler.network == "flow_map":
         raise FlowmapError(
-            f"--guidance {wish.cfg_scale:g}: sampler '{sampler.type}' follows the flow map, which cannot be guided "
-            "(the guidance of training is in it); leave it out, or take --sampler euler"
+            f"{option('guidance', wish.cfg_scale)}: sampler '{sampler.type}' follows the flow map, which "
+            f"cannot be guided (the guidance of training is in it); leave it out, or take {option('sampler', 'euler')}"
         )
     if wish.cfg_scale not in (None, 1) and not spec.conditional:
         raise FlowmapError(
-            f"--guidance {wish.cfg_scale:g}: guidance needs a condition, and the data have none; leave it out"
+            f"{option('guidance', wish.cfg_scale)}: guidance needs a condition, and the data have none; leave it out"
         )
     if wish.prompts and wish.classes:
-        raise FlowmapError("--prompt and --class: give one of them")
+        raise FlowmapError(f"{option('prompt')} and {option('class')}: give one of them")
     if wish.classes and not spec.classes:
-        raise FlowmapError("--class: the data of this run are not conditioned on a class")
+        raise FlowmapError(f"{option('class')}: the data of this run are not conditioned on a class")
     wrong = [number for number in wish.classes if not 0 <= number < spec.classes]
     if wrong:
-        raise FlowmapError(f"--class {wrong[0]}: classes are 0 to {spec.classes - 1}")
+        raise FlowmapError(f"{option('class', wrong[0])}: classes are 0 to {spec.classes - 1}")
     if wish.prompts and not spec.text:
-        raise FlowmapError("--prompt: the data of this run have no captions, so its model takes no prompts")
+        raise FlowmapError(f"{option('prompt')}: the data of this run have no captions, so its model takes no prompts")
     if wish.prompts and not reads_text:
-        raise FlowmapError("--prompt: the backbone of this run has no text encoder; its data bring the conditions")
+        raise FlowmapError(
+            f"{option('prompt')}: the backbone of this run has no text encoder; its data bring the conditions"
+        )
     if wish.image and wish.video:
-        raise FlowmapError("--image and --video: give one of them")
+        raise FlowmapError(f"{option('image')} and {option('video')}: give one of them")
     if (wish.image or wish.video) and spec.fps is None:
-        raise FlowmapError("--image and --video: this model does not make videos")
+        raise FlowmapError(f"{option('image')} and {option('video')}: this model does not make videos")
     if wish.frames is not None and wish.video is None:
-        raise FlowmapError("--frames: says how much of --video is given; there is none")
+        raise FlowmapError(f"{option('frames')}: says how much of {option('video')} is given; there is none")

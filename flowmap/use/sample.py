@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowmap.console.options import option
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.files.folder import SKIP_PREFIX, writing
 from flowmap.files.whole import readable, write_together
@@ -50,7 +51,7 @@ def sample_run(folder: Path, wish: Wish, out: Path) -> tuple[list[Path], str]:
 
 def _refuse_name(out: Path) -> None:
     if not out.name:
-        raise FlowmapError(f"--out {out}: give a name for the files, such as samples")
+        raise FlowmapError(f"{option('out', out)}: give a name for the files, such as samples")
 
 
 def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
@@ -106,7 +107,7 @@ def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSp
         try:
             latent_context(contestant.contexts, frames)
         except FlowmapError as error:
-            raise FlowmapError(f"--frames {frames}: {error}") from None
+            raise FlowmapError(f"{option('frames', frames)}: {error}") from None
         return clip_as(path, frames, spec)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
     for possible in sorted(contestant.contexts, reverse=True):
@@ -144,8 +145,8 @@ def _refuse_no_numbers(samples: Tensor) -> None:
     if bad:
         raise FlowmapError(
             f"{bad} of {len(samples)} samples have values that are no finite numbers, so nothing was written. Their "
-            "weights may be damaged or their training may have diverged; or lower --guidance, or take another --nfe or "
-            "--sampler",
+            "weights may be damaged or their training may have diverged; or lower "
+            f"{option('guidance')}, or take another {option('nfe')} or {option('sampler')}",
             code=1,
         )
 

@@ -1,13 +1,14 @@
-"""What somebody wishes to have sampled, in the words of the options. flowmap.use.opened opens what is wished for."""
+"""What somebody wishes to have sampled, in the words of whoever asks. flowmap.use.opened opens what is wished for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import cast, final, get_args
 
 from pydantic import Field, ValidationError
 
+from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.recipe.messages import validation_findings
 from flowmap.schema.bounds import Calls, Frames, Guidance, SampleCount, Seed, Shift, Side
@@ -28,6 +29,13 @@ class _Numbers(Config):
     height: Side | None = None
     width: Side | None = None
     shift: Shift | None = None
+
+
+def known_weights(word: str) -> Weights:
+    """Which weights of a stage are asked for; raises FlowmapError for what there is not."""
+    if word not in get_args(Weights):
+        raise FlowmapError(f"{option('weights', word)}: allowed: {', '.join(get_args(Weights))}")
+    return cast(Weights, word)
 
 
 @final
@@ -65,7 +73,7 @@ class Wish:
         return len(self.prompts) + len(self.classes)
 
     def __post_init__(self) -> None:
-        """Raises FlowmapError, in the words of the options, for a number that is out of bounds."""
+        """Raises FlowmapError, in the words of whoever asks, for a number that is out of bounds."""
         numbers = {
             "nfe": self.calls,
             "n": self.number,
@@ -82,4 +90,4 @@ class Wish:
             _Numbers.model_validate(numbers)
         except ValidationError as error:
             problems = validation_findings(error)
-            raise FlowmapError("\n".join(f"--{p.field[0]}: {p.message}" for p in problems)) from None
+            raise FlowmapError("\n".join(f"{option(str(p.field[0]))}: {p.message}" for p in problems)) from None

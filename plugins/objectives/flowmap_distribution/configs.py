@@ -122,7 +122,9 @@ class TrajectoryConfig(ObjectiveConfig):
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""
         return {
-            "student": RoleSpec("flow_map", True, "learns the map to r = 0, from the times of the grid"),
+            "student": RoleSpec(
+                "flow_map", True, "learns the map to r = 0, from the times of the grid", diagonal=False
+            ),
             "teacher": RoleSpec("velocity", False, "samples the trajectories", "whole"),
         }
 

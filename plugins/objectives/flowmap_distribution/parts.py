@@ -99,12 +99,15 @@ class DistributionConfig(ObjectiveConfig, ABC):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """Student, teacher and critic, and what the co-trained objective needs."""
+        forward = self.forward.roles() if self.forward else {}
+        # Rollouts are made of jumps: u(x, t, t) is the co-trained objective's alone.
+        diagonal = "student" in forward and forward["student"].diagonal
         own = {
-            "student": RoleSpec("flow_map", True, "generates, and learns from its own samples"),
+            "student": RoleSpec("flow_map", True, "generates, and learns from its own samples", diagonal=diagonal),
             "teacher": RoleSpec("velocity", False, "the real score", self.score),
             "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student", self.score),
         }
-        return {**(self.forward.roles() if self.forward else {}), **own}
+        return {**forward, **own}
 
     def group(self) -> int:
         """That of the co-trained objective."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from flowmap.plugin import Finding, FrameView, ObjectiveConfig, RoleSpec, StageFacts, guidance_findings
 from flowmap.schema.bounds import Guidance, Probability, Shift, Stride
 from flowmap.schema.settings import BranchesConfig, TangentConfig, TimesConfig
-from flowmap_flow.parts import OfVelocityConfig, drop_findings, null_findings, roles_of
+from flowmap_flow.parts import OfVelocityConfig, drop_findings, nears_diagonal, null_findings, roles_of
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Objective
@@ -77,6 +77,10 @@ class FlowMapConfig(OfVelocityConfig):
         """That of both times."""
         return self.shift
 
+    def diagonal(self) -> bool:
+        """Whether the student learns its velocity too, as in RoleSpec."""
+        return nears_diagonal(self.branches) or self.bidirectional > 0
+
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Combinations that deadlock or divide by nothing."""
         if self.rebalance and self.velocity == "teacher":
@@ -122,7 +126,7 @@ class DiscreteFlowMapConfig(ObjectiveConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student and a teacher."""
-        return roles_of(True, "takes one step along its velocity")
+        return roles_of(True, "takes one step along its velocity", nears_diagonal(self.branches))
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition."""

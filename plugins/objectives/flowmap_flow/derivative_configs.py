@@ -143,7 +143,7 @@ class TransitionConfig(PairsConfig):
 
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student only."""
-        return roles_of(False)
+        return roles_of(False, diagonal=self.diagonal())
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
         """Guidance needs a condition, and a null that somebody teaches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Literal, final
 
@@ -20,9 +20,12 @@ from flowmap.schema.bounds import Guidance
 from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
 
 
-def roles_of(teacher: bool, its: str = "gives the velocity") -> Mapping[str, RoleSpec]:
-    """A student that is a flow map, and a `teacher` if there is one, with what is `its` to do."""
-    roles = {"student": RoleSpec("flow_map", True, "learns the flow map")}
+def roles_of(teacher: bool, its: str = "gives the velocity", diagonal: bool = True) -> Mapping[str, RoleSpec]:
+    """A student that is a flow map, and a `teacher` if there is one, with what is `its` to do.
+
+    `diagonal` as in RoleSpec.
+    """
+    roles = {"student": RoleSpec("flow_map", True, "learns the flow map", diagonal=diagonal)}
     if teacher:
         roles["teacher"] = RoleSpec("velocity", False, its)
     return roles
@@ -36,7 +39,11 @@ class OfVelocityConfig(ObjectiveConfig, ABC):
     @final
     def roles(self) -> Mapping[str, RoleSpec]:
         """A student, and a teacher if the velocity is the teacher's."""
-        return roles_of(self.velocity == "teacher")
+        return roles_of(self.velocity == "teacher", diagonal=self.diagonal())
+
+    @abstractmethod
+    def diagonal(self) -> bool:
+        """Whether the student learns its velocity too, as in RoleSpec."""
 
 
 class PairsConfig(ObjectiveConfig, ABC):
@@ -49,6 +56,11 @@ class PairsConfig(ObjectiveConfig, ABC):
     def grid_shift(self) -> float | None:
         """That of its times."""
         return self.times.shift
+
+    @final
+    def diagonal(self) -> bool:
+        """Whether the student learns its velocity too, as in RoleSpec."""
+        return nears_diagonal(self.branches)
 
 
 class IdentityConfig(PairsConfig, OfVelocityConfig, ABC):
@@ -65,6 +77,11 @@ class IdentityConfig(PairsConfig, OfVelocityConfig, ABC):
             if self.cfg_scale != 1:
                 why = "guidance here is the teacher's; use 1, or velocity = 'teacher'"
                 yield Finding("error", ("cfg_scale",), why)
+
+
+def nears_diagonal(branches: BranchesConfig) -> bool:
+    """Whether any pair of times has r = t, or an r as near to t as may be; not so if all have r = 0."""
+    return branches.consistency < 1
 
 
 def diagonal_findings(branches: BranchesConfig) -> Iterable[Finding]:
