@@ -127,6 +127,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what others import is theirs
     # What a run imports on its way, and each process would otherwise import anew.
     for name in (
+        "flowmap.interfaces.endless",
         "flowmap_datasets.checkerboard",
         "ot",
         "torch._dynamo",
@@ -258,11 +259,11 @@ NO_REPORT = """
 import flowmap.launch.run
 flowmap.launch.run.write_report = lambda folder: folder / "report.html"
 import numpy
-import flowmap_datasets.checkerboard
+import flowmap.interfaces.endless
 def coarse(points):
     counts = numpy.histogramdd(points[:, :2], 8)[0].clip(0, 255).astype(numpy.uint8)
     return counts.reshape(8, -1, 1).repeat(3, axis=2)
-flowmap_datasets.checkerboard.scatter = coarse
+flowmap.interfaces.endless.scatter = coarse
 """
 """Report and pictures of points take longer than a small run, and have tests of their own: these are coarse."""
 

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from flowmap_datasets import checkerboard
 
 from flowmap.errors import FlowmapError
 from flowmap.files.manifest import checkpoints
 from flowmap.files.shelf import SHELF
-from flowmap.interfaces import Evidence, Sampler
+from flowmap.interfaces import Evidence, Sampler, endless
 from flowmap.maths.draw import Draw
 from flowmap.plugin import NetworkKind, SamplerConfig
 from flowmap.plugin.catalogue import catalogue
@@ -73,7 +72,7 @@ class Measured:
 
         patch.setattr(evaluate, "generate", generate)
         # Drawing takes longer than measuring, and has tests of its own.
-        patch.setattr(checkerboard, "scatter", lambda points: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr(endless, "scatter", lambda points: np.zeros((8, 8, 3), np.uint8))
 
     def run(self, plan: Plan) -> list[str]:
         """Evaluate; what was measured."""
