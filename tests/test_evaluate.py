@@ -501,7 +501,7 @@ def test_the_evaluation_s_own_data_are_what_samples_are_held_against(tmp_path: P
 
 
 def test_the_addresses_of_noise_differ_in_every_part(plan: Plan) -> None:
-    def who(stage: str, seed: int, weights: Any) -> contestant.Contestant:
+    def who(stage: str, seed: int, weights: Any) -> contestant.ReadyModel:
         return contestant.open_contestant(plan.find(stage, seed), weights, CPU)
 
     draws = [

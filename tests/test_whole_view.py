@@ -15,7 +15,7 @@ from flowmap.maths.path import grid
 from flowmap.reading.open import open_run
 from flowmap.recipe.read import read
 from flowmap.use.sample import sample_run
-from flowmap.use.student import Contestant, generate, held_out_start, open_contestant
+from flowmap.use.student import ReadyModel, generate, held_out_start, open_contestant
 from flowmap.use.wish import Wish
 
 from .conftest import edited
@@ -34,12 +34,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher(run: Path) -> Contestant:
+def teacher(run: Path) -> ReadyModel:
     plan = open_run(run)
     return open_contestant(plan.find("teacher", 0), "ema", torch.device("cpu"))
 
 
-def by_hand(teacher: Contestant, x: Tensor, cond: Cond, null: Cond, scale: float) -> Tensor:
+def by_hand(teacher: ReadyModel, x: Tensor, cond: Cond, null: Cond, scale: float) -> Tensor:
     """Euler of all frames together: no chunks, no memory."""
     for t, r in itertools.pairwise(grid(STEPS, SHIFT)):
         now = t.expand(len(x))
@@ -50,7 +50,7 @@ def by_hand(teacher: Contestant, x: Tensor, cond: Cond, null: Cond, scale: float
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_all_frames_are_made_together(teacher: Contestant, scale: float) -> None:
+def test_all_frames_are_made_together(teacher: ReadyModel, scale: float) -> None:
     draw = teacher.draw("test", 0, 3)
     cond, null = teacher.backbone.condition(teacher.data.prompts(draw), 3, torch.device("cpu"))
     noise = draw.normal("start noise", teacher.backbone.latent_shape())
@@ -59,7 +59,7 @@ def test_all_frames_are_made_together(teacher: Contestant, scale: float) -> None
 
 
 @torch.no_grad()
-def test_given_frames_are_seen_by_all_others(teacher: Contestant) -> None:
+def test_given_frames_are_seen_by_all_others(teacher: ReadyModel) -> None:
     draw = teacher.draw("test", 0, 3)
     start, _ = held_out_start(teacher, 1, draw)
     found = generate(teacher, EulerConfig(), STEPS, SHIFT, draw, start)
@@ -73,7 +73,7 @@ def test_the_forward_stage_beside_it_is_still_made_chunk_by_chunk(run: Path) -> 
     assert open_contestant(open_run(run).find("forward", 0), "ema", torch.device("cpu")).view == "forced"
 
 
-def test_sample_goes_the_same_way(run: Path, teacher: Contestant, tmp_path: Path) -> None:
+def test_sample_goes_the_same_way(run: Path, teacher: ReadyModel, tmp_path: Path) -> None:
     made, summary = sample_run(run, Wish(stage="teacher", calls=STEPS, number=2, cfg_scale=2.0), tmp_path / "x")
     assert "stage teacher" in summary
     assert made

@@ -11,10 +11,10 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Cond, EncodedText
 from flowmap.schema.specs import SampleSpec
-from flowmap.use.student import Contestant
+from flowmap.use.student import ReadyModel
 
 
-def point_of(student: Contestant, x: Tensor) -> Tensor:
+def point_of(student: ReadyModel, x: Tensor) -> Tensor:
     """`x` as the student's network takes it."""
     shape = student.backbone.latent_shape()
     if not isinstance(x, Tensor) or tuple(x.shape[1:]) != tuple(shape) or x.is_complex():
@@ -38,7 +38,7 @@ def times_of(t: float | Tensor, point: Tensor) -> Tensor:
     return times.expand(len(point))
 
 
-def condition_of(student: Contestant, prompts: Any, count: int, spec: SampleSpec) -> Cond:
+def condition_of(student: ReadyModel, prompts: Any, count: int, spec: SampleSpec) -> Cond:
     """The condition of `count` samples. Raises FlowmapError unless `prompts` are such as the data of `spec` have."""
     if spec.conditional and prompts is None:
         raise FlowmapError(f"this network has a condition: give prompts, one for each of the {count} samples")

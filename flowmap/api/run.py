@@ -24,7 +24,7 @@ from flowmap.statistics.scores import METRICS, read_scores
 from flowmap.training.processes import Processes
 from flowmap.use.opened import open_wished_run
 from flowmap.use.sample import draw_samples
-from flowmap.use.student import Contestant, open_contestant
+from flowmap.use.student import ReadyModel, open_contestant
 from flowmap.use.wish import Wish, known_weights
 
 
@@ -40,7 +40,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self._plan = open_run(folder)
         self._lock = (self.folder / LOCK).read_bytes()
-        self._kept: tuple[tuple[str, int, Weights], Contestant] | None = None
+        self._kept: tuple[tuple[str, int, Weights], ReadyModel] | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}: {', '.join(stage.name for stage in self.recipe.stages)})"
@@ -159,13 +159,13 @@ class Run:
             raise FlowmapError("a flow map goes from a time t towards the data, to r <= t")
         return student.network.jump(point, at, to, cond).to(x.device)
 
-    def _student(self, stage: str | None, weights: Weights, train_seed: int | None) -> Contestant:
+    def _student(self, stage: str | None, weights: Weights, train_seed: int | None) -> ReadyModel:
         self._refuse_another()
         chosen = choose_stage(self._plan, stage, train_seed)
         with working(notebook_console(), "nothing was changed"), going_on(rerun(self.folder)):
             return self._open(chosen, known_weights(weights), Processes(self.recipe.compute).device)
 
-    def _open(self, chosen: StagePlan, weights: Weights, device: torch.device) -> Contestant:
+    def _open(self, chosen: StagePlan, weights: Weights, device: torch.device) -> ReadyModel:
         key = (chosen.stage.name, chosen.seed, weights)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # its memory is needed for the next

@@ -26,7 +26,7 @@ from flowmap.training.journal import STEPS, StepLine, lost_steps, read_steps
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """What a run's folder holds; `steps` has the records per stage and seed, `doubts` what is known to be missing."""
 
     folder: Path
@@ -109,7 +109,7 @@ class _About(RootModel[dict[str, str | int | float]]):
     """The shape of `about.json`."""
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFiles:
     """What the run in `folder` has got so far.
 
     Raises FlowmapError if `folder` is no run, has neither steps nor scores, or holds a damaged file.
@@ -131,7 +131,7 @@ def read_run(folder: Path) -> Run:
     doubts += _cut_off(folder / METRICS)
     if not lines and not steps:
         raise FlowmapError(f"{folder} has no scores and no steps yet; train first: {command_of(folder)}")
-    return Run(folder, recipe, text, about, steps, lines, tuple(doubts))
+    return RunFiles(folder, recipe, text, about, steps, lines, tuple(doubts))
 
 
 def _cut_off(path: Path) -> list[str]:
@@ -186,7 +186,7 @@ def command_of(folder: Path) -> str:
     return f"flowmap run {shlex.quote(f'{home.parent.name}/{home.name}/{LOCK}')}"
 
 
-def costs_of(run: Run) -> tuple[list[Cost], Cost]:
+def costs_of(run: RunFiles) -> tuple[list[Cost], Cost]:
     """What each stage cost, and all of them together."""
     total = Cost("all stages")
     for cost in run.costs.values():

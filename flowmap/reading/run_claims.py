@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flowmap.reading.read import Run
+from flowmap.reading.read import RunFiles
 from flowmap.statistics.claims import Claim, Control, claims
 
 
-def claims_of(run: Run) -> list[Claim]:
+def claims_of(run: RunFiles) -> list[Claim]:
     """Every claim that the run's scores can decide, its teacher and controls being those of its recipe."""
     evaluation = _evaluation(run)
     return claims(run.lines, evaluation.get("teacher"), _controls(run), evaluation.get("noise") == "common")
 
 
-def _evaluation(run: Run) -> Mapping[str, Any]:
+def _evaluation(run: RunFiles) -> Mapping[str, Any]:
     return run.recipe.get("evaluation") or {}
 
 
-def _controls(run: Run) -> Iterator[Control]:
+def _controls(run: RunFiles) -> Iterator[Control]:
     """The contests that name a control, with what each of the two stages cost beyond what both build on."""
     recomputes, costs = run.recomputes, run.costs
     for contest in _evaluation(run).get("contests", []):
@@ -34,7 +34,7 @@ def _controls(run: Run) -> Iterator[Control]:
         yield Control(contest["stage"], contest.get("weights", "ema"), against, *spent)
 
 
-def _lineage(run: Run, stage: str) -> set[str]:
+def _lineage(run: RunFiles, stage: str) -> set[str]:
     """The stage, and every stage whose weights it builds on."""
     sources = {
         one["name"]: {role["from"] for role in one.get("roles", {}).values()} - {"base"} for one in run.recipe["stages"]

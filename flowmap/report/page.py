@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import write_whole
-from flowmap.reading.read import Run, command_of, costs_of, read_run
+from flowmap.reading.read import RunFiles, command_of, costs_of, read_run
 from flowmap.reading.run_claims import claims_of
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.step_length import NAME
@@ -52,7 +52,7 @@ def write_report(folder: Path, warn: Callable[[str], object] = _unheard) -> Path
     return path
 
 
-def _view(run: Run) -> dict[str, Any]:
+def _view(run: RunFiles) -> dict[str, Any]:
     """Everything the template shows."""
     evaluation = run.recipe.get("evaluation") or {}
     table = verdict.cells(run.lines)
@@ -92,7 +92,7 @@ def _view(run: Run) -> dict[str, Any]:
     }
 
 
-def _styles(run: Run, table: Iterable[Place], teacher: str | None) -> dict[Series, Style]:
+def _styles(run: RunFiles, table: Iterable[Place], teacher: str | None) -> dict[Series, Style]:
     """A look for every series, in the order of the recipe's stages: colour by stage, marker by sampler."""
     stages = [stage["name"] for stage in run.recipe["stages"]]
     every = list(dict.fromkeys(place.series for place in table))
@@ -187,7 +187,7 @@ def _digits(table: Mapping[Place, Cell], metric: str) -> int:
     return min(6, max(0, -math.floor(math.log10(spreads[len(spreads) // 4] / 3)))) if spreads else 3
 
 
-def _named(run: Run) -> dict[str, str]:
+def _named(run: RunFiles) -> dict[str, str]:
     """The stages and weights of a run by their names in file names."""
     evaluation = run.recipe.get("evaluation") or {}
     contests = [contest["stage"] for contest in evaluation.get("contests", [])]
@@ -209,7 +209,7 @@ def _pictures(folder: Path, every: Sequence[Series], named: Mapping[str, str]) -
     return {"alone": alone, "sheets": sheets, "rows": rows, "calls": sorted({n for _, n in sheets})}
 
 
-def _losses(run: Run) -> Iterator[tuple[str, list[Trace], Markup]]:
+def _losses(run: RunFiles) -> Iterator[tuple[str, list[Trace], Markup]]:
     """Per stage and kind of axis: the stage, its traces, the panel. Negative losses get a linear axis."""
     found = {stage: _traces(by_seed) for stage, by_seed in run.steps.items()}
     lines = sum(max(2, len(trace.runs)) for traces in found.values() for each in traces.values() for trace in each)

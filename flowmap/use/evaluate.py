@@ -28,7 +28,7 @@ from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.use.lineup import Lineup
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
-from flowmap.use.student import Contestant, generate, held_out_start
+from flowmap.use.student import ReadyModel, generate, held_out_start
 from flowmap.video.pictures import png
 
 PICTURES = "pictures"
@@ -105,7 +105,7 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     return built
 
 
-def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tensor]:
+def _of_teacher(teacher: ReadyModel, config: EvaluationConfig) -> dict[str, Tensor]:
     """The teacher's many-step samples; they depend on the settings that `_OF_TEACHER` names."""
     sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
@@ -122,7 +122,7 @@ def _of_teacher(teacher: Contestant, config: EvaluationConfig) -> dict[str, Tens
     return made
 
 
-def _real(contestant: Contestant, split: Literal["train", "held_out"], count: int) -> Samples:
+def _real(contestant: ReadyModel, split: Literal["train", "held_out"], count: int) -> Samples:
     """Real samples in data space: what was encoded ahead of training is decoded."""
     samples = contestant.data.reference(split, count)
     return replace(samples, x=contestant.backbone.decode(samples.x), encoded=False) if samples.encoded else samples
@@ -171,7 +171,7 @@ def _words(entry: Entry, nfe: int) -> str:
 
 
 def _evidence(
-    entry: Entry, plan: Plan, config: EvaluationConfig, contestant: Contestant, nfe: int, repeat: int
+    entry: Entry, plan: Plan, config: EvaluationConfig, contestant: ReadyModel, nfe: int, repeat: int
 ) -> Evidence:
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
     if config.noise == "common":

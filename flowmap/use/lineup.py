@@ -25,7 +25,7 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
-from flowmap.use.student import Contestant, open_contestant, open_weights
+from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.weights.fingerprints import fingerprint
 
 
@@ -89,7 +89,7 @@ class Lineup:
         found, identity = self._known[name]
         return Member(name, seed, found.pretrained.kind, identity, found.backbone, spec, found)
 
-    def open(self, member: Member, weights: Weights) -> Contestant:
+    def open(self, member: Member, weights: Weights) -> ReadyModel:
         """The network of `member`; whoever was opened before is then no longer valid.
 
         Raises FlowmapError if a stage is not finished.

@@ -33,14 +33,14 @@ from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
-from flowmap.use.student import Contestant, open_contestant, open_weights
+from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
 from flowmap.weights.runs import RUN_LOCK
 
 _CALLS = 4
 _SIZES = ("length", "height", "width")
-Opening = Callable[[StagePlan, Weights, torch.device], Contestant]
+Opening = Callable[[StagePlan, Weights, torch.device], ReadyModel]
 """How a finished stage's student is made ready to sample."""
 
 
@@ -49,7 +49,7 @@ Opening = Callable[[StagePlan, Weights, torch.device], Contestant]
 class Opened:
     """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is."""
 
-    contestant: Contestant
+    contestant: ReadyModel
     spec: SampleSpec
     sampler: SamplerConfig
     calls: int

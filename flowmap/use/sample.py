@@ -23,7 +23,7 @@ from flowmap.phases import phase
 from flowmap.reading.open import open_run
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.opened import Opened, open_wished, open_wished_run
-from flowmap.use.student import Contestant, generate, latent_context
+from flowmap.use.student import ReadyModel, generate, latent_context
 from flowmap.use.wish import Wish
 from flowmap.video.clips import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.video.pictures import png
@@ -85,7 +85,7 @@ def draw_samples(opened: Opened, wish: Wish, out: Path | None = None) -> tuple[T
     return samples, facts
 
 
-def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | None:
+def _given(wish: Wish, contestant: ReadyModel, spec: SampleSpec) -> Tensor | None:
     """The frames given clean, in data space `[k, C, H, W]`; None if nothing is."""
     try:
         if wish.image is not None:
@@ -101,7 +101,7 @@ def _given(wish: Wish, contestant: Contestant, spec: SampleSpec) -> Tensor | Non
     return x.mean(1, keepdim=True) if spec.shape[1] == 1 else x
 
 
-def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSpec) -> Tensor:
+def _clip(path: Path, frames: int | None, contestant: ReadyModel, spec: SampleSpec) -> Tensor:
     """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
     if frames is not None:
         try:
@@ -118,7 +118,7 @@ def _clip(path: Path, frames: int | None, contestant: Contestant, spec: SampleSp
     raise problem
 
 
-def _start(wish: Wish, contestant: Contestant, given: Tensor | None, count: int, draw: Draw) -> Batch | None:
+def _start(wish: Wish, contestant: ReadyModel, given: Tensor | None, count: int, draw: Draw) -> Batch | None:
     """The given frames and the conditions of all samples; None if everything comes from the data's own prompts."""
     if given is None and not wish.asked:
         return None
@@ -152,7 +152,7 @@ def _refuse_no_numbers(samples: Tensor) -> None:
 
 
 def _write(
-    out: Path, samples: Tensor, contestant: Contestant, spec: SampleSpec, facts: dict[str, object]
+    out: Path, samples: Tensor, contestant: ReadyModel, spec: SampleSpec, facts: dict[str, object]
 ) -> list[Path]:
     stem = out.with_suffix("") if out.suffix in _ENDINGS else out
     picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
@@ -173,12 +173,12 @@ def _write(
     return list(files)
 
 
-def _write_video(file: Path, video: Tensor, contestant: Contestant, fps: float) -> None:
+def _write_video(file: Path, video: Tensor, contestant: ReadyModel, fps: float) -> None:
     with phase(f"writing {file.name.removeprefix(SKIP_PREFIX)}"):
         write_mp4(file, _film(video, contestant), fps)
 
 
-def _film(video: Tensor, contestant: Contestant) -> NDArray[np.uint8]:
+def _film(video: Tensor, contestant: ReadyModel) -> NDArray[np.uint8]:
     """A video `[F, C, H, W]` as frames `[F, H, W, 3]`: its own colours, or drawn as its data draw themselves."""
     if video.shape[1] == 3:
         return to_uint8(video).permute(0, 2, 3, 1).numpy()

@@ -33,7 +33,7 @@ _HELD_OUT = 64
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ReadyModel:
     """A finished stage's student or weights from outside, ready to sample: in chunks, or together if `view` is whole.
 
     `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured), `shift`
@@ -67,7 +67,7 @@ def open_contestant(
     data: Data | None = None,
     backbone: Backbone | None = None,
     precision: Precision | None = None,
-) -> Contestant:
+) -> ReadyModel:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
     `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
@@ -81,7 +81,7 @@ def open_contestant(
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     shift = sampling_shift(stage, plan.recipe.evaluation)
-    return Contestant(stage.name, plan.seed, weights, network, student.view, shift, backbone, contexts, data, device)
+    return ReadyModel(stage.name, plan.seed, weights, network, student.view, shift, backbone, contexts, data, device)
 
 
 def open_weights(
@@ -92,7 +92,7 @@ def open_weights(
     data: Data,
     backbone: Backbone,
     precision: Precision = "no",
-) -> Contestant:
+) -> ReadyModel:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
 
     Calls compute in `precision`; "no" is that of the weights.
@@ -103,7 +103,7 @@ def open_weights(
     network = _network(backbone, kind, None, seed, device, precision)
     contexts = weights.backbone.contexts(spec)
     shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
-    return Contestant(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
+    return ReadyModel(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
 
 
 def _network(
@@ -128,7 +128,7 @@ def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
     return calls // sampler.calls_per_step if calls % sampler.calls_per_step == 0 else None
 
 
-def held_out_start(contestant: Contestant, frames: int, draw: Draw) -> tuple[Batch, Any]:
+def held_out_start(contestant: ReadyModel, frames: int, draw: Draw) -> tuple[Batch, Any]:
     """The first `frames` (in data space) of held-out samples, drawn with replacement, with conditions; their prompts.
 
     Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
@@ -163,7 +163,7 @@ def latent_context(contexts: Mapping[int, int], frames: int) -> int:
 
 @torch.no_grad()
 def generate(
-    contestant: Contestant,
+    contestant: ReadyModel,
     sampler: SamplerConfig,
     calls: int,
     shift: float | None,
