@@ -139,7 +139,7 @@ def test_guided_things_go_together_only(model: tuple[Chunking, Velocity]) -> Non
     both, x = GuidedCond(cond, null), noise(2, 1, CHANNELS, *SIZE)
     with pytest.raises(TypeError, match="takes a GuidedCond, not VideoCond"):
         Guided(network, 2.0).velocity(x, torch.ones(2), cond)
-    with pytest.raises(TypeError, match="go with a guided network, not _ModuleFlowMap"):
+    with pytest.raises(TypeError, match="go with a guided network, not ModuleFlowMap"):
         GuidedChunks(chunking).remember(network, both, x)
     with pytest.raises(TypeError, match="takes a GuidedCond, not VideoCond"):
         GuidedChunks(chunking).given(Guided(network, 2.0), cond, x)

@@ -112,6 +112,77 @@ def test_layers_with_running_statistics_are_refused() -> None:
         ModuleBackbone("small", architecture, NoCodec((1, 2))).role("student", "velocity", None, draw())
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, or one layer in two places."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.one = nn.Linear(2, 2)
+        self.two = self.one if whole else nn.Linear(2, 2)
+        self.two.weight = self.one.weight
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("adapters", [None, Adapters(2, 2.0, "one|two")])
+def test_tied_weights_are_refused(whole: bool, adapters: Adapters | None) -> None:
+    """By name they would be set, averaged and saved once, and adapted in one place alone."""
+    architecture = Architecture(lambda two_times, chosen: Tied(whole), adapters=adapters)
+    made = ModuleBackbone("tied", architecture, NoCodec((1, 2)))
+    with pytest.raises(FlowmapError, match=r"backbone 'tied': 'one.weight' and 'two.weight' are one \(tied weights"):
+        made.role("student", "velocity", None, draw())
+
+
+def test_what_is_trained_is_held_in_full_whatever_it_was_stored_in() -> None:
+    stored = {key: p.detach().bfloat16() for key, p in Small().named_parameters()}
+    for adapters, precision in ((None, torch.float32), (ADAPTERS, torch.bfloat16)):
+        architecture = Architecture(lambda two_times, chosen: Small(chosen), adapters=adapters, base=lambda: stored)
+        role = ModuleBackbone("small", architecture, NoCodec((3, 4))).role("student", "flow_map", None, draw())
+        assert {p.dtype for p in role.own.values()} == {torch.float32}
+        assert role.module.get_submodule("first").get_parameter("weight").dtype == precision
+
+
+def test_weights_that_are_no_numbers_with_a_point_are_refused() -> None:
+    stored = {key: p.detach() for key, p in Small().named_parameters()} | {"first.bias": torch.zeros(8).long()}
+    architecture = Architecture(lambda two_times, chosen: Small(chosen), base=lambda: stored)
+    with pytest.raises(FlowmapError, match=r"first.bias is of torch.int64, and weights are floating-point numbers"):
+        ModuleBackbone("small", architecture, NoCodec((3, 4))).role("student", "velocity", None, draw())
+
+
+class TwoTimed(Small):
+    """With an embedder of r, or without."""
+
+    def __init__(self, two_times: bool) -> None:
+        super().__init__()
+        self.r_embedder = nn.Linear(1, 1) if two_times else None
+
+
+def test_weights_of_the_other_kind_are_refused_with_what_to_do() -> None:
+    """An embedder of r that starts as nothing, and one for which a network of one time has no place."""
+    architecture = Architecture(lambda two_times, chosen: TwoTimed(two_times))
+    made = ModuleBackbone("small", architecture, NoCodec((3, 4)))
+    single = dict(made.role("a", "velocity", None, draw()).own)
+    with pytest.raises(FlowmapError, match=r"starts as a copy of others: see Architecture.copies"):
+        made.role("b", "flow_map", single, draw())
+    architecture = Architecture(lambda two_times, chosen: TwoTimed(two_times), copies={"r_embedder.": "none."})
+    double = {**single, "r_embedder.weight": torch.zeros(1, 1), "r_embedder.bias": torch.zeros(1)}
+    with pytest.raises(FlowmapError, match=r"of a network of two times, and this one has one: make both kinds"):
+        ModuleBackbone("small", architecture, NoCodec((3, 4))).role("c", "velocity", double, draw())
+
+
+def test_an_unknown_word_for_times_is_refused() -> None:
+    with pytest.raises(ValueError, match="times is 'frames'; it is one of sample, frame, either"):
+        Architecture(lambda two_times, chosen: Small(), times="frames")  # type: ignore[arg-type]
+
+
+class Nested(Small):
+    """With a module in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential()
+        self.inner.add_module("extra", nn.Linear(2, 2))
+
+
 def test_weights_are_those_given_and_drawn_by_nobody() -> None:
     made = backbone(None)
     weights = {key: p.detach().clone() for key, p in made.role("a", "velocity", None, draw()).own.items()}
@@ -172,13 +243,21 @@ def test_merged_weights_compute_the_same() -> None:
     assert torch.equal(begun, plain(x, t, 0.5 * t, NoCond()))
 
 
-def test_a_layer_that_cannot_be_adapted_is_named() -> None:
-    for adapters, why in (
-        (Adapters(2, 2.0, "nothing"), "no layer of a Small is called as adapters ask: nothing"),
-        (Adapters(2, 2.0, ".*"), "adapters go on plain linear layers"),
-    ):
-        with pytest.raises(FlowmapError, match=why):
-            backbone(adapters).role("student", "velocity", None, draw())
+CANNOT = {
+    "nothing": (Adapters(2, 2.0, "nothing"), "no layer of a Nested is called as adapters ask: nothing"),
+    "nothing timed": (Adapters(2, 2.0, "first", timed="nobody"), "is called as adapters ask: nobody"),
+    "no module": (Adapters(2, 2.0, "first", whole=("extras",)), "a Nested has no module 'extras', to be copied"),
+    "one in another": (Adapters(2, 2.0, "first", whole=("inner", "inner.extra")), "'inner.extra' lies in another"),
+    "no linear layer": (Adapters(2, 2.0, "first|inner"), "layer inner is a Sequential; adapters go on plain linear"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_a_layer_that_cannot_be_adapted_is_named(case: str) -> None:
+    adapters, why = CANNOT[case]
+    architecture = Architecture(lambda two_times, chosen: Nested(), adapters=adapters)
+    with pytest.raises(FlowmapError, match=why):
+        ModuleBackbone("small", architecture, NoCodec((3, 4))).role("student", "velocity", None, draw())
 
 
 def test_compiled_layers_follow_the_role_without_a_break() -> None:

@@ -55,6 +55,11 @@ class EncodedText:
         if self.others.keys() != self.null_others.keys() or "text" in self.others:
             names = sorted(self.others), sorted(self.null_others)
             raise ValueError(f"what comes with a text is called {names[0]}, and its null condition has {names[1]}")
+        for name, x in self.others.items():
+            if len(x) != len(self.text) or x.shape[1:] != self.null_others[name].shape:
+                shapes = list(x.shape), list(self.null_others[name].shape)
+                why = f"'{name}' is {shapes[0]}, and its null {shapes[1]}"
+                raise ValueError(f"{why}; with {len(self.text)} texts it is [{len(self.text)}, ...] and [...]")
 
     def __len__(self) -> int:
         """B."""

@@ -22,7 +22,10 @@ def show(planned: Planned, console: Console) -> None:
     _show_calls(planned, console)
     if any(stage.estimate is None for stage in planned.stages):
         kind = planned.recipe.backbone.type
-        console.print(f"\nMemory and arithmetic are not known: backbone '{escape(kind)}' does not say what it takes.")
+        console.print(
+            f"\nMemory and arithmetic are not known: backbone '{escape(kind)}' does not say what it takes, and is not "
+            "measured: it takes texts or pretrained weights, or its networks fail on tensors that have no numbers."
+        )
         return
     _show_memory(planned, console)
     _show_compute(planned, console)

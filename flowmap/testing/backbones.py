@@ -37,11 +37,12 @@ def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | 
     """Check the backbone that `config` builds for samples of `spec`; raises AssertionError with what is broken.
 
     `samples` `[4, *spec.shape]` are what it encodes: noise if not given, with labels for prompts if `spec` has
-    classes. Roles of both kinds keep shapes and float32 and treat each sample alone; their `own` parameters are
-    complete and survive a round trip, and a missing, odd or misshapen one is refused; roles share none; base
-    weights depend on the draw alone; a flow map made from a velocity's weights equals it at r = t; conditions
-    can be taken apart and joined; networks depend on both times and on the condition, chunks on those before them and
-    on no later ones; encoding, decoding and chunks have the right shapes.
+    classes, or texts if it has text. Roles of both kinds keep shapes and float32, give the same when they are called
+    again, and treat each sample alone; their `own` parameters are complete and survive a round trip, and a missing, odd
+    or misshapen one is refused; roles share none; base weights depend on the draw alone; a flow map made from a
+    velocity's weights equals it at r = t; conditions can be taken apart and joined; networks depend on both times and
+    on the condition, chunks on those before them and on no later ones; encoding, decoding and chunks have the right
+    shapes.
     """
     check_config(config)
     require_no_errors(config.findings(spec), f"'{config.type}'")
@@ -52,7 +53,8 @@ def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | 
 def _samples(spec: SampleSpec) -> Samples:
     draw = whole(_COUNT)
     labels = (draw.uniform("labels") * spec.classes).long() if spec.classes else None
-    return Samples(draw.normal("x", spec.shape), labels, labels)
+    texts = ["a ball", "two red balls on a table", "", "a"] if spec.text else None
+    return Samples(draw.normal("x", spec.shape), labels, texts if labels is None else labels)
 
 
 def _weights(role: Role) -> dict[str, Tensor]:
@@ -186,7 +188,11 @@ class _Check:
         require(
             two_times == (kind == "flow_map"), f"{who} has a network of the wrong kind, {type(role.network).__name__}"
         )
-        result = self.call(role.network)
+        given = self.batch.x0.clone()
+        result, again = (self.call(role.network) for _ in range(2))
+        require(torch.equal(given, self.batch.x0), f"{who} must leave the x that it is given as it is")
+        same = torch.equal(result, again)
+        require(same, f"{who} must give the same when it is called again (dropout? a buffer that a call changes?)")
         require_like(result, tuple(self.batch.x0.shape), f"the result of {who}")
         others = self.batch.x0.clone()
         others[1:] += 1

@@ -155,10 +155,19 @@ class Adapters:
     def prepare(self, model: nn.Module, chosen: Chosen) -> None:
         """Put layers that can have adapters into `model`, whose weights are frozen. Names of its weights stay.
 
-        Raises FlowmapError if no layer is called as `layers` says, or if one is no plain linear layer.
+        Raises FlowmapError if no layer is called as `layers` or as `timed` says, if one is no plain linear layer, or if
+        a module in `whole` is not there or lies in another of them.
         """
         model.requires_grad_(False)
-        found = 0
+        paths = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        for pattern in filter(None, (self.layers, self.timed)):
+            if not any(re.fullmatch(pattern, path) for path in paths):
+                raise FlowmapError(f"no layer of a {type(model).__name__} is called as adapters ask: {pattern}")
+        for name in self.whole:
+            if name not in dict(model.named_modules()):
+                raise FlowmapError(f"a {type(model).__name__} has no module '{name}', to be copied for each role")
+            if any(name.startswith(f"{other}.") for other in self.whole):
+                raise FlowmapError(f"module '{name}' lies in another of which each role has a copy; name that alone")
         for path, layer in list(model.named_modules()):
             if path in self.whole:
                 _put(model, path, Copied(layer, chosen))
@@ -166,9 +175,6 @@ class Adapters:
                 if type(layer) is not nn.Linear:
                     raise FlowmapError(f"layer {path} is a {type(layer).__name__}; adapters go on plain linear layers")
                 _put(model, path, AdaptedLinear(layer, chosen))
-                found += 1
-        if not found:
-            raise FlowmapError(f"no layer of a {type(model).__name__} is called as adapters ask: {self.layers}")
 
     def add(self, model: nn.Module, role: str, two_times: bool, drawn: bool = True) -> dict[str, nn.Parameter]:
         """Give `role` an adapter on the prepared `model`; returns its parameters, by the names of checkpoints.
@@ -234,7 +240,7 @@ def plain_state(model: nn.Module, role: str | None) -> Mapping[str, Tensor]:
 
 def _key(role: str) -> str:
     """What the adapter of `role` is called in a module: like no attribute of one, whatever roles are called."""
-    return f"role_{role}"
+    return f"role_{role}".replace(".", "-")
 
 
 def _put(model: nn.Module, path: str, layer: nn.Module) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Any, TypeVar, final, get_args
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples, Velocity
+from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
 from flowmap.schema.words import NetworkKind
 from flowmap.workshop.adapters import Adapters, Chosen
+from flowmap.workshop.calling import Call, ModuleFlowMap, ModuleVelocity, Times
 from flowmap.workshop.codec import Codec
 from flowmap.workshop.conditions import Conditions, conditions
-from flowmap.workshop.filling import fill, refuse_running_statistics, take, with_copies
+from flowmap.workshop.filling import fill, refuse_running_statistics, refuse_tied, take, with_copies
 
 T = TypeVar("T")
 
@@ -49,8 +51,12 @@ class Architecture:
     units: Callable[[nn.Module], Sequence[nn.Module]] = lambda module: ()
     adapters: Adapters | None = None
     base: Callable[[], Mapping[str, Tensor] | None] = lambda: None
-    times: Literal["sample", "frame", "either"] = "sample"
+    times: Times = "sample"
     export: Callable[[nn.Module, str | None, NetworkKind, Path, str, bool, float], str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.times not in get_args(Times):
+            raise ValueError(f"times is {self.times!r}; it is one of {', '.join(get_args(Times))}")
 
 
 @final
@@ -75,6 +81,7 @@ class ModuleBackbone(Backbone):
         self._conditions = conditions
         self._chunking = chunking or OneChunk()
         self._chosen = Chosen()
+        self._looked_at = False
 
     @cached_property
     def _base(self) -> nn.Module:
@@ -89,14 +96,18 @@ class ModuleBackbone(Backbone):
     ) -> nn.Module:
         """A module with all of its parameters set, from `weights` or else from the base weights."""
         make, inner, copies = self._architecture.make, self._architecture.inner, self._architecture.copies
+        self._refuse_tied()
         # A role of its own changes what it is given.
         found = self._architecture.base() if weights is None else {k: v.clone() for k, v in weights.items()}
         if found is not None:
+            if self._architecture.adapters is None:
+                # What is trained is held in full, whatever it was stored in.
+                found = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
             # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
             with init_empty_weights(include_buffers=False):
                 module = make(two_times, chosen)
             own = dict(inner(module).named_parameters())
-            take(inner(module), with_copies(found, own, copies), who)
+            self._take(inner(module), with_copies(found, own, copies), who)
         else:
             module = _seeded(seed, lambda: make(two_times, chosen))
             own, starts = dict(inner(module).named_parameters()), tuple(copies)
@@ -107,6 +118,30 @@ class ModuleBackbone(Backbone):
                 fill(own, with_copies(kept, own, copies), who)
         refuse_running_statistics(module, f"backbone '{self._name}'")
         return module
+
+    def _take(self, inner: nn.Module, found: Mapping[str, Tensor], who: str) -> None:
+        try:
+            take(inner, found, who)
+        except FlowmapError as error:
+            wanted, starts = dict(inner.named_parameters()), tuple(self._architecture.copies)
+            why = ""
+            if starts and any(key.startswith(starts) for key in found.keys() - wanted.keys()):
+                why = "; they are of a network of two times, and this one has one: make both kinds with two times"
+            elif wanted.keys() - found.keys() and not found.keys() - wanted.keys():
+                why = "; what weights of a one-time network lack starts as a copy of others: see Architecture.copies"
+            raise FlowmapError(f"{error}{why}", code=1) from None
+
+    def _refuse_tied(self) -> None:
+        """See filling.refuse_tied; on the meta device, for what makes modules without weights unties them."""
+        if self._looked_at:
+            return
+        module: nn.Module | None = None
+        # Anybody's code, where it may not work: what is wrong with it shows when it is made in earnest.
+        with suppress(Exception), torch.device("meta"):
+            module = self._architecture.make(True, Chosen())
+        if module is not None:
+            refuse_tied(self._architecture.inner(module), f"backbone '{self._name}'")
+        self._looked_at = True
 
     def role(self, name: str, kind: NetworkKind, weights: Mapping[str, Tensor] | None, draw: Draw) -> Role:
         """See Backbone.role."""
@@ -119,8 +154,8 @@ class ModuleBackbone(Backbone):
         else:
             module, chosen = self._base, self._chosen
             own = _adapted(self._architecture.inner(module), adapters, name, two_times, weights, seed)
-        call = _Call(module, chosen, None if adapters is None else name, self._architecture.times)
-        network = _ModuleFlowMap(call) if two_times else _ModuleVelocity(call, both=adapters is not None)
+        call = Call(module, chosen, None if adapters is None else name, self._architecture.times)
+        network = ModuleFlowMap(call) if two_times else ModuleVelocity(call, both=adapters is not None)
         return Role(name, network, module, own, self._architecture.units(module))
 
     def precompute(self, samples: Samples, draw: Draw) -> Samples:
@@ -192,45 +227,3 @@ def _seeded(seed: int, make: Callable[[], T]) -> T:
 
 def _texts(prompts: Any) -> bool:
     return isinstance(prompts, list | tuple) and len(prompts) > 0
-
-
-@final
-@dataclass(frozen=True)
-class _Call:
-    """The one way into a module: with times of the form it takes, under the role that calls."""
-
-    module: nn.Module
-    chosen: Chosen
-    role: str | None
-    times: Literal["sample", "frame", "either"]
-
-    def __call__(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
-        with self.chosen.to(self.role):
-            velocity: Tensor = self.module(x, self._time(t, x), None if r is None else self._time(r, x), cond)
-        return velocity.to(x.dtype)
-
-    def _time(self, time: Tensor, x: Tensor) -> Tensor:
-        if self.times == "frame" and time.ndim == 1:
-            return time[:, None].expand(-1, x.shape[1])
-        # All frames of a sample have one time where a network knows no other.
-        return time[:, 0] if self.times == "sample" and time.ndim == 2 else time
-
-
-@final
-class _ModuleVelocity(Velocity):
-    """A module of one time, or (`both`) one of two times at r = t."""
-
-    def __init__(self, call: _Call, both: bool) -> None:
-        self._call, self._both = call, both
-
-    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._call(x, t, t if self._both else None, cond)
-
-
-@final
-class _ModuleFlowMap(FlowMap):
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-
-    def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        return self._call(x, t, r, cond)

@@ -41,6 +41,9 @@ def take(module: nn.Module, weights: Mapping[str, Tensor], who: str) -> None:
     odd = misfit({key: value.shape for key, value in weights.items()}, wanted)
     if odd is not None:
         raise FlowmapError(f"{who}: these weights are not of this backbone: {odd}", code=1)
+    for key, value in weights.items():
+        if not value.is_floating_point():
+            raise FlowmapError(f"{who}: {key} is of {value.dtype}, and weights are floating-point numbers", code=1)
     # Buffers are not among them: a module makes its own.
     module.load_state_dict(dict(weights), strict=False, assign=True)
 
@@ -62,6 +65,16 @@ def with_copies(weights: Mapping[str, Tensor], wanted: Collection[str], copies: 
 def finite(value: Tensor) -> bool:
     """Whether all numbers are finite, without a copy of them, and 40 times as fast as `isfinite`."""
     return not value.numel() or all(bool(end.isfinite()) for end in value.aminmax())
+
+
+def refuse_tied(module: nn.Module, who: str) -> None:
+    """Refuse weights that have two names: a role's are set, averaged, adapted and saved by name."""
+    names: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        if first != name:
+            why = f"'{first}' and '{name}' are one (tied weights, or one layer in two places)"
+            raise FlowmapError(f"{who}: {why}; give each place a layer of its own")
 
 
 def refuse_running_statistics(module: nn.Module, who: str) -> None:
