@@ -35,7 +35,7 @@ class Small(nn.Module):
         gap = t if r is None else t - r
         h = torch.cat([x, t[..., None, None].expand(*x.shape[:2], 1), gap[..., None, None].expand(*x.shape[:2], 1)], 2)
         if self.recomputed and self.chosen is not None:
-            return self.extra(self.chosen.checkpointed(self.block, h))
+            return self.extra(self.chosen.checkpointed(self.block, h=h))
         return self.extra(self.block(h))
 
     def block(self, h: Tensor) -> Tensor:
@@ -163,6 +163,10 @@ def test_weights_of_the_other_kind_are_refused_with_what_to_do() -> None:
     single = dict(made.role("a", "velocity", None, draw()).own)
     with pytest.raises(FlowmapError, match=r"starts as a copy of others: see Architecture.copies"):
         made.role("b", "flow_map", single, draw())
+    # What is missing besides is damage, and no copy mends it.
+    damaged = {key: value for key, value in single.items() if key != "first.bias"}
+    with pytest.raises(FlowmapError, match=r"is missing$"):
+        made.role("b", "flow_map", damaged, draw())
     architecture = Architecture(lambda two_times, chosen: TwoTimed(two_times), copies={"r_embedder.": "none."})
     double = {**single, "r_embedder.weight": torch.zeros(1, 1), "r_embedder.bias": torch.zeros(1)}
     with pytest.raises(FlowmapError, match=r"of a network of two times, and this one has one: make both kinds"):

@@ -30,7 +30,7 @@ from flowmap.testing.contract import (
 )
 
 _COUNT = 4
-_NAMES = 6
+_NAMES = 24
 
 
 def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | None = None) -> None:
@@ -62,7 +62,9 @@ def _weights(role: Role) -> dict[str, Tensor]:
 
 
 def _some(names: list[str]) -> list[str]:
-    """A few of them, the first and the last among them: a role is made anew for each."""
+    """All of them, or if there are many so many, spread evenly: a role is made anew for each."""
+    if len(names) <= _NAMES:
+        return names
     places = {round(place * (len(names) - 1) / (_NAMES - 1)) for place in range(_NAMES)}
     return [names[place] for place in sorted(places)]
 

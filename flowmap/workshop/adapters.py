@@ -44,15 +44,15 @@ class Chosen:
             self.role = before
 
     def checkpointed(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        """`function(*args)`, not kept but computed again in backward, under the role that computes now.
+        """`function(*args, **named)`, not kept but computed again in backward, under the role that computes now.
 
         It is what `enable_gradient_checkpointing` of diffusers' models takes for `gradient_checkpointing_func`.
         """
         return checkpoint(partial(self._under, self.role, function), *args, use_reentrant=False, **named)
 
-    def _under(self, role: str | None, function: Callable[..., Any], *args: Any) -> Any:
+    def _under(self, role: str | None, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         with self.to(role):
-            return function(*args)
+            return function(*args, **named)
 
 
 @final

@@ -116,6 +116,7 @@ class ModuleBackbone(Backbone):
                 single = inner(_seeded(seed, lambda: make(False, chosen))).named_parameters()
                 kept = {key: value for key, value in single if not key.startswith(starts)}
                 fill(own, with_copies(kept, own, copies), who)
+        refuse_tied(inner(module), f"backbone '{self._name}'")
         refuse_running_statistics(module, f"backbone '{self._name}'")
         return module
 
@@ -127,9 +128,15 @@ class ModuleBackbone(Backbone):
             why = ""
             if starts and any(key.startswith(starts) for key in found.keys() - wanted.keys()):
                 why = "; they are of a network of two times, and this one has one: make both kinds with two times"
-            elif wanted.keys() - found.keys() and not found.keys() - wanted.keys():
+            elif not found.keys() - wanted.keys() and wanted.keys() - found.keys() == wanted.keys() - self._single():
                 why = "; what weights of a one-time network lack starts as a copy of others: see Architecture.copies"
             raise FlowmapError(f"{error}{why}", code=1) from None
+
+    def _single(self) -> set[str]:
+        """The names of the parameters of a module of one time."""
+        with init_empty_weights(include_buffers=False):
+            module = self._architecture.make(False, Chosen())
+        return {name for name, _ in self._architecture.inner(module).named_parameters()}
 
     def _refuse_tied(self) -> None:
         """See filling.refuse_tied; on the meta device, for what makes modules without weights unties them."""

@@ -1,5 +1,5 @@
 """Measure a computation without doing it, on tensors that have shapes and no data: memory on fake ones, which say that
-they are on a CPU and follow mixed precision; arithmetic on those of the meta device, which is ten times as fast.
+they are on a CPU and follow mixed precision; arithmetic on those of the meta device, which is faster.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ def measure(
     gradient: bool,
     precision: Precision,
     masks: Masks | None = None,
+    backward: bool = True,
 ) -> Taken:
-    """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its backward too.
+    """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its `backward` if it is wanted.
 
     With gradient `call` returns a tensor to differentiate.
     """
@@ -88,7 +89,7 @@ def measure(
         with torch.set_grad_enabled(gradient), mixed:
             result = call()
         held = meter.alive if gradient else 0
-        if gradient:
+        if gradient and backward:
             result.backward(torch.zeros_like(result))
     return Taken(held, meter.peak)
 

@@ -124,8 +124,8 @@ class MeasuredFootprint(Footprint):
         rig = self._few(units)
         with rig.running():
             call = rig.call(kind, shape, samples)
-            # Of two units only what they hold, and their arithmetic, is asked for; that of backward is the same.
-            return measure(call, gradient, self._precision, self._masks(shape))
+            # Of two units only what they hold is asked for.
+            return measure(call, gradient, self._precision, self._masks(shape), backward=units == 1)
 
     def _remembered(self, units: int, frames: int | None) -> int:
         """Bytes of what stays of one sample's first `frames`, read; None: of its prompt, after a call."""

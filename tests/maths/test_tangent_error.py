@@ -257,7 +257,7 @@ def test_forward_mode_is_not_shown_even_without_rows() -> None:
 # --- forward mode as the oracle
 
 
-def agrees_with_forward_mode(network: FlowMap, x: Tensor, cond: Cond, steps: list[float]) -> None:
+def check_agreement_with_forward_mode(network: FlowMap, x: Tensor, cond: Cond, steps: list[float]) -> None:
     """Where the error is small, the estimate is the error against forward mode."""
     torch.manual_seed(1)
     t, r = 0.5 + 0.3 * torch.rand(len(x)).double(), 0.1 + 0.3 * torch.rand(len(x)).double()
@@ -291,4 +291,4 @@ def flow_map_of(build: Callable[[], Role], by: float) -> FlowMap:
 def test_of_an_mlp_the_measured_error_is_that_against_forward_mode() -> None:
     backbone = MlpConfig(width=16, depth=2).build(SampleSpec((1, 4)))
     network = flow_map_of(lambda: backbone.role("student", "flow_map", None, Draw.whole(0, "base", 0, "", 1)), 0.2)
-    agrees_with_forward_mode(network, torch.randn(8, 1, 4).double(), NoCond(), [0.01, 0.005, 0.002])
+    check_agreement_with_forward_mode(network, torch.randn(8, 1, 4).double(), NoCond(), [0.01, 0.005, 0.002])
