@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowmap.planning.estimate import GB
+from flowmap.planning.footprints import unknown_because
 from flowmap.planning.plan import TFLOPS, Planned, rows_of
 
 _WIDTH = 98
@@ -22,9 +23,11 @@ def show(planned: Planned, console: Console) -> None:
     _show_calls(planned, console)
     if any(stage.estimate is None for stage in planned.stages):
         kind = planned.recipe.backbone.type
+        why = unknown_because(planned.recipe)
         console.print(
-            f"\nMemory and arithmetic are not known: backbone '{escape(kind)}' does not say what it takes, and is not "
-            "measured: it takes texts or pretrained weights, or its networks fail on tensors that have no numbers."
+            f"\nMemory and arithmetic are not known: backbone '{escape(kind)}' does not say what it takes, "
+            f"{escape(why)}.",
+            soft_wrap=True,
         )
         return
     _show_memory(planned, console)

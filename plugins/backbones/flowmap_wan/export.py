@@ -115,7 +115,10 @@ def _write_lora(config: WanConfig, transformer: Any, adapter: str, folder: Path)
     """Write the adapter as diffusers' and PEFT's files; returns how to load it."""
     assert config.lora is not None
     written = write_adapter(own_of(transformer, adapter), config.lora.rank, config.lora.alpha, folder)
-    return f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{written.name}", prefix=None)'
+    return (
+        "# diffusers reads adapters with PEFT: pip install peft\n"
+        + f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{written.name}", prefix=None)'
+    )
 
 
 def _as_released(
