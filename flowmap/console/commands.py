@@ -69,5 +69,4 @@ def going_on(command: str) -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        first = f"{error.first} && " if error.first else ""
-        raise FlowmapError(f"{error}\nTo go on: {first}{command}", error.code) from error
+        raise FlowmapError(f"{error}\nTo go on: {error.before(command)}", error.code) from error

@@ -39,6 +39,10 @@ class StoppedError(FlowmapError):
         super().__init__(message, code)
         self.first = first
 
+    def before(self, command: str) -> str:
+        """What is typed to go on by `command`: that, after what must be run first."""
+        return f"{self.first} && {command}" if self.first else command
+
 
 @final
 @dataclass

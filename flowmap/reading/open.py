@@ -130,5 +130,5 @@ def reopened(folder: Path) -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        first = f"{error.first} && " if error.first else ""
-        raise FlowmapError(f"the weights are a run's, and {error}\nFirst: {first}{rerun(folder)}", error.code) from None
+        how = error.before(rerun(folder))
+        raise FlowmapError(f"the weights are a run's, and {error}\nFirst: {how}", error.code) from None
