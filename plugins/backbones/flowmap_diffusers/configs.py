@@ -1,0 +1,16 @@
+"""Image backbones, one for each family of diffusers' transformers. Torch-free."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from flowmap_diffusers.families.sd3 import Sd3
+from flowmap_diffusers.family import Family
+from flowmap_diffusers.image_config import ImageConfig
+
+
+class Sd3Config(ImageConfig):
+    """Stable Diffusion 3 and 3.5 (arXiv 2403.03206), text to image."""
+
+    type: Literal["sd3"] = "sd3"
+    family: ClassVar[Family] = Sd3()

@@ -1,0 +1,203 @@
+"""A pipeline's folder as diffusers writes it: read, asked as diffusers asks it, and written for diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from flowmap_diffusers.image_config import ImageConfig
+from flowmap_diffusers.twin import make_twin
+from flowmap_samplers.samplers import Euler, FlowMapEuler
+from safetensors.torch import load_file, save_file
+
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Samples
+from flowmap.maths.path import grid
+from flowmap.networks.guidance import Guided, GuidedCond
+
+from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided_by, packed, pictures
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORDS = ["a red ball on the left", "yellow square"]
+STEPS, SHIFT, SCALE = 3, 2.0, 4.0
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("twins")
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> type[ImageConfig]:
+    return KINDS[request.param]
+
+
+def twin(kind: type[ImageConfig], folder: Path) -> Path:
+    return make_twin(folder / kind.type_name(), kind.family)
+
+
+def side_of(kind: type[ImageConfig], folder: Path) -> int:
+    """Pixels of two tokens."""
+    from flowmap_diffusers.checkpoint import Checkpoint
+
+    return 2 * kind.family.patch(kind.family.small) * Checkpoint(folder, kind.family).side()
+
+
+def opened(kind: type[ImageConfig], folder: Path, **fields: Any) -> tuple[ImageConfig, Any, int]:
+    """The configuration of a pipeline in `folder`, its backbone, and the side of pictures."""
+    config, side = kind(weights=str(folder), text_length=16, **fields), side_of(kind, folder)
+    spec = pictures(kind, side)
+    assert not [finding for finding in (*config.missing(), *config.findings(spec)) if finding.level == "error"]
+    return config, config.build(spec), side
+
+
+def theirs(kind: type[ImageConfig], folder: Path, **more: Any) -> Any:
+    """diffusers' own pipeline of the folder, quiet."""
+    made = getattr(diffusers, kind.family.pipeline).from_pretrained(folder, **more)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def noise(backbone: Any, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, *backbone.latent_shape(), generator=torch.Generator().manual_seed(7))
+
+
+def asked(kind: type[ImageConfig]) -> Any:
+    return WORDS if kind.family.parts else torch.tensor([3, 7])
+
+
+@pytest.mark.parametrize("name", [name for name in VELOCITIES if KINDS[name].family.parts])
+def test_our_euler_steps_are_the_pipelines(name: str, twins: Path) -> None:
+    """The same picture from the same noise and words, guided: text encoders, transformer, grid and autoencoder."""
+    kind = KINDS[name]
+    folder = twin(kind, twins)
+    _, backbone, side = opened(kind, folder)
+    pipe, start = theirs(kind, folder), noise(backbone)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    times = grid(STEPS, SHIFT)
+    out = pipe(
+        **asked_as(name, WORDS, SCALE),
+        height=side,
+        width=side,
+        num_inference_steps=STEPS,
+        sigmas=times[:-1].tolist(),
+        latents=packed(name, start),
+        max_sequence_length=16,
+        output_type="pt",
+    ).images
+    teacher = backbone.role("teacher", "velocity", None, draw())
+    cond, null = backbone.condition(WORDS, 2, CPU)
+    network = Guided(teacher.network, guided_by(name, SCALE))
+    with torch.no_grad():
+        latents = Euler().sample(network, start, times, GuidedCond(cond, null), draw())
+    ours = backbone.decode(latents)[:, 0] / 2 + 0.5
+    assert (ours - out).abs().max() < 1e-5
+    assert out.std() > 1e-3
+
+
+def test_pictures_go_to_latents_of_the_shape_it_says(kind: type[ImageConfig], twins: Path) -> None:
+    _, backbone, side = opened(kind, twin(kind, twins))
+    x = torch.rand(2, 1, 3, side, side) * 2 - 1
+    ready = backbone.precompute(Samples(x, prompts=asked(kind)), draw())
+    assert ready.x.shape == (2, *backbone.latent_shape())
+    assert ready.encoded
+    back = backbone.decode(ready.x)
+    assert back.shape == x.shape
+    assert back.abs().max() <= 1
+
+
+def test_a_text_is_the_same_in_any_company(kind: type[ImageConfig], twins: Path) -> None:
+    """What others are encoded with it, and how long they are, changes nothing."""
+    if not kind.family.parts:
+        return
+    _, backbone, _ = opened(kind, twin(kind, twins))
+    both, _ = backbone.condition(WORDS, 2, CPU)
+    alone, _ = backbone.condition(WORDS[1:], 1, CPU)
+    for name, value in alone.tensors.items():
+        if name == "text" and "mask" in both.tensors:
+            counts = both.tensors["mask"][1].bool()
+            assert torch.allclose(value[0][counts], both.tensors[name][1][counts], atol=1e-5)
+        else:
+            assert torch.allclose(value[0], both.tensors[name][1], atol=1e-5), name
+    assert not torch.allclose(both.tensors["text"][0], both.tensors["text"][1], atol=1e-3)
+
+
+def disturbed_student(backbone: Any) -> Any:
+    student = backbone.role("student", "flow_map", None, draw())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in student.own.values():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return student
+
+
+@pytest.mark.parametrize("name", [name for name in VELOCITIES if KINDS[name].family.parts])
+def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Path, tmp_path: Path) -> None:
+    """diffusers loads it with its code, samples what we sample, and refuses it without."""
+    kind = KINDS[name]
+    _, backbone, side = opened(kind, twin(kind, twins), lora={"rank": 2, "alpha": 4.0})
+    student, folder = disturbed_student(backbone), tmp_path / "out"
+    folder.mkdir()
+    how = backbone.export(student, folder, "diffusers", True, SHIFT)
+    assert "trust_remote_code=True" in how
+    with pytest.raises((ValueError, RuntimeError)):
+        getattr(diffusers, kind.family.model).from_pretrained(folder / "transformer")
+    with pytest.raises((ValueError, RuntimeError, AttributeError, OSError)):
+        getattr(diffusers, kind.family.pipeline).from_pretrained(folder)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    cond, _ = backbone.condition(WORDS, 2, CPU)
+    start = noise(backbone)
+    for steps in (1, 4):
+        out = pipe(
+            **asked_as(name, WORDS, 1.0),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            latents=packed(name, start),
+            max_sequence_length=16,
+            output_type="pt",
+        ).images
+        with torch.no_grad():
+            latents = FlowMapEuler().sample(student.network, start, grid(steps, SHIFT), cond, draw())
+        ours = backbone.decode(latents)[:, 0] / 2 + 0.5
+        assert (ours - out).abs().max() < 1e-4
+    again, read, _ = opened(kind, folder)
+    found = again.pretrained()
+    assert found is not None
+    assert (found.kind, found.shift) == ("flow_map", SHIFT)
+    base = read.role("student", "flow_map", None, draw())
+    x, t, r = start, torch.tensor([0.8, 0.5]), torch.tensor([0.1, 0.3])
+    same = base.network.mean_velocity(x, t, r, cond)
+    assert torch.allclose(same, student.network.mean_velocity(x, t, r, cond), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    folder = tmp_path / "broken"
+    shutil.copytree(twin(kind, twins), folder)
+    config = kind(weights=str(folder), text_length=16)
+    spec = pictures(kind, side_of(kind, folder))
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    whole = load_file(file)
+    (first, *_) = [key for key in sorted(whole) if "attn" in key]
+    save_file({key: value for key, value in whole.items() if key != first}, file, metadata={"format": "pt"})
+    with pytest.raises(FlowmapError, match=first.replace(".", r"\.")):
+        config.build(spec).role("teacher", "velocity", None, draw())
+    save_file(whole, file, metadata={"format": "pt"})
+    told = folder / "transformer" / "config.json"
+    fields = json.loads(told.read_text())
+    told.write_text(json.dumps(fields | {"_class_name": "UNet2DModel"}))
+    messages = [finding.message for finding in config.findings(spec)]
+    assert any("names UNet2DModel" in message and kind.family.model in message for message in messages)
+    told.write_text(json.dumps(fields))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (gone,) = config.missing()
+    assert "vae/diffusion_pytorch_model.safetensors" in gone.message
