@@ -33,7 +33,7 @@ class ImageConfig(BackboneConfig):
         description="a folder or a hub id with a pipeline of this family in diffusers' layout, the folder of a flowmap "
         "run, or 'random'"
     )
-    architecture: Mapping[str, Any] | None = Field(
+    architecture: dict[str, Any] | None = Field(
         None, description="sizes by diffusers' names; only with weights = 'random', where what is left out is tiny"
     )
     lora: ImageLoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
