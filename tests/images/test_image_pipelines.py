@@ -201,3 +201,10 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (gone,) = config.missing()
     assert "vae/diffusion_pytorch_model.safetensors" in gone.message
+
+
+def test_gated_weights_say_how_to_come_by_them() -> None:
+    (finding,) = KINDS["sd3"](weights="stabilityai/stable-diffusion-3-medium-diffusers").missing()
+    assert "hf download stabilityai/stable-diffusion-3-medium-diffusers" in finding.message
+    assert "accept their licence" in finding.message
+    assert "hf auth login" in finding.message

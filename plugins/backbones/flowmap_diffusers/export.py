@@ -83,7 +83,7 @@ def write_image_pipeline(
         assert config.lora is not None
         file = write_adapter(own_of(transformer, adapter), config.lora.rank, config.lora.alpha, folder / ADAPTER)
         lines.append(f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{file.name}", prefix=None)')
-    return "\n".join(["import diffusers, torch", *lines])
+    return "\n".join(["import torch", *lines])
 
 
 def _as_two_times(
@@ -100,7 +100,7 @@ def _as_two_times(
     if source is None:
         load = f'diffusers.AutoModel.from_pretrained("FOLDER/transformer", trust_remote_code=True, {dtype})'
         follow = f"transformer.follow(scheduler)   # a FlowMapEulerDiscreteScheduler(shift={shift:g})"
-        return "\n".join(["import diffusers, torch", _NEEDED, f"transformer = {load}", follow])
+        return "\n".join(["import torch", _NEEDED, f"transformer = {load}", follow])
     (folder / f"{_CODE}.py").write_text(code)
     (folder / "scheduler").mkdir()
     write_config(folder / "scheduler" / "scheduler_config.json", "FlowMapScheduler", {"shift": shift})
@@ -109,7 +109,7 @@ def _as_two_times(
     write_config(folder / "model_index.json", [_CODE, "FlowMapPipeline"], _classes(source) | own)
     load = f'pipe = diffusers.DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True, {dtype})'
     call = 'image = pipe("a red fox", num_inference_steps=4, guidance_scale=1.0).images[0]   # 1, 2, 4, ... calls'
-    return "\n".join(["import diffusers, torch", _NEEDED, load, call])
+    return "\n".join(["import torch", _NEEDED, load, call])
 
 
 def _code(family: Family, embedders: tuple[str, ...], gate: float) -> str:

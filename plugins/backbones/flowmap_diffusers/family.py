@@ -39,6 +39,8 @@ class Family(ABC):
     """diffusers' class of the pipeline, whose `encode_prompt` reads texts."""
     owners: ClassVar[Mapping[str, str]]
     """The names of published weights on the hub, and whose they are."""
+    gated: ClassVar[frozenset[str]] = frozenset()
+    """Those of them whose licence has to be accepted first."""
     parts: ClassVar[Mapping[str, str]]
     """Text encoders and tokenizers: transformers' class of each part of the folder; none for class labels."""
     vae: ClassVar[str] = "AutoencoderKL"
@@ -76,7 +78,7 @@ class Family(ABC):
 
     def published_as(self) -> Published:
         """Whose the known names are, and which parts a folder of such weights has."""
-        return Published(dict(self.owners), ("transformer", *self.parts, "vae"))
+        return Published(dict(self.owners), ("transformer", *self.parts, "vae"), self.gated)
 
     def channels(self, sizes: Sizes) -> int:
         """Channels of an image in model space."""

@@ -18,6 +18,7 @@ class Sd3(Family):
         ("stable-diffusion-3-medium-diffusers", "stable-diffusion-3.5-medium", "stable-diffusion-3.5-large"),
         "stabilityai",
     )
+    gated = frozenset(owners)
     parts = {
         "text_encoder": "CLIPTextModelWithProjection",
         "text_encoder_2": "CLIPTextModelWithProjection",
