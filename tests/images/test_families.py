@@ -179,6 +179,11 @@ def test_the_plan_counts_what_there_is(kind: type[ImageConfig]) -> None:
 
 PUBLISHED = {
     # Parameters of the transformer, in billions, as their authors or model cards give them.
+    "Lumina-Image-2.0": ("lumina2", 2.6, 2.62),
+    "SANA1.5_4.8B_1024px_diffusers": ("sana", 4.7, 4.8),
+    "Sana_1600M_1024px_diffusers": ("sana", 1.604, 1.605),
+    "Sana_600M_512px_diffusers": ("sana", 0.59, 0.592),
+    "Z-Image": ("z_image", 6.154908735, 6.154908737),
     "stable-diffusion-3-medium-diffusers": ("sd3", 2.02, 2.04),
     "stable-diffusion-3.5-large": ("sd3", 8.0, 8.2),
 }
@@ -194,6 +199,13 @@ def test_published_sizes_are_known_by_name(name: str) -> None:
     with torch.device("meta"):
         model = getattr(diffusers, family.model)(**sizes)
     assert least < sum(p.numel() for p in model.parameters()) / 1e9 < most
+
+
+def test_a_consistency_model_is_no_velocity() -> None:
+    """Sana-Sprint has the class of Sana."""
+    sizes = KINDS["sana"].family.small
+    assert KINDS["sana"].family.flaw(sizes) is None
+    assert "Sana-Sprint" in (KINDS["sana"].family.flaw({**sizes, "guidance_embeds": True}) or "")
 
 
 def test_a_size_that_nobody_knows_is_named(kind: type[ImageConfig]) -> None:
