@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_diffusers.configs import Lumina2Config, SanaConfig, Sd3Config, ZImageConfig
+from flowmap_diffusers.configs import DitConfig, Lumina2Config, PixArtConfig, SanaConfig, Sd3Config, ZImageConfig
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [Lumina2Config, SanaConfig, Sd3Config, ZImageConfig]
+    return [DitConfig, Lumina2Config, PixArtConfig, SanaConfig, Sd3Config, ZImageConfig]

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from flowmap_diffusers.families.dit import Dit
 from flowmap_diffusers.families.lumina2 import Lumina2
+from flowmap_diffusers.families.pixart import PixArt
 from flowmap_diffusers.families.sana import Sana
 from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.families.z_image import ZImage
 from flowmap_diffusers.family import Family
 from flowmap_diffusers.image_config import ImageConfig
+from flowmap_diffusers.noise_prediction import FREQUENCY
+
+
+class DitConfig(ImageConfig):
+    """DiT (arXiv 2212.09748), class to image."""
+
+    type: Literal["dit"] = "dit"
+    family: ClassVar[Family] = Dit()
+
+    def time_frequency(self) -> float:
+        """Steps of the table of DDPM per unit of t, at most."""
+        return FREQUENCY
 
 
 class Lumina2Config(ImageConfig):
@@ -17,6 +31,17 @@ class Lumina2Config(ImageConfig):
 
     type: Literal["lumina2"] = "lumina2"
     family: ClassVar[Family] = Lumina2()
+
+
+class PixArtConfig(ImageConfig):
+    """PixArt-alpha and PixArt-Sigma (arXiv 2310.00426, 2403.04692), text to image."""
+
+    type: Literal["pixart"] = "pixart"
+    family: ClassVar[Family] = PixArt()
+
+    def time_frequency(self) -> float:
+        """Steps of the table of DDPM per unit of t, at most."""
+        return FREQUENCY
 
 
 class SanaConfig(ImageConfig):

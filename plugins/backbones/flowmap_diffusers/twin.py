@@ -9,12 +9,12 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import FlowMatchEulerDiscreteScheduler
 from tokenizers.processors import TemplateProcessing
 
 from flowmap.workshop.exporting import write_index
 from flowmap.workshop.twin import made_once, tokenizer
 from flowmap_diffusers.family import Family
+from flowmap_diffusers.schedulers import scheduler_of
 
 _TOKENS = 512
 
@@ -36,7 +36,8 @@ def _write(family: Family, folder: Path) -> None:
             _tokenizer(kind).save_pretrained(folder / part)
         else:
             _ENCODERS[kind](int(family.small[family.width])).save_pretrained(folder / part)
-    FlowMatchEulerDiscreteScheduler(shift=family.usual.shift).save_pretrained(folder / "scheduler")
+    scheduler = scheduler_of(family, family.usual.shift)
+    scheduler.save_pretrained(folder / "scheduler")
     classes = {
         part: ["transformers", "PreTrainedTokenizerFast" if part.startswith("tokenizer") else kind]
         for part, kind in family.parts.items()
@@ -48,7 +49,7 @@ def _write(family: Family, folder: Path) -> None:
         | {
             "transformer": ["diffusers", family.model],
             "vae": ["diffusers", family.vae],
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "scheduler": ["diffusers", type(scheduler).__name__],
         },
     )
 

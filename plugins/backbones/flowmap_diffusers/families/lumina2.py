@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from flowmap_diffusers.family import Family, Usual
+from flowmap_diffusers.family import Family, Sizes, Usual
 from flowmap_diffusers.lists import Counted
 
 
@@ -29,6 +29,10 @@ class Lumina2(Family):
     blocks, depth = ("noise_refiner", "context_refiner", "layers"), ("num_layers",)
     embedder = "time_caption_embed.timestep_embedder"
     usual = Usual(1024, 30, 4.0, 6.0)  # the pipeline's defaults, which scale the guided velocity besides; its shift
+
+    def longest(self, sizes: Sizes) -> int:
+        """See Family.longest: the picture has the place after the text."""
+        return int(sizes["axes_lens"][0]) - 1
 
     def velocity(self, transformer: Any, x: Any, t: Any, cond: Mapping[str, Any], guidance: float) -> Any:
         """See Family.velocity."""

@@ -29,11 +29,10 @@ class Sana(Family):
         "caption_channels": 2304, "in_channels": 32, "out_channels": 32, "sample_size": 32,
     }  # fmt: skip
     published = {
-        "1600M": {},
-        "600M": _600M | {"cross_attention_dim": 1152},
+        "1600M": {}, "600M": _600M | {"cross_attention_dim": 1152},
         "SANA1.5_1.6B": {"qk_norm": "rms_norm_across_heads"},
         "SANA1.5_4.8B": {"qk_norm": "rms_norm_across_heads", "num_layers": 60},
-    }
+    }  # fmt: skip
     small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "patch_size": 1, "sample_size": 8} | {
         "num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16,
         "caption_channels": 32, "in_channels": 8, "out_channels": 8, "qk_norm": None,

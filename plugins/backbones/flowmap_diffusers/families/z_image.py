@@ -14,7 +14,7 @@ class ZImage(Family):
     """A velocity towards the data, at times that go there; pictures and the tokens of Qwen3 in lists."""
 
     model, pipeline = "ZImageTransformer2DModel", "ZImagePipeline"
-    owners = {"Z-Image": "Tongyi-MAI", "Z-Image-Turbo": "Tongyi-MAI"}
+    owners = {"Z-Image": "Tongyi-MAI"}  # not its Turbo, which is distilled: no velocity
     parts = {"text_encoder": "Qwen3Model", "tokenizer": "Qwen2Tokenizer"}
     common = {"all_patch_size": (2,), "all_f_patch_size": (1,), "in_channels": 16, "dim": 3840, "n_layers": 30} | {
         "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30, "cap_feat_dim": 2560,
@@ -33,6 +33,10 @@ class ZImage(Family):
     def patch(self, sizes: Sizes) -> int:
         """See Family.patch."""
         return int(sizes["all_patch_size"][0])
+
+    def longest(self, sizes: Sizes) -> int:
+        """See Family.longest: texts are filled up to 32s, and a place before and one after them are taken."""
+        return (int(sizes["axes_lens"][0]) - 2) // 32 * 32
 
     def flaw(self, sizes: Sizes) -> str | None:
         """Those that take pictures beside the text, and tokens of other sizes."""
