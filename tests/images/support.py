@@ -79,7 +79,20 @@ TELLING = ("flux",)
 
 def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
     """The arguments with which the family's pipeline of diffusers makes such pictures, guided by `scale`."""
-    return {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
+    asked = {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
+    return asked | {
+        # Neither to the sizes that its authors trained.
+        "sana": {"use_resolution_binning": False},
+        # Nor with the guided velocity as long as the condition's.
+        "lumina2": {"cfg_normalization": False},
+        # Its scale is what is added to the condition's velocity; the pipeline changes the words in place.
+        "z_image": {"guidance_scale": scale - 1, "prompt": list(words)},
+    }.get(name, {})
+
+
+def length_of(name: str) -> int:
+    """Tokens of a text in which two prompts differ."""
+    return {"lumina2": 192}.get(name, 16)
 
 
 def guided_by(name: str, scale: float) -> float:

@@ -21,7 +21,7 @@ from flowmap.interfaces import Samples
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedCond
 
-from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided_by, packed, pictures
+from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided_by, length_of, packed, pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["a red ball on the left", "yellow square"]
@@ -51,7 +51,8 @@ def side_of(kind: type[ImageConfig], folder: Path) -> int:
 
 def opened(kind: type[ImageConfig], folder: Path, **fields: Any) -> tuple[ImageConfig, Any, int]:
     """The configuration of a pipeline in `folder`, its backbone, and the side of pictures."""
-    config, side = kind(weights=str(folder), text_length=16, **fields), side_of(kind, folder)
+    length, side = length_of(kind.type_name()), side_of(kind, folder)
+    config = kind(weights=str(folder), text_length=length, **fields)
     spec = pictures(kind, side)
     assert not [finding for finding in (*config.missing(), *config.findings(spec)) if finding.level == "error"]
     return config, config.build(spec), side
@@ -88,7 +89,7 @@ def test_our_euler_steps_are_the_pipelines(name: str, twins: Path) -> None:
         num_inference_steps=STEPS,
         sigmas=times[:-1].tolist(),
         latents=packed(name, start),
-        max_sequence_length=16,
+        max_sequence_length=length_of(name),
         output_type="pt",
     ).images
     teacher = backbone.role("teacher", "velocity", None, draw())
@@ -161,7 +162,7 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
             width=side,
             num_inference_steps=steps,
             latents=packed(name, start),
-            max_sequence_length=16,
+            max_sequence_length=length_of(name),
             output_type="pt",
         ).images
         with torch.no_grad():
@@ -187,7 +188,7 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     spec = pictures(kind, side_of(kind, folder))
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = load_file(file)
-    (first, *_) = [key for key in sorted(whole) if "attn" in key]
+    (first, *_) = [key for key in sorted(whole) if "to_q" in key]
     save_file({key: value for key, value in whole.items() if key != first}, file, metadata={"format": "pt"})
     with pytest.raises(FlowmapError, match=first.replace(".", r"\.")):
         config.build(spec).role("teacher", "velocity", None, draw())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
@@ -25,6 +24,7 @@ from flowmap.workshop.writing import write_model
 from flowmap_diffusers.checkpoint import TWO_TIMES, Checkpoint
 from flowmap_diffusers.exported import together
 from flowmap_diffusers.family import Family, Sizes
+from flowmap_diffusers.schedulers import scheduler_of
 from flowmap_diffusers.starting import held, new
 from flowmap_diffusers.two_times import DELTA, delta_of
 
@@ -73,9 +73,10 @@ def write_image_pipeline(
         copy_encoders(source.pipeline, folder)
     if kind == "flow_map":
         return _as_two_times(config, sizes, folder, source, shift, dtype)
-    own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    scheduler = scheduler_of(family, shift)
+    own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", type(scheduler).__name__]}
     if source is not None:
-        write_scheduler(FlowMatchEulerDiscreteScheduler(shift=shift), folder)
+        write_scheduler(scheduler, folder)
         write_index(folder, family.pipeline, _classes(source) | own)
     lines = loading(f"diffusers.{family.model}", f"diffusers.{family.pipeline}" if source else None, dtype)
     if apart:

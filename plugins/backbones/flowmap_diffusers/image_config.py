@@ -88,8 +88,8 @@ class ImageConfig(BackboneConfig):
         return self.gradient_checkpointing
 
     def time_frequency(self) -> float:
-        """1000: the fastest sinusoid of diffusers' embedders is sin(1000 t)."""
-        return 1000.0
+        """The family's scale, mostly 1000: the fastest sinusoid of diffusers' embedders is that of the time itself."""
+        return self.family.scale
 
     def reads_text(self) -> bool:
         """Where weights come with text encoders."""

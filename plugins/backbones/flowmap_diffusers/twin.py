@@ -9,11 +9,12 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import FlowMatchEulerDiscreteScheduler
+from tokenizers.processors import TemplateProcessing
 
 from flowmap.workshop.exporting import write_index
 from flowmap.workshop.twin import made_once, tokenizer
 from flowmap_diffusers.family import Family
+from flowmap_diffusers.schedulers import scheduler_of
 
 _TOKENS = 512
 
@@ -35,7 +36,8 @@ def _write(family: Family, folder: Path) -> None:
             _tokenizer(kind).save_pretrained(folder / part)
         else:
             _ENCODERS[kind](int(family.small[family.width])).save_pretrained(folder / part)
-    FlowMatchEulerDiscreteScheduler(shift=family.usual.shift).save_pretrained(folder / "scheduler")
+    scheduler = scheduler_of(family, family.usual.shift)
+    scheduler.save_pretrained(folder / "scheduler")
     classes = {
         part: ["transformers", "PreTrainedTokenizerFast" if part.startswith("tokenizer") else kind]
         for part, kind in family.parts.items()
@@ -47,7 +49,7 @@ def _write(family: Family, folder: Path) -> None:
         | {
             "transformer": ["diffusers", family.model],
             "vae": ["diffusers", family.vae],
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "scheduler": ["diffusers", type(scheduler).__name__],
         },
     )
 
@@ -77,12 +79,41 @@ def _kl(channels: int) -> Any:
     )  # fmt: skip
 
 
-_ENCODERS: Mapping[str, Callable[[int], Any]] = {"CLIPTextModelWithProjection": _clip, "T5EncoderModel": _t5}
-_VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderKL": _kl}
+def _decoder(kind: str, width: int) -> Any:
+    """A language model without its head, of the class of transformers called `kind`."""
+    config = getattr(transformers, kind.replace("Model", "Config"))(
+        vocab_size=_TOKENS, hidden_size=width, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=2048, pad_token_id=0,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config)
+
+
+def _dc(channels: int) -> Any:
+    return diffusers.AutoencoderDC(
+        latent_channels=channels, attention_head_dim=2, scaling_factor=0.8, decoder_act_fns="silu",
+        encoder_block_out_channels=(8,) * 6, decoder_block_out_channels=(8,) * 6, encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6,
+    )  # fmt: skip
+
+
+_ENCODERS: Mapping[str, Callable[[int], Any]] = {
+    "CLIPTextModelWithProjection": _clip,
+    "Gemma2Model": partial(_decoder, "Gemma2Model"),
+    "Qwen3Model": partial(_decoder, "Qwen3Model"),
+    "T5EncoderModel": _t5,
+}
+_VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderDC": _dc, "AutoencoderKL": _kl}
+_CHAT = (
+    "{% for message in messages %}{{ message['role'] + ' ' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %} to{% endif %}"
+)
 
 
 def _tokenizer(kind: str) -> Any:
-    """One of few words; texts of CLIP have 77 tokens."""
+    """One of few words; texts of CLIP have 77 tokens. Every text ends with a token: none is empty."""
     made = tokenizer()
+    end = made.eos_token, made.eos_token_id
+    made.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    made.chat_template = _CHAT if kind.startswith("Qwen") else None
     made.model_max_length = 77 if kind.startswith("CLIP") else 512
     return made
