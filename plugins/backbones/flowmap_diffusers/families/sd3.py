@@ -14,8 +14,7 @@ _MEDIUM = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim"
 class Sd3(Family):
     """A velocity of latents; two CLIP encoders and T5, and the CLIP vectors of the whole text besides."""
 
-    model = "SD3Transformer2DModel"
-    pipeline = "StableDiffusion3Pipeline"
+    model, pipeline = "SD3Transformer2DModel", "StableDiffusion3Pipeline"
     owners = dict.fromkeys(
         ("stable-diffusion-3-medium-diffusers", "stable-diffusion-3.5-medium", "stable-diffusion-3.5-large"),
         "stabilityai",
@@ -43,7 +42,7 @@ class Sd3(Family):
     width, pooled = "joint_attention_dim", "pooled_projection_dim"
     uneven = ("dual_attention_layers",)
     adapted = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    usual = Usual(1024, 28, 7.0, 3.0)
+    usual = Usual(1024, 28, 7.0, 3.0)  # the pipeline's defaults; the scheduler's shift (section 5.3.2)
 
     def tokens(self, length: int) -> int:
         """CLIP's, which are always 77, and T5's."""
