@@ -57,7 +57,7 @@ class Features(ABC):
 
 
 class Metric(ABC):
-    """One number about a set of samples or a network; lower is better.
+    """One number about a set of samples or a network; lower is better, unless its configuration says otherwise.
 
     A perfect model's score must be the floor on average, at any number of samples. Many distances between sets shrink
     as the sets grow: such a metric takes score and floor of equally many samples, and the floor of real samples that
@@ -70,7 +70,7 @@ class Metric(ABC):
 
     @abstractmethod
     def floor(self, size: int) -> float:
-        """What a perfect model scores on average with `size` samples: nothing below it means anything.
+        """What a perfect model scores on average with `size` samples: nothing better than that means anything.
 
         It is itself measured, on the perfect samples there are, and has chance in it. Asked once per evaluation.
         """

@@ -18,7 +18,7 @@ from pydantic import Field
 from flowmap.schema.bounds import PathText
 from flowmap.schema.config import Config, Finding
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
-from flowmap.schema.words import NetworkKind, Precision
+from flowmap.schema.words import Better, NetworkKind, Precision
 
 if TYPE_CHECKING:
     from flowmap.interfaces import (
@@ -227,6 +227,8 @@ class MetricConfig(ComponentConfig):
     """The kind of network the metric itself calls, or None if it looks at samples only."""
     calls: ClassVar[int] = 0
     """Network calls per sample that the metric itself makes."""
+    better: ClassVar[Better] = "lower"
+    """Which of its scores are the better ones. Where higher is better, scores are 0 or above."""
 
     def label(self) -> str:
         """What its scores are called, the same for no other metric of an evaluation: its type, or "type:more".
@@ -238,6 +240,13 @@ class MetricConfig(ComponentConfig):
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Say what does not fit between this metric and samples of `spec`."""
+
+    def remarks(self, spec: SampleSpec, samples: int, real: int) -> Iterable[str]:
+        """Why a score of `samples` samples of `spec`, with `real` held-out ones, is none to set beside published ones.
+
+        Each is a sentence without its stop, shown wherever the number is; nothing if the number may stand beside them.
+        """
+        return ()
 
     @abstractmethod
     def build(self, references: References) -> Metric:

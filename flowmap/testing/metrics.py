@@ -21,9 +21,9 @@ _COUNT = 128
 def check_metric(config: MetricConfig, references: References | None = None) -> None:
     """Check the metric that `config` builds; raises AssertionError with what is broken.
 
-    Scores are finite, the same for the same evidence, and lower for samples of the reference distribution
-    (or the exact network) than for noise (or a wrong network). The floor is finite and not above noise. It
-    calls the network as often as `calls` says, and changes no sample.
+    Scores are finite, the same for the same evidence, and better for samples of the reference distribution
+    (or the exact network) than for noise (or a wrong network): lower, or higher and never below 0, as `better` says.
+    The floor is finite and not worse than noise. It calls the network as often as `calls` says, and changes no sample.
 
     `references` are what to build it with: images `[128, 1, 1, 8, 8]` of two labelled classes if not given.
     Samples like the reference are then taken to be `references.train`, of which half are scored.
@@ -39,14 +39,20 @@ def check_metric(config: MetricConfig, references: References | None = None) -> 
     good = _evidence(config, references.teacher[:count], good_field)
     bad = _evidence(config, whole(count).normal("noise", shape), bad_field)
     score, noise = (_score(config, metric, evidence) for evidence in (good, bad))
+    sign, way = (1, "below") if config.better == "lower" else (-1, "above")
     require(
-        score < noise,
-        f"lower is better: '{config.type}' must score the reference ({score:g}) below noise ({noise:g})",
+        sign * score < sign * noise,
+        f"{config.better} is better: '{config.type}' must score the reference ({score:g}) {way} noise ({noise:g})",
+    )
+    least = min(score, noise)
+    require(
+        config.better == "lower" or least >= 0,
+        f"scores of '{config.type}' are better when higher, so they are 0 or above; {least:g} is not",
     )
     _check_calls(config, good_field)
     floor = metric.floor(count)
     require(
-        math.isfinite(floor) and floor <= noise,
+        math.isfinite(floor) and sign * floor <= sign * noise,
         f"the floor of '{config.type}' is what a perfect model would score; {floor:g} is not (noise: {noise:g})",
     )
 
