@@ -222,8 +222,8 @@ class NearnessConfig(MetricConfig):
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         return []
 
-    def remarks(self, spec: SampleSpec, samples: int, real: int) -> Iterable[str]:
-        yield f"{samples} samples of {list(spec.shape)} and {real} real ones are few"
+    def remarks(self, spec: SampleSpec, samples: int, train: int, held_out: int) -> Iterable[str]:
+        yield f"{samples} samples of {list(spec.shape)} and {train} + {held_out} real ones are few"
 
     def build(self, references: References) -> Metric:
         return Nearness()
@@ -245,7 +245,7 @@ def test_a_run_writes_and_shows_direction_and_remarks(install: Any, here: Path, 
     train_all(plan)
     evaluate(plan, torch.device("cpu"), lambda text: None)
     scores = read_scores(plan.folder / "metrics.jsonl")
-    remark = "24 samples of [1, 2] and 200 real ones are few"
+    remark = "24 samples of [1, 2] and 200 + 200 real ones are few"
     assert {(line["metric"], line["better"], *line["remarks"]) for line in scores} == {
         ("nearness", "higher", remark),
         ("frechet_pixels", "lower"),

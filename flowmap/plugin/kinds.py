@@ -241,8 +241,8 @@ class MetricConfig(ComponentConfig):
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Say what does not fit between this metric and samples of `spec`."""
 
-    def remarks(self, spec: SampleSpec, samples: int, real: int) -> Iterable[str]:
-        """Why a score of `samples` samples of `spec`, with `real` held-out ones, is none to set beside published ones.
+    def remarks(self, spec: SampleSpec, samples: int, train: int, held_out: int) -> Iterable[str]:
+        """Why a score of `samples` samples of `spec`, with so many real ones, is none to set beside published ones.
 
         Each is a sentence without its stop, shown wherever the number is; nothing if the number may stand beside them.
         """
@@ -257,6 +257,14 @@ class FeaturesConfig(ComponentConfig):
     """Configuration of features: the space in which a metric compares samples, such as that of a trained network."""
 
     kind: ClassVar[str] = "features"
+
+    def label(self) -> str:
+        """What scores in these features are called, the same for no others: their type, unless that says too little."""
+        return self.type
+
+    def remarks(self, spec: SampleSpec) -> Iterable[str]:
+        """Why numbers in these features are none to set beside published ones; see MetricConfig."""
+        return ()
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:

@@ -97,13 +97,13 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
-    references = References(train, held_out, reference, again, shelf)
+    references = References(train, held_out, reference, again, shelf, teacher.device)
     built: dict[MetricConfig, _Measure] = {}
     spec, samples = plan.recipe.measured_data().spec(), config.samples
     for metric in each(config.metrics, "preparing metrics, and what a perfect model would score"):
         with phase(metric.label()):
             made = metric.build(references)
-            remarks = tuple(metric.remarks(spec, samples, len(held_out.x)))
+            remarks = tuple(metric.remarks(spec, samples, len(train.x), len(held_out.x)))
             built[metric] = _Measure(made, made.floor(samples), remarks)
     return built
 
