@@ -36,7 +36,7 @@ class FidConfig(PublishedConfig):
 
     type: Literal["fid"] = "fid"
     features: InceptionConfig = Field(
-        default=InceptionConfig(), description="Inception's, of which the resize can be chosen, and the file of weights"
+        default_factory=InceptionConfig, description="those of Inception, with the resize and weights of choice"
     )
 
     def remarks(self, spec: SampleSpec, samples: int, train: int, held_out: int) -> Iterable[str]:
@@ -108,7 +108,10 @@ class PrecisionConfig(_ManifoldConfig):
 
 
 class RecallConfig(_ManifoldConfig):
-    """Recall (arXiv 1904.06991): the share of real samples that lie among those of the model, by nearest neighbours."""
+    """Recall (arXiv 1904.06991): the share of real samples that lie among those of the model, by nearest neighbours.
+
+    Samples far apart reach far, and noise may have all real ones among it: recall means something beside precision.
+    """
 
     type: Literal["recall"] = "recall"
 

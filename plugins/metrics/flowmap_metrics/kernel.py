@@ -20,7 +20,7 @@ def kernel_distance(x: Vectors, y: Vectors) -> float:
     """
 
     def kernel(a: Vectors, b: Vectors) -> Vectors:
-        return (a @ b.T / a.shape[1] + 1) ** 3  # type: ignore[no-any-return]
+        return (a @ b.T / a.shape[1] + 1) ** 3
 
     within = [
         (found.sum() - np.trace(found)) / (len(found) * (len(found) - 1)) for found in (kernel(x, x), kernel(y, y))
@@ -60,6 +60,6 @@ class KernelDistance(Metric):
         rng, size = np.random.default_rng(0), min(self._size, len(vectors), len(self._target))
 
         def subset(of: Vectors) -> Vectors:
-            return of[rng.choice(len(of), size, replace=False)]  # type: ignore[no-any-return]
+            return of[rng.choice(len(of), size, replace=False)]
 
         return fmean(kernel_distance(subset(vectors), subset(self._target)) for _ in range(self._subsets))

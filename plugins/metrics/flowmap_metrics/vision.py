@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,24 +52,43 @@ def read_network(folder: Path) -> Any:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise FlowmapError(f"{folder}: its class {name} is none of transformers {transformers.__version__}", code=1)
-    with phase(f"reading {folder.name}"), no_bars():
+    with phase(f"reading {folder.name}"), no_bars(), _no_reports(), torch.random.fork_rng(devices=[]):
         try:
-            with torch.random.fork_rng(devices=[]):  # weights that are missing would be drawn
-                network, told = kind.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-                )
+            # What does not fit is told, and random in the network: it is refused here, all of it by name.
+            network, told = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+            )
         except Exception as error:  # what its class raises of damaged files is its own
             why = str(error).strip().split("\n")[0] or type(error).__name__
             raise FlowmapError(f"{folder} cannot be read as {name}: {why}; fetch it again", code=1) from None
-    odd = {word: sorted(map(str, told.get(f"{word}_keys") or ())) for word in ("missing", "unexpected", "mismatched")}
-    if any(odd.values()):
-        count = sum(map(len, odd.values()))
-        word, first = next((word, names[0]) for word, names in odd.items() if names)
-        raise FlowmapError(f"{folder}: {count} weights are not those of {name}, first {first} is {word}", code=1)
+    odd = [
+        f"{key if isinstance(key, str) else key[0]} is {word}"
+        for word, keys in (("missing", "missing"), ("left over", "unexpected"), ("misshapen", "mismatched"))
+        for key in sorted(told.get(f"{keys}_keys") or ())
+    ]
+    if odd:
+        raise FlowmapError(f"{folder}: {len(odd)} weights are not those of {name}, first {odd[0]}", code=1)
     for name, value in network.named_parameters():
         if not finite(value):
             raise FlowmapError(f"{folder}: {name} has numbers that are not finite; the file is damaged", code=1)
     return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Within this context transformers reports only what is wrong."""
+    logs = transformers.utils.logging
+    before = logs.get_verbosity()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
 
 
 def preparing(folder: Path) -> Callable[[Tensor], Tensor]:
@@ -90,7 +110,7 @@ def preparing(folder: Path) -> Callable[[Tensor], Tensor]:
 
 def embedded(found: Any) -> Tensor:
     """The embedding that `get_image_features` or `get_text_features` gives, as such or, from version 5 on, within."""
-    return found if isinstance(found, Tensor) else found.pooler_output  # type: ignore[no-any-return]
+    return found if isinstance(found, Tensor) else found.pooler_output
 
 
 def _layer(network: Any, layer: Layer | None, folder: Path) -> Callable[[Tensor], Tensor]:
