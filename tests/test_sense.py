@@ -197,8 +197,10 @@ def test_the_pages_say_which_way_is_better_and_what_is_remarked(tmp_path: Path) 
     ):
         assert (words in lower, others in lower) == (True, False), words
         assert (words in higher, others in higher) == (False, True), words
-    assert higher.count("Not a published number:</b> 24 samples &lt;of&gt; noise.") == 3  # choice, curves, table
-    assert "Not a published number" not in lower
+    assert (
+        higher.count("Compares with no published number:</b> 24 samples &lt;of&gt; noise.") == 3
+    )  # choice, curves, table
+    assert "Compares with no published number" not in lower
     told = [line for line in read_lines(image.folder / "comparison.jsonl") if line["kind"] == "score"]
     assert {(line["better"], *line["remarks"]) for line in told} == {("higher", "24 samples <of> noise")}
 
@@ -253,7 +255,7 @@ def test_a_run_writes_and_shows_direction_and_remarks(install: Any, here: Path, 
     (plan.folder / "recipe.lock.toml").write_text(tomli_w.dumps(plan.recipe.as_tables()))
     page = re.sub(r"\s+", " ", write_report(plan.folder).read_text())
     assert "Lower is better, and higher by nearness; both axes" in page
-    assert page.count(f"Not a published number:</b> {remark}.") == 2
+    assert page.count(f"Compares with no published number:</b> {remark}.") == 2
     assert page.count(">Higher is better.<") == 2  # beside what the plugin says, where the catalogue has it
     for tag in ("th", "text"):
         assert page.count(f">ceiling</{tag}>") == page.count(f">floor</{tag}>") == 1

@@ -233,7 +233,7 @@ def _print_claims(folder: Path, console: Console) -> None:
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
     for metric, remarks in remarks_of(run.lines).items():
         told = "; ".join(remarks)
-        console.print(f"[yellow]{escape(metric)} is no published number[/]: {escape(told)}", highlight=False)
+        console.print(f"[yellow]{escape(metric)} compares with no published number[/]: {escape(told)}", highlight=False)
 
 
 def _worded(score: float) -> str:

@@ -64,6 +64,8 @@ class PublishedConfig(InFeaturesConfig, ABC):
     def remarks(self, spec: SampleSpec, samples: int, train: int, held_out: int) -> Iterable[str]:
         """What is not as in papers, by any of these metrics: the features, and what samples are compared with."""
         yield from self.features.remarks(spec)
+        if (of := self.features.label()) != "inception":
+            yield f"in {of} features; only numbers in the same features compare"
         if self.to == "teacher":
             yield "compared with the teacher's samples, and not with real images"
         elif self.to == "held_out":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def absence(weights: str | None) -> str:
 
 def how_to_get(place: Path) -> str:
     """The command that fetches the weights to `place`: the end of a sentence."""
-    return f".\n  Get them: curl -L --create-dirs -o {place} {_URL}"
+    return f".\n  Get them: curl -L --create-dirs -o {shlex.quote(str(place))} {_URL}"
 
 
 def is_published(file: Path) -> bool:

@@ -110,10 +110,6 @@ class VisionModelConfig(FeaturesConfig):
         """It sees single images."""
         return image_findings(spec, "features of a vision model")
 
-    def remarks(self, spec: SampleSpec) -> Iterable[str]:
-        """Published numbers are mostly of Inception."""
-        yield f"in features of {Path(self.weights).name}; only numbers in the same features compare"
-
     def build(self, references: References) -> Features:
         """Read the network."""
         from flowmap_metrics.vision import vision_features

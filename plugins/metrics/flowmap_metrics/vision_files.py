@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,4 +71,4 @@ def _how_to_get(weights: str, known: str) -> str:
     """The command that fetches `weights`: the end of a sentence."""
     if is_hub_id(weights):
         return f".\n  Get them, if that is a hub id: hf download {weights}"
-    return f".\n  Get some: hf download {known} --local-dir {weights}"
+    return f".\n  Get some: hf download {known} --local-dir {shlex.quote(weights)}"
