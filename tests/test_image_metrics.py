@@ -57,11 +57,11 @@ from flowmap.plugin import MetricConfig, SampleSpec
 from flowmap.recipe.read import read
 from flowmap.statistics.scores import read_scores
 from flowmap.testing import check_features, check_metric
-from flowmap.use.evaluate import evaluate
 from flowmap.video.clips import to_float
 from flowmap.workshop.quiet import no_bars
 from tests.conftest import edited
-from tests.small_runs import EVALUATION, HEAD, TEACHER, planned, train_all
+from tests.small_runs import EVALUATION, HEAD, TEACHER
+from tests.small_runs import flowmap as command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -656,16 +656,21 @@ def test_a_run_is_measured_by_them(here: Path) -> None:
     lines = re.sub("metrics = .*", METRICS, EVALUATION)
     lines = re.sub('    { stage = "forward".*\n', "", lines)
     text = (HEAD + TEACHER + lines).replace('"checkerboard"', '{ type = "digits", conditional = true }')
-    plan = planned(text, here)
-    train_all(plan)
-    evaluate(plan, torch.device("cpu"), lambda text: None)
-    found = {line["metric"]: line for line in read_scores(plan.folder / "metrics.jsonl")}
+    (here / "recipe.toml").write_text(text)
+    code, said = command(here, "run", "recipe.toml")
+    assert code == 0, said
+    found = {line["metric"]: line for line in read_scores(here / "runs" / "small" / "metrics.jsonl")}
     higher = {name for name, line in found.items() if line["better"] == "higher"}
     assert higher == {"class_accuracy", "precision:pixels:held_out", "recall:classifier"}
     assert found.keys() - higher == {"kid:pixels"}
     assert found["class_accuracy"]["floor"] > 0.7  # of a classifier that has seen 100 digits
     assert found["kid:pixels"]["value"] > found["kid:pixels"]["floor"] > 0
-    assert "subsets are of 24 samples, where published ones are of 1,000" in found["kid:pixels"]["remarks"]
+    few = "subsets are of 24 samples, where published ones are of 1,000"
+    assert few in found["kid:pixels"]["remarks"]
+    told = (
+        "kid:pixels compares with no published number: in pixels features; only numbers in the same features compare; "
+    )
+    assert told + few in " ".join(said.split())
 
 
 def test_what_networks_of_others_read_is_missed_by_check_and_not_by_a_rehearsal(

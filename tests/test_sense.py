@@ -203,6 +203,7 @@ def test_the_pages_say_which_way_is_better_and_what_is_remarked(tmp_path: Path) 
     assert "Compares with no published number" not in lower
     told = [line for line in read_lines(image.folder / "comparison.jsonl") if line["kind"] == "score"]
     assert {(line["better"], *line["remarks"]) for line in told} == {("higher", "24 samples <of> noise")}
+    assert sentences(image)[-1] == "m compares with no published number: 24 samples <of> noise."
 
 
 def test_directions_of_several_metrics_in_words() -> None:
