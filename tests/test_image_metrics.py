@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from flowmap_datasets.configs import CheckerboardConfig, DigitsConfig, MovingDigitsConfig
-from flowmap_datasets.digits import Digits
+from flowmap_datasets.digits import digits
 from flowmap_metrics import images, inception_weights
 from flowmap_metrics.bases import sets_of
 from flowmap_metrics.classifier import train_classifier
@@ -483,7 +483,7 @@ def test_a_network_that_reads_no_texts_gives_no_clip_score(tmp_path: Path, clip:
 
 
 def test_accuracy_is_the_share_that_shows_what_was_asked_for() -> None:
-    data = Digits(DigitsConfig(conditional=True))
+    data = digits(DigitsConfig(conditional=True))
     train, held_out = data.reference("train", 500), data.reference("held_out", 200)
     given = References(train, held_out, held_out.x, held_out.x)
     metric = ClassAccuracyConfig().build(given)

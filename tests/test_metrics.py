@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flowmap_datasets import digits as shipped
 from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
-from flowmap_datasets.digits import Digits
 from flowmap_datasets.moving_digits import MovingDigits
+from flowmap_datasets.shipped import ShippedImages
 from flowmap_gaussian.configs import GaussianConfig, MixtureConfig
 from flowmap_metrics import classifier
 from flowmap_metrics.classifier import train_classifier
@@ -38,8 +39,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
-    return Digits(DigitsConfig())
+def digits() -> ShippedImages:
+    return shipped.digits(DigitsConfig())
 
 
 def evidence(samples: torch.Tensor, role: Role | None = None, batch: Batch | None = None) -> Evidence:
@@ -161,7 +162,7 @@ def contents(x: torch.Tensor) -> list[tuple[float, ...]]:
     return [tuple(row) for row in x.flatten(1).tolist()]
 
 
-def test_halves_are_disjoint_balanced_and_keep_sources_together(digits: Digits) -> None:
+def test_halves_are_disjoint_balanced_and_keep_sources_together(digits: ShippedImages) -> None:
     train = digits.reference("train", 10**9)
     assert train.labels is not None
     for order in (torch.arange(len(train.x)), train.labels.argsort()):
@@ -198,7 +199,7 @@ def test_the_floor_in_features_is_of_images_that_the_classifier_has_not_seen() -
     assert seen.floor(250) - np.mean(perfect) > 4 * np.std(perfect, ddof=1)
 
 
-def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducible(digits: Digits) -> None:
+def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducible(digits: ShippedImages) -> None:
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
     before = torch.random.get_rng_state()
     known = train_classifier(train, SHELF)
@@ -212,7 +213,7 @@ def test_the_classifier_knows_digits_and_its_features_are_scaled_and_reproducibl
 
 
 def test_metrics_share_a_classifier_on_one_shelf_and_only_that_of_the_same_images(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: ShippedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[int] = []
     real = classifier._train
@@ -236,12 +237,12 @@ def test_metrics_share_a_classifier_on_one_shelf_and_only_that_of_the_same_image
     assert trained == [150, 150, 150, 100, 100]
 
 
-def test_features_need_labels(digits: Digits) -> None:
+def test_features_need_labels(digits: ShippedImages) -> None:
     with pytest.raises(ValueError, match="labelled"):
         train_classifier(Samples(digits.reference("train", 10).x), SHELF)
 
 
-def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: Digits) -> None:
+def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: ShippedImages) -> None:
     """Samples of the Gaussian with the data's own mean and covariance: perfect to pixels, nonsense to a reader."""
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
     mean, cov = moments(train.x.flatten(1).double().numpy())

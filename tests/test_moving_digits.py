@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
-from flowmap_datasets.digits import Digits
+from flowmap_datasets.digits import digits
 from flowmap_datasets.moving_digits import MovingDigits
 from flowmap_metrics import classifier as classifiers
 from flowmap_metrics.classifier import train_classifier
@@ -86,7 +86,7 @@ def test_shapes_and_range(videos: MovingDigits) -> None:
 
 def test_a_resting_digit_is_the_image_itself() -> None:
     still = MovingDigits(MovingDigitsConfig(frames=3, size=8, speed=0.0)).batch(draw(8)).x
-    train = Digits(DigitsConfig()).reference("train", 10**6).x
+    train = digits(DigitsConfig()).reference("train", 10**6).x
     assert all(bool((train.flatten(1) == image).all(1).any()) for image in still[:, 0].flatten(1))
     assert torch.equal(still[:, 0], still[:, 2])
 
@@ -169,8 +169,8 @@ def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_one
 
 def test_images_have_the_features_that_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifiers, "_EPOCHS", 1)
-    digits = Digits(DigitsConfig())
-    train, new = digits.reference("train", 1198), digits.reference("held_out", 100)
+    still = digits(DigitsConfig())
+    train, new = still.reference("train", 1198), still.reference("held_out", 100)
     classifier = train_classifier(train, Shelf())
     features = classifier.of(new.x)
     assert features.shape == (100, 64)

@@ -37,9 +37,9 @@ class DigitsConfig(DataConfig):
 
     def build(self) -> Data:
         """Load the images."""
-        from flowmap_datasets.digits import Digits
+        from flowmap_datasets.digits import digits
 
-        return Digits(self)
+        return digits(self)
 
 
 class MnistConfig(DataConfig):
@@ -70,9 +70,9 @@ class MnistConfig(DataConfig):
 
     def build(self) -> Data:
         """Load the images."""
-        from flowmap_datasets.mnist import Mnist
+        from flowmap_datasets.mnist import mnist
 
-        return Mnist(self)
+        return mnist(self)
 
 
 class MovingDigitsConfig(DataConfig):

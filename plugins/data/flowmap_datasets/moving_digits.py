@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, Literal, final
 
@@ -16,7 +15,9 @@ from flowmap.interfaces import Data, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.video.pictures import tiles
 from flowmap_datasets.configs import DigitsConfig, MovingDigitsConfig
-from flowmap_datasets.digits import CLASSES, Digits
+from flowmap_datasets.digits import digits
+from flowmap_datasets.shipped import CLASSES
+from flowmap_datasets.texts import embedded
 
 _SIDE = 8
 # A sheet is shown a few centimetres wide: more videos could not be seen.
@@ -29,8 +30,8 @@ class MovingDigits(Data):
 
     def __init__(self, config: MovingDigitsConfig) -> None:
         self._config = config
-        digits = Digits(DigitsConfig())
-        self._splits = {split: digits.reference(split, 10**6) for split in ("train", "held_out")}
+        still = digits(DigitsConfig())
+        self._splits = {split: still.reference(split, 10**6) for split in ("train", "held_out")}
 
     def batch(self, draw: Draw) -> Samples:
         """`draw.count` videos `[B, F, 1, H, W]` of training digits; the prompt is the class, already embedded."""
@@ -73,9 +74,7 @@ class MovingDigits(Data):
         return torch.tensor(draw.below("rows", [count] * draw.count), dtype=torch.long)
 
     def _text(self, labels: Tensor) -> EncodedText:
-        # Components of about unit size, as networks expect them.
-        one_hot = F.one_hot(labels, self._config.text_dim) * math.sqrt(self._config.text_dim)
-        return EncodedText(one_hot[:, None], torch.zeros(1, self._config.text_dim, device=labels.device))
+        return embedded(labels, self._config.text_dim)
 
 
 def _placed(digits: Tensor, place: Tensor, size: int) -> Tensor:
