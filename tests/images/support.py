@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from flowmap_diffusers import configs
+from flowmap_diffusers import configs, tokens
 from flowmap_diffusers.image_config import ImageConfig
 
 from flowmap.interfaces import Backbone, EncodedText
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
+from flowmap.weights.names import RANDOM
 
 CPU = torch.device("cpu")
 SIDE = 8  # cells of model space
@@ -73,12 +74,11 @@ def conds(kind: type[ImageConfig], backbone: Backbone, count: int = 2) -> Any:
     return backbone.condition(prompts(kind, count), count, CPU)[0]
 
 
-TELLING = ("flux",)
-"""The pipelines whose `guidance_scale` is what a guidance-distilled transformer is told."""
-
-
 def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
     """The arguments with which the family's pipeline of diffusers makes such pictures, guided by `scale`."""
+    told = {"guidance_scale": KINDS[name](weights=RANDOM).told()}
+    if name == "flux":
+        return {"prompt": words, "negative_prompt": [""] * len(words), "true_cfg_scale": scale} | told
     return {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
 
 
@@ -87,6 +87,10 @@ def guided_by(name: str, scale: float) -> float:
     return scale
 
 
+PACKED = ("flux",)
+
+
 def packed(name: str, latents: torch.Tensor) -> torch.Tensor:
     """Latents `[B, 1, C, h, w]` as the family's pipeline takes them."""
-    return latents[:, 0].clone()
+    cells = latents[:, 0].clone()
+    return tokens.packed(cells) if name in PACKED else cells

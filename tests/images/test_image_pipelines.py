@@ -146,6 +146,8 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
     folder.mkdir()
     how = backbone.export(student, folder, "diffusers", True, SHIFT)
     assert "trust_remote_code=True" in how
+    # What it says to ask is what is asked below.
+    assert any(f"{key}={value}" in how for key, value in asked_as(name, WORDS, 1.0).items() if key.endswith("_scale"))
     with pytest.raises((ValueError, RuntimeError)):
         getattr(diffusers, kind.family.model).from_pretrained(folder / "transformer")
     with pytest.raises((ValueError, RuntimeError, AttributeError, OSError)):
@@ -201,3 +203,19 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (gone,) = config.missing()
     assert "vae/diffusion_pytorch_model.safetensors" in gone.message
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_shift_that_depends_on_the_size_is_that_of_the_usual_one(name: str, twins: Path, tmp_path: Path) -> None:
+    """Beside it schedulers name a constant that nobody uses (that of FLUX.1 [dev] is 3)."""
+    kind, folder = KINDS[name], tmp_path / "dynamic"
+    shutil.copytree(twin(kind, twins), folder)
+    found = kind(weights=str(folder)).pretrained()
+    assert found is not None
+    assert found.shift == kind.family.usual.shift
+    told = folder / "scheduler" / "scheduler_config.json"
+    for fields, shift in (({"shift": 7.0}, 7.0), ({"shift": 7.0, "use_dynamic_shifting": True}, found.shift)):
+        told.write_text(json.dumps(fields))
+        again = kind(weights=str(folder)).pretrained()
+        assert again is not None
+        assert again.shift == shift

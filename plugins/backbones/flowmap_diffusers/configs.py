@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from flowmap_diffusers.families.flux import Flux
 from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.family import Family
-from flowmap_diffusers.image_config import ImageConfig
+from flowmap_diffusers.image_config import GuidedConfig, ImageConfig
+
+
+class FluxConfig(GuidedConfig):
+    """FLUX.1 [dev], [Krea] and [schnell], text to image."""
+
+    type: Literal["flux"] = "flux"
+    family: ClassVar[Family] = Flux()
 
 
 class Sd3Config(ImageConfig):

@@ -108,7 +108,8 @@ def _as_two_times(
     own = {"transformer": [_CODE, "TwoTimes"], "scheduler": [_CODE, "FlowMapScheduler"]}
     write_config(folder / "model_index.json", [_CODE, "FlowMapPipeline"], _classes(source) | own)
     load = f'pipe = diffusers.DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True, {dtype})'
-    call = 'image = pipe("a red fox", num_inference_steps=4, guidance_scale=1.0).images[0]   # 1, 2, 4, ... calls'
+    asked = family.unguided.format(told=config.told())
+    call = f'image = pipe("a red fox", num_inference_steps=4, {asked}).images[0]   # 1, 2, 4, ... calls'
     return "\n".join(["import diffusers, torch", _NEEDED, load, call])
 
 

@@ -53,13 +53,19 @@ def _write(family: Family, folder: Path) -> None:
 
 
 def _clip(width: int) -> Any:
-    # Two of them stand side by side in a text of `width` dimensions.
-    half = width // 2
-    config = transformers.CLIPTextConfig(
-        vocab_size=_TOKENS, hidden_size=half, intermediate_size=half, projection_dim=half, num_hidden_layers=2,
+    return transformers.CLIPTextModel(_clip_config(width))
+
+
+def _clip_config(width: int) -> Any:
+    return transformers.CLIPTextConfig(
+        vocab_size=_TOKENS, hidden_size=width, intermediate_size=width, projection_dim=width, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    return transformers.CLIPTextModelWithProjection(config)
+
+
+def _clip_projected(width: int) -> Any:
+    # Two of them stand side by side in a text of `width` dimensions.
+    return transformers.CLIPTextModelWithProjection(_clip_config(width // 2))
 
 
 def _t5(width: int) -> Any:
@@ -77,7 +83,11 @@ def _kl(channels: int) -> Any:
     )  # fmt: skip
 
 
-_ENCODERS: Mapping[str, Callable[[int], Any]] = {"CLIPTextModelWithProjection": _clip, "T5EncoderModel": _t5}
+_ENCODERS: Mapping[str, Callable[[int], Any]] = {
+    "CLIPTextModel": _clip,
+    "CLIPTextModelWithProjection": _clip_projected,
+    "T5EncoderModel": _t5,
+}
 _VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderKL": _kl}
 
 
