@@ -195,6 +195,7 @@ PUBLISHED = {
     # Parameters of the transformer, in billions, as their authors or model cards give them.
     "FLUX.1-dev": ("flux", 11.901408320 - 1e-9, 11.901408320 + 1e-9),
     "FLUX.1-schnell": ("flux", 11.89, 11.90),
+    "Qwen-Image": ("qwen_image", 20.43, 20.435),
     "stable-diffusion-3-medium-diffusers": ("sd3", 2.02, 2.04),
     "stable-diffusion-3.5-large": ("sd3", 8.0, 8.2),
 }

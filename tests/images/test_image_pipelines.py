@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
 from flowmap.maths.path import grid
-from flowmap.networks.guidance import Guided, GuidedCond
+from flowmap.networks.guidance import GuidedCond
 
-from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided_by, packed, pictures
+from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided, packed, pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["a red ball on the left", "yellow square"]
@@ -93,7 +93,7 @@ def test_our_euler_steps_are_the_pipelines(name: str, twins: Path) -> None:
     ).images
     teacher = backbone.role("teacher", "velocity", None, draw())
     cond, null = backbone.condition(WORDS, 2, CPU)
-    network = Guided(teacher.network, guided_by(name, SCALE))
+    network = guided(name, teacher.network, SCALE)
     with torch.no_grad():
         latents = Euler().sample(network, start, times, GuidedCond(cond, null), draw())
     ours = backbone.decode(latents)[:, 0] / 2 + 0.5

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_diffusers.configs import FluxConfig, Sd3Config
+from flowmap_diffusers.configs import FluxConfig, QwenImageConfig, Sd3Config
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [FluxConfig, Sd3Config]
+    return [FluxConfig, QwenImageConfig, Sd3Config]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from flowmap_diffusers.families.flux import Flux
+from flowmap_diffusers.families.qwen_image import QwenImage
 from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.family import Family
 from flowmap_diffusers.image_config import GuidedConfig, ImageConfig
@@ -15,6 +16,13 @@ class FluxConfig(GuidedConfig):
 
     type: Literal["flux"] = "flux"
     family: ClassVar[Family] = Flux()
+
+
+class QwenImageConfig(ImageConfig):
+    """Qwen-Image (arXiv 2508.02324), text to image."""
+
+    type: Literal["qwen_image"] = "qwen_image"
+    family: ClassVar[Family] = QwenImage()
 
 
 class Sd3Config(ImageConfig):

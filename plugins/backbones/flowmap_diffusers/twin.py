@@ -10,9 +10,10 @@ from typing import Any
 import diffusers
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from flowmap.workshop.exporting import write_index
-from flowmap.workshop.twin import made_once, tokenizer
+from flowmap.workshop.twin import WORDS, made_once, tokenizer
 from flowmap_diffusers.family import Family
 
 _TOKENS = 512
@@ -32,7 +33,7 @@ def _write(family: Family, folder: Path) -> None:
     _VAES[family.vae](family.channels(family.small)).save_pretrained(folder / "vae")
     for part, kind in family.parts.items():
         if part.startswith("tokenizer"):
-            _tokenizer(kind).save_pretrained(folder / part)
+            _TOKENIZERS[kind]().save_pretrained(folder / part)
         else:
             _ENCODERS[kind](int(family.small[family.width])).save_pretrained(folder / part)
     FlowMatchEulerDiscreteScheduler(shift=family.usual.shift).save_pretrained(folder / "scheduler")
@@ -68,6 +69,21 @@ def _clip_projected(width: int) -> Any:
     return transformers.CLIPTextModelWithProjection(_clip_config(width // 2))
 
 
+def _qwen_vl(width: int) -> Any:
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": _TOKENS, "hidden_size": width, "intermediate_size": width, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1,
+            "rope_parameters": {"mrope_section": [width // 8, width // 16, width // 16], "rope_type": "default"},
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": width,
+            "fullatt_block_indexes": [0],
+        },
+    )  # fmt: skip
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
 def _t5(width: int) -> Any:
     config = transformers.T5Config(
         vocab_size=_TOKENS, d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
@@ -83,16 +99,38 @@ def _kl(channels: int) -> Any:
     )  # fmt: skip
 
 
+def _kl_qwen(channels: int) -> Any:
+    return diffusers.AutoencoderKLQwenImage(base_dim=8, z_dim=channels, dim_mult=[1] * 4, num_res_blocks=1)
+
+
 _ENCODERS: Mapping[str, Callable[[int], Any]] = {
     "CLIPTextModel": _clip,
     "CLIPTextModelWithProjection": _clip_projected,
+    "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
     "T5EncoderModel": _t5,
 }
-_VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderKL": _kl}
+_VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderKL": _kl, "AutoencoderKLQwenImage": _kl_qwen}
 
 
-def _tokenizer(kind: str) -> Any:
-    """One of few words; texts of CLIP have 77 tokens."""
+def _sentences(length: int) -> Any:
+    """One for plain texts of at most `length` tokens."""
     made = tokenizer()
-    made.model_max_length = 77 if kind.startswith("CLIP") else 512
+    made.model_max_length = length
     return made
+
+
+def _chats() -> Any:
+    """One for texts in the frame of a chat, a token a word, a sign or a line: of Qwen-Image's frame that is 34, too."""
+    known = ["<pad>", "</s>", "<unk>", *dict.fromkeys(WORDS.split())]
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w ]"), "removed", invert=True)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=1024
+    )
+
+
+_TOKENIZERS: Mapping[str, Callable[[], Any]] = {
+    "CLIPTokenizer": partial(_sentences, 77),
+    "Qwen2Tokenizer": _chats,
+    "T5TokenizerFast": partial(_sentences, 512),
+}
