@@ -78,6 +78,9 @@ def conds(kind: type[ImageConfig], backbone: Backbone, count: int = 2) -> Any:
 def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
     """The arguments with which the family's pipeline of diffusers makes such pictures, guided by `scale`."""
     told = {"guidance_scale": KINDS[name](weights=RANDOM).told()}
+    if name == "flux2":
+        # It guides in no other way.
+        return {"prompt": words} | told
     if name == "qwen_image":
         return {"prompt": words, "negative_prompt": [""] * len(words), "true_cfg_scale": scale}
     if name == "flux":
@@ -87,7 +90,7 @@ def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
 
 def guided_by(name: str, scale: float) -> float:
     """What `scale` is as w in null + w (cond - null)."""
-    return scale
+    return 1.0 if name == "flux2" else scale
 
 
 @final

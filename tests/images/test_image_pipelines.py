@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,20 @@ def test_a_shift_that_depends_on_the_size_is_that_of_the_usual_one(name: str, tw
         again = kind(weights=str(folder)).pretrained()
         assert again is not None
         assert again.shift == shift
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "value", "why"),
+    [("flux2", "guidance_embeds", False, r"\[klein\]"), ("qwen_image", "zero_cond_t", True, "edit pictures")],
+)
+def test_relatives_that_are_asked_otherwise_are_refused(
+    name: str, size: str, value: bool, why: str, twins: Path, tmp_path: Path
+) -> None:
+    """Of the same class as the transformer of the family."""
+    kind, folder = KINDS[name], tmp_path / "relative"
+    shutil.copytree(twin(kind, twins), folder)
+    told = folder / "transformer" / "config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {size: value}))
+    config = kind(weights=str(folder), text_length=16)
+    (finding,) = config.findings(pictures(kind, side_of(kind, folder)))
+    assert re.search(why, finding.message)

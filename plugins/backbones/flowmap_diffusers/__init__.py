@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_diffusers.configs import FluxConfig, QwenImageConfig, Sd3Config
+from flowmap_diffusers.configs import Flux2Config, FluxConfig, QwenImageConfig, Sd3Config
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [FluxConfig, QwenImageConfig, Sd3Config]
+    return [Flux2Config, FluxConfig, QwenImageConfig, Sd3Config]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from flowmap_diffusers.families.flux import Flux
+from flowmap_diffusers.families.flux2 import Flux2
 from flowmap_diffusers.families.qwen_image import QwenImage
 from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.family import Family
@@ -16,6 +17,13 @@ class FluxConfig(GuidedConfig):
 
     type: Literal["flux"] = "flux"
     family: ClassVar[Family] = Flux()
+
+
+class Flux2Config(GuidedConfig):
+    """FLUX.2 [dev], text to image."""
+
+    type: Literal["flux2"] = "flux2"
+    family: ClassVar[Family] = Flux2()
 
 
 class QwenImageConfig(ImageConfig):

@@ -17,6 +17,10 @@ from flowmap.workshop.twin import WORDS, made_once, tokenizer
 from flowmap_diffusers.family import Family
 
 _TOKENS = 512
+# Without the message of the system, after which few tokens would be left of a rehearsal's few.
+_FRAME = """{% for said in messages if said.role == 'user' %}<|user|>
+{{ said.content if said.content is string else said.content[0].text }}<|end|>
+{% endfor %}"""
 
 
 def make_twin(folder: Path, family: Family) -> Path:
@@ -69,6 +73,22 @@ def _clip_projected(width: int) -> Any:
     return transformers.CLIPTextModelWithProjection(_clip_config(width // 2))
 
 
+def _mistral(width: int) -> Any:
+    # Three of its layers, the 30th the last of them, stand side by side in a text of `width` dimensions.
+    side = width // 3
+    config = transformers.Mistral3Config(
+        text_config={
+            "model_type": "mistral", "vocab_size": _TOKENS, "hidden_size": side, "intermediate_size": side,
+            "num_hidden_layers": 30, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+        },
+        vision_config={
+            "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "head_dim": 8, "image_size": 32, "patch_size": 16,
+        },
+    )  # fmt: skip
+    return transformers.Mistral3ForConditionalGeneration(config)
+
+
 def _qwen_vl(width: int) -> Any:
     config = transformers.Qwen2_5_VLConfig(
         text_config={
@@ -99,6 +119,15 @@ def _kl(channels: int) -> Any:
     )  # fmt: skip
 
 
+def _kl_flux2(channels: int) -> Any:
+    made = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1, latent_channels=channels // 4
+    )
+    made.bn.running_mean.normal_()
+    made.bn.running_var.uniform_(0.5, 2.0)
+    return made
+
+
 def _kl_qwen(channels: int) -> Any:
     return diffusers.AutoencoderKLQwenImage(base_dim=8, z_dim=channels, dim_mult=[1] * 4, num_res_blocks=1)
 
@@ -106,10 +135,15 @@ def _kl_qwen(channels: int) -> Any:
 _ENCODERS: Mapping[str, Callable[[int], Any]] = {
     "CLIPTextModel": _clip,
     "CLIPTextModelWithProjection": _clip_projected,
+    "Mistral3ForConditionalGeneration": _mistral,
     "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
     "T5EncoderModel": _t5,
 }
-_VAES: Mapping[str, Callable[[int], Any]] = {"AutoencoderKL": _kl, "AutoencoderKLQwenImage": _kl_qwen}
+_VAES: Mapping[str, Callable[[int], Any]] = {
+    "AutoencoderKL": _kl,
+    "AutoencoderKLFlux2": _kl_flux2,
+    "AutoencoderKLQwenImage": _kl_qwen,
+}
 
 
 def _sentences(length: int) -> Any:
@@ -125,12 +159,14 @@ def _chats() -> Any:
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w ]"), "removed", invert=True)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=1024
-    )
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=1024,
+        chat_template=_FRAME,
+    )  # fmt: skip
 
 
 _TOKENIZERS: Mapping[str, Callable[[], Any]] = {
     "CLIPTokenizer": partial(_sentences, 77),
+    "PixtralProcessor": _chats,
     "Qwen2Tokenizer": _chats,
     "T5TokenizerFast": partial(_sentences, 512),
 }
