@@ -10,7 +10,7 @@ import torch
 from flowmap.plugin.footprint import CallShape
 from flowmap.weights.names import RANDOM
 
-from .support import KINDS, call, conds, draw, spec_of
+from .support import KINDS, SIDE, call, conds, draw, spec_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LORA: dict[str, Any] = {"lora": {"rank": 2, "alpha": 4.0}}
@@ -54,3 +54,20 @@ def test_adapters_of_flux2_are_on_what_comes_out_of_either_kind_of_block() -> No
     own = backbone.role("student", "velocity", None, draw()).own
     ends = ("single_transformer_blocks.1.attn.to_out.lora_B", "transformer_blocks.0.attn.to_out.0.lora_B")
     assert all(any(name.startswith(end) for name in own) for end in ends)
+
+
+def test_the_plan_of_flux_counts_the_products_that_one_counts_by_hand() -> None:
+    """A multiply-add is 2; a double block has 12 d^2 of weights for a token of either kind, as a single one has."""
+    kind, text = KINDS["flux"], 256
+    d, given, cells = 16, 32, 64
+    image = (SIDE // 2) ** 2
+    tokens = image + text
+    blocks = 3 * (12 * d * d * tokens + 2 * d * tokens**2)
+    modulations = 2 * 6 * d * d + 2 * 3 * d * d
+    # The model embeds a time that it may have rounded, and we embed it again; the guidance, the pooled text.
+    embedded = 2 * (256 * d + d * d) + (256 * d + d * d) + (given * d + d * d)
+    ends = given * d * text + cells * d * image + 2 * d * d + cells * d * image
+    footprint = kind(weights=RANDOM).footprint(spec_of(kind), "no")
+    assert footprint is not None
+    by_hand = 2 * (blocks + modulations + embedded + ends)
+    assert footprint.flops("velocity", CallShape("whole", 1), False) == by_hand

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from flowmap.schema.bounds import Guidance
 from flowmap_diffusers.families.flux import Flux
 from flowmap_diffusers.families.flux2 import Flux2
 from flowmap_diffusers.families.qwen_image import QwenImage
@@ -23,6 +26,7 @@ class Flux2Config(GuidedConfig):
     """FLUX.2 [dev], text to image."""
 
     type: Literal["flux2"] = "flux2"
+    guidance: Guidance = Field(4.0, description="what the transformer is told, which is guidance-distilled")
     family: ClassVar[Family] = Flux2()
 
 
