@@ -21,10 +21,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 @final
 @dataclass(frozen=True)
 class Published:
-    """A family of weights in diffusers' layout: whose each is on the hub, by its name, and the parts that each has."""
+    """A family of weights in diffusers' layout: whose each is on the hub, by its name, and the parts that each has.
+
+    `gated` are the names of those whose licence has to be accepted on the hub before anybody can fetch them.
+    """
 
     owners: Mapping[str, str]
     parts: tuple[str, ...]
+    gated: frozenset[str] = frozenset()
 
     def hub_id(self, weights: str) -> str | None:
         """The hub's name of `weights`, if it has one that is known."""
@@ -36,14 +40,14 @@ class Published:
     def how_to_get(self, weights: str) -> str:
         """The command that fetches `weights`, if that is a known name: the end of a sentence on what is wrong."""
         name = Path(weights).name
-        owner = self.owners.get(name)
+        owner, gate = self.owners.get(name), self._gate(name)
         if Path(weights).parts[:-1] == (owner,):
             return (
                 f".\n  Get them: hf download {owner}/{name}   (into that cache; or add --local-dir FOLDER, "
-                "and name the folder here)"
+                f"and name the folder here){gate}"
             )
         if owner:
-            return f".\n  Get them: hf download {owner}/{name} --local-dir {weights}"
+            return f".\n  Get them: hf download {owner}/{name} --local-dir {weights}{gate}"
         if is_hub_id(weights):
             return f".\n  Get them, if that is a hub id: hf download {weights}"
         *first, last = (f"{part}/" for part in self.parts)
@@ -52,6 +56,12 @@ class Published:
             f"Known: {', '.join(f'{owner}/{name}' for name, owner in self.owners.items())}; "
             f"get one: hf download ID --local-dir {weights}"
         )
+
+    def _gate(self, name: str) -> str:
+        """What has to be done before weights of that name can be fetched; nothing for most."""
+        if name not in self.gated:
+            return ""
+        return ".\n  They are gated: accept their licence on that page of the hub, then say once: hf auth login"
 
 
 def is_hub_id(weights: str) -> bool:

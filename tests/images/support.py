@@ -77,15 +77,27 @@ def conds(kind: type[ImageConfig], backbone: Backbone, count: int = 2) -> Any:
 
 def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
     """The arguments with which the family's pipeline of diffusers makes such pictures, guided by `scale`."""
+    asked = {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
     told = {"guidance_scale": KINDS[name](weights=RANDOM).told()}
     if name == "flux2":
         # It guides in no other way.
         return {"prompt": words} | told
     if name == "qwen_image":
         return {"prompt": words, "negative_prompt": [""] * len(words), "true_cfg_scale": scale}
-    if name == "flux":
-        return {"prompt": words, "negative_prompt": [""] * len(words), "true_cfg_scale": scale} | told
-    return {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
+    return asked | {
+        "flux": {"true_cfg_scale": scale, **told},
+        # Neither to the sizes that its authors trained.
+        "sana": {"use_resolution_binning": False},
+        # Nor with the guided velocity as long as the condition's.
+        "lumina2": {"cfg_normalization": False},
+        # Its scale is what is added to the condition's velocity; the pipeline changes the words in place.
+        "z_image": {"guidance_scale": scale - 1, "prompt": list(words)},
+    }.get(name, {})
+
+
+def length_of(name: str) -> int:
+    """Tokens of a text in which two prompts differ."""
+    return {"lumina2": 192}.get(name, 16)
 
 
 def guided_by(name: str, scale: float) -> float:

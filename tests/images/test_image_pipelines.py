@@ -22,7 +22,7 @@ from flowmap.interfaces import Samples
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import GuidedCond
 
-from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided, packed, pictures
+from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided, length_of, packed, pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["a red ball on the left", "yellow square"]
@@ -52,7 +52,8 @@ def side_of(kind: type[ImageConfig], folder: Path) -> int:
 
 def opened(kind: type[ImageConfig], folder: Path, **fields: Any) -> tuple[ImageConfig, Any, int]:
     """The configuration of a pipeline in `folder`, its backbone, and the side of pictures."""
-    config, side = kind(weights=str(folder), text_length=16, **fields), side_of(kind, folder)
+    length, side = length_of(kind.type_name()), side_of(kind, folder)
+    config = kind(weights=str(folder), text_length=length, **fields)
     spec = pictures(kind, side)
     assert not [finding for finding in (*config.missing(), *config.findings(spec)) if finding.level == "error"]
     return config, config.build(spec), side
@@ -89,7 +90,7 @@ def test_our_euler_steps_are_the_pipelines(name: str, twins: Path) -> None:
         num_inference_steps=STEPS,
         sigmas=times[:-1].tolist(),
         latents=packed(name, start),
-        max_sequence_length=16,
+        max_sequence_length=length_of(name),
         output_type="pt",
     ).images
     teacher = backbone.role("teacher", "velocity", None, draw())
@@ -147,8 +148,10 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
     folder.mkdir()
     how = backbone.export(student, folder, "diffusers", True, SHIFT)
     assert "trust_remote_code=True" in how
-    # What it says to ask is what is asked below.
-    assert any(f"{key}={value}" in how for key, value in asked_as(name, WORDS, 1.0).items() if key.endswith("_scale"))
+    # What it says to ask, as the code beside it does, is what is asked below.
+    said = [f"{key}={value}" for key, value in asked_as(name, WORDS, 1.0).items() if key.endswith("_scale")]
+    code = (folder / "two_times.py").read_text()
+    assert any(asked in how and asked in code for asked in said)
     with pytest.raises((ValueError, RuntimeError)):
         getattr(diffusers, kind.family.model).from_pretrained(folder / "transformer")
     with pytest.raises((ValueError, RuntimeError, AttributeError, OSError)):
@@ -164,7 +167,7 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
             width=side,
             num_inference_steps=steps,
             latents=packed(name, start),
-            max_sequence_length=16,
+            max_sequence_length=length_of(name),
             output_type="pt",
         ).images
         with torch.no_grad():
@@ -190,7 +193,7 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     spec = pictures(kind, side_of(kind, folder))
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = load_file(file)
-    (first, *_) = [key for key in sorted(whole) if "attn" in key]
+    (first, *_) = [key for key in sorted(whole) if "to_q" in key]
     save_file({key: value for key, value in whole.items() if key != first}, file, metadata={"format": "pt"})
     with pytest.raises(FlowmapError, match=first.replace(".", r"\.")):
         config.build(spec).role("teacher", "velocity", None, draw())
@@ -204,6 +207,13 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (gone,) = config.missing()
     assert "vae/diffusion_pytorch_model.safetensors" in gone.message
+
+
+def test_gated_weights_say_how_to_come_by_them() -> None:
+    (finding,) = KINDS["sd3"](weights="stabilityai/stable-diffusion-3-medium-diffusers").missing()
+    assert "hf download stabilityai/stable-diffusion-3-medium-diffusers" in finding.message
+    assert "accept their licence" in finding.message
+    assert "hf auth login" in finding.message
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

@@ -42,7 +42,7 @@ def of_sizes(config: ImageConfig, spec: SampleSpec, sizes: Sizes) -> ModuleBackb
         codec = ImageCodec(
             config.family, shape, config.text_length, config.negative_prompt, lambda: source.here.pipeline
         )
-    asked = conditions if config.family.parts else labelled(spec.classes)
+    asked = conditions if config.family.parts else labelled(config.family.classes(sizes))
     return ModuleBackbone(config.type, _architecture(config, sizes, source), codec, asked)
 
 

@@ -83,7 +83,7 @@ class Checkpoint:
 
     def _model_flaws(self) -> Iterator[str]:
         named = class_named(self.folder / "transformer" / CONFIG) or "nothing"
-        if named.removeprefix(TWO_TIMES) != self.family.model:
+        if named.removeprefix(TWO_TIMES) not in (self.family.model, *self.family.also):
             where = self.folder / "transformer" / CONFIG
             yield f"{where}: names {named}, and this backbone is made of a {self.family.model}"
             return
@@ -135,6 +135,8 @@ def claims(weights: str, family: Family) -> bool:
         if is_run(folder):
             return False
         named = class_named(folder / "transformer" / CONFIG)
+        if named in family.also:
+            return family.flaw(Checkpoint(folder, family).sizes()) is None
         if named is not None:
             return named.removeprefix(TWO_TIMES) == family.model
         if (folder / INDEX).is_file():

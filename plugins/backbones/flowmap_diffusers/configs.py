@@ -7,12 +7,29 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from flowmap.schema.bounds import Guidance
+from flowmap_diffusers.families.dit import Dit
 from flowmap_diffusers.families.flux import Flux
 from flowmap_diffusers.families.flux2 import Flux2
+from flowmap_diffusers.families.lumina2 import Lumina2
+from flowmap_diffusers.families.pixart import PixArt
 from flowmap_diffusers.families.qwen_image import QwenImage
+from flowmap_diffusers.families.sana import Sana
 from flowmap_diffusers.families.sd3 import Sd3
+from flowmap_diffusers.families.z_image import ZImage
 from flowmap_diffusers.family import Family
 from flowmap_diffusers.image_config import GuidedConfig, ImageConfig
+from flowmap_diffusers.noise_prediction import FREQUENCY
+
+
+class DitConfig(ImageConfig):
+    """DiT (arXiv 2212.09748), class to image."""
+
+    type: Literal["dit"] = "dit"
+    family: ClassVar[Family] = Dit()
+
+    def time_frequency(self) -> float:
+        """Steps of the table of DDPM per unit of t, at most."""
+        return FREQUENCY
 
 
 class FluxConfig(GuidedConfig):
@@ -30,11 +47,40 @@ class Flux2Config(GuidedConfig):
     family: ClassVar[Family] = Flux2()
 
 
+class Lumina2Config(ImageConfig):
+    """Lumina-Image 2.0 (arXiv 2503.21758), text to image."""
+
+    type: Literal["lumina2"] = "lumina2"
+    family: ClassVar[Family] = Lumina2()
+
+
+class PixArtConfig(ImageConfig):
+    """PixArt-alpha and PixArt-Sigma (arXiv 2310.00426, 2403.04692), text to image."""
+
+    type: Literal["pixart"] = "pixart"
+    family: ClassVar[Family] = PixArt()
+
+    def time_frequency(self) -> float:
+        """Steps of the table of DDPM per unit of t, at most."""
+        return FREQUENCY
+
+
 class QwenImageConfig(ImageConfig):
     """Qwen-Image (arXiv 2508.02324), text to image."""
 
     type: Literal["qwen_image"] = "qwen_image"
     family: ClassVar[Family] = QwenImage()
+
+    def time_frequency(self) -> float:
+        """1000, by which its sinusoids multiply."""
+        return 1000.0
+
+
+class SanaConfig(ImageConfig):
+    """Sana and Sana 1.5 (arXiv 2410.10629, 2501.18427), text to image."""
+
+    type: Literal["sana"] = "sana"
+    family: ClassVar[Family] = Sana()
 
 
 class Sd3Config(ImageConfig):
@@ -42,3 +88,10 @@ class Sd3Config(ImageConfig):
 
     type: Literal["sd3"] = "sd3"
     family: ClassVar[Family] = Sd3()
+
+
+class ZImageConfig(ImageConfig):
+    """Z-Image (arXiv 2511.22699), text to image."""
+
+    type: Literal["z_image"] = "z_image"
+    family: ClassVar[Family] = ZImage()

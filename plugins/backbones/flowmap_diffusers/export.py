@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
@@ -25,6 +24,7 @@ from flowmap.workshop.writing import write_model
 from flowmap_diffusers.checkpoint import TWO_TIMES, Checkpoint
 from flowmap_diffusers.exported import together
 from flowmap_diffusers.family import Family, Sizes
+from flowmap_diffusers.schedulers import scheduler_of
 from flowmap_diffusers.starting import held, new
 from flowmap_diffusers.two_times import DELTA, delta_of
 
@@ -73,9 +73,10 @@ def write_image_pipeline(
         copy_encoders(source.pipeline, folder)
     if kind == "flow_map":
         return _as_two_times(config, sizes, folder, source, shift, dtype)
-    own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    scheduler = scheduler_of(family, shift)
+    own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", type(scheduler).__name__]}
     if source is not None:
-        write_scheduler(FlowMatchEulerDiscreteScheduler(shift=shift), folder)
+        write_scheduler(scheduler, folder)
         write_index(folder, family.pipeline, _classes(source) | own)
     lines = loading(f"diffusers.{family.model}", f"diffusers.{family.pipeline}" if source else None, dtype)
     if apart:
@@ -83,7 +84,7 @@ def write_image_pipeline(
         assert config.lora is not None
         file = write_adapter(own_of(transformer, adapter), config.lora.rank, config.lora.alpha, folder / ADAPTER)
         lines.append(f'transformer.load_lora_adapter("FOLDER/{ADAPTER}", weight_name="{file.name}", prefix=None)')
-    return "\n".join(["import diffusers, torch", *lines])
+    return "\n".join(["import torch", *lines])
 
 
 def _as_two_times(
@@ -95,12 +96,13 @@ def _as_two_times(
     if source is None:
         told["auto_map"] = {"AutoModel": f"{_CODE}.TwoTimes"}
     write_config(part / CONFIG, TWO_TIMES + family.model, told)
-    code = _code(family, family.embedders(sizes), config.gate)
+    asked = family.unguided.format(told=config.told())
+    code = _code(family, family.embedders(sizes), config.gate).replace(Family.unguided, asked)
     (part / f"{_CODE}.py").write_text(code)
     if source is None:
         load = f'diffusers.AutoModel.from_pretrained("FOLDER/transformer", trust_remote_code=True, {dtype})'
         follow = f"transformer.follow(scheduler)   # a FlowMapEulerDiscreteScheduler(shift={shift:g})"
-        return "\n".join(["import diffusers, torch", _NEEDED, f"transformer = {load}", follow])
+        return "\n".join(["import torch", _NEEDED, f"transformer = {load}", follow])
     (folder / f"{_CODE}.py").write_text(code)
     (folder / "scheduler").mkdir()
     write_config(folder / "scheduler" / "scheduler_config.json", "FlowMapScheduler", {"shift": shift})
@@ -108,9 +110,8 @@ def _as_two_times(
     own = {"transformer": [_CODE, "TwoTimes"], "scheduler": [_CODE, "FlowMapScheduler"]}
     write_config(folder / "model_index.json", [_CODE, "FlowMapPipeline"], _classes(source) | own)
     load = f'pipe = diffusers.DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True, {dtype})'
-    asked = family.unguided.format(told=config.told())
     call = f'image = pipe("a red fox", num_inference_steps=4, {asked}).images[0]   # 1, 2, 4, ... calls'
-    return "\n".join(["import diffusers, torch", _NEEDED, load, call])
+    return "\n".join(["import torch", _NEEDED, load, call])
 
 
 def _code(family: Family, embedders: tuple[str, ...], gate: float) -> str:

@@ -35,10 +35,14 @@ class Family(ABC):
 
     model: ClassVar[str]
     """diffusers' class of the transformer."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Other classes that configurations of such weights name, published before diffusers had that one."""
     pipeline: ClassVar[str]
     """diffusers' class of the pipeline, whose `encode_prompt` reads texts."""
     owners: ClassVar[Mapping[str, str]]
     """The names of published weights on the hub, and whose they are."""
+    gated: ClassVar[frozenset[str]] = frozenset()
+    """Those of them whose licence has to be accepted first."""
     parts: ClassVar[Mapping[str, str]]
     """Text encoders and tokenizers: transformers' class of each part of the folder; none for class labels."""
     vae: ClassVar[str] = "AutoencoderKL"
@@ -71,6 +75,8 @@ class Family(ABC):
     """Whether the transformer counts time from noise to data."""
     is_velocity: ClassVar[bool] = True
     """Whether the transformer makes a velocity, up to its sign; others are converted, which no pipeline does."""
+    square: ClassVar[bool] = False
+    """Whether images must be as high as they are wide."""
     unguided: ClassVar[str] = "guidance_scale=1.0"
     """What a call of the pipeline says for a student to be asked as it was trained: `{told}` is the guidance that a
     guidance-distilled transformer is told, and no other guides."""
@@ -79,7 +85,7 @@ class Family(ABC):
 
     def published_as(self) -> Published:
         """Whose the known names are, and which parts a folder of such weights has."""
-        return Published(dict(self.owners), ("transformer", *self.parts, "vae"))
+        return Published(dict(self.owners), ("transformer", *self.parts, "vae"), self.gated)
 
     def channels(self, sizes: Sizes) -> int:
         """Channels of an image in model space."""
@@ -93,6 +99,14 @@ class Family(ABC):
         """Tokens of what `texts` makes of texts of at most `length`."""
         return length
 
+    def longest(self, sizes: Sizes) -> int | None:
+        """The tokens of a text that it has places for; None if it can take any number."""
+        return None
+
+    def classes(self, sizes: Sizes) -> int:
+        """How many classes it has labels for, where it takes labels; that many is the null label."""
+        return 0
+
     def embedders(self, sizes: Sizes) -> tuple[str, ...]:
         """Where all embedders of the time stand, of a transformer of such sizes."""
         return (self.embedder,)
@@ -100,6 +114,10 @@ class Family(ABC):
     def flaw(self, sizes: Sizes) -> str | None:
         """Why a transformer of these sizes is none that this family has two times for; None if it is."""
         return None
+
+    def settle(self, transformer: Any) -> Any:
+        """A transformer that was made, so that it draws nothing by itself: the same call makes the same."""
+        return transformer
 
     def time(self, t: Tensor) -> Tensor:
         """What the sinusoids see of a time `[B]` in [0, 1], 1 = noise; float32."""

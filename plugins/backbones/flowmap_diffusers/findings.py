@@ -61,11 +61,18 @@ def _conditions(config: ImageConfig, spec: SampleSpec, sizes: Sizes | None) -> I
     if not family.parts:
         if spec.text:
             yield Finding("error", ("type",), f"'{config.type}' takes class labels, and these data bring texts")
+        known = spec.classes if sizes is None else family.classes(sizes)
+        if spec.classes > known:
+            what = f"the transformer has labels for {known} classes, and these data have {spec.classes}"
+            yield Finding("error", ("architecture" if config.random_base else "weights",), what)
         return
     if spec.classes:
         what = f"'{config.type}' takes texts, and these data are conditioned on class labels; 'dit' takes those"
         yield Finding("error", ("type",), what)
     width = None if sizes is None else sizes.get(family.width)
+    most = None if sizes is None else family.longest(sizes)
+    if config.reads_text() and most is not None and config.text_length > most:
+        yield Finding("error", ("text_length",), f"the transformer has places for {most} tokens at most")
     if config.random_base and spec.text and spec.text_dim not in (0, width):
         why = f"the data bring text embeddings of {spec.text_dim} dimensions; set it to that"
         yield Finding("error", ("architecture", family.width), why)
@@ -90,6 +97,9 @@ def _shapes(config: ImageConfig, spec: SampleSpec, sizes: Sizes | None) -> Itera
             yield Finding("error", ("type",), f"the autoencoder takes 3 colours, and these data have {channels}")
         checkpoint = at_hand(config.weights, family)
         step = patch * (space.side * space.cells if checkpoint is None else checkpoint.side())
+    if family.square and sides[0] != sides[1]:
+        what = f"'{config.type}' takes square images, and these are {sides[0]} x {sides[1]}"
+        yield Finding("error", ("type",), what)
     if any(side % step for side in sides):
         near = " x ".join(str(max(step, step * round(side / step))) for side in sides)
         given = " x ".join(map(str, sides))

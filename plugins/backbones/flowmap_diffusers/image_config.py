@@ -33,7 +33,7 @@ class ImageConfig(BackboneConfig):
         description="a folder or a hub id with a pipeline of this family in diffusers' layout, the folder of a flowmap "
         "run, or 'random'"
     )
-    architecture: Mapping[str, Any] | None = Field(
+    architecture: dict[str, Any] | None = Field(
         None, description="sizes by diffusers' names; only with weights = 'random', where what is left out is tiny"
     )
     lora: ImageLoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
@@ -88,8 +88,8 @@ class ImageConfig(BackboneConfig):
         return self.gradient_checkpointing
 
     def time_frequency(self) -> float:
-        """1000: the fastest sinusoid of diffusers' embedders is sin(1000 t)."""
-        return 1000.0
+        """The family's scale, mostly 1000: the fastest sinusoid of diffusers' embedders is that of the time itself."""
+        return self.family.scale
 
     def reads_text(self) -> bool:
         """Where weights come with text encoders."""

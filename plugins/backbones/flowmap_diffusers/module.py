@@ -34,7 +34,7 @@ class ImageModule(nn.Module):
         chosen: Chosen,
     ) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer = family.settle(transformer)
         self._family, self._sizes, self._guidance, self._chosen = family, sizes, guidance, chosen
         self._times = Times()
         add_second_time(transformer, family.embedders(sizes), gate, self._times, both)

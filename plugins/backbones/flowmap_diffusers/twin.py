@@ -9,12 +9,13 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import FlowMatchEulerDiscreteScheduler
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from flowmap.workshop.exporting import write_index
 from flowmap.workshop.twin import WORDS, made_once, tokenizer
 from flowmap_diffusers.family import Family
+from flowmap_diffusers.schedulers import scheduler_of
 
 _TOKENS = 512
 # Without the message of the system, after which few tokens would be left of a rehearsal's few.
@@ -40,7 +41,8 @@ def _write(family: Family, folder: Path) -> None:
             _TOKENIZERS[kind]().save_pretrained(folder / part)
         else:
             _ENCODERS[kind](int(family.small[family.width])).save_pretrained(folder / part)
-    FlowMatchEulerDiscreteScheduler(shift=family.usual.shift).save_pretrained(folder / "scheduler")
+    scheduler = scheduler_of(family, family.usual.shift)
+    scheduler.save_pretrained(folder / "scheduler")
     classes = {
         part: ["transformers", "PreTrainedTokenizerFast" if part.startswith("tokenizer") else kind]
         for part, kind in family.parts.items()
@@ -52,7 +54,7 @@ def _write(family: Family, folder: Path) -> None:
         | {
             "transformer": ["diffusers", family.model],
             "vae": ["diffusers", family.vae],
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "scheduler": ["diffusers", type(scheduler).__name__],
         },
     )
 
@@ -71,6 +73,15 @@ def _clip_config(width: int) -> Any:
 def _clip_projected(width: int) -> Any:
     # Two of them stand side by side in a text of `width` dimensions.
     return transformers.CLIPTextModelWithProjection(_clip_config(width // 2))
+
+
+def _decoder(kind: str, width: int) -> Any:
+    """A language model without its head, of the class of transformers called `kind`."""
+    config = getattr(transformers, kind.replace("Model", "Config"))(
+        vocab_size=_TOKENS, hidden_size=width, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=2048, pad_token_id=0,
+    )  # fmt: skip
+    return getattr(transformers, kind)(config)
 
 
 def _mistral(width: int) -> Any:
@@ -111,6 +122,14 @@ def _t5(width: int) -> Any:
     return transformers.T5EncoderModel(config)
 
 
+def _dc(channels: int) -> Any:
+    return diffusers.AutoencoderDC(
+        latent_channels=channels, attention_head_dim=2, scaling_factor=0.8, decoder_act_fns="silu",
+        encoder_block_out_channels=(8,) * 6, decoder_block_out_channels=(8,) * 6, encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=((),) * 6, decoder_qkv_multiscales=((),) * 6,
+    )  # fmt: skip
+
+
 def _kl(channels: int) -> Any:
     levels = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
     return diffusers.AutoencoderKL(
@@ -135,11 +154,14 @@ def _kl_qwen(channels: int) -> Any:
 _ENCODERS: Mapping[str, Callable[[int], Any]] = {
     "CLIPTextModel": _clip,
     "CLIPTextModelWithProjection": _clip_projected,
+    "Gemma2Model": partial(_decoder, "Gemma2Model"),
     "Mistral3ForConditionalGeneration": _mistral,
     "Qwen2_5_VLForConditionalGeneration": _qwen_vl,
+    "Qwen3Model": partial(_decoder, "Qwen3Model"),
     "T5EncoderModel": _t5,
 }
 _VAES: Mapping[str, Callable[[int], Any]] = {
+    "AutoencoderDC": _dc,
     "AutoencoderKL": _kl,
     "AutoencoderKLFlux2": _kl_flux2,
     "AutoencoderKLQwenImage": _kl_qwen,
@@ -147,8 +169,10 @@ _VAES: Mapping[str, Callable[[int], Any]] = {
 
 
 def _sentences(length: int) -> Any:
-    """One for plain texts of at most `length` tokens."""
+    """One for plain texts of at most `length` tokens. Every text ends with a token: none is empty."""
     made = tokenizer()
+    end = made.eos_token, made.eos_token_id
+    made.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
     made.model_max_length = length
     return made
 
@@ -166,7 +190,9 @@ def _chats() -> Any:
 
 _TOKENIZERS: Mapping[str, Callable[[], Any]] = {
     "CLIPTokenizer": partial(_sentences, 77),
+    "GemmaTokenizerFast": partial(_sentences, 512),
     "PixtralProcessor": _chats,
     "Qwen2Tokenizer": _chats,
+    "T5Tokenizer": partial(_sentences, 512),
     "T5TokenizerFast": partial(_sentences, 512),
 }

