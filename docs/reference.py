@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flowmap.comparison.specification import CompareSpec
-from flowmap.plugin import Config, FromCatalogue
+from flowmap.plugin import ComponentConfig, Config, FromCatalogue
 from flowmap.plugin.catalogue import KINDS, catalogue
 from flowmap.recipe.recipe import Recipe
 from flowmap.schema.bounds import Range, shown
@@ -154,6 +154,8 @@ def _type(annotation: Any) -> str:
         if args[1] is Any:
             return "table"
         return f"table of {_type(args[1])} by name"
+    if isinstance(annotation, type) and issubclass(annotation, ComponentConfig):
+        return f"the {annotation.kind} `{json.dumps(annotation.type_name())}`"
     if isinstance(annotation, type) and issubclass(annotation, Config):
         return "table"
     return {int: "integer", float: "number", str: "string", bool: "true or false"}.get(annotation, str(annotation))
@@ -161,6 +163,9 @@ def _type(annotation: Any) -> str:
 
 def _default(info: FieldInfo) -> str:
     if info.default_factory is not None:
+        made = info.get_default(call_default_factory=True)
+        if isinstance(made, ComponentConfig):
+            return f"`{json.dumps(made.type)}`"
         return "see its table" if _models(info.annotation) else "empty"
     if info.default is PydanticUndefined:
         return "**required**"

@@ -110,15 +110,21 @@ def test_the_first_party_plugins_are_found() -> None:
         "objective": OBJECTIVES,
         "sampler": SAMPLERS,
         "metric": [
+            "class_accuracy",
+            "clip_score",
+            "fid",
             "frechet",
             "frechet_features",
             "frechet_pixels",
             "frechet_teacher",
+            "kid",
             "nearest_train",
+            "precision",
+            "recall",
             "semigroup",
             "sliced_wasserstein",
         ],
-        "features": ["classifier", "pixels"],
+        "features": ["classifier", "inception", "pixels", "vision_model"],
     }
 
 

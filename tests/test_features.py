@@ -239,8 +239,8 @@ def test_a_run_is_measured_in_a_stranger_s_features(
         (
             '{ type = "frechet", features = "spectra" }',
             "waves",
-            "evaluation.metrics.0.features: unknown features 'spectra'; allowed: classifier, pixels, spectrum. Did you "
-            "mean 'spectrum'?",
+            "evaluation.metrics.0.features: unknown features 'spectra'; allowed: classifier, inception, pixels, "
+            "spectrum, vision_model. Did you mean 'spectrum'?",
         ),
         ('"frechet", "frechet"', "waves", "metric 'frechet:pixels' is listed twice"),
     ],

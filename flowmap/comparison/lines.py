@@ -36,8 +36,10 @@ def _score_lines(standings: Standings) -> Iterator[dict[str, Any]]:
                 "over_noise": _json(spot.over_noise),
                 "spread": _json(spot.spread),
                 "floor": spot.floor,
+                "better": spot.better,
                 "rank": placed[row],
                 "values": {str(seed): list(values) for seed, values in spot.values.items()},
+                "remarks": list(standings.remarks.get(metric, ())),
             }
 
 

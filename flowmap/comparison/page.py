@@ -22,7 +22,7 @@ from flowmap.phases import phase
 from flowmap.recipe.outside import file_name
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.rendering import described, guided, rendered, shown
+from flowmap.report.rendering import guided, in_words, rendered, shown
 from flowmap.statistics import intervals
 from flowmap.statistics.intervals import MOST_SEEDS, Difference
 from flowmap.statistics.spots import Row, Spot
@@ -66,7 +66,8 @@ def _view(found: Standings) -> dict[str, Any]:
         "singles": list(_singles(found, styles)),
         "differences": _differences(found),
         "tables": [_table(found, metric) for metric in found.metrics],
-        "descriptions": {metric: described(metric) for metric in found.metrics},
+        "remarks": found.remarks,
+        **in_words({metric: found.better(metric) for metric in found.metrics}),
         "shown": lambda metric, value: shown(value, digits.get(metric, 3)),
         "costs": [_cost(found, spent) for spent in found.spent],
         "pictures": _pictures(found),
@@ -116,7 +117,8 @@ def _floor(found: Standings, metric: str) -> float:
 
 def _panel(found: Standings, metric: str, styles: Mapping[Row, Style]) -> Markup:
     curves, floor = _curves(found, metric, styles), _floor(found, metric)
-    return figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor))
+    better = found.better(metric)
+    return figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor, better), better=better)
 
 
 def _singles(found: Standings, styles: Mapping[Row, Style]) -> Iterator[tuple[Row, Markup]]:
@@ -124,12 +126,12 @@ def _singles(found: Standings, styles: Mapping[Row, Style]) -> Iterator[tuple[Ro
     curves = _curves(found, found.metric, styles)
     if len(curves) < 3:
         return
-    floor = _floor(found, found.metric)
-    limits = figures.score_limits(curves, floor)
+    floor, better = _floor(found, found.metric), found.better(found.metric)
+    limits = figures.score_limits(curves, floor, better)
     rows = list(styles)
     for curve in curves:
         others = [c for c in curves if c.index != curve.index]
-        panel = figures.curve_panel(curve.label, [curve], floor, limits, behind=others)
+        panel = figures.curve_panel(curve.label, [curve], floor, limits, behind=others, better=better)
         yield rows[curve.index], panel
 
 

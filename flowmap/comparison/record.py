@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,8 +17,8 @@ from flowmap.files.texts import MOST_RECORD, TextError, is_file, misfit, parse_j
 from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import RECORD
 from flowmap.schema.words import NAME
-from flowmap.statistics.scores import METRICS, DrawsLine
-from flowmap.statistics.spots import Row, Spot
+from flowmap.statistics.scores import METRICS, DrawsLine, remarks_of
+from flowmap.statistics.spots import Row, Spot, spot_of
 from flowmap.training.equivalents import equivalents
 from flowmap.training.journal import STEPS, StepLine, lost_steps, read_steps
 
@@ -115,13 +115,15 @@ def load(folder: Path) -> Standings:
         Contestant(c["name"], c["recipe"], tuple(c["own"]), c["recomputes"]) for c in known.pop("contestants")
     )
     known["seeds"] = tuple(known["seeds"])
+    lines = list(_lines(folder, contestants, known["seeds"]))
     failures = tuple(Failure(**line) for line in read_lines(folder / FAILURES, _FailureLine))
     return Standings(
         folder,
         **known,
         contestants=contestants,
         failures=failures,
-        spots=_spots(folder, contestants, known["seeds"]),
+        spots=_spots(lines),
+        remarks=remarks_of(scored.line for scored in lines),
         spent=tuple(_spent(folder, contestant, known["seeds"]) for contestant in contestants),
     )
 
@@ -143,23 +145,28 @@ def _damaged(path: Path, why: str) -> FlowmapError:
     return FlowmapError(f"{path} is damaged: {why}; run the comparison again, which writes it anew", code=1)
 
 
-def _spots(
-    folder: Path, contestants: Sequence[Contestant], seeds: Sequence[int]
-) -> dict[tuple[str, int], dict[Row, Spot]]:
-    values: dict[tuple[str, int], dict[Row, dict[int, tuple[float, ...]]]] = {}
-    floors: dict[tuple[str, int], dict[Row, dict[int, float]]] = {}
+class _Scored(NamedTuple):
+    row: Row
+    seed: int
+    line: dict[str, Any]
+
+
+def _lines(folder: Path, contestants: Sequence[Contestant], seeds: Sequence[int]) -> Iterator[_Scored]:
+    """The lines of all trainings, each with the row and the training seed that it is of."""
     for contestant in contestants:
         contests = contestant.recipe["evaluation"]["contests"]
         several = len({(contest["stage"], contest.get("weights")) for contest in contests}) > 1
         for seed in seeds:
             for line in read_lines(folder / contestant.name / f"seed-{seed}" / METRICS, DrawsLine):
                 name = f"{contestant.name}/{line['stage']}" if several else contestant.name
-                key, row = (line["metric"], line["nfe"]), Row(name, line["sampler"])
-                values.setdefault(key, {}).setdefault(row, {})[seed] = tuple(line["values"])
-                floors.setdefault(key, {}).setdefault(row, {})[seed] = line["floor"]
-    return {
-        key: {row: Spot(by_seed, floors[key][row]) for row, by_seed in rows.items()} for key, rows in values.items()
-    }
+                yield _Scored(Row(name, line["sampler"]), seed, line)
+
+
+def _spots(lines: Iterable[_Scored]) -> dict[tuple[str, int], dict[Row, Spot]]:
+    found: dict[tuple[str, int], dict[Row, dict[int, dict[str, Any]]]] = {}
+    for row, seed, line in lines:
+        found.setdefault((line["metric"], line["nfe"]), {}).setdefault(row, {})[seed] = line
+    return {key: {row: spot_of(by_seed) for row, by_seed in rows.items()} for key, rows in found.items()}
 
 
 def _spent(folder: Path, contestant: Contestant, seeds: Sequence[int]) -> Spent:

@@ -19,7 +19,7 @@ def sentences(standings: Standings) -> list[str]:
     """The findings in plain words, by the decisive metric, and how sure they are."""
     metric = standings.metric
     found = [sentence for n in standings.calls(metric) for sentence in _choice(standings, metric, n)]
-    told = (broken, contrasts, more_seeds, certainty)
+    told = (broken, contrasts, more_seeds, certainty, remarked)
     return [*found, *(sentence for each in told for sentence in each(standings, metric))]
 
 
@@ -138,6 +138,12 @@ def certainty(standings: Standings, metric: str) -> Iterator[str]:
         f"(rows: {rows}; pairs: {count}), {over}; other numbers of calls and other metrics are corrected on their own. "
         "'Does not differ' says that no difference was seen, not that there is none."
     )
+
+
+def remarked(standings: Standings, metric: str) -> Iterator[str]:
+    """Why scores by `metric` are none to set beside published ones."""
+    if remarks := standings.remarks.get(metric):
+        yield f"{metric} compares with no published number: {'; '.join(remarks)}."
 
 
 def _least_to_most(numbers: Sequence[int]) -> str:

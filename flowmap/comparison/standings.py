@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from flowmap.schema.words import Better
 from flowmap.statistics.intervals import Round
 from flowmap.statistics.spots import Row, Spot
 
@@ -62,7 +63,11 @@ class Contestant:
 @final
 @dataclass(frozen=True)
 class Standings:
-    """Everything that the page shows. `spots` has the scores by metric and number of calls."""
+    """Everything that the page shows.
+
+    `spots` has the scores by metric and number of calls, `remarks` why those of a metric are none to set beside
+    published ones.
+    """
 
     folder: Path
     name: str
@@ -78,6 +83,7 @@ class Standings:
     failures: tuple[Failure, ...]
     spots: Mapping[tuple[str, int], Mapping[Row, Spot]] = field(default_factory=dict)
     spent: tuple[Spent, ...] = ()
+    remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -91,6 +97,10 @@ class Standings:
         order = [contestant.name for contestant in self.contestants]
         found = dict.fromkeys(row for spots in self.spots.values() for row in spots)
         return sorted(found, key=lambda row: order.index(row.contestant.split("/")[0]))
+
+    def better(self, metric: str) -> Better:
+        """Which scores by `metric` are the better ones."""
+        return next((spot.better for (m, _), at in self.spots.items() if m == metric for spot in at.values()), "lower")
 
     def calls(self, metric: str) -> list[int]:
         """The numbers of calls at which anything was scored by `metric`."""

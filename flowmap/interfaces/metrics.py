@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from flowmap.files.shelf import Shelf
@@ -21,7 +22,8 @@ class References:
 
     `train` and `held_out` are real; `teacher` are the teacher's many-step samples, and `teacher_again` more of
     them from other noise, to know how much of a distance to them is chance. What a metric makes of them at a cost (a
-    network that it trains) it may keep on the `shelf`, where the other metrics and contestants find it.
+    network that it trains) it may keep on the `shelf`, where the other metrics and contestants find it. What takes
+    long is computed on `device`.
     """
 
     train: Samples
@@ -29,6 +31,7 @@ class References:
     teacher: Tensor
     teacher_again: Tensor
     shelf: Shelf = field(default_factory=Shelf)
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # it cannot be changed
 
 
 @final
@@ -57,7 +60,7 @@ class Features(ABC):
 
 
 class Metric(ABC):
-    """One number about a set of samples or a network; lower is better.
+    """One number about a set of samples or a network; lower is better, unless its configuration says otherwise.
 
     A perfect model's score must be the floor on average, at any number of samples. Many distances between sets shrink
     as the sets grow: such a metric takes score and floor of equally many samples, and the floor of real samples that
@@ -70,7 +73,7 @@ class Metric(ABC):
 
     @abstractmethod
     def floor(self, size: int) -> float:
-        """What a perfect model scores on average with `size` samples: nothing below it means anything.
+        """What a perfect model scores on average with `size` samples: nothing better than that means anything.
 
         It is itself measured, on the perfect samples there are, and has chance in it. Asked once per evaluation.
         """

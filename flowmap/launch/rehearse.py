@@ -172,7 +172,7 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
 def _needs(recipe: Recipe, command: str, console: Console) -> None:
     """Say what the real run will need, and the `command` that starts it."""
     console.print("\n[bold]The real run needs[/]")
-    lines = [f"{finding.message}" for finding in recipe.missing()]
+    lines = list(dict.fromkeys(finding.message for finding in recipe.missing()))  # several metrics may lack one file
     footprint = recipe.backbone.footprint(recipe.data.spec(), recipe.compute.precision)
     # A model that starts from nothing is a toy.
     lines += [] if footprint is None or recipe.backbone.random_base else list(needs(footprint))

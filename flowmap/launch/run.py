@@ -32,7 +32,8 @@ from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.report.page import write_report
 from flowmap.schema.words import unknown_word
-from flowmap.statistics.verdict import HEADLINES
+from flowmap.statistics.scores import remarks_of
+from flowmap.statistics.verdict import headlines
 from flowmap.training.changes import refuse_changes, refuse_other_seeds
 from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
@@ -220,14 +221,19 @@ def _print_claims(folder: Path, console: Console) -> None:
     words = {"holds": "[green]holds[/]", "fails": "[red]does not hold[/]", "noise": "[yellow]within noise[/]"}
     lines: dict[str, list[str]] = {}
     with phase("reading the results"):
-        found = claims_of(read_run(folder))
+        run = read_run(folder)
+        found = claims_of(run)
+    chosen = headlines(list(dict.fromkeys(claim.metric for claim in found)))
     for claim in found:
-        if claim.metric in HEADLINES:
+        if claim.metric in chosen:
             before, after = (_worded(cell.value) for cell in (claim.before, claim.after))
             numbers = f"{after} against {before}" if claim.versus else f"{before} → {after}"
             lines.setdefault(claim.text, []).append(f"{words[claim.verdict]} by {claim.metric} ({numbers})")
     for text, verdicts in lines.items():
         console.print(f"• {escape(text)}: {'; '.join(verdicts)}", highlight=False)
+    for metric, remarks in remarks_of(run.lines).items():
+        told = "; ".join(remarks)
+        console.print(f"[yellow]{escape(metric)} compares with no published number[/]: {escape(told)}", highlight=False)
 
 
 def _worded(score: float) -> str:

@@ -19,6 +19,7 @@ from flowmap.schema.config import Config, Finding, frozen, guidance_findings, id
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import (
     NAME,
+    Better,
     Fit,
     FrameChoice,
     FrameView,
@@ -41,6 +42,7 @@ __all__ = [
     "AnySampler",
     "ArchiveConfig",
     "BackboneConfig",
+    "Better",
     "ComponentConfig",
     "Config",
     "DataConfig",

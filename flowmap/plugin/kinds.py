@@ -18,7 +18,7 @@ from pydantic import Field
 from flowmap.schema.bounds import PathText
 from flowmap.schema.config import Config, Finding
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
-from flowmap.schema.words import NetworkKind, Precision
+from flowmap.schema.words import Better, NetworkKind, Precision
 
 if TYPE_CHECKING:
     from flowmap.interfaces import (
@@ -227,6 +227,8 @@ class MetricConfig(ComponentConfig):
     """The kind of network the metric itself calls, or None if it looks at samples only."""
     calls: ClassVar[int] = 0
     """Network calls per sample that the metric itself makes."""
+    better: ClassVar[Better] = "lower"
+    """Which of its scores are the better ones. Where higher is better, scores are 0 or above."""
 
     def label(self) -> str:
         """What its scores are called, the same for no other metric of an evaluation: its type, or "type:more".
@@ -239,6 +241,13 @@ class MetricConfig(ComponentConfig):
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Say what does not fit between this metric and samples of `spec`."""
 
+    def remarks(self, spec: SampleSpec, samples: int, train: int, held_out: int) -> Iterable[str]:
+        """Why a score of `samples` samples of `spec`, with so many real ones, is none to set beside published ones.
+
+        Each is a sentence without its stop, shown wherever the number is; nothing if the number may stand beside them.
+        """
+        return ()
+
     @abstractmethod
     def build(self, references: References) -> Metric:
         """Make the metric; what it learns from the references (a classifier, say) it learns here."""
@@ -248,6 +257,14 @@ class FeaturesConfig(ComponentConfig):
     """Configuration of features: the space in which a metric compares samples, such as that of a trained network."""
 
     kind: ClassVar[str] = "features"
+
+    def label(self) -> str:
+        """What scores in these features are called, the same for no others: their type, unless that says too little."""
+        return self.type
+
+    def remarks(self, spec: SampleSpec) -> Iterable[str]:
+        """Why numbers in these features are none to set beside published ones; see MetricConfig."""
+        return ()
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:

@@ -138,9 +138,7 @@ class EvaluationConfig(Config):
     shift: Shift | None = Field(
         None, description="shift of the sampling grid; if left out, each stage is sampled as it is trained"
     )
-    metrics: tuple[AnyMetric, ...] = Field(
-        min_length=1, max_length=MOST_ROWS, description="what is measured; lower is better"
-    )
+    metrics: tuple[AnyMetric, ...] = Field(min_length=1, max_length=MOST_ROWS, description="what is measured")
     contests: tuple[ContestConfig, ...] = Field(min_length=1, max_length=MOST_CONTESTS, description="what is compared")
 
 

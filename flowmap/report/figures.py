@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from flowmap.report.traces import POINTS, Trace, extremes, smoothed
+from flowmap.schema.words import Better
+from flowmap.statistics.sense import bound_word
 
 COLOURS = 8
 """How many series colours the page's CSS defines: `--s0` (neutral) to `--s7`."""
@@ -76,8 +78,9 @@ def curve_panel(
     per: str = "sample",
     labelled: bool = False,
     behind: Sequence[Curve] = (),
+    better: Better = "lower",
 ) -> Markup:
-    """Score against network calls per sample (or what `per` says), both axes logarithmic, the floor dashed.
+    """Score against network calls per sample (or what `per` says), both axes logarithmic, floor or ceiling dashed.
 
     `limits` is the range of the score (see `score_limits`). `labelled` names each line at its right end. The curves
     `behind` are drawn thin and grey, to compare with.
@@ -102,7 +105,7 @@ def curve_panel(
         names = ends if labelled else []
         if floor >= low > 0:
             axes.axhline(floor, color=_MUTED, lw=1, linestyle=(0, (3, 2.4)), zorder=1)
-            names.append((floor, "floor", _MUTED))
+            names.append((floor, bound_word(better), _MUTED))
         _call_axis(axes, sorted({n for c in (*curves, *behind) for n in c.calls}), per)
         _score_axis(axes, low, high)
         _end_labels(axes, names, low, high)
@@ -110,9 +113,15 @@ def curve_panel(
     return _svg(title, draw, right=0.72 if labelled else 0.4)
 
 
-def score_limits(curves: Iterable[Curve], floor: float) -> tuple[float, float]:
-    """The range of a logarithmic score axis: it ends below the floor, where nothing can be told apart."""
+def score_limits(curves: Iterable[Curve], floor: float, better: Better = "lower") -> tuple[float, float]:
+    """The range of a logarithmic score axis: it ends below the floor, where nothing can be told apart.
+
+    Where higher is better it ends above the ceiling, and far below that.
+    """
     values = [v for c in curves for v in c.y if math.isfinite(v) and v > 0]
+    if better == "higher":
+        top = max(*values, floor, 1e-12)
+        return (max(min([*values, top / 2]), top * 1e-3) / 1.25, top * 1.1)
     if not values:
         return (max(floor, 1.0) / 2, max(floor, 1.0) * 2)
     low, high = min(values), max(*values, floor)

@@ -22,10 +22,12 @@ from flowmap.recipe.outside import file_name
 from flowmap.recipe.step_length import NAME
 from flowmap.report import figures
 from flowmap.report.figures import Curve, Style
-from flowmap.report.rendering import described, guided, rendered, shown
+from flowmap.report.rendering import guided, in_words, rendered, shown
 from flowmap.report.traces import Trace, shared
 from flowmap.statistics import verdict
 from flowmap.statistics.claims import Claim
+from flowmap.statistics.scores import remarks_of
+from flowmap.statistics.sense import direction
 from flowmap.statistics.verdict import Cell, Place, Series
 from flowmap.training.journal import StepLine
 
@@ -57,7 +59,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
     evaluation = run.recipe.get("evaluation") or {}
     table = verdict.cells(run.lines)
     metrics = verdict.ordered_metrics(table)
-    headlines = [m for m in verdict.HEADLINES if m in metrics] or metrics
+    headlines, better = verdict.headlines(metrics), verdict.directions(table)
     told = claims_of(run)
     styles = _styles(run, table, evaluation.get("teacher"))
     digits = {metric: _digits(table, metric) for metric in metrics}
@@ -86,7 +88,9 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "scaling": list(_scaling(table, metrics, styles, per)),
         "contrasts": list(_contrasts(table, styles, per)),
         "tables": [_table(table, metric, list(styles)) for metric in metrics],
-        "descriptions": {metric: described(metric) for metric in metrics},
+        "remarks": remarks_of(run.lines),
+        "claimed": direction({metric: better[metric] for metric in headlines}),
+        **in_words({metric: better[metric] for metric in metrics}),
         "pictures": _pictures(run.folder / "pictures", list(styles), _named(run)),
         "losses": list(_losses(run)),
     }
@@ -133,8 +137,9 @@ def _scaling(
 ) -> Iterator[tuple[str, Markup]]:
     for metric in metrics:
         if curves := list(_curves(table, metric, styles).values()):
-            floor = _floor(table, metric)
-            yield metric, figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor), per)
+            floor, better = _floor(table, metric), verdict.directions(table)[metric]
+            limits = figures.score_limits(curves, floor, better)
+            yield metric, figures.curve_panel(metric, curves, floor, limits, per, better=better)
 
 
 def _contrasts(
@@ -142,17 +147,17 @@ def _contrasts(
 ) -> Iterator[tuple[Series, str, Markup]]:
     """One panel per stage and metric where the same weights went through both samplers; one axis a metric."""
     pairs: dict[tuple[Series, str], list[Curve]] = {}
-    for metric in verdict.HEADLINES[:2]:
+    for metric in verdict.headlines(verdict.ordered_metrics(table))[:2]:
         curves = _curves(table, metric, styles)
         for series in curves:
             twin = series._replace(sampler=verdict.CONSISTENCY)
             if series.sampler == verdict.MAP and twin in curves:
                 pairs[series, metric] = [curves[series], curves[twin]]
     for (series, metric), pair in sorted(pairs.items(), key=lambda item: item[1][0].index):
-        floor = _floor(table, metric)
-        limits = figures.score_limits([c for (_, m), both in pairs.items() if m == metric for c in both], floor)
+        floor, better = _floor(table, metric), verdict.directions(table)[metric]
+        limits = figures.score_limits([c for (_, m), both in pairs.items() if m == metric for c in both], floor, better)
         title = f"{series.name}: {metric}"
-        yield series, metric, figures.curve_panel(title, pair, floor, limits, per, labelled=True)
+        yield series, metric, figures.curve_panel(title, pair, floor, limits, per, labelled=True, better=better)
 
 
 def _rows(told: Iterable[Claim], metrics: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import jinja2
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.catalogue import catalogue
+from flowmap.schema.words import Better
+from flowmap.statistics.sense import bound_word, direction
 
 
 def rendered(template: str, view: Mapping[str, Any], folder: Path) -> str:
@@ -31,12 +33,27 @@ def shown(value: float, digits: int) -> str:
     return f"<{least:.{digits}f}" if 0 < value < least / 2 else f"{value:.{digits}f}"
 
 
-def described(metric: str) -> str:
-    """What its plugin says a metric is, by its label; nothing if the plugin is not installed any more."""
+def described(metric: str, better: Better = "lower") -> str:
+    """What its plugin says a metric is, by its label, and that higher is better, if that is so.
+
+    Of a plugin that is not installed any more nothing is known but that.
+    """
     try:
-        return (catalogue().find("metric", metric.partition(":")[0]).__doc__ or "").strip().split("\n")[0]
+        told = (catalogue().find("metric", metric.partition(":")[0]).__doc__ or "").strip().split("\n")[0]
     except LookupError:
-        return ""
+        told = ""
+    return f"{told} Higher is better.".lstrip() if better == "higher" else told
+
+
+def in_words(metrics: Mapping[str, Better]) -> dict[str, Any]:
+    """What pages say of metrics: what each is, which way it is better, what the score of a perfect model is called."""
+    bounds = {metric: bound_word(better) for metric, better in metrics.items()}
+    return {
+        "descriptions": {metric: described(metric, better) for metric, better in metrics.items()},
+        "direction": direction(metrics),
+        "bound": bounds,
+        "bounds": " or ".join(sorted(set(bounds.values()), reverse=True)),
+    }
 
 
 def guided(evaluation: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,9 @@ FrameChoice = Literal["nearest", "rate"]
 Fit = Literal["crop", "stretch"]
 """How a frame comes to its size: scaled to cover it, with the middle kept, or squashed."""
 
+Better = Literal["lower", "higher"]
+"""Which scores of a metric are the better ones."""
+
 Weights = Literal["ema", "raw"]
 """Which weights of a finished stage: their moving average or the raw trained ones."""
 

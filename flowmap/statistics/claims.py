@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flowmap.statistics import intervals
 from flowmap.statistics.intervals import Difference, difference
+from flowmap.statistics.sense import times_better
 from flowmap.statistics.verdict import (
     CONSISTENCY,
     EULER,
@@ -62,7 +62,7 @@ class Claim:
     """One sentence, what the numbers say about it on one metric, and the two cells it rests on.
 
     `before` and `after` are compared: few and many calls of one series, or a rival (the teacher, the control) and the
-    stage that the sentence is about. `found` is how many times as high `after` scores.
+    stage that the sentence is about. `found` is how many times as bad `after` is.
     """
 
     kind: Literal["map", "consistency", "student", "gain", "price"]
@@ -75,8 +75,8 @@ class Claim:
 
     @property
     def factor(self) -> float:
-        """How many times smaller `after` is than `before`, both raised to the floor."""
-        return _ratio(self.before.raised, self.after.raised)
+        """How many times better `after` is than `before`, both held to what a perfect model scores."""
+        return times_better(self.after.raised, self.before.raised, self.after.better)
 
     @property
     def versus(self) -> bool:
@@ -188,11 +188,3 @@ def _controlled(
 
 def _calls(number: int) -> str:
     return f"{number} call" if number == 1 else f"{number} calls"
-
-
-def _ratio(a: float, b: float) -> float:
-    if math.isinf(b):
-        return 0.0
-    if b <= 0:
-        return math.inf if a > 0 else 1.0
-    return a / b

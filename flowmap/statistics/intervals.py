@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, final
 
+from flowmap.schema.words import Better
 from flowmap.statistics.quantiles import shortfall, student, studentized_range
+from flowmap.statistics.sense import how_bad, sign
 from flowmap.statistics.spots import Row, Spot
 
 Verdict = Literal["better", "worse", "same"]
@@ -17,6 +19,8 @@ Verdict = Literal["better", "worse", "same"]
 RULE = (
     "Two rows are compared by the differences of the logarithms of their scores (the spread of a distance grows with "
     "it), shown as a ratio with an interval; a mean below the floor, the score of a perfect model, is raised to it. "
+    "Where higher is better, that score is a ceiling, to which a mean above it is lowered, and a ratio says how many "
+    "times as low: above 1 is worse by any metric. "
     "With several training seeds the differences are of one number per seed (the mean over its draws of noise). With "
     "a single seed they are of draws of noise alone, and say nothing about what another training would give. "
     "Two rows differ where the interval excludes a ratio of 1."
@@ -52,11 +56,11 @@ _LEAST = 1e-3
 @final
 @dataclass(frozen=True)
 class Difference:
-    """How many times as high `a` scores as `b` (above 1: worse), with the ends of its interval.
+    """How many times as bad `a` is as `b` (as high, or where higher is better as low), with the ends of its interval.
 
     `mean` is the mean difference in the metric's own unit; `over` says what the interval is over: training seeds, or
     draws of noise where there is one seed only, `count` of them. `over_floor` is the upper end of how many times as
-    high as the floor `a` scores, where both are at the floor. `more` is how many further seeds would exclude 1, if
+    bad as the floor `a` is, where both are at the floor. `more` is how many further seeds would exclude 1, if
     ratio and spread are as they look (`MOST_SEEDS` + 1: more than that many); None where it is decided, or not known.
     """
 
@@ -117,7 +121,7 @@ class Round:
         seeds = sorted(a.values.keys() & b.values.keys())
         mine, theirs = ([value for seed in seeds for value in spot.values[seed]] for spot in (a, b))
         if not all(map(math.isfinite, [*mine, *theirs])):
-            return _of_not_finite(mine, theirs, self.over)
+            return _of_not_finite(mine, theirs, self.over, a.better)
         logs = _logs(a, b, self.over)
         mean = statistics.fmean(mine) - statistics.fmean(theirs) if seeds else a.mean - b.mean
         low = a.at_floor and b.at_floor
@@ -136,9 +140,9 @@ class Round:
         return replace(found, more=self._more(len(logs), alone, abs(centre))) if undecided else found
 
     def _over(self, spot: Spot, logs: Sequence[float]) -> float:
-        """The upper end of how many times as high as the floor the scores with the logarithms `logs` are."""
+        """The upper end of how many times as bad as the floor the scores with the logarithms `logs` are."""
         half = student(0.5 + self.confidence / 2, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-        return _exp(statistics.fmean(logs) - math.log(max(spot.floor, 1e-12)) + half)
+        return _exp(statistics.fmean(logs) - how_bad(spot.floor, 1e-12, spot.better) + half)
 
     def _half(self, count: int, alone: float) -> float:
         """Half of an interval over `count` seeds, for a pair whose differences have the variance `alone`."""
@@ -168,7 +172,7 @@ class Round:
     def leaders(self) -> tuple[Row, list[Row]]:
         """The best row, and the others, best first, that are not seen to be worse.
 
-        Of the rows that none is better than, the best has the lowest geometric mean over seeds: it is of that mean that
+        Of the rows that none is better than, the best has the best geometric mean over seeds: it is of that mean that
         differences are.
         """
         placed = self.ranks()
@@ -190,13 +194,12 @@ def difference(a: Spot, b: Spot, confidence: float = 0.95, common_noise: bool = 
     if not any(errors):
         return found
     freedom = sum(errors) ** 2 * (len(logs) - 1) / sum(error**2 for error in errors)
-    half = student(0.5 + confidence / 2, freedom) * math.sqrt(sum(errors))
-    centre = _centre(a, b, logs)
+    half, centre = student(0.5 + confidence / 2, freedom) * math.sqrt(sum(errors)), _centre(a, b, logs)
     return replace(found, low=_exp(centre - half), high=_exp(centre + half))
 
 
 def _logs(a: Spot, b: Spot, over: Literal["seeds", "noise"]) -> list[tuple[float, float]]:
-    """The logarithms of both, for each seed (or draw of noise of the one seed) that both have."""
+    """How bad both are, as logarithms, for each seed (or draw of noise of the one seed) that both have."""
     seeds = sorted(a.values.keys() & b.values.keys())
     if not seeds:
         return []
@@ -204,17 +207,12 @@ def _logs(a: Spot, b: Spot, over: Literal["seeds", "noise"]) -> list[tuple[float
     if over == "noise":
         pairs = list(zip(a.values[seeds[0]], b.values[seeds[0]], strict=False))
     least = _floor(a, b, _LEAST)
-    return [(_log(x, least), _log(y, least)) for x, y in pairs]
-
-
-def _log(value: float, least: float) -> float:
-    """The logarithm of `value`, raised to `least`; what is no number stays so."""
-    return math.log(max(value, least)) if math.isfinite(value) else value
+    return [(how_bad(x, least, a.better), how_bad(y, least, a.better)) for x, y in pairs]
 
 
 def _centre(a: Spot, b: Spot, logs: Sequence[tuple[float, float]]) -> float:
-    """The mean difference of `logs`, both means raised to the floor."""
-    floor = math.log(_floor(a, b))
+    """The mean difference of `logs`, both means raised to the floor (the ceiling, of how good they are)."""
+    floor = sign(a.better) * math.log(_floor(a, b))
     mine, theirs = (max(statistics.fmean(values), floor) for values in zip(*logs, strict=True))
     return mine - theirs
 
@@ -225,12 +223,14 @@ def _floor(a: Spot, b: Spot, share: float = 1.0) -> float:
     return max(share * statistics.fmean(floors), 1e-12)
 
 
-def _of_not_finite(mine: Sequence[float], theirs: Sequence[float], over: Literal["seeds", "noise"]) -> Difference:
+def _of_not_finite(
+    mine: Sequence[float], theirs: Sequence[float], over: Literal["seeds", "noise"], better: Better
+) -> Difference:
     """A score that is no number is the worst there is; two of them cannot be told apart."""
     bad = [not all(map(math.isfinite, values)) for values in (mine, theirs)]
     if all(bad):
         return Difference(math.nan, math.nan, 0.0, math.inf, len(mine), over)
-    mean, ratio = (math.inf, math.inf) if bad[0] else (-math.inf, 0.0)
+    mean, ratio = (sign(better) * math.inf, math.inf) if bad[0] else (-sign(better) * math.inf, 0.0)
     return Difference(mean, ratio, ratio, ratio, len(mine), over)
 
 
@@ -244,7 +244,7 @@ def _all_finite(pairs: Sequence[tuple[float, float]]) -> bool:
 
 
 def _level(spot: Spot) -> float:
-    """The mean logarithm over seeds; infinite if a score is no number."""
+    """How bad a row is: the mean logarithm over seeds; infinite if a score is no number."""
     if not spot.finite:
         return math.inf
-    return statistics.fmean(_log(mean, max(_LEAST * spot.floor, 1e-12)) for mean in spot.means.values())
+    return statistics.fmean(how_bad(x, max(_LEAST * spot.floor, 1e-12), spot.better) for x in spot.means.values())

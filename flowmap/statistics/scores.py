@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flowmap.errors import FlowmapError
 from flowmap.files.json_lines import read_lines
-from flowmap.schema.words import Weights
+from flowmap.schema.words import Better, Weights
 from flowmap.statistics.spots import mean_of, spread_of
 
 METRICS = "metrics.jsonl"
@@ -26,13 +26,14 @@ _ROUNDING = 1e-9  # relative: versions of Python add up in different ways
 
 @dataclass(frozen=True)
 class Score:
-    """One line of `metrics.jsonl`; lower is better.
+    """One line of `metrics.jsonl`.
 
     `value` is the mean over `repeats` scores (`values`), each of `samples` samples from fresh noise, `spread` their
     standard deviation, `floor` what a perfect model would score; `nfe` counts network calls per sample; `seed`
     is the training seed. `checkpoint` and `evaluation` identify the weights and the settings that were
     measured, so that a line is never mistaken for that of other ones. A score that is no finite number makes a `value`
-    that is none either, and a `spread` of NaN.
+    that is none either, and a `spread` of NaN. `better` says which scores are, `remarks` why the number is not one to
+    set beside published ones.
     """
 
     stage: str
@@ -49,6 +50,8 @@ class Score:
     checkpoint: str
     evaluation: str
     values: tuple[float, ...]
+    better: Better = "lower"
+    remarks: tuple[str, ...] = ()
 
 
 class DrawsLine(BaseModel):
@@ -62,6 +65,9 @@ class DrawsLine(BaseModel):
     metric: str
     floor: Number
     values: Annotated[list[Number], Field(min_length=1)]
+    # Files of the time when every metric was better when lower have neither.
+    better: Better = "lower"
+    remarks: list[str] = Field(default_factory=list)
 
 
 class ScoreLine(DrawsLine):
@@ -97,6 +103,15 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     # As they are written: what is there already is not written anew in another order.
     order = [each.name for each in fields(Score)]
     return [{name: line[name] for name in order} for line in found]
+
+
+def remarks_of(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What `lines` remark on their numbers, each remark once, by metric; only metrics of which anything is remarked."""
+    found: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for remark in line["remarks"]:
+            found.setdefault(line["metric"], {})[remark] = None
+    return {metric: list(remarks) for metric, remarks in found.items()}
 
 
 def _same(a: float, b: float, values: Sequence[float]) -> bool:

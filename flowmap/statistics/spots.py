@@ -6,7 +6,10 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
+
+from flowmap.schema.words import Better
+from flowmap.statistics.sense import reached
 
 
 class Row(NamedTuple):
@@ -21,11 +24,12 @@ class Row(NamedTuple):
 class Spot:
     """The scores of a row at a number of calls by a metric: `values` per training seed, one for each draw of noise.
 
-    `floors` are what a perfect model scores, per seed. Lower is better.
+    `floors` are what a perfect model scores, per seed: ceilings where higher is better.
     """
 
     values: Mapping[int, tuple[float, ...]]
     floors: Mapping[int, float]
+    better: Better = "lower"
 
     @property
     def means(self) -> dict[int, float]:
@@ -50,7 +54,7 @@ class Spot:
     @property
     def at_floor(self) -> bool:
         """Whether a perfect model would score no better."""
-        return self.mean <= self.floor
+        return reached(self.mean, self.floor, self.better)
 
     @property
     def over_seeds(self) -> float:
@@ -73,6 +77,18 @@ class Spot:
             return self.over_noise
         draws = min(len(values) for values in self.values.values())
         return math.sqrt(self.over_seeds**2 + self.over_noise**2 * (1 - 1 / draws))
+
+
+def spot_of(by_seed: Mapping[int, Mapping[str, Any]]) -> Spot:
+    """The spot of a row's lines, one for each training seed, at one number of calls by one metric.
+
+    Raises KeyError if a line lacks its values or its floor.
+    """
+    return Spot(
+        {seed: tuple(map(float, line["values"])) for seed, line in by_seed.items()},
+        {seed: float(line["floor"]) for seed, line in by_seed.items()},
+        next((line["better"] for line in by_seed.values() if "better" in line), "lower"),
+    )
 
 
 def mean_of(values: Iterable[float]) -> float:

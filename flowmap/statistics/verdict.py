@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from flowmap.schema.words import Better
 from flowmap.statistics import intervals
 from flowmap.statistics.intervals import Difference
-from flowmap.statistics.spots import Spot, mean_of, spread_of
+from flowmap.statistics.sense import held, lost, reached, sign
+from flowmap.statistics.spots import Spot, mean_of, spot_of, spread_of
 
 Verdict = Literal["holds", "fails", "noise"]
 
 MAP, CONSISTENCY, EULER = "flow_map", "consistency", "euler"
-HEADLINES = ("frechet_teacher", "frechet_features", "frechet_pixels")
+HEADLINES = ("frechet_teacher", "fid", "frechet_features", "frechet_pixels")
 """Metrics that come first, the sharpest before the others."""
 
 FEW = 4
@@ -72,7 +74,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One score over all training seeds, in the metric's own unit; lower is better.
+    """One score over all training seeds, in the metric's own unit.
 
     `value` and `redraw` (the standard deviation over fresh noise) are means over seeds, `between` is the
     standard deviation over seeds (None for one seed), `floor` what a perfect model scores, `spot` the single scores.
@@ -92,13 +94,18 @@ class Cell:
 
     @property
     def raised(self) -> float:
-        """The value raised to the floor; a value that is no finite number is the worst there is."""
-        return max(self.value, self.floor) if math.isfinite(self.value) else math.inf
+        """The value raised to the floor, or lowered to the ceiling; what is no finite number is the worst there is."""
+        return held(self.value, self.floor, self.better)
+
+    @property
+    def better(self) -> Better:
+        """Which scores are the better ones."""
+        return self.spot.better
 
     @property
     def at_floor(self) -> bool:
         """Whether a perfect model would score no better."""
-        return self.value <= self.floor
+        return reached(self.value, self.floor, self.better)
 
 
 def cells(lines: Iterable[Mapping[str, Any]]) -> dict[Place, Cell]:
@@ -122,10 +129,7 @@ def _cell(by_seed: Mapping[int, Mapping[str, Any]]) -> Cell:
         between=spread_of(values) if len(values) > 1 else None,
         floor=mean_of(float(by_seed[seed]["floor"]) for seed in seeds),
         seeds=seeds,
-        spot=Spot(
-            {seed: tuple(map(float, by_seed[seed]["values"])) for seed in seeds},
-            {seed: float(by_seed[seed]["floor"]) for seed in seeds},
-        ),
+        spot=spot_of({seed: by_seed[seed] for seed in seeds}),
     )
 
 
@@ -142,26 +146,27 @@ def _perfect(found: Difference) -> bool:
 
 
 def beats(found: Difference, factor: float) -> Verdict:
-    """Whether a score is more than `factor` times smaller than another, by its `Difference` to that one."""
+    """Whether a score is more than `factor` times better than another, by its `Difference` to that one."""
     if found.high < 1 / factor:
         return "holds"
     return "fails" if found.both_at_floor or found.low > 1 / factor else "noise"
 
 
-def costs_nothing(gain: tuple[Cell, Cell], gained: Difference, many: tuple[Cell, Cell], lost: Difference) -> Verdict:
+def costs_nothing(gain: tuple[Cell, Cell], gained: Difference, many: tuple[Cell, Cell], change: Difference) -> Verdict:
     """Whether what is gained at the fewest calls costs nothing at `many`; each pair is the control and the stage.
 
     It fails where the stage is worse beyond noise. It holds only where noise can hide no more than the share `PRICE`
     of a gain that is itself beyond noise: what cannot be seen is no result.
     """
-    if lost.verdict == "worse":
+    if change.verdict == "worse":
         return "fails"
     if gained.verdict != "better":
         return "noise"
-    if _perfect(lost):
+    if _perfect(change):
         return "holds"
-    hidden = (lost.high - 1) * many[0].raised
-    return "holds" if hidden <= PRICE * (gain[0].raised - gain[1].raised) else "noise"
+    (control, stage), better = gain, gain[0].better
+    hidden = lost(many[0].raised, change.high, better)
+    return "holds" if hidden <= PRICE * sign(better) * (control.raised - stage.raised) else "noise"
 
 
 def ordered_metrics(found: Iterable[Place]) -> list[str]:
@@ -170,10 +175,19 @@ def ordered_metrics(found: Iterable[Place]) -> list[str]:
     return [m for m in HEADLINES if m in names] + [m for m in names if m not in HEADLINES]
 
 
+def headlines(metrics: Sequence[str]) -> list[str]:
+    """The metrics that claims are first put to: the headlines among `metrics`, or all of them if there are none."""
+    return [metric for metric in HEADLINES if metric in metrics] or list(metrics)
+
+
+def directions(table: Mapping[Place, Cell]) -> dict[str, Better]:
+    """Which scores are the better ones, by metric."""
+    return {place.metric: cell.better for place, cell in table.items()}
+
+
 def best(table: Mapping[Place, Cell], metric: str) -> set[Place]:
     """The places of `metric` that score best at their number of calls; those at the floor share it."""
     mine = {place: cell for place, cell in table.items() if place.metric == metric}
-    lowest: dict[int, float] = {}
-    for place, cell in mine.items():
-        lowest[place.calls] = min(cell.raised, lowest.get(place.calls, math.inf))
-    return {place for place, cell in mine.items() if cell.raised == lowest[place.calls] < math.inf}
+    finite = {place: sign(cell.better) * cell.raised for place, cell in mine.items() if math.isfinite(cell.value)}
+    least = {calls: min(bad for place, bad in finite.items() if place.calls == calls) for _, _, calls in finite}
+    return {place for place, bad in finite.items() if bad == least[place.calls]}

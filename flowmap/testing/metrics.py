@@ -21,32 +21,42 @@ _COUNT = 128
 def check_metric(config: MetricConfig, references: References | None = None) -> None:
     """Check the metric that `config` builds; raises AssertionError with what is broken.
 
-    Scores are finite, the same for the same evidence, and lower for samples of the reference distribution
-    (or the exact network) than for noise (or a wrong network). The floor is finite and not above noise. It
-    calls the network as often as `calls` says, and changes no sample.
+    Scores are finite, the same for the same evidence, and better for samples of the reference distribution
+    (or the exact network) than for noise (or a wrong network): lower, or higher and never below 0, as `better` says.
+    The floor is finite and not worse than noise. It calls the network as often as `calls` says, and changes no sample.
 
     `references` are what to build it with: images `[128, 1, 1, 8, 8]` of two labelled classes if not given.
-    Samples like the reference are then taken to be `references.train`, of which half are scored.
+    Samples like the reference are then taken to be `references.teacher`, of which half are scored; if the references
+    have labels, held-out ones of as many, which were asked for by their labels.
     """
     check_config(config)
     references = references or two_classes()
     shape = tuple(references.train.x.shape[1:])
-    labelled = references.train.labels is not None
-    require_no_errors(config.findings(SampleSpec(shape, classes=0, labelled=labelled)), f"'{config.type}'")
+    spec, real = spec_of(references.train), references.held_out
+    require_no_errors(config.findings(spec), f"'{config.type}'")
     metric = build_quietly(config, lambda: config.build(references))
     good_field, bad_field = Field(), Field((0.5, 0.5, 1.0))
     count = len(references.teacher) // 2
-    good = _evidence(config, references.teacher[:count], good_field)
-    bad = _evidence(config, whole(count).normal("noise", shape), bad_field)
+    # Those whose classes are known, where a sample may be asked for by one.
+    like = references.teacher if real.labels is None else real.x
+    asked = None if real.labels is None else real.labels[:count]
+    good = _evidence(config, like[:count], good_field, asked)
+    bad = _evidence(config, whole(count).normal("noise", shape), bad_field, asked)
     score, noise = (_score(config, metric, evidence) for evidence in (good, bad))
+    sign, way = (1, "below") if config.better == "lower" else (-1, "above")
     require(
-        score < noise,
-        f"lower is better: '{config.type}' must score the reference ({score:g}) below noise ({noise:g})",
+        sign * score < sign * noise,
+        f"{config.better} is better: '{config.type}' must score the reference ({score:g}) {way} noise ({noise:g})",
+    )
+    least = min(score, noise)
+    require(
+        config.better == "lower" or least >= 0,
+        f"scores of '{config.type}' are better when higher, so they are 0 or above; {least:g} is not",
     )
     _check_calls(config, good_field)
     floor = metric.floor(count)
     require(
-        math.isfinite(floor) and floor <= noise,
+        math.isfinite(floor) and sign * floor <= sign * noise,
         f"the floor of '{config.type}' is what a perfect model would score; {floor:g} is not (noise: {noise:g})",
     )
 
@@ -65,10 +75,16 @@ def two_classes() -> References:
     return References(train, held_out, teacher.x, again.x)
 
 
-def _evidence(config: MetricConfig, samples: Tensor, field: Field) -> Evidence:
+def spec_of(samples: Samples) -> SampleSpec:
+    """What samples are that are asked for by their labels, if they have any."""
+    classes = 0 if samples.labels is None else int(samples.labels.max()) + 1
+    return SampleSpec(tuple(samples.x.shape[1:]), classes, labelled=samples.labels is not None)
+
+
+def _evidence(config: MetricConfig, samples: Tensor, field: Field, prompts: Tensor | None) -> Evidence:
     draw = whole(len(samples))
     batch = Batch(points(draw, tuple(samples.shape[1:])), NoCond(), NoCond())
-    return Evidence(samples, network(config.network or "flow_map", field), batch, draw)
+    return Evidence(samples, network(config.network or "flow_map", field), batch, draw, prompts)
 
 
 def _score(config: MetricConfig, metric: Metric, evidence: Evidence) -> float:

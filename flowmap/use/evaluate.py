@@ -38,10 +38,11 @@ _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples
 
 @dataclass(frozen=True)
 class _Measure:
-    """A metric, and its floor for the number of samples that is scored."""
+    """A metric, its floor for the number of samples that is scored, and what is to be remarked on its scores."""
 
     metric: Metric
     floor: float
+    remarks: tuple[str, ...]
 
 
 def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
@@ -96,12 +97,14 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
-    references = References(train, held_out, reference, again, shelf)
+    references = References(train, held_out, reference, again, shelf, teacher.device)
     built: dict[MetricConfig, _Measure] = {}
+    spec, samples = plan.recipe.measured_data().spec(), config.samples
     for metric in each(config.metrics, "preparing metrics, and what a perfect model would score"):
         with phase(metric.label()):
             made = metric.build(references)
-            built[metric] = _Measure(made, made.floor(config.samples))
+            remarks = tuple(metric.remarks(spec, samples, len(train.x), len(held_out.x)))
+            built[metric] = _Measure(made, made.floor(samples), remarks)
     return built
 
 
@@ -162,6 +165,8 @@ def _score(
                 checkpoint=entry.member.checkpoint,
                 evaluation=entry.evaluation,
                 values=tuple(values[m]),
+                better=m.better,
+                remarks=measure.remarks,
             )
 
 

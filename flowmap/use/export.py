@@ -18,7 +18,8 @@ from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
 from flowmap.recipe.tables import sampling_shift
 from flowmap.schema.words import Weights, unknown_word
-from flowmap.statistics.scores import METRICS, read_scores
+from flowmap.statistics.scores import METRICS, read_scores, remarks_of
+from flowmap.statistics.sense import direction
 from flowmap.training.stage import base_draw, stage_weights
 from flowmap.version import __version__
 
@@ -164,10 +165,13 @@ def _measured(plan: Plan, chosen: StagePlan, weights: Weights) -> str:
     ]
     return "\n".join(
         [
-            "Lower is better; ± is the spread over fresh noise; the floor is what a perfect model would score.",
+            f"{direction({line['metric']: line['better'] for line in lines})}; ± is the spread over fresh noise; the "
+            "floor (the ceiling, where higher is better) is what a perfect model would score.",
             "",
             "| sampler | network calls | metric | value | floor |",
             "|---|---|---|---|---|",
             *rows,
+            "",
+            *(f"- {metric}: {'; '.join(told)}." for metric, told in remarks_of(lines).items()),
         ]
     )

@@ -20,9 +20,12 @@ WORDS = (
 )
 
 
-def made_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Have `write` write a pipeline into `folder` unless it is there; returns it. It is always the same."""
-    if (folder / INDEX).is_file():
+def made_once(folder: Path, write: Callable[[Path], None], known_by: str = INDEX) -> Path:
+    """Have `write` write a pipeline (or a model that has a file `known_by`) into `folder` unless it is there.
+
+    Returns the folder; what is in it is always the same.
+    """
+    if (folder / known_by).is_file():
         return folder
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Metrics (Fréchet and sliced Wasserstein distances, semigroup error, nearest training sample) and two features."""
+"""Metrics: distances of samples from data and teacher, those that papers on images have, and features for them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from flowmap_metrics.configs import (
     SemigroupConfig,
     SlicedWassersteinConfig,
 )
+from flowmap_metrics.image_configs import (
+    ClassAccuracyConfig,
+    ClipScoreConfig,
+    FidConfig,
+    KidConfig,
+    PrecisionConfig,
+    RecallConfig,
+)
+from flowmap_metrics.network_configs import InceptionConfig, VisionModelConfig
 
 
 @hookimpl
@@ -31,4 +40,12 @@ def flowmap_components() -> Iterable[type[ComponentConfig]]:
         NearestTrainConfig,
         PixelsConfig,
         ClassifierConfig,
+        FidConfig,
+        KidConfig,
+        PrecisionConfig,
+        RecallConfig,
+        ClipScoreConfig,
+        ClassAccuracyConfig,
+        InceptionConfig,
+        VisionModelConfig,
     ]

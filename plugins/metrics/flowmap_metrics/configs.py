@@ -1,15 +1,15 @@
-"""Metrics (Fréchet and sliced Wasserstein distances, semigroup error, nearest training sample) and two features."""
+"""Fréchet and sliced Wasserstein distances, semigroup error, nearest training sample, and two features. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import AnyFeatures, FeaturesConfig, Finding, MetricConfig, NetworkKind, SampleSpec
+from flowmap.plugin import FeaturesConfig, Finding, MetricConfig, NetworkKind, SampleSpec
 from flowmap.schema.bounds import Cells, Directions
+from flowmap_metrics.bases import InFeaturesConfig, sets_of
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Features, Metric, References, Samples
@@ -70,37 +70,18 @@ def _frechet(features: FeaturesConfig, to: To, references: References) -> Metric
     """The distance in `features`, to held-out data or to the teacher's samples."""
     from flowmap_metrics.frechet import FrechetDistance
 
-    if to == "teacher":
-        return FrechetDistance(features.build(references), references.teacher, references.teacher_again)
-    perfect = features.unseen(references).x
-    return FrechetDistance(features.build(references), references.held_out.x, perfect)
+    return FrechetDistance(features.build(references), *sets_of(features, to, references))
 
 
-class FrechetConfig(MetricConfig):
+class FrechetConfig(InFeaturesConfig):
     """Fréchet distance in any installed features, to held-out data or to the teacher's own many-step samples."""
 
     type: Literal["frechet"] = "frechet"
-    features: AnyFeatures = Field(default="pixels", description="the space that samples are compared in")
     to: To = Field("held_out", description="what samples are compared with")
 
     def label(self) -> str:
         """With its features, and the teacher if that is what samples are compared with."""
-        return f"{self.type}:{self.features.type}" + (":teacher" if self.to == "teacher" else "")
-
-    def missing(self) -> Iterable[Finding]:
-        """What the features would read."""
-        return self._of_features(self.features.missing())
-
-    def rehearsed(self, folder: Path) -> Self:
-        """With a tiny twin of the features."""
-        return self.model_copy(update={"features": self.features.rehearsed(folder)})
-
-    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        """What the features cannot read."""
-        return self._of_features(self.features.findings(spec))
-
-    def _of_features(self, found: Iterable[Finding]) -> Iterable[Finding]:
-        return [Finding(finding.level, ("features", *finding.field), finding.message) for finding in found]
+        return f"{self.type}:{self.features.label()}" + (":teacher" if self.to == "teacher" else "")
 
     def build(self, references: References) -> Metric:
         """Measure what samples are compared with."""

@@ -9,8 +9,9 @@ import numpy as np
 from scipy.linalg import eigvals
 from torch import Tensor
 
-from flowmap.interfaces import Evidence, Features, Metric
-from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
+from flowmap.interfaces import Features
+from flowmap_metrics.in_parts import InParts
+from flowmap_metrics.parts import Vectors
 
 
 def moments(vectors: Vectors) -> tuple[Vectors, Vectors]:
@@ -32,28 +33,16 @@ def frechet(a: tuple[Vectors, Vectors], b: tuple[Vectors, Vectors]) -> float:
 
 
 @final
-class FrechetDistance(Metric):
+class FrechetDistance(InParts):
     """Distance to `target` in `features`; `perfect` are what ideal samples would be.
 
-    The distance of N samples of the target's own law is above 0 by about a term in 1/N, so samples are scored in parts
-    of at most as many as are `perfect`, and the floor is of parts of that same size.
+    The distance of N samples of the target's own law is above 0 by about a term in 1/N.
     """
 
     def __init__(self, features: Features, target: Tensor, perfect: Tensor) -> None:
-        self._features = features
-        self._target = moments(self._vectors(target))
-        self._perfect = self._vectors(perfect)
+        super().__init__(features, perfect)
+        self._target = moments(self.vectors(target))
 
-    def score(self, evidence: Evidence) -> float:
-        """The mean distance of parts of the samples, as large as there are ideal samples."""
-        return in_parts(self._distance, self._vectors(evidence.samples), len(self._perfect))
-
-    def floor(self, size: int) -> float:
-        """The mean distance of some parts of the ideal samples, of `size` (of all there are, if they are fewer)."""
-        return in_parts(self._distance, self._perfect, size, FLOOR_PARTS)
-
-    def _vectors(self, samples: Tensor) -> Vectors:
-        return self._features.of(samples).double().cpu().numpy()
-
-    def _distance(self, vectors: Vectors) -> float:
+    def number(self, vectors: Vectors) -> float:
+        """See InParts."""
         return frechet(moments(vectors), self._target)
