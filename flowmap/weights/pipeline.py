@@ -133,12 +133,13 @@ class Pipeline:
         return ()
 
     def shift(self) -> float | None:
-        """The shift of the grid that the scheduler's configuration names; None if it names none."""
-        if not (self.folder / _SCHEDULER).is_file():
-            return None
-        found = read_json(self.folder / _SCHEDULER)
+        """The shift of the grid that the scheduler's configuration names; None if it names none.
+
+        One that shifts dynamically, by the number of tokens, takes no notice of the constant that it names as well.
+        """
+        found = read_json(self.folder / _SCHEDULER) if (self.folder / _SCHEDULER).is_file() else {}
         value = found.get("shift", found.get("flow_shift"))
-        if value is None:
+        if value is None or found.get("use_dynamic_shifting"):
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_SHIFT:
             raise FlowmapError(f"{self.folder / _SCHEDULER}: its shift is {value!r}; it must be a number above 0")

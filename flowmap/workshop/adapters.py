@@ -155,8 +155,8 @@ class Adapters:
     def prepare(self, model: nn.Module, chosen: Chosen) -> None:
         """Put layers that can have adapters into `model`, whose weights are frozen. Names of its weights stay.
 
-        Raises FlowmapError if no layer is called as `layers` or as `timed` says, if one is no plain linear layer, or if
-        a module in `whole` is not there or lies in another of them.
+        Raises FlowmapError if no layer is called as `layers` or as `timed` says, if one is no plain linear layer or
+        list of layers, or if a module in `whole` is not there or lies in another of them.
         """
         model.requires_grad_(False)
         paths = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
@@ -168,10 +168,11 @@ class Adapters:
                 raise FlowmapError(f"a {type(model).__name__} has no module '{name}', to be copied for each role")
             if any(name.startswith(f"{other}.") for other in self.whole):
                 raise FlowmapError(f"module '{name}' lies in another of which each role has a copy; name that alone")
+        inside = tuple(f"{name}." for name in self.whole)
         for path, layer in list(model.named_modules()):
             if path in self.whole:
                 _put(model, path, Copied(layer, chosen))
-            elif self._adapts(path, two_times=True) and not path.startswith(tuple(f"{name}." for name in self.whole)):
+            elif self._adapts(path, True) and not (path.startswith(inside) or isinstance(layer, nn.ModuleList)):
                 if type(layer) is not nn.Linear:
                     raise FlowmapError(f"layer {path} is a {type(layer).__name__}; adapters go on plain linear layers")
                 _put(model, path, AdaptedLinear(layer, chosen))

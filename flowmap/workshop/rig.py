@@ -35,6 +35,10 @@ class Rig:
             self.backbone = make()
             self.roles = {kind: self.backbone.role(kind, kind, None, draw) for kind in KINDS}
             for role in self.roles.values():
+                if device == "meta":
+                    # Mixed precision is not followed there, and products of two precisions are refused.
+                    for parameter in role.module.parameters():
+                        parameter.data = parameter.data.float()
                 for parameter in role.own.values():
                     # Gradients have a line of their own in the plan: adding to them takes nothing new.
                     parameter.grad = torch.empty_like(parameter)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from flowmap.weights.pipeline import INDEX
 from flowmap.workshop.quiet import no_bars
 
-_WORDS = (
+WORDS = (
     "a red green blue yellow white square circle ball moves slowly quickly to the left right up down over grey "
     "video of shape on plain background bright static blurred"
 )
@@ -55,7 +55,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=[*"abcdefghijklmnopqrstuvwxyz ,."],
         show_progress=False,
     )
-    made.train_from_iterator([_WORDS] * 4, trainer)
+    made.train_from_iterator([WORDS] * 4, trainer)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )

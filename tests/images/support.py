@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import torch
-from flowmap_diffusers import configs
+from flowmap_diffusers import configs, tokens
 from flowmap_diffusers.image_config import ImageConfig
 
-from flowmap.interfaces import Backbone, EncodedText
+from flowmap.interfaces import Backbone, EncodedText, Velocity
 from flowmap.maths.draw import Draw
+from flowmap.networks.guidance import Guided
 from flowmap.plugin import SampleSpec
+from flowmap.weights.names import RANDOM
 
 CPU = torch.device("cpu")
 SIDE = 8  # cells of model space
@@ -73,14 +75,17 @@ def conds(kind: type[ImageConfig], backbone: Backbone, count: int = 2) -> Any:
     return backbone.condition(prompts(kind, count), count, CPU)[0]
 
 
-TELLING = ("flux",)
-"""The pipelines whose `guidance_scale` is what a guidance-distilled transformer is told."""
-
-
 def asked_as(name: str, words: list[str], scale: float) -> dict[str, Any]:
     """The arguments with which the family's pipeline of diffusers makes such pictures, guided by `scale`."""
     asked = {"prompt": words, "negative_prompt": [""] * len(words), "guidance_scale": scale}
+    told = {"guidance_scale": KINDS[name](weights=RANDOM).told()}
+    if name == "flux2":
+        # It guides in no other way.
+        return {"prompt": words} | told
+    if name == "qwen_image":
+        return {"prompt": words, "negative_prompt": [""] * len(words), "true_cfg_scale": scale}
     return asked | {
+        "flux": {"true_cfg_scale": scale, **told},
         # Neither to the sizes that its authors trained.
         "sana": {"use_resolution_binning": False},
         # Nor with the guided velocity as long as the condition's.
@@ -97,9 +102,33 @@ def length_of(name: str) -> int:
 
 def guided_by(name: str, scale: float) -> float:
     """What `scale` is as w in null + w (cond - null)."""
-    return scale
+    return 1.0 if name == "flux2" else scale
+
+
+@final
+class Renormed(Velocity):
+    """Guided by `scale`, each token as long as it is unguided: as Qwen-Image's pipeline guides, and we do not."""
+
+    def __init__(self, network: Velocity, scale: float) -> None:
+        self._network, self._guided = network, Guided(network, scale)
+
+    def velocity(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+        side = x.shape[-1] // 2
+        guided = tokens.packed(self._guided.velocity(x, t, cond)[:, 0])
+        alone = tokens.packed(self._network.velocity(x, t, cond.cond)[:, 0])
+        length = alone.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+        return tokens.unpacked(guided * length, side, side)[:, None]
+
+
+def guided(name: str, network: Velocity, scale: float) -> Velocity:
+    """`network` as the family's pipeline guides it."""
+    return Renormed(network, scale) if name == "qwen_image" else Guided(network, guided_by(name, scale))
+
+
+PACKED = ("flux", "qwen_image")
 
 
 def packed(name: str, latents: torch.Tensor) -> torch.Tensor:
     """Latents `[B, 1, C, h, w]` as the family's pipeline takes them."""
-    return latents[:, 0].clone()
+    cells = latents[:, 0].clone()
+    return tokens.packed(cells) if name in PACKED else cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Samples
 from flowmap.maths.path import grid
-from flowmap.networks.guidance import Guided, GuidedCond
+from flowmap.networks.guidance import GuidedCond
 
-from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided_by, length_of, packed, pictures
+from .support import CPU, KINDS, VELOCITIES, asked_as, draw, guided, length_of, packed, pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["a red ball on the left", "yellow square"]
@@ -94,7 +95,7 @@ def test_our_euler_steps_are_the_pipelines(name: str, twins: Path) -> None:
     ).images
     teacher = backbone.role("teacher", "velocity", None, draw())
     cond, null = backbone.condition(WORDS, 2, CPU)
-    network = Guided(teacher.network, guided_by(name, SCALE))
+    network = guided(name, teacher.network, SCALE)
     with torch.no_grad():
         latents = Euler().sample(network, start, times, GuidedCond(cond, null), draw())
     ours = backbone.decode(latents)[:, 0] / 2 + 0.5
@@ -147,6 +148,10 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
     folder.mkdir()
     how = backbone.export(student, folder, "diffusers", True, SHIFT)
     assert "trust_remote_code=True" in how
+    # What it says to ask, as the code beside it does, is what is asked below.
+    said = [f"{key}={value}" for key, value in asked_as(name, WORDS, 1.0).items() if key.endswith("_scale")]
+    code = (folder / "two_times.py").read_text()
+    assert any(asked in how and asked in code for asked in said)
     with pytest.raises((ValueError, RuntimeError)):
         getattr(diffusers, kind.family.model).from_pretrained(folder / "transformer")
     with pytest.raises((ValueError, RuntimeError, AttributeError, OSError)):
@@ -209,3 +214,36 @@ def test_gated_weights_say_how_to_come_by_them() -> None:
     assert "hf download stabilityai/stable-diffusion-3-medium-diffusers" in finding.message
     assert "accept their licence" in finding.message
     assert "hf auth login" in finding.message
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_shift_that_depends_on_the_size_is_that_of_the_usual_one(name: str, twins: Path, tmp_path: Path) -> None:
+    """Beside it schedulers name a constant that nobody uses (that of FLUX.1 [dev] is 3)."""
+    kind, folder = KINDS[name], tmp_path / "dynamic"
+    shutil.copytree(twin(kind, twins), folder)
+    found = kind(weights=str(folder)).pretrained()
+    assert found is not None
+    assert found.shift == kind.family.usual.shift
+    told = folder / "scheduler" / "scheduler_config.json"
+    for fields, shift in (({"shift": 7.0}, 7.0), ({"shift": 7.0, "use_dynamic_shifting": True}, found.shift)):
+        told.write_text(json.dumps(fields))
+        again = kind(weights=str(folder)).pretrained()
+        assert again is not None
+        assert again.shift == shift
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "value", "why"),
+    [("flux2", "guidance_embeds", False, r"\[klein\]"), ("qwen_image", "zero_cond_t", True, "edit pictures")],
+)
+def test_relatives_that_are_asked_otherwise_are_refused(
+    name: str, size: str, value: bool, why: str, twins: Path, tmp_path: Path
+) -> None:
+    """Of the same class as the transformer of the family."""
+    kind, folder = KINDS[name], tmp_path / "relative"
+    shutil.copytree(twin(kind, twins), folder)
+    told = folder / "transformer" / "config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {size: value}))
+    config = kind(weights=str(folder), text_length=16)
+    (finding,) = config.findings(pictures(kind, side_of(kind, folder)))
+    assert re.search(why, finding.message)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from flowmap.schema.bounds import Guidance
 from flowmap_diffusers.families.dit import Dit
+from flowmap_diffusers.families.flux import Flux
+from flowmap_diffusers.families.flux2 import Flux2
 from flowmap_diffusers.families.lumina2 import Lumina2
 from flowmap_diffusers.families.pixart import PixArt
+from flowmap_diffusers.families.qwen_image import QwenImage
 from flowmap_diffusers.families.sana import Sana
 from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.families.z_image import ZImage
 from flowmap_diffusers.family import Family
-from flowmap_diffusers.image_config import ImageConfig
+from flowmap_diffusers.image_config import GuidedConfig, ImageConfig
 from flowmap_diffusers.noise_prediction import FREQUENCY
 
 
@@ -24,6 +30,21 @@ class DitConfig(ImageConfig):
     def time_frequency(self) -> float:
         """Steps of the table of DDPM per unit of t, at most."""
         return FREQUENCY
+
+
+class FluxConfig(GuidedConfig):
+    """FLUX.1 [dev], [Krea] and [schnell], text to image."""
+
+    type: Literal["flux"] = "flux"
+    family: ClassVar[Family] = Flux()
+
+
+class Flux2Config(GuidedConfig):
+    """FLUX.2 [dev], text to image."""
+
+    type: Literal["flux2"] = "flux2"
+    guidance: Guidance = Field(4.0, description="what the transformer is told, which is guidance-distilled")
+    family: ClassVar[Family] = Flux2()
 
 
 class Lumina2Config(ImageConfig):
@@ -42,6 +63,17 @@ class PixArtConfig(ImageConfig):
     def time_frequency(self) -> float:
         """Steps of the table of DDPM per unit of t, at most."""
         return FREQUENCY
+
+
+class QwenImageConfig(ImageConfig):
+    """Qwen-Image (arXiv 2508.02324), text to image."""
+
+    type: Literal["qwen_image"] = "qwen_image"
+    family: ClassVar[Family] = QwenImage()
+
+    def time_frequency(self) -> float:
+        """1000, by which its sinusoids multiply."""
+        return 1000.0
 
 
 class SanaConfig(ImageConfig):

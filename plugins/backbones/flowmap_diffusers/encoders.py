@@ -32,13 +32,12 @@ def read_vae(folder: Pipeline, kind: str) -> Any:
 
 
 def tokenizer_of(folder: Pipeline, part: str) -> Any:
-    """The tokenizer in `part`; a processor of texts and pictures where that is what the folder has."""
-    from transformers import AutoProcessor, AutoTokenizer
+    """The tokenizer in `part`; that of a processor of texts and pictures, where the folder has one: texts are all."""
+    from transformers import AutoTokenizer
 
     place = folder.folder / part
-    kind = AutoProcessor if (place / "processor_config.json").is_file() else AutoTokenizer
     try:
-        return kind.from_pretrained(place, local_files_only=True)
+        return AutoTokenizer.from_pretrained(place, local_files_only=True)
     except Exception as error:
         # Its files say which class reads them, and what these raise is their own.
         first = next(iter(str(error).splitlines()), "")

@@ -96,7 +96,8 @@ def _as_two_times(
     if source is None:
         told["auto_map"] = {"AutoModel": f"{_CODE}.TwoTimes"}
     write_config(part / CONFIG, TWO_TIMES + family.model, told)
-    code = _code(family, family.embedders(sizes), config.gate)
+    asked = family.unguided.format(told=config.told())
+    code = _code(family, family.embedders(sizes), config.gate).replace(Family.unguided, asked)
     (part / f"{_CODE}.py").write_text(code)
     if source is None:
         load = f'diffusers.AutoModel.from_pretrained("FOLDER/transformer", trust_remote_code=True, {dtype})'
@@ -109,7 +110,7 @@ def _as_two_times(
     own = {"transformer": [_CODE, "TwoTimes"], "scheduler": [_CODE, "FlowMapScheduler"]}
     write_config(folder / "model_index.json", [_CODE, "FlowMapPipeline"], _classes(source) | own)
     load = f'pipe = diffusers.DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True, {dtype})'
-    call = 'image = pipe("a red fox", num_inference_steps=4, guidance_scale=1.0).images[0]   # 1, 2, 4, ... calls'
+    call = f'image = pipe("a red fox", num_inference_steps=4, {asked}).images[0]   # 1, 2, 4, ... calls'
     return "\n".join(["import torch", _NEEDED, load, call])
 
 

@@ -77,6 +77,9 @@ class Family(ABC):
     """Whether the transformer makes a velocity, up to its sign; others are converted, which no pipeline does."""
     square: ClassVar[bool] = False
     """Whether images must be as high as they are wide."""
+    unguided: ClassVar[str] = "guidance_scale=1.0"
+    """What a call of the pipeline says for a student to be asked as it was trained: `{told}` is the guidance that a
+    guidance-distilled transformer is told, and no other guides."""
     texts_at_once: ClassVar[int] = 8
     usual: ClassVar[Usual]
 

@@ -21,6 +21,8 @@ def pretrained(weights: str, family: Family) -> Pretrained | None:
     if checkpoint is None:
         return None
     usual, files, shift = family.usual, checkpoint.pipeline.everything(), checkpoint.pipeline.shift()
+    # Where a folder names no constant shift, its pipeline finds one by the size: that of the family's usual one.
+    shift = usual.shift if shift is None else shift
     spec = SampleSpec((1, 3, usual.side, usual.side), classes=0 if family.parts else 1000, text=bool(family.parts))
     if checkpoint.two_times:
         return Pretrained("flow_map", files=files, spec=spec, shift=shift)

@@ -27,6 +27,7 @@ class ZImage(Family):
     }  # fmt: skip
     width, masked, backwards = "cap_feat_dim", True, True
     blocks, depth, embedder = ("noise_refiner", "context_refiner", "layers"), ("n_layers",), "t_embedder"
+    unguided = "guidance_scale=0.0"
     # The pipeline's defaults, whose guidance of 5 is added to the condition's velocity; the scheduler's shift.
     usual = Usual(1024, 50, 6.0, 6.0)
 
