@@ -108,7 +108,8 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
     if isinstance(a, EncodedText) and isinstance(b, EncodedText):
-        return torch.equal(a.text, b.text) and torch.equal(a.null, b.null)
+        pairs = ((a.tensors(), b.tensors()), (a.nulls(), b.nulls()))
+        return all(m.keys() == n.keys() and all(torch.equal(m[name], n[name]) for name in m) for m, n in pairs)
     captions = all(isinstance(p, list) and all(isinstance(text, str) for text in p) for p in (a, b))
     return bool(a == b) if captions else True
 

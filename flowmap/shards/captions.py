@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from flowmap.errors import ClipError
-from flowmap_video.shards import ABOUT
+from flowmap.shards.entries import ABOUT
 
 MOST_CAPTIONS = 1000
 """Of a sample: each is encoded, and nobody writes more."""
