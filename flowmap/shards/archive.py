@@ -21,7 +21,7 @@ from flowmap.shards.configs import ENCODED, ShardsConfig
 from flowmap.shards.encoded import ShardWriter
 from flowmap.shards.entries import Entry, layout
 from flowmap.shards.facts import read_facts
-from flowmap.shards.faults import FAULTS, Faults
+from flowmap.shards.faults import FAULTS, Fault, Faults
 from flowmap.shards.index import index
 from flowmap.shards.kind import Kind
 from flowmap.shards.loading import Common, Loader
@@ -138,6 +138,7 @@ class ShardArchive(Archive):
         """Write the part's samples, encoded, into `folder`; those left out go to its `faults.jsonl`."""
         if part not in self.parts():
             raise FlowmapError(f"{self._config.path}: there is no {part} here")
+        self._refuse_other_state(folder)
         with ShardWriter.opened(folder / part, self._config) as writer:
             try:
                 for entry in self._by_part.get(part, []):
@@ -145,6 +146,14 @@ class ShardArchive(Archive):
                     yield 1
             finally:
                 self._record(part, folder)
+
+    def _refuse_other_state(self, folder: Path) -> None:
+        """Refuse a folder that has parts of what is not here any more: their samples would be there twice."""
+        if any(entry.part.of_a_state for entry in self._entries):
+            parts = set(self.parts())
+            if old := sorted(tar.name for tar in folder.glob("[!.]*.tar") if tar.name not in parts):
+                what = f"{len(old)} tars that are not of {self._config.path} as it is now ({old[0]})"
+                raise FlowmapError(f"{folder}: has {what}; remove them, or choose another folder")
 
     def _encode_one(self, entry: Entry, precompute: Callable[[Samples], Samples], writer: ShardWriter) -> None:
         try:
@@ -157,15 +166,14 @@ class ShardArchive(Archive):
 
     def _record(self, part: str, folder: Path) -> None:
         """Replace what `faults.jsonl` says of this part, which may have been begun before, and of what is no part."""
-        path = dict(self._parts)[part]
-        keys = {"", *(entry.key for entry in self._by_part.get(part, []))}
-        found = {part: [fault for fault in self._faults.of(str(path)) if fault.key in keys]}
-        # What is said of a folder as a whole is no one part's.
-        general = {path, *(other for other, _ in self._config.passed_over())} - {path if path.name == part else None}
-        if path in general:
-            found[part] = [fault for fault in found[part] if fault.key]
-        for other in sorted(general):
-            found[other.name] = [fault for fault in self._faults.of(str(other)) if not fault.key]
+        path, keys = str(dict(self._parts)[part]), {entry.key for entry in self._by_part.get(part, [])}
+        tars = {str(path): name for name, path in self._parts if path.name == name}
+        found: dict[str, list[Fault]] = {part: []}
+        for fault in self._faults.found():
+            # What is said of a tar as a whole is that part's; of a folder, or a table in it, no part's.
+            name = part if fault.key else tars.get(fault.tar, Path(fault.tar).name)
+            if (fault.tar == path and fault.key in keys) if fault.key else (name == part or fault.tar not in tars):
+                found.setdefault(name, []).append(fault)
         before = read_lines(folder / FAULTS)
         after = [line for line in before if not isinstance(line, dict) or line.get("tar") not in found]
         after += [asdict(fault) | {"tar": name} for name, faults in found.items() for fault in faults]

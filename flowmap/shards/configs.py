@@ -33,8 +33,7 @@ class ShardsConfig(ArchiveConfig):
     )
     faults: Faults = Field(100, description="unusable samples that are skipped before the run stops")
     caption_choice: Literal["random", "first"] = Field(
-        "random",
-        description="which of a list of captions a sample is trained with; in AnyFlow's released runs the first",
+        "random", description="which of a list of captions a sample is trained with, where there are several"
     )
 
     @abstractmethod

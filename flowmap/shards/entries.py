@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, final
+from typing import Any, BinaryIO, ClassVar, Literal, final
 
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.shards.faults import Faults
@@ -50,8 +50,11 @@ class Members:
 class Part(ABC):
     """Where several samples are: a tar, or some of the files of a folder. Encoded, they become one tar.
 
-    `path` is what faults call it, `name` what its encoded tar is called.
+    `path` is what faults call it, `name` what its encoded tar is called. That of a part `of_a_state` changes with what
+    is in it.
     """
+
+    of_a_state: ClassVar[bool] = False
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -84,7 +87,7 @@ class Tar(Part):
         except OSError as error:
             raise cannot_read(self.path, error) from None
         if len(content) < size or length != self._length:
-            raise FlowmapError(f"{self.path} was cut or replaced while it was in use; start again", code=1)
+            raise replaced(self.path)
         return content
 
     def head(self, place: tuple[int, int], count: int) -> bytes:
@@ -146,6 +149,11 @@ def layout(entries: Sequence[Entry], path: str, faults: Faults, members: Members
 def length_of(file: BinaryIO) -> int:
     """The bytes of an open file."""
     return os.fstat(file.fileno()).st_size
+
+
+def replaced(path: Path) -> FlowmapError:
+    """Say that a file is not what it was when it was indexed."""
+    return FlowmapError(f"{path} was cut or replaced while it was in use; start again", code=1)
 
 
 def cannot_read(path: Path, error: OSError) -> FlowmapError:

@@ -90,16 +90,10 @@ def read_facts(folder: Path, config: ShardsConfig) -> Facts:
     """The facts of the shards in `folder`; raises FlowmapError unless they are what the recipe wants."""
     path = folder / ENCODED
     facts = _read(path)
-    for name, sizes, number in _sizes(facts, config.spec()):
-        if not _are_sizes(sizes, number):
-            what = f"{number} sizes" if number is not None else "the sizes"
-            raise _damaged(path, f"'{name}' is {json.dumps(sizes)[:_SHOWN]}, not {what} of a tensor")
-    if wrong := next((found[1] for found in facts.others.values() if found[1] not in _KINDS), None):
-        raise _damaged(path, f"{json.dumps(wrong)[:_SHOWN]} is no kind of number")
-    made = {**config.made_before(), **facts.made_from}
+    made = {"classes": facts.classes, **config.made_before(), **facts.made_from}
     misfits = [
         f"data.{name} = {json.dumps(value)}, the shards were made with {json.dumps(made.get(name))}"
-        for name, value in config.made_from().items()
+        for name, value in {**config.made_from(), "classes": config.spec().classes}.items()
         if value != made.get(name)
     ]
     if misfits:
@@ -107,6 +101,12 @@ def read_facts(folder: Path, config: ShardsConfig) -> Facts:
             f"{path}: these shards were encoded for another recipe. This one says " + "; it says ".join(misfits) + ". "
             "Change the recipe, or encode into another folder"
         )
+    for name, sizes, number in _sizes(facts, config.spec()):
+        if not _are_sizes(sizes, number):
+            what = f"{number} sizes" if number is not None else "the sizes"
+            raise _damaged(path, f"'{name}' is {json.dumps(sizes)[:_SHOWN]}, not {what} of a tensor")
+    if wrong := next((found[1] for found in facts.others.values() if found[1] not in _KINDS), None):
+        raise _damaged(path, f"{json.dumps(wrong)[:_SHOWN]} is no kind of number")
     return facts
 
 

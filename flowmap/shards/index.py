@@ -29,8 +29,8 @@ def index(tars: Sequence[Path], faults: Faults, wanted: Members) -> list[Entry]:
 
 
 @final
-class _Found:
-    """What one tar has, by name; `wanted` are the parts of a sample."""
+class Found:
+    """What a tar or a folder has, by name; `wanted` are the parts of a sample."""
 
     def __init__(self, wanted: Members) -> None:
         self._largest = wanted.largest
@@ -83,9 +83,12 @@ class _Found:
                     text = f"its {suffix} has {member.size} bytes, more than the {self._largest[suffix]} that are read"
                     self.spoilt.setdefault(key, text)
 
-    def unread(self) -> list[str]:
-        """Members that look like a part of a sample, and are of none."""
-        return [name for name in self.others if not self._beside(name)]
+    def unread(self) -> str:
+        """Which members look like a part of a sample, and are of none; empty if there are none."""
+        names = [name for name in self.others if not self._beside(name)]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        shown = f"{', '.join(names[:_SHOWN])}{more}"
+        return f"{len(names)} of its files are no part of a sample and not read: {shown}" if names else ""
 
     def _beside(self, name: str) -> bool:
         """Whether a sample has the same name: WebDataset's tars may have more than is read here."""
@@ -95,7 +98,7 @@ class _Found:
 
 
 def _entries(tar: Path, faults: Faults, wanted: Members) -> Iterator[Entry]:
-    found = _Found(wanted)
+    found = Found(wanted)
     try:
         with tar.open("rb") as file:
             length = length_of(file)
@@ -106,9 +109,7 @@ def _entries(tar: Path, faults: Faults, wanted: Members) -> Iterator[Entry]:
     found.follow_links()
     found.refuse_large()
     if unread := found.unread():
-        more = f" and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
-        text = f"{len(unread)} of its files are no part of a sample and not read: {', '.join(unread[:_SHOWN])}{more}"
-        faults.add(str(tar), "", text)
+        faults.add(str(tar), "", unread)
     part = Tar(tar, length)
     for key, parts in found.samples.items():
         places = {suffix: (member.offset, member.size) for suffix, member in parts.items()}

@@ -63,6 +63,7 @@ class Loader:
 
     def raw(self, entry: Entry) -> Loaded:
         """A raw sample, with its captions and its class."""
+        entry.refuse_spoilt()
         captions = self.texts(entry)
         label = self._kind.label(entry) if self._spec.labelled else None
         self._kind.members().raw_of(entry)
@@ -77,6 +78,7 @@ class Loader:
         """The captions alone, as strings or encoded."""
         if self.common is not None:
             return self._load_encoded(entry, self.common).texts
+        entry.refuse_spoilt()
         return self._kind.captions(entry) if self._spec.text else []
 
     def gathered(self, found: Sequence[Loaded], texts: list[Any], device: torch.device = _CPU) -> Samples:
