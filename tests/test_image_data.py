@@ -387,10 +387,7 @@ def test_samples_are_compared_at_one_size_and_every_sample_is_drawn_alike(tmp_pa
 def test_encoded_json_names_the_latent_of_each_size(tmp_path: Path) -> None:
     encode_all(config(of_aspects(tmp_path / "raw"), **BUCKETS), tmp_path / "latents")
     facts = json.loads((tmp_path / "latents" / "encoded.json").read_text())
-    assert (
-        facts["latents"] == {"16 x 16": [1, 3, 2, 2], "8 x 24": [1, 3, 1, 3], "24 x 8": [1, 3, 3, 1]}
-        or len(facts["latents"]) == 3
-    )
+    assert facts["latents"] == {"16 x 16": [1, 3, 2, 2], "8 x 24": [1, 3, 1, 3], "24 x 8": [1, 3, 3, 1]}
     assert "latent" not in facts
     assert facts["others"] == {"mask": [[6], "bool"], "pooled": [[2], "float"]}
     assert "data.buckets = false, the shards were made with true" in refused(config(tmp_path / "latents").build)
@@ -407,8 +404,7 @@ def test_where_no_picture_is_of_the_size_that_is_compared_the_sizes_are_named(tm
     )
     why = refused(lambda: config(tmp_path / "raw", **BUCKETS).build().batch(draw(2)))
     assert (
-        "no sample comes to 16 x 16, the size in which samples are made and compared; most come to 8 x 32" in why
-        or ("most come to 8 x 24 (2): choose one of these sizes" in why)
+        "no sample comes to 16 x 16, the size in which samples are made and compared; most come to 8 x 24 (2): " in why
     )
 
 
@@ -525,14 +521,6 @@ def deep() -> bytes:
     return stored(Image.fromarray(ramp))
 
 
-def wide_gamut() -> tuple[bytes, list[int]]:
-    """A colour under a profile that turns red and blue about, and what it is in sRGB."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    del profile
-    return stored(Image.new("RGB", (SIZE, SIZE), (10, 100, 200)), icc_profile=srgb.tobytes()), [10, 100, 200]
-
-
 @pytest.mark.parametrize("number", [1, 3, 6, 8])
 def test_pictures_are_upright_and_go_to_the_bucket_that_they_are_then_of(number: int, tmp_path: Path) -> None:
     write(tmp_path, {"a.png": turned(number), "b.png": shot(0), "c.png": shot(0)})
@@ -548,16 +536,17 @@ def test_what_is_well_defined_is_converted(tmp_path: Path, said: Callable[[], li
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(256, 0))
     palette = Image.new("P", (SIZE, SIZE), 3)
     palette.putpalette([0, 0, 0, 1, 1, 1, 2, 2, 2, 9, 99, 199])
-    color, expected = wide_gamut()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    blue = Image.new("RGB", (SIZE, SIZE), (9, 99, 199))
     clear = Image.new("RGBA", (SIZE, SIZE), (9, 99, 199, 255))
     cases: dict[str, tuple[bytes, Any]] = {
         "deep": (deep(), None),
         "grey": (stored(ramp), None),
         "palette": (stored(palette), [9, 99, 199]),
         "bits": (stored(Image.new("1", (SIZE, SIZE), 1)), [255, 255, 255]),
-        "profile": (color, expected),
+        "profile": (stored(blue, icc_profile=srgb), [9, 99, 199]),
         "opaque": (stored(clear), [9, 99, 199]),
-        "named otherwise": (stored(Image.new("RGB", (SIZE, SIZE), (9, 99, 199)), "WEBP", lossless=True), [9, 99, 199]),
+        "named otherwise": (stored(blue, "WEBP", lossless=True), [9, 99, 199]),
     }
     for name, (content, color_of) in cases.items():
         folder = write(tmp_path / name, {"a.png": content})
@@ -756,6 +745,18 @@ def test_a_saved_dataset_names_the_column_that_is_meant(tmp_path: Path, said: Ca
     assert "was cut or replaced while it was in use" in refused(lambda: data.batch(draw(1)))
     assert len(texts_of(config(folder, image="img", caption="text"))) < 3
     assert any(text.startswith(f"skipped {file}: it is cut off or damaged (") for text in said())
+
+
+def test_what_the_datasets_library_saved_is_read() -> None:
+    """Written by its 5.2.0: `select` and `shuffle` of ten pictures of grey 20 i, captions "grey i", class i % 3."""
+    source = config(Path(__file__).parent / "golden" / "images" / "saved_dataset")
+    assert greys_of(source) == [20 * i for i in (0, 2, 3, 4, 5, 6, 7, 8, 9)]
+    for samples in everything(source):
+        assert samples.prompts == [f"grey {grey // 20}" for grey in greys(samples.x)]
+    classes = replace_fields(source, condition="class")
+    assert classes.spec().classes == 3
+    for samples in everything(classes):
+        assert samples.prompts.tolist() == [grey // 20 % 3 for grey in greys(samples.x)]
 
 
 def test_without_pyarrow_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

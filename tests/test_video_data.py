@@ -910,6 +910,18 @@ def test_shards_of_before_these_fields_were_made_with_their_defaults(raw: Shards
     assert 'data.caption = "captions", the shards were made with null' in refused(config(tmp_path / "latents").build)
 
 
+def test_shards_that_were_encoded_before_there_were_other_embeddings_are_read() -> None:
+    """Written by flowmap of 8fba4cb, with `fake`, from four of the rehearsal's clips; digests and all."""
+    data = config(Path(__file__).parent / "golden" / "encoded", held_out=0.3).build()
+    samples = [data.reference(split, 9) for split in ("train", "held_out")]
+    assert sum(len(found.x) for found in samples) == 4
+    for found in samples:
+        letters = [bytes(int(number) for number in text[:, 0]).decode() for text in found.prompts.text]
+        assert {text[:4] for text in letters} <= {"a re", "a gr", "a bl", "a ye"}
+        assert found.prompts.others == {}
+        assert torch.equal(found.prompts.null, torch.full((LENGTH, WIDTH), 0.5))
+
+
 def test_raw_and_encoded_shards_do_not_mix(raw: Shards, tmp_path: Path) -> None:
     source = raw()
     encode_all(source, tmp_path / "latents")

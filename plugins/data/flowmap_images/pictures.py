@@ -49,7 +49,7 @@ class Pictures(Kind):
     def __init__(self, config: ImagesConfig) -> None:
         self._config, self._spec, self._members = config, config.spec(), members_of(config)
         self._sizes = [size[2:] for size in self._spec.sizes]
-        self._enlarged = 0
+        self._enlarged: set[tuple[str, str]] = set()
 
     def members(self) -> Members:
         """A picture and what is said of it."""
@@ -85,10 +85,11 @@ class Pictures(Kind):
         size = f"{seen[0]:.0f} x {seen[1]:.0f}, smaller than {wanted[0]} x {wanted[1]}"
         if self._config.small == "skip":
             raise ClipError(f"it is {size}, and such pictures are skipped (data.small)")
-        self._enlarged += 1
-        if str(self._enlarged).strip("0") == "1":
+        before = len(self._enlarged)
+        self._enlarged.add((str(entry.part.path), entry.key))
+        if (now := len(self._enlarged)) > before and str(now).strip("0") == "1":
             which = f"{entry.part.path}: {entry.key} is {size}"
-            number = "it is" if self._enlarged == 1 else f"with {self._enlarged - 1} before it, it is"
+            number = f"with {before} before it, it is" if before else "it is"
             _log.warning('%s: %s enlarged (data.small = "skip" leaves such out)', which, number)
 
     def captions(self, entry: Entry) -> list[str]:

@@ -15,13 +15,13 @@ from flowmap.video.pictures import png
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 80, 220), "yellow": (230, 200, 40)}
 _SHAPES = ("disc", "square")
-_ASPECTS = {"": 1.0, "-wide": 2.0, "-tall": 0.5}
+_ASPECTS = {"": (1, 1), "-wide": (1, 2), "-tall": (2, 1)}
 _PER_TAR = 12
 _GROUND = 90
 
 
 def write_pictures(folder: Path, size: int, caption: str, classes: int) -> None:
-    """Write two raw tars of twelve pictures of about `size` x `size` into `folder`, unless they are there.
+    """Write two raw tars of twelve pictures, none smaller than `size` x `size`, into `folder`, unless they are there.
 
     Each has captions in the field `caption` of its json, and is of one of the `classes`, if there are any.
     """
@@ -34,8 +34,8 @@ def _fill(folder: Path, size: int, caption: str, classes: int) -> None:
     for first in range(0, len(kinds), _PER_TAR):
         with tarfile.open(folder / f"{first // _PER_TAR:03d}.tar", "w") as tar:
             for number, (shape, colour, form) in enumerate(kinds[first : first + _PER_TAR], start=first):
-                side = size * _ASPECTS[form] ** 0.5
-                drawn = draw_picture(shape, colour, round(size * size / side), round(side))
+                height, width = (round(1.5 * size * wide) for wide in _ASPECTS[form])
+                drawn = draw_picture(shape, colour, height, width)
                 captions = [f"a {colour} {shape}", f"a grey ground with a {colour} {shape} on it"]
                 add_file(tar, f"{colour}-{shape}{form}.png", png(drawn))
                 add_file(tar, f"{colour}-{shape}{form}.json", json.dumps({caption: captions}).encode())
