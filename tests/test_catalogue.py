@@ -106,7 +106,7 @@ def test_the_first_party_plugins_are_found() -> None:
     assert found.broken == []
     assert {kind: found.names(kind) for kind in KINDS} == {
         "backbone": ["far_wan21", "gaussian", "mlp", "wan21"],
-        "data": ["checkerboard", "digits", "gaussian", "moving_digits", "video_shards"],
+        "data": ["checkerboard", "digits", "gaussian", "images", "mnist", "moving_digits", "video_shards"],
         "objective": OBJECTIVES,
         "sampler": SAMPLERS,
         "metric": [
