@@ -810,7 +810,8 @@ def test_the_twin_for_a_rehearsal(condition: str, buckets: bool, tmp_path: Path)
     source = ImagesConfig(path="nowhere", condition=condition, buckets=buckets, classes=5 * (condition == "class"))
     tiny = source.rehearsed(tmp_path)
     assert not list(tiny.missing())
-    assert tiny.spec().shape == (1, 3, 32, 32)
+    side = 64 if buckets else 32
+    assert tiny.spec().shape == (1, 3, side, side)
     assert (tiny.spec().text, tiny.spec().classes) == (source.spec().text, source.spec().classes)
     assert bool(tiny.spec().sizes) == buckets
     check_data(tiny)

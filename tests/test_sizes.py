@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from flowmap.launch.run import run_recipe
 from flowmap.plugin import BackboneConfig, Finding, SampleSpec
 from flowmap.recipe.read import read
 from flowmap.testing import check_backbone
+from flowmap.use.encode import encode_recipe
 from flowmap.workshop import LABELS, Architecture, ModuleBackbone, NoCodec, TensorCond, labelled
 from tests.small_runs import EVERYTHING
 
@@ -131,6 +133,29 @@ def test_every_objective_trains_on_several_sizes_however_a_step_is_divided(recip
     for one, other in zip(whole, parts, strict=True):
         assert one["losses"].keys() == other["losses"].keys()
         assert list(one["losses"].values()) == pytest.approx(list(other["losses"].values()), rel=1e-4)
+
+
+def test_classes_are_encoded_ahead_and_trained_on(recipe: Write, here: Path) -> None:
+    file, shown = recipe(EVERYTHING.replace("batch = 8", "batch = 4")), io.StringIO()
+    raw = read(file)[0].data
+    assert isinstance(raw, ImagesConfig)
+    encode_recipe(file, raw.path, here / "latents", [], Console(file=shown, width=200))
+    assert "✓ encoded 24 samples in 2 parts, 0 faults\n" in shown.getvalue()
+    facts = json.loads((here / "latents" / "encoded.json").read_text())
+    assert (facts["classes"], facts["latents"]["16 x 48"]) == (4, [1, 3, 16, 48])
+    runs = [
+        run_recipe(file, [f"name={p.name}", f"data.path={p}"], (), False, here, Console(quiet=True))
+        for p in (Path(raw.path), here / "latents")
+    ]
+    losses = [
+        [
+            json.loads(line)["losses"]
+            for path in sorted(done.folder.rglob("steps.jsonl"))
+            for line in path.read_text().splitlines()
+        ]
+        for done in runs
+    ]
+    assert losses[0] == losses[1]
 
 
 def refused(path: Path) -> str:

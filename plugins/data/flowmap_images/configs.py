@@ -28,7 +28,8 @@ LongestSide = Annotated[int, Range(0, MOST_SIDE, "a side of a picture, in pixels
 Step = Annotated[int, Range(4, 1024, "networks halve sides twice at least, and of coarser steps there are few sizes")]
 """What the sides of buckets are multiples of, in pixels."""
 
-_TINY, _TINY_STEP, _TINY_CLASSES = 32, 16, 4
+_TINY, _TINY_CLASSES = 32, 4
+_TINY_BUCKETS = 64  # with steps of a half: 32 x 128 to 128 x 32, which coarse autoencoders take too
 _NAME = {"min_length": 1, "max_length": MOST_NAME}
 
 
@@ -137,7 +138,11 @@ class ImagesConfig(ShardsConfig):
             yield Finding("error", ("path",), NEEDS_ARROW)
         if form is not None and self.condition == "class" and not self.known_classes():
             why = "nothing says how many classes there are"
-            yield Finding("error", ("classes",), f"{why}; set it, or give each class a folder of its own")
+            yield Finding("error", ("classes",), f"{why}; set data.classes, or give each class a folder of its own")
+
+    def passed_over(self) -> list[tuple[Path, str]]:
+        """See ShardsConfig.passed_over; what is not read in a folder of pictures, its index says."""
+        return super().passed_over() if form_of(self.path) in ("tars", None) else []
 
     def how_to_get(self) -> str:
         """Which forms are read, and how encoded shards are made."""
@@ -153,14 +158,15 @@ class ImagesConfig(ShardsConfig):
         )
 
     def rehearsed(self, folder: Path) -> Self:
-        """A dozen drawn pictures of about 32 x 32 pixels, in two raw tars that are written into `folder`."""
+        """Two dozen drawn pictures in two raw tars in `folder`, for samples of 32 x 32 pixels (in buckets: 64 x 64)."""
         from flowmap_images.rehearsal import write_pictures
 
         classes = (self.known_classes() or _TINY_CLASSES) if self.condition == "class" else 0
-        path = folder / f"{self.type}-{self.condition}-{classes}-{self.caption}"
-        write_pictures(path, _TINY, self.caption, classes)
-        tiny = {"path": str(path), "height": _TINY, "width": _TINY, "classes": classes, "held_out": 0.4}
-        return self.model_copy(update=tiny | {"bucket_step": _TINY_STEP, "longest_side": 0, "small": "enlarge"})
+        side = _TINY_BUCKETS if self.buckets else _TINY
+        path = folder / f"{self.type}-{side}-{self.condition}-{classes}-{self.caption}"
+        write_pictures(path, side, self.caption, classes)
+        tiny = {"path": str(path), "height": side, "width": side, "classes": classes, "held_out": 0.4}
+        return self.model_copy(update=tiny | {"bucket_step": side // 2, "longest_side": 0, "small": "enlarge"})
 
     def build(self) -> Archive:
         """Index the pictures. Raises FlowmapError if there are none, or they are not what the fields here say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
@@ -79,22 +80,26 @@ def _found(folder: Path, config: ImagesConfig) -> tuple[Found, dict[str, str], l
     found, names, tables = Found(members_of(config)), {}, []
     with phase("looking for pictures", unit="files") as doing:
         for root, _, files in walked(folder):
+            inner = os.path.relpath(root, folder)
+            before = "" if inner == os.curdir else f"{inner}/"
             for name in files:
-                path = root / name
                 if name in METADATA:
-                    tables.append(path)
+                    tables.append(root / name)
                     continue
-                inner = os.path.relpath(path, folder)
-                shown = printable(inner)
-                names[shown] = inner
-                try:
-                    size = path.stat().st_size
-                except OSError as error:
-                    found.add(Member(shown, 0, 0, problem=f"cannot be read ({error.strerror})"))
-                    continue
-                found.add(Member(shown, 0, size, problem="" if path.is_file() else "is no file"))
+                shown = printable(before + name)
+                names[shown] = before + name
+                found.add(_member(shown, f"{root}/{name}"))
             doing.advance(len(files))
     return found, names, tables
+
+
+def _member(shown: str, path: str) -> Member:
+    """A file as a part of a sample."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return Member(shown, 0, 0, problem=f"cannot be read ({error.strerror})")
+    return Member(shown, 0, status.st_size, problem="" if stat.S_ISREG(status.st_mode) else "is no file")
 
 
 def _add_rows(

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from flowmap.errors import FlowmapError
 from flowmap.files.names import expanded
-from flowmap.shards.places import is_tar, named
+from flowmap.shards.places import named
 
 Form = Literal["tars", "folder", "dataset"]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 TEXT, CLASS = ".txt", ".cls"
+_TAR = ".tar"
 METADATA = ("metadata.jsonl", "metadata.csv")
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _MOST = 50_000  # files and folders that are looked at for a first picture: a second, and hidden ones are not counted
@@ -31,7 +32,7 @@ def form_of(path: str) -> Form | None:
             return "tars" if named(path) else None
         if (place / _STATE).is_file() and (place / _INFO).is_file():
             return "dataset"
-        if any(map(is_tar, named(path))):
+        if any(name.lower().endswith(_TAR) and not name.startswith(".") for name in os.listdir(place)):
             return "tars"
         return "folder" if _some_picture(place) else None
     except (OSError, ValueError):
@@ -46,10 +47,10 @@ def problem_of(path: str) -> str | None:
             splits = sorted(inner.name for inner in place.iterdir() if (inner / _STATE).is_file())
             one = splits[0] if splits else "train"
             return f"{path} has a dataset's splits ({', '.join(splits)}); name one of them: {path.rstrip('/')}/{one}"
-        loose = next((p.name for p in named(path) if place.is_dir() and is_picture(p.name)), None)
+        loose = next(filter(is_picture, sorted(os.listdir(place))), None) if form_of(path) == "tars" else None
     except (OSError, ValueError):
-        return None
-    if loose and form_of(path) == "tars":
+        return None  # of a pattern, too
+    if loose:
         return f"{path} has tars, and pictures beside them ({loose}); move either to a folder of its own"
     return None
 
