@@ -297,14 +297,16 @@ def test_a_backbone_that_encodes_nothing_is_refused(tmp_path: Path) -> None:
 # Sizes
 
 
-def test_the_table_of_sizes_is_that_of_novelai() -> None:
-    """Made anew from its description: sides in 64s up to 1024, at most 512 x 768 pixels, each as long as may be."""
+def test_the_table_of_sizes_is_that_of_kohya_s_scripts() -> None:
+    """Made anew from its description: sides in 64s, at most so many pixels, each as long as may be."""
     most, expected = 512 * 768, {(512, 768)}
-    for width in range(256, 1025, 64):
-        height = max((h for h in range(64, 1025, 64) if width * h <= most), default=0)
-        expected |= {(height, width), (width, height)}
-    found = bucket_sizes(512, 768, 64, 1024)
-    assert set(found) - {s for s in found if min(s) < 256} == expected - {s for s in expected if min(s) < 256}
+    for width in range(384, 1025, 64):
+        height = max(h for h in range(64, 1025, 64) if width * h <= most)
+        expected |= {(height, width), (width, height)} if height >= 384 else set()
+    assert set(bucket_sizes(512, 768, 64, 1024)) == expected
+    # What sd-scripts' `make_bucket_resolutions((512, 512), 256, 1024, 64)` gives.
+    wide = [(256, 1024), (256, 960), (256, 896), (256, 832), (320, 768), (320, 704), (384, 640), (448, 576), (512, 512)]
+    assert bucket_sizes(512, 512, 64, 1024) == wide + [size[::-1] for size in wide[-2::-1]]
     # SDXL's own: the sizes of its table up to 2 : 1 that have as many pixels as their sides allow.
     sdxl = {(1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (1344, 768), (768, 1344)}
     assert sdxl <= set(bucket_sizes(1024, 1024, 64, 2048))
