@@ -801,6 +801,8 @@ def test_names_in_any_encoding_and_links(tmp_path: Path) -> None:
 def test_fields_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="is shorter than a side of height x width = 512 x 768"):
         ImagesConfig(path="x", height=512, width=768, longest_side=700)
+    with pytest.raises(ValidationError, match="bucket_step = 4 makes 513 buckets, more than 256"):
+        ImagesConfig(path="x", height=1024, width=1024, buckets=True, bucket_step=4)
 
 
 # The rehearsal's twin

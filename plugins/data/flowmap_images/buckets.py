@@ -14,7 +14,7 @@ Size = tuple[int, int]
 
 
 def longest_by_default(height: int, width: int) -> int:
-    """Twice the side of a square of as many pixels: aspects up to 4 : 1, as usual for 512 x 512 (256 to 1024) and SDXL."""
+    """Twice the side of a square of as many pixels: aspects up to 4 : 1, as usual (256 to 1024 for 512 x 512)."""
     return 2 * math.isqrt(height * width)
 
 

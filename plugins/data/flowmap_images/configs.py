@@ -30,6 +30,7 @@ Step = Annotated[int, Range(4, 1024, "networks halve sides twice at least, and o
 
 _TINY, _TINY_CLASSES = 32, 4
 _TINY_BUCKETS = 64  # with steps of a half: 32 x 128 to 128 x 32, which coarse autoencoders take too
+_MOST_BUCKETS = 256
 _NAME = {"min_length": 1, "max_length": MOST_NAME}
 
 
@@ -86,6 +87,9 @@ class ImagesConfig(ShardsConfig):
                 f"longest_side = {self.longest_side} is shorter than a side of height x width = {self.height} x "
                 f"{self.width}, which is a bucket itself: take {max(self.height, self.width)} at least, or 0"
             )
+        if self.buckets and (number := len(self.sizes())) > _MOST_BUCKETS:
+            why = f"makes {number} buckets, more than {_MOST_BUCKETS}: of most there would be hardly a picture"
+            raise ValueError(f"bucket_step = {self.bucket_step} {why}; make it larger")
         return self
 
     def spec(self) -> SampleSpec:
