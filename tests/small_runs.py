@@ -353,6 +353,7 @@ def preload_trainings() -> None:
 OF_VIDEOS = (
     "flowmap_wan.backbone",
     "flowmap_wan.export",
+    "flowmap.shards.archive",
     "flowmap_video.videos",
     "flowmap.use.sample",
     "flowmap.use.export",

@@ -105,8 +105,22 @@ def test_the_first_party_plugins_are_found() -> None:
     found = catalogue()
     assert found.broken == []
     assert {kind: found.names(kind) for kind in KINDS} == {
-        "backbone": ["far_wan21", "gaussian", "mlp", "wan21"],
-        "data": ["checkerboard", "digits", "gaussian", "moving_digits", "video_shards"],
+        "backbone": [
+            "dit",
+            "far_wan21",
+            "flux",
+            "flux2",
+            "gaussian",
+            "lumina2",
+            "mlp",
+            "pixart",
+            "qwen_image",
+            "sana",
+            "sd3",
+            "wan21",
+            "z_image",
+        ],
+        "data": ["checkerboard", "digits", "gaussian", "images", "mnist", "moving_digits", "video_shards"],
         "objective": OBJECTIVES,
         "sampler": SAMPLERS,
         "metric": [

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from flowmap_video.configs import VideoShardsConfig
-from flowmap_video.rehearsal import add_file, write_clips
+from flowmap_video.rehearsal import write_clips
 from rich.console import Console
 
 from flowmap.cli import main as cli
@@ -25,6 +25,7 @@ from flowmap.interfaces import EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin import BackboneConfig, Finding, SampleSpec
 from flowmap.plugin.catalogue import catalogue
+from flowmap.shards.writing import add_file
 
 from .conftest import edited
 
@@ -381,7 +382,7 @@ def test_a_folder_that_cannot_be_written_is_said(encode: Encode, monkeypatch: py
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flowmap_video.encoded.add_file", full)
+    monkeypatch.setattr("flowmap.shards.encoded.add_file", full)
     stopped = encode()
     assert stopped.code == 1
     assert stopped.err == (

@@ -27,7 +27,7 @@ FLOW_MAP_FIELDS = (
     "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
 )
 BACKBONES = "far_wan21, gaussian, mlp, wan21"
-DATA_SOURCES = "checkerboard, digits, gaussian, moving_digits, video_shards"
+DATA_SOURCES = "checkerboard, digits, gaussian, images, mnist, moving_digits, video_shards"
 RULE = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
 
 NAME = 'name = "tiny"'

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flowmap_video import shards, tars
-from flowmap_video.captions import read_captions
-from flowmap_video.faults import Faults
-from flowmap_video.shards import ABOUT, VIDEO, Entry, index
+from flowmap_video.videos import CLIPS, VIDEO
 
 from flowmap.errors import ClipError, FlowmapError
+from flowmap.shards import index as shards
+from flowmap.shards import tars
+from flowmap.shards.captions import read_captions
+from flowmap.shards.entries import ABOUT, Entry
+from flowmap.shards.faults import Faults
+from flowmap.shards.index import index
 
 BLOCK = 512
 Files = dict[str, bytes]
@@ -102,7 +105,7 @@ def looked(path: Path, content: bytes, limit: int = 100) -> tuple[dict[str, File
     kept, logger = _Kept(), logging.getLogger("flowmap.data")
     logger.addHandler(kept)
     try:
-        entries = index([path], Faults(limit))
+        entries = index([path], Faults(limit), CLIPS)
     finally:
         logger.removeHandler(kept)
     reasons = [text.removeprefix(f"skipped {path}: ") for text in kept.texts]
@@ -466,7 +469,7 @@ def test_ten_gigabytes_are_passed_over_unread(
     behind = member("x.mp4", b"its name is lost") if b"LongLink" in head or b"Pax" in head else b""
     path = huge(tmp_path / "a.tar", head, -(-(10**10) // BLOCK) * BLOCK, behind + archive(B))
     with caplog.at_level(logging.WARNING, "flowmap.data"):
-        entries = index([path], Faults(9))
+        entries = index([path], Faults(9), CLIPS)
     said = [record.getMessage().removeprefix(f"skipped {path}: ") for record in caplog.records]
     assert said + [f"{e.key}: {refused(e)}" for e in entries if e.problem] == [reason]
     assert {e.key: {suffix: e.read(suffix) for suffix in e.members} for e in entries if not e.problem} == whole(B)

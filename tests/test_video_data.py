@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,12 +18,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from flowmap_video.captions import read_captions
 from flowmap_video.configs import VideoShardsConfig
-from flowmap_video.facts import read_facts
-from flowmap_video.packing import trimmed, unpack
-from flowmap_video.rehearsal import add_file, draw_clip, write_clips
-from flowmap_video.videos import VideoShards
+from flowmap_video.rehearsal import draw_clip, write_clips
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load, load_file, save
@@ -32,6 +29,12 @@ from flowmap.errors import ClipError, FlowmapError
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
+from flowmap.shards.archive import ShardArchive
+from flowmap.shards.captions import read_captions
+from flowmap.shards.digests import digest_in
+from flowmap.shards.facts import read_facts
+from flowmap.shards.packing import trimmed, unpack
+from flowmap.shards.writing import add_file
 from flowmap.testing import check_data
 from flowmap.video import clip_as, image_as, read_clip, to_float, to_uint8, write_mp4
 
@@ -713,7 +716,7 @@ def test_a_pattern_that_looks_through_everything_is_refused(
     """A check is to take seconds, and `/**` is a whole disk, or a circle of links that never ends."""
     raw()
     (tmp_path / "raw" / "round").symlink_to(tmp_path)
-    monkeypatch.setattr("flowmap_video.places._MOST", 40)
+    monkeypatch.setattr("flowmap.shards.places._MOST", 40)
     (finding,) = config(tmp_path / "**" / "*.tar").missing()
     assert "**/*.tar' looks through more than 40 files and folders (looked from " in finding.message
     (tmp_path / "raw" / "round").unlink()
@@ -907,6 +910,18 @@ def test_shards_of_before_these_fields_were_made_with_their_defaults(raw: Shards
     assert 'data.caption = "captions", the shards were made with null' in refused(config(tmp_path / "latents").build)
 
 
+def test_shards_that_were_encoded_before_there_were_other_embeddings_are_read() -> None:
+    """Written by flowmap of 8fba4cb, with `fake`, from four of the rehearsal's clips; digests and all."""
+    data = config(Path(__file__).parent / "golden" / "encoded", held_out=0.3).build()
+    samples = [data.reference(split, 9) for split in ("train", "held_out")]
+    assert sum(len(found.x) for found in samples) == 4
+    for found in samples:
+        letters = [bytes(int(number) for number in text[:, 0]).decode() for text in found.prompts.text]
+        assert {text[:4] for text in letters} <= {"a re", "a gr", "a bl", "a ye"}
+        assert found.prompts.others == {}
+        assert torch.equal(found.prompts.null, torch.full((LENGTH, WIDTH), 0.5))
+
+
 def test_raw_and_encoded_shards_do_not_mix(raw: Shards, tmp_path: Path) -> None:
     source = raw()
     encode_all(source, tmp_path / "latents")
@@ -995,6 +1010,18 @@ _FACTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "digests of words": (lambda facts: facts | {"digests": "yes"}, "'digests' is neither true nor false"),
     "a negative size": (lambda facts: facts | {"text": [-6, 3]}, "'text' is [-6, 3], not 2 sizes"),
     "a size without end": (lambda facts: facts | {"text": [6, 10**400]}, "not 2 sizes"),
+    "another of one kind": (
+        lambda facts: facts | {"others": {"mask": [[6], "complex"]}},
+        '"complex" is no kind of number',
+    ),
+    "others of no kind": (lambda facts: facts | {"others": {"mask": [6]}}, "which is no shape with a kind of number"),
+    "others in a list": (lambda facts: facts | {"others": [6]}, "'others' is no object"),
+    "another of words": (
+        lambda facts: facts | {"others": {"mask": ["6", "bool"]}},
+        "'mask' is \"6\", not the sizes of",
+    ),
+    "classes of truth": (lambda facts: facts | {"classes": True}, "'classes' is true, and no number of classes"),
+    "latents of words": (lambda facts: facts | {"latents": {"8 x 8": "ab"}}, "'8 x 8' is \"ab\", not 4 sizes of"),
     "another text": (
         lambda facts: facts | {"text": [6, 4]},
         "null.safetensors: is [6, 3], but encoded.json says [6, 4]",
@@ -1029,7 +1056,7 @@ def test_a_damaged_encoded_sample_is_itself_or_a_fault(older: bool, raw: Shards,
     content = dict(_contents(tmp_path / "latents" / "0.tar"))["b.safetensors"]
     facts = read_facts(tmp_path / "latents", config(tmp_path / "latents"))
     facts = replace(facts, digests=False) if older else facts
-    latent, texts = unpack(content, facts)
+    latent, texts, _ = unpack(content, facts)
     random, outcomes = np.random.default_rng(0), {True: 0, False: 0}
     for _ in range(500):
         data = bytearray(content)
@@ -1045,10 +1072,14 @@ def test_a_damaged_encoded_sample_is_itself_or_a_fault(older: bool, raw: Shards,
             continue
         outcomes[True] += 1
         assert found[0].shape == latent.shape
-        assert all(bool(tensor.float().isfinite().all()) for tensor in (found[0], *found[1]))
+        assert all(
+            bool(tensor.float().isfinite().all()) for tensor in (found.x, *(text["text"] for text in found.texts))
+        )
         assert 1 <= len(found[1]) <= len(texts)
         assert older or torch.equal(found[0], latent)
-        assert older or all(torch.equal(one, other) for one, other in zip(found[1], texts, strict=True))
+        assert older or all(
+            torch.equal(one["text"], other["text"]) for one, other in zip(found.texts, texts, strict=True)
+        )
     assert outcomes[False] > 250
 
 
@@ -1096,17 +1127,96 @@ def test_an_encoding_that_is_not_finite_is_a_fault(raw: Shards, tmp_path: Path, 
     assert said() == [f"skipped {tmp_path / 'raw' / '0.tar'}: c: its encoding is not finite"]
 
 
-def test_what_shards_cannot_hold_of_a_text_is_refused(raw: Shards, tmp_path: Path) -> None:
-    """Left out without a word, a second embedding would be missed in training."""
+def many(samples: Samples) -> Samples:
+    """As `fake`, with a second embedding, a pooled vector, a mask and the numbers of tokens beside the text."""
+    found = fake(samples)
+    text, count = found.prompts.text, len(samples.prompts)
+    others = {
+        "second": torch.cat([text, 2 * text], dim=2)[:, :4].bfloat16(),
+        "pooled": text.sum(1).half(),
+        "mask": text.any(2),
+        "tokens": text.any(2).sum(1)[:, None].expand(count, 2),
+    }
+    nulls = {name: x[0] if x.is_floating_point() else torch.zeros_like(x[0]) for name, x in others.items()}
+    nulls |= {"second": torch.ones(4, 2 * WIDTH), "pooled": torch.full((WIDTH,), -1.0)}
+    return Samples(found.x, prompts=EncodedText(text, found.prompts.null, others, nulls), encoded=True)
 
-    def pooled(samples: Samples) -> Samples:
-        found = fake(samples)
-        extra = {"pooled": torch.zeros(len(samples.prompts), 3)}
-        text = EncodedText(found.prompts.text, found.prompts.null, extra, {"pooled": torch.zeros(3)})
-        return Samples(found.x, prompts=text)
 
-    why = refused(lambda: encode_all(raw(), tmp_path / "latents", pooled))
-    assert why == "encoded shards hold one embedding of a text, and this backbone makes more: pooled"
+def test_all_that_encoders_make_of_a_text_comes_back(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents", many)
+    data, expected = config(tmp_path / "latents").build(), many(raw().build().batch(draw(12))).prompts
+    for found in (data.batch(draw(12)).prompts, data.reference("train", 99).prompts, data.prompts(draw(3))):
+        assert {name: (x.dtype, x.shape[1:]) for name, x in found.tensors().items()} == {
+            "text": (torch.float32, (LENGTH, WIDTH)),
+            "second": (torch.float32, (4, 2 * WIDTH)),
+            "pooled": (torch.float32, (WIDTH,)),
+            "mask": (torch.bool, (LENGTH,)),
+            "tokens": (torch.int64, (2,)),
+        }
+        assert all(torch.equal(x, expected.nulls()[name].to(x.dtype)) for name, x in found.nulls().items())
+    found = data.batch(draw(12)).prompts
+    assert all(torch.equal(x, expected.tensors()[name].to(x.dtype)) for name, x in found.tensors().items())
+    check_data(config(tmp_path / "latents", held_out=0.4))
+    files = dict(_contents(tmp_path / "latents" / "0.tar"))
+    # Rows of zeros are not stored, whosever they are; the mask of the second text has a letter in every place.
+    assert {name: list(x.shape) for name, x in load(files["a.safetensors"]).items() if name.endswith(".0")} == {
+        "text.0": [1, WIDTH],
+        "second.0": [1, 2 * WIDTH],
+        "pooled.0": [WIDTH],
+        "mask.0": [LENGTH],
+        "tokens.0": [2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda found: found.pop("mask.1"), "its .safetensors is damaged ("),
+        (lambda found: found.update({"more": torch.ones(2)}), "its .safetensors is damaged (it has more too)"),
+        (
+            lambda found: found.update({"mask.0": found["mask.0"].float()}),
+            "its 'mask' is [6] of float, not [6] of bool",
+        ),
+        (lambda found: found.update({"pooled.1": torch.ones(4)}), "its 'pooled' is [4] of float, not [3] of float as"),
+        (lambda found: found.update({"second.0": torch.ones(5, 6)}), "its 'second' is [5, 6] of float, not [4, 6]"),
+        (lambda found: found["pooled.0"].fill_(torch.nan), "has numbers that are not finite"),
+        (lambda found: found["tokens.0"].fill_(9), "is damaged (it does not match its digest)"),
+    ],
+)
+def test_damage_to_any_of_it_is_a_fault(
+    change: Callable[[dict[str, Tensor]], Any], reason: str, raw: Shards, tmp_path: Path
+) -> None:
+    encode_all(raw(), tmp_path / "latents", many)
+    facts = read_facts(tmp_path / "latents", config(tmp_path / "latents"))
+    content = dict(_contents(tmp_path / "latents" / "0.tar"))["b.safetensors"]
+    tensors = load(content)
+    change(tensors)
+    with pytest.raises(ClipError, match=re.escape(reason)):
+        # With the digest that the file had.
+        unpack(save(tensors, {"digest": str(digest_in(content))}), facts)
+
+
+def test_a_folder_and_a_backbone_of_other_embeddings_do_not_go_together(raw: Shards, tmp_path: Path) -> None:
+    encode_all(raw(), tmp_path / "latents", many)
+    assert "further embeddings of {'mask'" in refused(lambda: encode_all(raw(), tmp_path / "latents"))
+
+    def other(samples: Samples) -> Samples:
+        found = many(samples)
+        nulls = found.prompts.null_others | {"mask": torch.ones(LENGTH, dtype=torch.bool)}
+        return replace(found, prompts=replace(found.prompts, null_others=nulls))
+
+    why = refused(lambda: encode_all(raw(), tmp_path / "latents", other))
+    assert "its null.safetensors was made otherwise ('mask'): " in why
+    nulls = tmp_path / "latents" / "null.safetensors"
+    whole = load(nulls.read_bytes())
+    for change, reason in (
+        ({"null.pooled": torch.ones(4)}, "is [4] of 'pooled', but encoded.json says [3]"),
+        ({"null.pooled": torch.full((3,), torch.inf)}, "has numbers that are not finite, or integers of 'pooled'"),
+        ({"null.mask": torch.ones(LENGTH)}, "is float of 'mask', but encoded.json says bool"),
+        ({"null.mask": ~whole["null.mask"]}, "does not match its digest"),
+    ):
+        nulls.write_bytes(save(whole | change))
+        assert reason in refused(config(tmp_path / "latents").build)
 
 
 def test_another_backbone_cannot_add_to_a_folder(raw: Shards, tmp_path: Path) -> None:
@@ -1212,7 +1322,7 @@ def test_the_kit_notices_captions_that_are_wrong(
     broken: Callable[[Draw], Any], contract: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_clips(tmp_path / "raw", FRAMES, SIZE, FPS, "captions")
-    monkeypatch.setattr(VideoShards, "prompts", lambda self, draw: broken(draw))
+    monkeypatch.setattr(ShardArchive, "prompts", lambda self, draw: broken(draw))
     with pytest.raises(AssertionError) as caught:
         check_data(config(tmp_path / "raw", held_out=0.4))
     assert contract in str(caught.value)

@@ -64,6 +64,8 @@ class BackboneConfig(ComponentConfig):
     kind: ClassVar[str] = "backbone"
     random_base: ClassVar[bool] = False
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
+    any_size: ClassVar[bool] = False
+    """Whether its networks take samples of several sizes, one in each step (`SampleSpec.sizes`)."""
     forms: ClassVar[tuple[str, ...]] = ()
     """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
 
@@ -136,7 +138,7 @@ class BackboneConfig(ComponentConfig):
 
     @abstractmethod
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        """Say what does not fit between this backbone and samples of `spec`."""
+        """Say what does not fit between this backbone and samples of `spec`, all of its `shape`."""
 
     @abstractmethod
     def build(self, spec: SampleSpec) -> Backbone:

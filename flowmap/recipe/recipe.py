@@ -18,6 +18,7 @@ from flowmap.recipe.batches import batch_findings, micro_batch_findings
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE
+from flowmap.recipe.sizes import size_findings
 from flowmap.recipe.step_length import default_step, settled, step_findings
 from flowmap.recipe.tables import (
     CheckpointsConfig,
@@ -92,6 +93,7 @@ class Recipe(Config):
         spec = self.data.spec()
         for finding in self.backbone.findings(spec):
             yield Finding(finding.level, ("backbone", *finding.field), finding.message)
+        yield from size_findings(self.backbone, [(("data",), self.data), *self._other_data()])
         for place, data in self._other_data():
             if data.spec() != spec:
                 yield Finding("error", place, f"samples of '{data.type}' are not of the same kind as the recipe's data")

@@ -40,7 +40,9 @@ class SampleSpec:
     be a condition; 0 means that there are none. `labelled` says whether reference samples have class labels,
     `text` whether samples come with a caption, `text_dim` how many dimensions its embedding has where the data bring
     one (0 if not). `fps` are the frames per second of videos; `frame_choice` and `fit` say how files become such
-    samples, those that the data are made of and those that a user gives.
+    samples, those that the data are made of and those that a user gives. `sizes` are the shapes that training samples
+    may have where they have several, `shape` among them; those of a step have one. Samples are made, and compared, in
+    `shape` alone.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +54,7 @@ class SampleSpec:
     # How a sample was read is no part of what kind it is.
     frame_choice: FrameChoice = field(default="nearest", compare=False)
     fit: Fit = field(default="crop", compare=False)
+    sizes: tuple[tuple[int, ...], ...] = field(default=(), compare=False)
 
     @property
     def conditional(self) -> bool:

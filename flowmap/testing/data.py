@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -30,10 +31,10 @@ _Split = Literal["train", "held_out"]
 def check_data(config: DataConfig) -> None:
     """Check the data source that `config` builds; raises AssertionError with what is broken.
 
-    Samples are float32 of the shape that `spec()` says (in model space where they are encoded), with labels and
-    prompts where it says so; captions are strings, or encoded text. Batches and prompts are functions of the draw
-    alone, independent of how processes share it. References are at most as many as asked for, the same at every
-    call, and those held out are not those trained on. Pictures are uint8.
+    Samples are float32 of the shape that `spec()` says (in model space where they are encoded), batches of one of its
+    `sizes` where it has several, with labels and prompts where it says so; captions are strings, or encoded text.
+    Batches and prompts are functions of the draw alone, independent of how processes share it. References are at most
+    as many as asked for, the same at every call, and those held out are not those trained on. Pictures are uint8.
     """
     check_config(config)
     data = build_quietly(config, config.build)
@@ -43,7 +44,13 @@ def check_data(config: DataConfig) -> None:
 
 
 def _check_batch(config: DataConfig, data: Data) -> None:
-    _check_samples(data.batch(whole(_COUNT)), config.spec(), _COUNT, f"a batch of '{config.type}'")
+    samples, spec, who = data.batch(whole(_COUNT)), config.spec(), f"a batch of '{config.type}'"
+    if spec.sizes and not samples.encoded:
+        shape = tuple(samples.x.shape[1:])
+        require(shape in spec.sizes, f"x of {who} must be of one of the sizes that its spec names, not {list(shape)}")
+        require(spec.shape in spec.sizes, f"the sizes of '{config.type}' must have its shape among them")
+        spec = replace(spec, shape=shape)
+    _check_samples(samples, spec, _COUNT, who)
 
 
 def _check_samples(samples: Samples, spec: SampleSpec, count: int, who: str) -> None:
@@ -108,7 +115,8 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
     if isinstance(a, EncodedText) and isinstance(b, EncodedText):
-        return torch.equal(a.text, b.text) and torch.equal(a.null, b.null)
+        pairs = ((a.tensors(), b.tensors()), (a.nulls(), b.nulls()))
+        return all(m.keys() == n.keys() and all(torch.equal(m[name], n[name]) for name in m) for m, n in pairs)
     captions = all(isinstance(p, list) and all(isinstance(text, str) for text in p) for p in (a, b))
     return bool(a == b) if captions else True
 

@@ -32,6 +32,7 @@ from flowmap.recipe.recipe import Recipe
 from flowmap.training.processes import Processes
 
 _FAULTS = "faults.jsonl"
+_OF_FAULTS = "flowmap.data"  # the logger
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -211,12 +212,12 @@ def _go_on(path: Path, data: ArchiveConfig, folder: Path, overrides: Sequence[st
 
 @final
 class _Listener(logging.Handler):
-    """Shows and counts what data sources say of unusable samples."""
+    """Shows what is said meanwhile, and counts what data sources say of unusable samples."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
         self._console = console
-        self._logger = logging.getLogger("flowmap.data")
+        self._logger = logging.getLogger("flowmap")
         self.count = 0
 
     def __enter__(self) -> _Listener:
@@ -228,5 +229,5 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one warning above the bar."""
-        self.count += 1
+        self.count += record.name == _OF_FAULTS
         self._console.print(f"[yellow]{escape(record.getMessage())}[/]", soft_wrap=True)

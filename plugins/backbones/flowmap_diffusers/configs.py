@@ -26,6 +26,7 @@ class DitConfig(ImageConfig):
 
     type: Literal["dit"] = "dit"
     family: ClassVar[Family] = Dit()
+    any_size: ClassVar[bool] = False
 
     def time_frequency(self) -> float:
         """Steps of the table of DDPM per unit of t, at most."""

@@ -29,6 +29,7 @@ class ImageConfig(BackboneConfig):
 
     family: ClassVar[Family]
     forms: ClassVar[tuple[str, ...]] = ("diffusers",)
+    any_size: ClassVar[bool] = True
     weights: PathText = Field(
         description="a folder or a hub id with a pipeline of this family in diffusers' layout, the folder of a flowmap "
         "run, or 'random'"

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flowmap.files.names import printable
-from flowmap.plugin import ArchiveConfig, Finding, Fit, FrameChoice, SampleSpec
-from flowmap.schema.bounds import MOST_NAME, Faults, Frames, Rate, Side, SomeShare, refuse_large
-from flowmap_video.places import is_tar, named, nothing_at, why_not
+from flowmap.plugin import Fit, FrameChoice, SampleSpec
+from flowmap.schema.bounds import MOST_NAME, Frames, Rate, Side, refuse_large
+from flowmap.shards.configs import ShardsConfig
+from flowmap.shards.places import nothing_at
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Archive
 
-_ENCODED = "encoded.json"  # flowmap_video.facts.ENCODED; that module imports torch
 _TINY = 32
-_SHOWN = 3  # of what is left out; the run names all of it
 
 
-class VideoShardsConfig(ArchiveConfig):
+class VideoShardsConfig(ShardsConfig):
     """Captioned videos in .tar shards, raw (mp4 + json, the WebDataset layout) or encoded by `flowmap encode`.
 
     A sample is what shares a name in a tar: `key.mp4` and `key.json`, or `key.safetensors` and `key.json`. In an
@@ -44,16 +42,8 @@ class VideoShardsConfig(ArchiveConfig):
         "24 fps the first, third, fifth, sixth, eighth, ninth for 16, and every frame of slower clips, which then move "
         "too fast",
     )
-    held_out: SomeShare = Field(
-        0.01, description="share of the samples kept from training, by a hash of the key; at least one"
-    )
-    faults: Faults = Field(100, description="unusable samples that are skipped before the run stops")
     caption: str = Field(
         "captions", min_length=1, max_length=MOST_NAME, description="field of the json: a caption, or a list of them"
-    )
-    caption_choice: Literal["random", "first"] = Field(
-        "random",
-        description="which of a list of captions a sample is trained with; in AnyFlow's released runs the first",
     )
 
     @model_validator(mode="after")
@@ -66,32 +56,23 @@ class VideoShardsConfig(ArchiveConfig):
         shape = (self.frames, 3, self.height, self.width)
         return SampleSpec(shape, text=True, fps=self.fps, frame_choice=self.frame_choice, fit=self.fit)
 
-    def missing(self) -> Iterable[Finding]:
-        """An error where no shard matches the path; a warning for what lies there and should be one."""
-        if not self.shards():
-            yield Finding("error", ("path",), self.no_shards())
-            return
-        for path, why in self.passed_over()[:_SHOWN]:
-            yield Finding("warning", ("path",), f"{printable(path.name)} is left out: {why}")
+    def made_from(self) -> dict[str, Any]:
+        """The fields that decide what an encoded shard has in it."""
+        return self.model_dump(include={"frames", "height", "width", "fit", "fps", "frame_choice", "caption"})
 
-    def shards(self) -> list[Path]:
-        """The tars that `path` names, sorted; unfinished ones are not among them."""
-        return [path for path in named(self.path) if is_tar(path) and path.is_file()]
-
-    def passed_over(self) -> list[tuple[Path, str]]:
-        """What `path` names and is not read although it should be a tar, and why."""
-        return [(path, why) for path in named(self.path) if (why := why_not(path))]
-
-    def encoded_in(self) -> Path | None:
-        """The folder with the file that says what encoded shards have in common."""
-        found = (tar.parent for tar in self.shards() if (tar.parent / _ENCODED).exists())
-        return next(found, None)
+    def made_before(self) -> Mapping[str, Any]:
+        """Older folders do not name how clips come to their size and rate, and were made with the defaults."""
+        return {name: type(self).model_fields[name].default for name in ("fit", "frame_choice")}
 
     def no_shards(self) -> str:
         """What was looked for, where, and how to get it."""
+        return f"{nothing_at(self.path, {'.mp4': 'pack clips and captions into tars'})}. {self.how_to_get()}"
+
+    def how_to_get(self) -> str:
+        """How raw and encoded shards are made."""
         return (
-            f"{nothing_at(self.path)}. Encoded shards are made from raw ones by: "
-            "flowmap encode RECIPE --from RAW_FOLDER; raw shards are tars in the WebDataset layout, "
+            "Encoded shards are made from raw ones by: flowmap encode RECIPE --from RAW_FOLDER; raw shards are tars in "
+            "the WebDataset layout, "
             f"with NAME.mp4 and NAME.json for each sample, and its caption in the json's '{self.caption}'"
         )
 
@@ -107,6 +88,7 @@ class VideoShardsConfig(ArchiveConfig):
 
     def build(self) -> Archive:
         """Index the shards. Raises FlowmapError if there are none, or they are not what the fields here say."""
-        from flowmap_video.videos import VideoShards
+        from flowmap.shards.archive import ShardArchive
+        from flowmap_video.videos import Clips
 
-        return VideoShards(self)
+        return ShardArchive(self, Clips(self))

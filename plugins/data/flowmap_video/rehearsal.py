@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowmap.files.whole import write_whole_folder
+from flowmap.shards.writing import add_file
 from flowmap.video import write_mp4
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 180, 70), "blue": (50, 80, 220), "yellow": (230, 200, 40)}
@@ -50,10 +50,3 @@ def draw_clip(shape: str, colour: str, frames: int, size: int) -> NDArray[np.uin
         inside = (away**2).sum(0) < (size / 5) ** 2 if shape == "disc" else away.max(0) < size / 6
         video[k][inside] = _COLOURS[colour]
     return video
-
-
-def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file to a tar that is being written; it has no date, so that the same content makes the same tar."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))

@@ -60,9 +60,9 @@ class Faults:
         """Whether this sample has been found to be unusable."""
         return (tar, key, "") in self._found
 
-    def of(self, tar: str) -> list[Fault]:
-        """What was found in a tar, in order."""
-        return [fault for fault in self._found.values() if fault.tar == tar]
+    def found(self) -> list[Fault]:
+        """All that was found, in order."""
+        return list(self._found.values())
 
     def listed(self) -> str:
         """What was found, a line for each; of many the first ones."""

@@ -40,3 +40,12 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
 def finite(tensor: Tensor) -> bool:
     """Whether it is what a network is given: numbers that are finite in float32 too."""
     return tensor.is_floating_point() and bool(tensor.float().isfinite().all())
+
+
+def latent_shape(head: bytes) -> tuple[int, ...] | None:
+    """The shape of `latent` in a file of safetensors that begins with `head`; None if that is not in there."""
+    try:
+        shape = tuple(int(size) for size in _header(head)[0]["latent"]["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from flowmap.files.names import expanded
@@ -58,18 +59,25 @@ def why_not(path: Path) -> str:
     return ""
 
 
-def nothing_at(path: str) -> str:
-    """Say that `path` names no tar, what it names instead, and from where it was looked for."""
+def nothing_at(path: str, loose: Mapping[str, str] | None = None) -> str:
+    """Say that `path` names no tar, what it names instead, and from where it was looked for.
+
+    `loose` says of files that are samples by themselves, by suffix, what is to be done with them.
+    """
     whence = f"(looked from {Path.cwd()})"
     try:
-        return _nothing_in(expanded(path), path, whence) if path else f"the path of the shards is empty {whence}"
+        return (
+            _nothing_in(expanded(path), path, whence, loose or {})
+            if path
+            else f"the path of the shards is empty {whence}"
+        )
     except OSError as error:
         return f"'{path}' cannot be read: {error.strerror} {whence}"
     except ValueError as error:
         return f"'{path!a}' is no path: {error}"
 
 
-def _nothing_in(place: Path, path: str, whence: str) -> str:
+def _nothing_in(place: Path, path: str, whence: str, loose: Mapping[str, str]) -> str:
     if _too_wide(place):
         return (
             f"'{path}' looks through more than {_MOST:,} files and folders {whence}; name a folder nearer to the tars"
@@ -85,8 +93,8 @@ def _nothing_in(place: Path, path: str, whence: str) -> str:
         return f"{what}; {packed.name} is compressed: unpack it to a .tar"
     if next(place.glob("*/*.tar"), None):
         return f"{what}, but in folders of it: name them as {path}/*/*.tar"
-    if clip := next((p for p in inside if p.suffix.lower() == ".mp4"), None):
-        return f"{what}; {clip.name} lies there as it is: pack clips and captions into tars"
+    if sample := next((p for p in inside if p.suffix.lower() in loose), None):
+        return f"{what}; {sample.name} lies there as it is: {loose[sample.suffix.lower()]}"
     return what
 
 
