@@ -20,7 +20,10 @@ OBJECTIVES = (
     "backward_simulation, causvid, consistency, consistency_training, discrete_flow_map, dmd2, eulerian, flow_map, "
     "flow_matching, lagrangian, mean_flow, rcm, scm, self_forcing, semigroup, shortcut, tcm, trajectory, transition"
 )
-METRICS = "frechet, frechet_features, frechet_pixels, frechet_teacher, nearest_train, semigroup, sliced_wasserstein"
+METRICS = (
+    "class_accuracy, clip_score, fid, frechet, frechet_features, frechet_pixels, frechet_teacher, kid, nearest_train, "
+    "precision, recall, semigroup, sliced_wasserstein"
+)
 RECIPE_FIELDS = "name, seeds, data, backbone, stages, evaluation, compute, checkpoints, watchdog"
 STAGE_FIELDS = "name, steps, batch, objective, optimizer, ema, roles, data, clip"
 FLOW_MAP_FIELDS = (
