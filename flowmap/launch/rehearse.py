@@ -101,7 +101,7 @@ def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> 
         encoded = folder / "encoded"
         twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(encoded)})})
         _write(twin, written)
-        _say(console, "encode", "the clips, as `flowmap encode` does")
+        _say(console, "encode", "the samples, as `flowmap encode` does")
         encode_recipe(written, raw.path, encoded, (), console, quiet=True)
     _write(twin, written)
 

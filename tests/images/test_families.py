@@ -221,3 +221,10 @@ def test_a_model_whose_time_is_embedded_otherwise_is_refused(kind: type[ImageCon
 def test_a_configuration_is_json(kind: type[ImageConfig]) -> None:
     assert json.loads(kind(weights=RANDOM).model_dump_json())["type"] == kind.type_name()
     assert SIDE % kind.family.patch(kind.family.small) == 0
+
+
+def test_a_layer_to_adapt_that_no_block_has_is_named(kind: type[ImageConfig]) -> None:
+    """Among others that are there."""
+    config = kind(weights=RANDOM, lora={"rank": 2, "layers": ("to_q", "to_qq")})  # type: ignore[arg-type]
+    with pytest.raises(FlowmapError, match="backbone.lora.layers: unknown layer 'to_qq'.*Did you mean"):
+        config.build(spec_of(kind)).role("student", "flow_map", None, draw())

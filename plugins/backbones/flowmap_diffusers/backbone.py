@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, final
 
 from torch import nn
 
+from flowmap.errors import FlowmapError
 from flowmap.plugin import NetworkKind, SampleSpec
+from flowmap.schema.words import unknown_word
 from flowmap.workshop import Adapters, Architecture, Chosen, ModuleBackbone, NoCodec, conditions, labelled
 from flowmap_diffusers.checkpoint import Checkpoint
 from flowmap_diffusers.codec import ImageCodec
@@ -64,6 +66,8 @@ def _architecture(config: ImageConfig, sizes: Sizes, source: _Source) -> Archite
 
     def make(two_times: bool, chosen: Chosen) -> nn.Module:
         made = new(config, sizes)
+        if config.lora is not None:
+            refuse_unknown(config.lora, family, made)
         return ImageModule(
             made, family, sizes, two_times, config.gate, config.told(), config.gradient_checkpointing, chosen
         )
@@ -83,6 +87,16 @@ def _architecture(config: ImageConfig, sizes: Sizes, source: _Source) -> Archite
         base=lambda: base_weights(config, sizes),
         export=export,
     )
+
+
+def refuse_unknown(lora: ImageLoraConfig, family: Family, transformer: nn.Module) -> None:
+    """Refuse names of layers that no block has: among others that are there they would be left out in silence."""
+    linear = [path for path, layer in transformer.named_modules() if isinstance(layer, nn.Linear)]
+    inside = [path for path in linear if path.startswith(tuple(f"{name}." for name in family.blocks))]
+    for end in lora.layers:
+        if not any(re.fullmatch(rf"(?:.*\.)?{re.escape(end)}", path) for path in inside):
+            known = sorted({re.sub(r"^\w+\.\d+\.", "", path) for path in inside})
+            raise FlowmapError(f"backbone.lora.layers: {unknown_word('layer', end, known)}")
 
 
 def adapters_of(lora: ImageLoraConfig, family: Family) -> Adapters:

@@ -19,7 +19,7 @@ from flowmap.weights.pipeline import Pipeline
 from flowmap.workshop.codec import Codec
 from flowmap.workshop.parts import OnDevices
 from flowmap_diffusers.checkpoint import text_precision
-from flowmap_diffusers.encoders import read_encoder, read_vae, tokenizer_of
+from flowmap_diffusers.encoders import quiet, read_encoder, read_vae, tokenizer_of
 from flowmap_diffusers.family import Family
 from flowmap_diffusers.vae import LATENTS
 
@@ -104,8 +104,10 @@ class ImageCodec(Codec):
                 else:
                     with phase(f"reading {part}"):
                         parts[part] = read_encoder(self._folder, part, kind).to(device, precision)
-            made = getattr(importlib.import_module("diffusers"), self._family.pipeline)
-            self._pipes[device] = made(**parts, transformer=None, vae=None, scheduler=None)
+            with quiet():
+                # Some pipelines are of more parts, which texts do not need and a machine need not have.
+                made = getattr(importlib.import_module("diffusers"), self._family.pipeline)
+                self._pipes[device] = made(**parts, transformer=None, vae=None, scheduler=None)
         return self._pipes[device]
 
 
