@@ -268,7 +268,7 @@ def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: st
     home = f"runs/{name}-rehearsal"
     ordered = (
         f"a tiny twin of model and data is in {home}; the recipe it runs is {home}/twin.toml",
-        "encode the clips, as `flowmap encode` does",
+        "encode the samples, as `flowmap encode` does",
         "✓ encoded 8 samples in 2 parts, 0 faults",
         "✓ stopped by SIGINT after step 2 of stage 'teacher'; saved in",
         "teacher: going on after step 2",

@@ -36,7 +36,8 @@ def sample(where: str, wish: Wish, out: Path) -> tuple[list[Path], str]:
     """Draw samples from `where`: the folder of a run, a folder of weights, or a hub id in the hub's cache.
 
     Returns the files written, and a summary. The same seed gives the same samples. Videos are written as one mp4 each,
-    everything as a picture and as the tensor `samples` `[N, F, ...]` in data space. Raises FlowmapError for what cannot
+    images in colour as one PNG each, everything as a picture (of one image: itself) and as the tensor `samples`
+    `[N, F, ...]` in data space. Raises FlowmapError for what cannot
     be done.
     """
     _refuse_name(out)
@@ -167,10 +168,24 @@ def _write(
             number = f"-{index}" if len(samples) > 1 else ""
             fill_video = partial(_write_video, video=video, contestant=contestant, fps=spec.fps)
             files[stem.with_name(f"{stem.name}{number}.mp4")] = fill_video
-    files[picture] = lambda file: file.write_bytes(png(contestant.data.picture(samples)))
+    images = [to_uint8(x[0]).permute(1, 2, 0).numpy() for x in samples] if _in_colour(spec) else []
+    if len(images) > 1:
+        for index, image in enumerate(images):
+            files[stem.with_name(f"{stem.name}-{index}.png")] = partial(_write_picture, picture=image)
+    sheet = images[0] if len(images) == 1 else contestant.data.picture(samples)
+    files[picture] = partial(_write_picture, picture=sheet)
     files[tensors] = fill_tensors
     write_together(files)
     return list(files)
+
+
+def _in_colour(spec: SampleSpec) -> bool:
+    """Whether samples are pictures that can be shown as they are."""
+    return spec.fps is None and len(spec.shape) == 4 and spec.shape[:2] == (1, 3)
+
+
+def _write_picture(file: Path, picture: NDArray[np.uint8]) -> None:
+    file.write_bytes(png(picture))
 
 
 def _write_video(file: Path, video: Tensor, contestant: ReadyModel, fps: float) -> None:

@@ -226,5 +226,5 @@ def test_a_configuration_is_json(kind: type[ImageConfig]) -> None:
 def test_a_layer_to_adapt_that_no_block_has_is_named(kind: type[ImageConfig]) -> None:
     """Among others that are there."""
     config = kind(weights=RANDOM, lora={"rank": 2, "layers": ("to_q", "to_qq")})  # type: ignore[arg-type]
-    with pytest.raises(FlowmapError, match="backbone.lora.layers: unknown layer 'to_qq'; allowed: .*to_q"):
+    with pytest.raises(FlowmapError, match=r"backbone\.lora\.layers: unknown layer 'to_qq'; allowed: .*to_q"):
         config.build(spec_of(kind)).role("student", "flow_map", None, draw())
