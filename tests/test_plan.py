@@ -310,7 +310,12 @@ def test_memory_that_is_nearly_filled_is_warned_of(here: Path) -> None:
     assert "95 % of its" in warning
     assert "compute.micro_batch = 1" in warning
     assert "more than its" in plan_recipe(Path("r.toml"), memory=total / 1.05).warnings[0]
-    assert plan_recipe(Path("r.toml"), memory=total / 0.85).warnings == ()
+    roomy = plan_recipe(Path("r.toml"), memory=total / 0.85)
+    assert roomy.warnings == ()
+    # Whoever names the memory of a device asks a question.
+    assert re.search(r"✓ It fits: at most [\d.]+ of the [\d.]+ GB of each device\.", printed(roomy))
+    assert "It fits" not in printed(plan_recipe(Path("r.toml"), memory=total / 0.95))
+    assert "It fits" not in printed(planned)
 
 
 @pytest.mark.parametrize("option", ["memory", "tflops"])

@@ -51,6 +51,13 @@ def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | 
     )
 
 
+def fitting(most: int, memory: int) -> str | None:
+    """Say that stages of which the largest is estimated at `most` bytes fit; None if they do not, or hardly."""
+    if most > _TIGHT * memory:
+        return None
+    return f"It fits: at most {_gb(most)} of the {_gb(memory)} GB of each device."
+
+
 def _indivisible(stage: StagePlan, devices: int, micro: int, group: int) -> str:
     batch, part = stage.stage.batch, micro or group
     together = devices * part

@@ -60,13 +60,17 @@ class PlannedStage:
 @final
 @dataclass(frozen=True)
 class Planned:
-    """All stages of a recipe's first seed, for `devices` that achieve `tflops` each."""
+    """All stages of a recipe's first seed, for `devices` that achieve `tflops` each.
+
+    A device has `room` bytes; None: nobody has said.
+    """
 
     recipe: Recipe
     devices: int
     tflops: float
     stages: tuple[PlannedStage, ...]
     warnings: tuple[str, ...]
+    room: int | None = None
 
 
 def plan_recipe(
@@ -102,7 +106,7 @@ def plan_recipe(
             made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     full = _full(stages, footprint, room)
-    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts))
+    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room)
 
 
 def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int | None) -> Iterator[str]:

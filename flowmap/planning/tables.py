@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flowmap.planning.estimate import GB
 from flowmap.planning.footprints import unknown_because
+from flowmap.planning.limits import fitting
 from flowmap.planning.plan import TFLOPS, Planned, rows_of
 
 _WIDTH = 98
@@ -91,6 +92,9 @@ def _show_memory(planned: Planned, console: Console) -> None:
             f"[bold]{_gigabytes(taken.total)}[/]",
         )
     console.print(table)
+    most = max(stage.estimate.memory.total for stage in planned.stages if stage.estimate is not None)
+    if planned.room is not None and (words := fitting(most, planned.room)) is not None:
+        console.print(f"[green]✓[/] {words}")
     micro = planned.recipe.compute.micro_batch
     how = f"micro-batches of {micro}" if micro else "all samples of a device at once (compute.micro_batch)"
     sharded = " All but activations and what is gathered is divided by the number of devices (FSDP2)." * (number > 1)
