@@ -399,7 +399,7 @@ def test_a_vision_model_is_read_whole_or_refused(
     ("gone", "words"),
     [
         ("config.json", "missing: config.json"),
-        ("model.safetensors", "missing: model.safetensors (pickles can run code"),
+        ("model.safetensors", "missing: model.safetensors (what else there is can run code"),
         ("preprocessor_config.json", "missing: preprocessor_config.json"),
         ("tokenizer.json", "missing: clip/tokenizer.json"),
     ],

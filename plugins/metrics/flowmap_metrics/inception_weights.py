@@ -43,7 +43,7 @@ def inception_features(config: InceptionConfig, references: References) -> Featu
 def read_inception(file: Path) -> Inception:
     """The network with the weights in `file`, which has all of them and no others.
 
-    Others publish them as a pickle. It is read as tensors in containers alone, so no code in it runs. Raises
+    Others publish them in torch's own form, of which tensors in containers alone are read: no code in it runs. Raises
     FlowmapError if it holds anything else, or weights of another network.
     """
     with phase("reading the Inception network"):

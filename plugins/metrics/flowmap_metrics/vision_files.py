@@ -60,7 +60,7 @@ def _absent(folder: Path, tokenizer: bool) -> Iterator[str]:
     files = weight_files(folder)
     yield from (file.name for file in files if not file.is_file())
     if not files:
-        yield "model.safetensors (pickles can run code when they are read, so none is)"
+        yield "model.safetensors (what else there is can run code when it is read, so none is)"
     if not any((folder / name).is_file() for name in (PREPROCESSING, "processor_config.json")):
         yield PREPROCESSING
     if tokenizer:
