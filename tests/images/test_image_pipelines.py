@@ -209,6 +209,36 @@ def test_damage_is_named(name: str, twins: Path, tmp_path: Path) -> None:
     assert "vae/diffusion_pytorch_model.safetensors" in gone.message
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patch_size": None}, "patch_size is missing"),
+        ({"patch_size": "two"}, "patch_size is a whole number from 1 to 100,000; here it is 'two'"),
+        ({"num_layers": 0}, "num_layers is a whole number from 1 to 100,000; here it is 0"),
+        ({"dual_attention_layers": 3}, "dual_attention_layers is a list of whole numbers"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(change: dict[str, Any], words: str, twins: Path, tmp_path: Path) -> None:
+    """Of a folder that others wrote, and nothing else is said of it."""
+    kind, folder = KINDS["sd3"], tmp_path / "odd"
+    shutil.copytree(twin(kind, twins), folder)
+    file = folder / "transformer" / "config.json"
+    told = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    (finding,) = kind(weights=str(folder), text_length=16).findings(pictures(kind, 32))
+    assert f"{file}: {words}" in finding.message
+
+
+def test_weights_of_another_family_say_which_backbone_is_theirs(twins: Path) -> None:
+    """Though files that this family would need are not there either."""
+    folder = twin(KINDS["flux"], twins)
+    config = KINDS["sd3"](weights=str(folder))
+    assert list(config.missing()) == []
+    (finding,) = config.findings(pictures(KINDS["sd3"], 32))
+    assert "names FluxTransformer2DModel, and this backbone is made of a SD3Transformer2DModel" in finding.message
+    assert finding.message.endswith("backbone 'flux' is of those")
+
+
 def test_gated_weights_say_how_to_come_by_them() -> None:
     (finding,) = KINDS["sd3"](weights="stabilityai/stable-diffusion-3-medium-diffusers").missing()
     assert "hf download stabilityai/stable-diffusion-3-medium-diffusers" in finding.message

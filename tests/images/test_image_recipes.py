@@ -70,11 +70,13 @@ def test_a_recipe_rehearses_and_its_student_loads_in_diffusers(recipe: Path, tmp
         getattr(diffusers, family.model).from_pretrained(home / "exported" / "transformer")
     pipe = diffusers.DiffusionPipeline.from_pretrained(home / "exported", trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
+    # diffusers knows the bins of the real sizes alone.
+    sized = {"use_resolution_binning": False} if recipe.stem == "sana_flowmap" else {}
     told = re.findall(r"(\w+)=([\d.]+)", family.unguided.format(told=3.5))
     for calls in (1, 2, 4):
         made = pipe(
             "a red ball", num_inference_steps=calls, height=32, width=32, max_sequence_length=32, output_type="pt",
-            **{name: float(value) for name, value in told},
+            **{name: float(value) for name, value in told}, **sized,
         )  # fmt: skip
         assert bool(torch.isfinite(made.images).all())
     flowmap(tmp_path, "sample", str(home / "exported"), "--prompt", "a red ball", "--nfe", "2", "--n", "2",

@@ -5,30 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowmap.plugin import ComponentConfig, hookimpl
-from flowmap_diffusers.configs import (
-    DitConfig,
-    Flux2Config,
-    FluxConfig,
-    Lumina2Config,
-    PixArtConfig,
-    QwenImageConfig,
-    SanaConfig,
-    Sd3Config,
-    ZImageConfig,
-)
+from flowmap_diffusers.configs import KINDS
 
 
 @hookimpl
 def flowmap_components() -> Iterable[type[ComponentConfig]]:
     """The components of this package."""
-    return [
-        DitConfig,
-        Flux2Config,
-        FluxConfig,
-        Lumina2Config,
-        PixArtConfig,
-        QwenImageConfig,
-        SanaConfig,
-        Sd3Config,
-        ZImageConfig,
-    ]
+    return KINDS

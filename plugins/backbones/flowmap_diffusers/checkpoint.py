@@ -17,6 +17,7 @@ from flowmap.weights.pipeline import INDEX, Pipeline, class_named, complete, ope
 from flowmap.weights.runs import is_run
 from flowmap.weights.tokenizers import token_files
 from flowmap_diffusers.family import Family, Sizes
+from flowmap_diffusers.size_rules import unusable
 
 _OF_LIBRARY = re.compile(r"_.*|transformers_version|torch_dtype|dtype")
 
@@ -89,7 +90,8 @@ class Checkpoint:
             return
         # Raises for what cannot be read, or is quantised.
         self.pipeline.shapes("transformer")
-        if (flaw := self.family.flaw(self.sizes())) is not None:
+        flaw = unusable(self.family, self.sizes()) or self.family.flaw(self.sizes())
+        if flaw is not None:
             yield f"{self.folder / 'transformer' / CONFIG}: {flaw}"
 
     def _vae_flaws(self) -> Iterator[str]:
@@ -98,17 +100,10 @@ class Checkpoint:
         if named != self.family.vae:
             yield f"{file}: names {named or 'nothing'}, and this backbone is made with an {self.family.vae}"
             return
-        channels, wanted = self.pipeline.config("vae").get(space.channels), self._channels()
+        channels, wanted = self.pipeline.config("vae").get(space.channels), self.family.channels(self.sizes())
         if isinstance(channels, int) and channels * space.cells**2 != wanted:
             made = channels * space.cells**2
             yield f"{file}: makes {made} channels, and the transformer beside it takes {wanted}; they do not fit"
-
-    def _channels(self) -> int:
-        try:
-            return self.family.channels(self.sizes())
-        except (KeyError, TypeError, ValueError) as error:
-            where = self.folder / "transformer" / CONFIG
-            raise FlowmapError(f"{where}: has no usable {error.args[0] if error.args else error}") from None
 
     def encoders(self) -> str:
         """A short name for what text encoders, tokenizers and autoencoder are, however their files are divided."""
@@ -142,6 +137,18 @@ def claims(weights: str, family: Family) -> bool:
         if (folder / INDEX).is_file():
             return class_named(folder / INDEX) == family.pipeline
     return Path(weights).name in family.owners
+
+
+def foreign(weights: str, family: Family) -> str | None:
+    """What the transformer in the folder `weights` is, if it is of another family, whatever else is missing there."""
+    folder = find(weights)
+    if folder is None or is_run(folder):
+        return None
+    file = folder / "transformer" / CONFIG
+    named = class_named(file)
+    if named is None or named.removeprefix(TWO_TIMES) in (family.model, *family.also):
+        return None
+    return f"{file}: names {named}, and this backbone is made of a {family.model}"
 
 
 def at_hand(weights: str, family: Family) -> Checkpoint | None:

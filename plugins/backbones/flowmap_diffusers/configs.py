@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from flowmap.schema.bounds import Guidance
+from flowmap_diffusers.checkpoint import claims
 from flowmap_diffusers.families.dit import Dit
 from flowmap_diffusers.families.flux import Flux
 from flowmap_diffusers.families.flux2 import Flux2
@@ -96,3 +97,22 @@ class ZImageConfig(ImageConfig):
 
     type: Literal["z_image"] = "z_image"
     family: ClassVar[Family] = ZImage()
+
+
+KINDS: tuple[type[ImageConfig], ...] = (
+    DitConfig,
+    Flux2Config,
+    FluxConfig,
+    Lumina2Config,
+    PixArtConfig,
+    QwenImageConfig,
+    SanaConfig,
+    Sd3Config,
+    ZImageConfig,
+)
+"""All of them."""
+
+
+def backbone_of(weights: str) -> str | None:
+    """The backbone whose family `weights` are of; None if they are of none."""
+    return next((kind.type_name() for kind in KINDS if claims(weights, kind.family)), None)

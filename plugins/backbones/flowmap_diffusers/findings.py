@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flowmap.errors import FlowmapError
 from flowmap.plugin import Finding, SampleSpec
 from flowmap.schema.words import unknown_word
-from flowmap_diffusers.checkpoint import SPACES, at_hand
+from flowmap_diffusers.checkpoint import SPACES, at_hand, foreign
 from flowmap_diffusers.family import Sizes
-
-_MOST = 100_000
+from flowmap_diffusers.size_rules import odd_size
 
 if TYPE_CHECKING:
     from flowmap_diffusers.image_config import ImageConfig
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def image_findings(config: ImageConfig, spec: SampleSpec) -> Iterable[Finding]:
     """What does not fit in `config`, or between it and samples of `spec`."""
-    yield from _own(config)
+    own = list(_own(config))
+    yield from own
+    if any(finding.field[0] in ("weights", "architecture") for finding in own):
+        # What is wrong with the sizes says nothing of what fits them.
+        return
     sizes = config.sizes()
     if len(spec.shape) != 4 or spec.shape[0] != 1:
         what = f"'{config.type}' takes images [1, C, H, W]; these data are {list(spec.shape)}"
@@ -34,26 +38,28 @@ def _own(config: ImageConfig) -> Iterable[Finding]:
     for name, value in (config.architecture or {}).items():
         if name not in config.family.small:
             yield Finding("error", ("architecture", name), unknown_word("size", name, config.family.small))
-        elif (why := _odd(value, config.family.small[name])) is not None:
+        elif (why := odd_size(value, config.family.small[name])) is not None:
             yield Finding("error", ("architecture", name), why)
     if config.lora is None and config.base_precision != "float32":
         why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
         yield Finding("error", ("base_precision",), why)
-    checkpoint = None if config.random_base else at_hand(config.weights, config.family)
-    if checkpoint is not None and (flaw := checkpoint.flaw()) is not None:
+    if not config.random_base and (flaw := _flaw_of_weights(config)) is not None:
         yield Finding("error", ("weights",), flaw)
 
 
-def _odd(value: Any, usual: Any) -> str | None:
-    """Why `value` can be no size where `usual` is one; None if it can."""
-    if isinstance(usual, tuple):
-        fits = isinstance(value, tuple) and all(type(one) is int and 0 <= one <= _MOST for one in value)
-        return None if fits else f"is a list of whole numbers from 0 to {_MOST:,}, such as {list(usual)}"
-    if type(usual) is int:
-        fits = type(value) is int and 1 <= value <= _MOST
-        return None if fits else f"is a whole number from 1 to {_MOST:,}; here it is {value!r}"
-    fits = usual is None or isinstance(value, type(usual))
-    return None if fits else f"is of the kind of {usual!r}; here it is {value!r}"
+def _flaw_of_weights(config: ImageConfig) -> str | None:
+    """What is wrong with weights that are here, as far as configurations and headers tell."""
+    from flowmap_diffusers.configs import backbone_of
+
+    try:
+        why = foreign(config.weights, config.family)
+    except FlowmapError as error:
+        return str(error)
+    if why is not None:
+        right = backbone_of(config.weights)
+        return why + (f"; backbone '{right}' is of those" if right else "")
+    checkpoint = at_hand(config.weights, config.family)
+    return None if checkpoint is None else checkpoint.flaw()
 
 
 def _conditions(config: ImageConfig, spec: SampleSpec, sizes: Sizes | None) -> Iterable[Finding]:

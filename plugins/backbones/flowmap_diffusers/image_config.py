@@ -14,7 +14,7 @@ from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretraine
 from flowmap.schema.bounds import MOST_TEXT, Guidance, PathText, Share, Tokens
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run
-from flowmap_diffusers.checkpoint import SPACES, at_hand, claims, text_precision
+from flowmap_diffusers.checkpoint import SPACES, at_hand, claims, foreign, text_precision
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.settings import ImageLoraConfig
 from flowmap_diffusers.sizes import encoders_of, sizes_of
@@ -64,9 +64,14 @@ class ImageConfig(BackboneConfig):
         """The weights, unless they are random."""
         from flowmap.weights.pipeline import missing
 
-        if not self.random_base:
-            for problem in missing(self.weights, self.family.published_as()):
-                yield Finding("error", ("weights",), problem)
+        if self.random_base:
+            return
+        with suppress(FlowmapError):
+            # That they are another family's, and what is damaged, the findings say.
+            if foreign(self.weights, self.family) is not None:
+                return
+        for problem in missing(self.weights, self.family.published_as()):
+            yield Finding("error", ("weights",), problem)
 
     def origin(self) -> Origin:
         """The name of the weights on the hub, and what their card says of their licence."""
