@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,19 @@ def test_a_size_that_nobody_knows_is_named(kind: type[ImageConfig]) -> None:
     (finding, *_) = [found for found in config.findings(spec_of(kind)) if found.field[0] == "architecture"]
     assert f"'{name}s'" in finding.message
     assert name in finding.message
+
+
+@pytest.mark.parametrize("odd", [{"attention_head_dim": 7}, {"qk_norm": "banana"}])
+def test_sizes_that_do_not_go_together_are_one_sentence(odd: dict[str, Any]) -> None:
+    config = KINDS["sd3"](weights=RANDOM, architecture=odd)
+    with pytest.raises(FlowmapError, match=r"backbone\.architecture: no SD3Transformer2DModel can have these sizes"):
+        config.build(spec_of(KINDS["sd3"])).role("teacher", "velocity", None, draw())
+
+
+def test_random_weights_read_no_texts(kind: type[ImageConfig]) -> None:
+    if kind.family.parts:
+        spec = dataclasses.replace(spec_of(kind), text_dim=0)
+        assert any("without text encoders" in found.message for found in kind(weights=RANDOM).findings(spec))
 
 
 def test_a_model_whose_time_is_embedded_otherwise_is_refused(kind: type[ImageConfig]) -> None:

@@ -229,6 +229,13 @@ def test_sizes_that_cannot_be_are_named(change: dict[str, Any], words: str, twin
     assert f"{file}: {words}" in finding.message
 
 
+def test_images_beyond_the_places_of_a_transformer_are_refused(twins: Path) -> None:
+    config = KINDS["sd3"](weights=str(twin(KINDS["sd3"], twins)), text_length=16)
+    (finding,) = config.findings(pictures(KINDS["sd3"], 1024))
+    assert "larger than the transformer's positions reach, 512 x 512" in finding.message
+    assert list(config.findings(pictures(KINDS["sd3"], 512))) == []
+
+
 def test_weights_of_another_family_say_which_backbone_is_theirs(twins: Path) -> None:
     """Though files that this family would need are not there either."""
     folder = twin(KINDS["flux"], twins)

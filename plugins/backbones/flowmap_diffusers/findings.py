@@ -75,6 +75,9 @@ def _conditions(config: ImageConfig, spec: SampleSpec, sizes: Sizes | None) -> I
     if spec.classes:
         what = f"'{config.type}' takes texts, and these data are conditioned on class labels; 'dit' takes those"
         yield Finding("error", ("type",), what)
+    if config.random_base and spec.text and not spec.text_dim:
+        what = "random weights come without text encoders, and these data bring texts without embeddings; name weights"
+        yield Finding("error", ("weights",), what)
     width = None if sizes is None else sizes.get(family.width)
     most = None if sizes is None else family.longest(sizes)
     if config.reads_text() and most is not None and config.text_length > most:
@@ -105,6 +108,11 @@ def _shapes(config: ImageConfig, spec: SampleSpec, sizes: Sizes | None) -> Itera
         step = patch * (space.side * space.cells if checkpoint is None else checkpoint.side())
     if family.square and sides[0] != sides[1]:
         what = f"'{config.type}' takes square images, and these are {sides[0]} x {sides[1]}"
+        yield Finding("error", ("type",), what)
+    most = None if sizes is None else sizes.get("pos_embed_max_size")
+    if isinstance(most, int) and max(sides) > most * step:
+        given = " x ".join(map(str, sides))
+        what = f"images of {given} are larger than the transformer's positions reach, {most * step} x {most * step}"
         yield Finding("error", ("type",), what)
     if any(side % step for side in sides):
         near = " x ".join(str(max(step, step * round(side / step))) for side in sides)

@@ -76,7 +76,16 @@ def new(config: ImageConfig, sizes: Sizes) -> nn.Module:
     told = {key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()}
     with quiet():
         # Fields that the class does not know, it leaves out, as where it reads the folder itself.
-        made: nn.Module = getattr(diffusers, config.family.model).from_config(told)
+        kind = getattr(diffusers, config.family.model)
+        try:
+            made: nn.Module = kind.from_config(told)
+        except (ValueError, TypeError, AssertionError, NotImplementedError, RuntimeError, ZeroDivisionError) as error:
+            # Which sizes go together is the class's to say.
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            whose = (
+                "backbone.architecture" if config.random_base else f"the transformer/config.json of {config.weights}"
+            )
+            raise FlowmapError(f"{whose}: no {config.family.model} can have these sizes: {first}") from None
     for key, parameter in made.named_parameters():
         parameter.data = parameter.data.to(held(config, key))
     return made
