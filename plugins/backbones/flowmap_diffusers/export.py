@@ -72,7 +72,8 @@ def write_image_pipeline(
     if source is not None:
         copy_encoders(source.pipeline, folder)
     if kind == "flow_map":
-        return _as_two_times(config, sizes, folder, source, shift, dtype)
+        # One for all parts: what encoders make goes into the transformer as it is.
+        return _as_two_times(config, sizes, folder, source, shift, f"dtype=torch.{config.base_precision}")
     scheduler = scheduler_of(family, shift)
     own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", type(scheduler).__name__]}
     if source is not None:
