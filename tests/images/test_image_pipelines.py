@@ -174,6 +174,17 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
             latents = FlowMapEuler().sample(student.network, start, grid(steps, SHIFT), cond, draw())
         ours = backbone.decode(latents)[:, 0] / 2 + 0.5
         assert (ours - out).abs().max() < 1e-4
+    # Somebody puts another scheduler in its place: its steps, and no others, say what r is.
+    other = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    pipe.scheduler = other
+    kept = pipe.transformer
+    other.set_timesteps(sigmas=[1.0, 0.25])
+    with torch.no_grad():
+        embedder = kept.get_submodule(kind.family.embedder)
+        proj = getattr(kept.get_submodule(kind.family.embedder.rpartition(".")[0]), "time_proj", None)
+        seen = kind.family.time(torch.tensor([1.0, 0.25]))
+        given = kept.with_r(proj, embedder, (seen[:1] if proj is None else proj(seen[:1]),))[0]
+        assert torch.allclose(given, seen if proj is None else proj(seen))
     again, read, _ = opened(kind, folder)
     found = again.pretrained()
     assert found is not None
@@ -225,6 +236,27 @@ def test_sizes_that_cannot_be_are_named(change: dict[str, Any], words: str, twin
     file = folder / "transformer" / "config.json"
     told = json.loads(file.read_text()) | change
     file.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    (finding,) = kind(weights=str(folder), text_length=16).findings(pictures(kind, 32))
+    assert f"{file}: {words}" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scaling_factor": 0}, "scaling_factor is 0; it is a number above 0"),
+        ({"scaling_factor": float("nan")}, "scaling_factor is nan; it is a number above 0"),
+        ({"scaling_factor": None}, "scaling_factor is None; it is a number above 0"),
+        ({"shift_factor": "x"}, "shift_factor is 'x'; it is a number"),
+    ],
+)
+def test_scales_of_latents_that_cannot_be_are_named(
+    change: dict[str, Any], words: str, twins: Path, tmp_path: Path
+) -> None:
+    """A scale of 0 would train on zeros, and end well."""
+    kind, folder = KINDS["sd3"], tmp_path / "odd"
+    shutil.copytree(twin(kind, twins), folder)
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
     (finding,) = kind(weights=str(folder), text_length=16).findings(pictures(kind, 32))
     assert f"{file}: {words}" in finding.message
 

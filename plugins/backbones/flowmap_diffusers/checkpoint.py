@@ -17,7 +17,7 @@ from flowmap.weights.pipeline import INDEX, Pipeline, class_named, complete, ope
 from flowmap.weights.runs import is_run
 from flowmap.weights.tokenizers import token_files
 from flowmap_diffusers.family import Family, Sizes
-from flowmap_diffusers.size_rules import unusable
+from flowmap_diffusers.size_rules import odd_scales, unusable
 
 _OF_LIBRARY = re.compile(r"_.*|transformers_version|torch_dtype|dtype")
 
@@ -104,6 +104,7 @@ class Checkpoint:
         if isinstance(channels, int) and channels * space.cells**2 != wanted:
             made = channels * space.cells**2
             yield f"{file}: makes {made} channels, and the transformer beside it takes {wanted}; they do not fit"
+        yield from (f"{file}: {flaw}" for flaw in odd_scales(self.pipeline.config("vae")))
 
     def encoders(self) -> str:
         """A short name for what text encoders, tokenizers and autoencoder are, however their files are divided."""

@@ -19,7 +19,6 @@ from flowmap_diffusers.families.sd3 import Sd3
 from flowmap_diffusers.families.z_image import ZImage
 from flowmap_diffusers.family import Family
 from flowmap_diffusers.image_config import GuidedConfig, ImageConfig
-from flowmap_diffusers.noise_prediction import FREQUENCY
 
 
 class DitConfig(ImageConfig):
@@ -28,10 +27,6 @@ class DitConfig(ImageConfig):
     type: Literal["dit"] = "dit"
     family: ClassVar[Family] = Dit()
     any_size: ClassVar[bool] = False
-
-    def time_frequency(self) -> float:
-        """Steps of the table of DDPM per unit of t, at most."""
-        return FREQUENCY
 
 
 class FluxConfig(GuidedConfig):
@@ -62,20 +57,12 @@ class PixArtConfig(ImageConfig):
     type: Literal["pixart"] = "pixart"
     family: ClassVar[Family] = PixArt()
 
-    def time_frequency(self) -> float:
-        """Steps of the table of DDPM per unit of t, at most."""
-        return FREQUENCY
-
 
 class QwenImageConfig(ImageConfig):
     """Qwen-Image (arXiv 2508.02324), text to image."""
 
     type: Literal["qwen_image"] = "qwen_image"
     family: ClassVar[Family] = QwenImage()
-
-    def time_frequency(self) -> float:
-        """1000, by which its sinusoids multiply."""
-        return 1000.0
 
 
 class SanaConfig(ImageConfig):

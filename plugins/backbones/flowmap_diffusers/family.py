@@ -71,6 +71,8 @@ class Family(ABC):
     """The linear layers of a block that adapters are put on, unless a recipe says otherwise."""
     scale: ClassVar[float] = 1000.0
     """What a time in [0, 1] is multiplied by before its sinusoids are taken."""
+    frequency: ClassVar[float | None] = None
+    """The highest angular frequency with which a time in [0, 1] is seen, in radians; None: `scale`."""
     backwards: ClassVar[bool] = False
     """Whether the transformer counts time from noise to data."""
     is_velocity: ClassVar[bool] = True

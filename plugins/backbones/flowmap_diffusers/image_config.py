@@ -94,8 +94,8 @@ class ImageConfig(BackboneConfig):
         return self.gradient_checkpointing
 
     def time_frequency(self) -> float:
-        """The family's scale, mostly 1000: the fastest sinusoid of diffusers' embedders is that of the time itself."""
-        return self.family.scale
+        """The family's, mostly 1000: the fastest sinusoid of diffusers' embedders is that of the time itself."""
+        return self.family.frequency or self.family.scale
 
     def reads_text(self) -> bool:
         """Where weights come with text encoders."""

@@ -1,7 +1,9 @@
-"""What can be a size of a transformer, as a recipe or a config.json gives it. Torch-free."""
+"""What can be a size of a transformer or a scale of latents, as a recipe or a config.json gives it. Torch-free."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowmap_diffusers.family import Family, Sizes
@@ -33,3 +35,22 @@ def unusable(family: Family, sizes: Sizes) -> str | None:
     except KeyError as error:
         lacking = [str(error.args[0])]
     return f"{lacking[0]} is missing" if lacking else None
+
+
+def odd_scales(vae: Mapping[str, Any]) -> Iterator[str]:
+    """What in the configuration of an autoencoder can be no shift or scale of latents.
+
+    What is left out is as the class has it. A scale of 0 would have a network learn zeros, without a word.
+    """
+    for name, positive in (("scaling_factor", True), ("shift_factor", False)):
+        if name in vae and not (vae[name] is None and not positive) and not _is_scale(vae[name], positive):
+            yield f"{name} is {vae[name]!r}; it is a number{' above 0' if positive else ''}"
+    for name, positive in (("latents_std", True), ("latents_mean", False)):
+        told = [] if vae.get(name) is None else vae[name]
+        if not isinstance(told, list) or not all(_is_scale(each, positive) for each in told):
+            yield f"{name} is no list of numbers{' above 0' if positive else ''}"
+
+
+def _is_scale(value: Any, positive: bool) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and (value > 0 or not positive)

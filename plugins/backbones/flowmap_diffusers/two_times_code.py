@@ -8,6 +8,7 @@ goes on to r. flowmap copies this file beside weights that it exports; it needs 
 """
 
 import functools
+import weakref
 
 import diffusers
 import torch
@@ -49,7 +50,7 @@ class TwoTimes(getattr(diffusers, MODEL)):
     @functools.wraps(getattr(diffusers, MODEL).__init__)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.scheduler = None
+        self.followed = None
         for path in EMBEDDERS:
             embedder = self.get_submodule(path)
             for name, layer in linear_layers(embedder):
@@ -60,19 +61,20 @@ class TwoTimes(getattr(diffusers, MODEL)):
             embedder.register_forward_hook(self.mixed)
 
     def follow(self, scheduler):
-        """Have the steps of `scheduler` say to which time each call goes."""
-        self.scheduler = scheduler
+        """Have the steps of `scheduler`, or of what it gives when called, say to which time each call goes."""
+        self.followed = scheduler if callable(scheduler) else lambda: scheduler
 
     def with_r(self, proj, embedder, given):
         """What the embedder is given: the sinusoids of t, then those of r."""
-        if self.scheduler is None:
+        if self.followed is None:
             raise RuntimeError(
                 "these weights are a network of two times: load them with DiffusionPipeline.from_pretrained(FOLDER, "
                 "trust_remote_code=True), or say transformer.follow(pipe.scheduler)"
             )
-        like, index = given[0], self.scheduler.step_index or 0
+        like, scheduler = given[0], self.followed()
+        index = scheduler.step_index or 0
         # t and r of the step that the scheduler is at, as the sinusoids see them.
-        now = self.scheduler.sigmas[index : index + 2].to(like.device, torch.float32)
+        now = scheduler.sigmas[index : index + 2].to(like.device, torch.float32)
         times = (SCALE * (1 - now if BACKWARDS else now)).repeat_interleave(len(like))
         return ((times if proj is None else proj(times).to(like.dtype)), *given[1:])
 
@@ -97,4 +99,6 @@ class FlowMapPipeline(getattr(diffusers, PIPELINE)):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.transformer is not None:
-            self.transformer.follow(self.scheduler)
+            # Whichever it has when it samples: somebody may put another in its place.
+            here = weakref.ref(self)
+            self.transformer.follow(lambda: here().scheduler)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from flowmap_diffusers.family import Family, Sizes, Usual
-from flowmap_diffusers.noise_prediction import step_of, velocity_of
+from flowmap_diffusers.noise_prediction import FREQUENCY, step_of, velocity_of
 
 
 @final
@@ -24,6 +24,7 @@ class Dit(Family):
         "num_layers": 2, "patch_size": 2, "num_embeds_ada_norm": 1000, "sample_size": 8,
     }  # fmt: skip
     width, embedder, square, is_velocity = "", "transformer_blocks.0.norm1.emb.timestep_embedder", True, False
+    frequency = FREQUENCY
     usual = Usual(256, 50, 4.0, 1.0)  # the pipeline's defaults; nothing shifts its times
 
     def embedders(self, sizes: Sizes) -> tuple[str, ...]:

@@ -15,12 +15,11 @@ class Flux(Family):
 
     model, pipeline = "FluxTransformer2DModel", "FluxPipeline"
     owners = dict.fromkeys(("FLUX.1-dev", "FLUX.1-Krea-dev", "FLUX.1-schnell"), "black-forest-labs")
+    gated = frozenset(owners) - {"FLUX.1-schnell"}
     parts = {
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "T5EncoderModel",
-        "tokenizer": "CLIPTokenizer",
-        "tokenizer_2": "T5TokenizerFast",
-    }
+        "text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel",
+        "tokenizer": "CLIPTokenizer", "tokenizer_2": "T5TokenizerFast",
+    }  # fmt: skip
     common = {"attention_head_dim": 128, "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38} | {
         "in_channels": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "patch_size": 1,
     }  # fmt: skip

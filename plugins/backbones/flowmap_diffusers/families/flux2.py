@@ -14,7 +14,7 @@ class Flux2(Family):
     """A velocity of latents, a cell a token; three layers of Mistral 3, whose frame counts among a text's tokens."""
 
     model, pipeline = "Flux2Transformer2DModel", "Flux2Pipeline"
-    owners = {"FLUX.2-dev": "black-forest-labs"}
+    owners, gated = {"FLUX.2-dev": "black-forest-labs"}, frozenset({"FLUX.2-dev"})
     parts = {"text_encoder": "Mistral3ForConditionalGeneration", "tokenizer": "PixtralProcessor"}
     vae = "AutoencoderKLFlux2"
     common = {"attention_head_dim": 128, "num_attention_heads": 48, "num_layers": 8, "num_single_layers": 48} | {

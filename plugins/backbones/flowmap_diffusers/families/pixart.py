@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from flowmap_diffusers.family import Family, Sizes, Usual
-from flowmap_diffusers.noise_prediction import step_of, velocity_of
+from flowmap_diffusers.noise_prediction import FREQUENCY, step_of, velocity_of
 
 _SIDE = 8  # pixels of a cell of latents
 
@@ -30,6 +30,7 @@ class PixArt(Family):
         "use_additional_conditions": True,
     }  # fmt: skip
     width, masked, embedder, is_velocity = "caption_channels", True, "adaln_single.emb.timestep_embedder", False
+    frequency = FREQUENCY
     usual = Usual(1024, 20, 4.5, 1.0)  # the pipelines' defaults; nothing shifts their times
 
     def flaw(self, sizes: Sizes) -> str | None:
@@ -48,9 +49,8 @@ class PixArt(Family):
         size = {"resolution": sides, "aspect_ratio": t.new_full((len(x), 1), height / width)}
 
         def noise(z: Any, tau: Any) -> Any:
-            return transformer(z, cond["text"], tau, size, encoder_attention_mask=cond.get("mask"), return_dict=False)[
-                0
-            ]
+            made = transformer(z, cond["text"], tau, size, encoder_attention_mask=cond.get("mask"))
+            return made.sample
 
         return velocity_of(noise, x, t)
 

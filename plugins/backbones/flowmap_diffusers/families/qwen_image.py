@@ -28,7 +28,7 @@ class QwenImage(Family):
     }  # fmt: skip
     width, masked = "joint_attention_dim", True
     adapted = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    scale = 1.0  # its sinusoids multiply by 1000 themselves
+    scale, frequency = 1.0, 1000.0  # its sinusoids multiply by 1000 themselves
     unguided = "true_cfg_scale=1.0"
     # QwenImagePipeline's defaults. It gives guided velocities, token by token, the length of those with the prompt,
     # which we do not; and it shifts by e^mu, with mu from 0.5 at 256 tokens to 0.9 at 8192: 0.69 at the 4096 of
