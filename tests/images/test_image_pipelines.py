@@ -143,11 +143,13 @@ def disturbed_student(backbone: Any) -> Any:
 def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Path, tmp_path: Path) -> None:
     """diffusers loads it with its code, samples what we sample, and refuses it without."""
     kind = KINDS[name]
-    _, backbone, side = opened(kind, twin(kind, twins), lora={"rank": 2, "alpha": 4.0})
+    _, backbone, side = opened(kind, twin(kind, twins), lora={"rank": 2, "alpha": 4.0}, gate=0.6)
     student, folder = disturbed_student(backbone), tmp_path / "out"
     folder.mkdir()
     how = backbone.export(student, folder, "diffusers", True, SHIFT)
     assert "trust_remote_code=True" in how
+    # As it was trained, and not as the pipeline would have it.
+    assert f"height={side}, width={side}, max_sequence_length={length_of(name)}" in how
     # What it says to ask, as the code beside it does, is what is asked below.
     said = [f"{key}={value}" for key, value in asked_as(name, WORDS, 1.0).items() if key.endswith("_scale")]
     code = (folder / "two_times.py").read_text()
@@ -189,10 +191,22 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
     found = again.pretrained()
     assert found is not None
     assert (found.kind, found.shift) == ("flow_map", SHIFT)
+    assert found.spec is not None
+    assert found.spec.shape == (1, 3, side, side)
+    claimed = kind.of_weights(str(folder))
+    assert claimed is not None
+    assert (claimed.text_length, claimed.gate, claimed.share()) == (length_of(name), 0.6, 0.6)
+    # Whatever a recipe says of it, the weights have their own; said, where it was set.
+    assert kind(weights=str(folder)).share() == 0.6
+    (warning,) = kind(weights=str(folder), text_length=length_of(name), gate=0.1).findings(pictures(kind, side))
+    assert (warning.level, warning.field) == ("warning", ("gate",))
     base = read.role("student", "flow_map", None, draw())
     x, t, r = start, torch.tensor([0.8, 0.5]), torch.tensor([0.1, 0.3])
     same = base.network.mean_velocity(x, t, r, cond)
     assert torch.allclose(same, student.network.mean_velocity(x, t, r, cond), rtol=1e-4, atol=1e-5)
+    (folder / "student.json").unlink()
+    (flaw,) = kind(weights=str(folder), text_length=16).findings(pictures(kind, side))
+    assert "has no student.json" in flaw.message
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

@@ -80,6 +80,6 @@ def test_a_recipe_rehearses_and_its_student_loads_in_diffusers(recipe: Path, tmp
         )  # fmt: skip
         assert bool(torch.isfinite(made.images).all())
     flowmap(tmp_path, "sample", str(home / "exported"), "--prompt", "a red ball", "--nfe", "2", "--n", "2",
-            "--height", "32", "--width", "32", "--out", "ball")  # fmt: skip
+            "--out", "ball")  # fmt: skip
     assert load_file(tmp_path / "ball.safetensors")["samples"].shape == (2, 1, 3, 32, 32)
     assert (tmp_path / "ball-1.png").is_file()

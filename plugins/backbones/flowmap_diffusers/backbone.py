@@ -45,7 +45,7 @@ def of_sizes(config: ImageConfig, spec: SampleSpec, sizes: Sizes) -> ModuleBackb
             config.family, shape, config.text_length, config.negative_prompt, lambda: source.here.pipeline
         )
     asked = conditions if config.family.parts else labelled(config.family.classes(sizes))
-    return ModuleBackbone(config.type, _architecture(config, sizes, source), codec, asked)
+    return ModuleBackbone(config.type, _architecture(config, spec, sizes, source), codec, asked)
 
 
 @final
@@ -61,22 +61,22 @@ class _Source:
         return source_of(self._config)
 
 
-def _architecture(config: ImageConfig, sizes: Sizes, source: _Source) -> Architecture:
-    family = config.family
+def _architecture(config: ImageConfig, spec: SampleSpec, sizes: Sizes, source: _Source) -> Architecture:
+    family, share = config.family, config.share()
 
     def make(two_times: bool, chosen: Chosen) -> nn.Module:
         made = new(config, sizes)
         if config.lora is not None:
             refuse_unknown(config.lora, family, made)
-        return ImageModule(
-            made, family, sizes, two_times, config.gate, config.told(), config.gradient_checkpointing, chosen
-        )
+        return ImageModule(made, family, sizes, two_times, share, config.told(), config.gradient_checkpointing, chosen)
 
     def export(
         module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, shift: float
     ) -> str:
         encoders = None if config.random_base else source.here
-        return write_image_pipeline(config, sizes, transformer_of(module), role, encoders, folder, merged, shift, kind)
+        return write_image_pipeline(
+            config, spec, sizes, transformer_of(module), role, encoders, folder, merged, shift, kind
+        )
 
     return Architecture(
         make,

@@ -18,6 +18,7 @@ from flowmap.weights.runs import is_run
 from flowmap.weights.tokenizers import token_files
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.size_rules import odd_scales, unusable
+from flowmap_diffusers.student import Student, student_in
 
 _OF_LIBRARY = re.compile(r"_.*|transformers_version|torch_dtype|dtype")
 
@@ -71,6 +72,10 @@ class Checkpoint:
         """Whether the transformer was exported with a second time."""
         return (class_named(self.folder / "transformer" / CONFIG) or "").startswith(TWO_TIMES)
 
+    def student(self) -> Student | None:
+        """As what it was trained, if it was exported with a second time; raises FlowmapError if that is not there."""
+        return student_in(self.folder) if self.two_times else None
+
     def side(self) -> int:
         """Pixels of a side of a cell of model space."""
         space = SPACES[self.family.vae]
@@ -88,8 +93,8 @@ class Checkpoint:
             where = self.folder / "transformer" / CONFIG
             yield f"{where}: names {named}, and this backbone is made of a {self.family.model}"
             return
-        # Raises for what cannot be read, or is quantised.
-        self.pipeline.shapes("transformer")
+        # Both raise: for what cannot be read or is quantised, and for what is not said.
+        self.pipeline.shapes("transformer"), self.student()
         flaw = unusable(self.family, self.sizes()) or self.family.flaw(self.sizes())
         if flaw is not None:
             yield f"{self.folder / 'transformer' / CONFIG}: {flaw}"

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin import NetworkKind
+from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.headers import read_json
 from flowmap.weights.pipeline import ADAPTER
@@ -26,6 +26,7 @@ from flowmap_diffusers.exported import together
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.schedulers import scheduler_of
 from flowmap_diffusers.starting import held, new
+from flowmap_diffusers.student import Student
 from flowmap_diffusers.two_times import DELTA, delta_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _NEEDED = "# two_times.py in the folder is the code of the second time: read it,
 
 def write_image_pipeline(
     config: ImageConfig,
+    spec: SampleSpec,
     sizes: Sizes,
     transformer: Any,
     adapter: str | None,
@@ -73,7 +75,7 @@ def write_image_pipeline(
         copy_encoders(source.pipeline, folder)
     if kind == "flow_map":
         # One for all parts: what encoders make goes into the transformer as it is.
-        return _as_two_times(config, sizes, folder, source, shift, f"dtype=torch.{config.base_precision}")
+        return _as_two_times(config, spec, sizes, folder, source, shift, f"dtype=torch.{config.base_precision}")
     scheduler = scheduler_of(family, shift)
     own = {"transformer": ["diffusers", family.model], "scheduler": ["diffusers", type(scheduler).__name__]}
     if source is not None:
@@ -89,7 +91,13 @@ def write_image_pipeline(
 
 
 def _as_two_times(
-    config: ImageConfig, sizes: Sizes, folder: Path, source: Checkpoint | None, shift: float, dtype: str
+    config: ImageConfig,
+    spec: SampleSpec,
+    sizes: Sizes,
+    folder: Path,
+    source: Checkpoint | None,
+    shift: float,
+    dtype: str,
 ) -> str:
     """Write what loads the transformer with both times, and the pipeline around it; returns the lines that do."""
     family, part = config.family, folder / "transformer"
@@ -98,7 +106,16 @@ def _as_two_times(
         told["auto_map"] = {"AutoModel": f"{_CODE}.TwoTimes"}
     write_config(part / CONFIG, TWO_TIMES + family.model, told)
     asked = family.unguided.format(told=config.told())
-    code = _code(family, family.embedders(sizes), config.gate).replace(Family.unguided, asked)
+    height, width = spec.shape[2:]
+    Student(
+        height=height,
+        width=width,
+        text_length=config.text_length,
+        negative_prompt=config.negative_prompt,
+        gate=config.share(),
+        guidance=config.told(),
+    ).write(folder)
+    code = _code(family, family.embedders(sizes), config.share()).replace(Family.unguided, asked)
     (part / f"{_CODE}.py").write_text(code)
     if source is None:
         load = f'diffusers.AutoModel.from_pretrained("FOLDER/transformer", trust_remote_code=True, {dtype})'
@@ -111,7 +128,9 @@ def _as_two_times(
     own = {"transformer": [_CODE, "TwoTimes"], "scheduler": [_CODE, "FlowMapScheduler"]}
     write_config(folder / "model_index.json", [_CODE, "FlowMapPipeline"], _classes(source) | own)
     load = f'pipe = diffusers.DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True, {dtype})'
-    call = f'image = pipe("a red fox", num_inference_steps=4, {asked}).images[0]   # 1, 2, 4, ... calls'
+    # As it was trained: a pipeline's own defaults are others.
+    size = f"height={height}, width={width}, max_sequence_length={config.text_length}"
+    call = f'image = pipe("a red fox", num_inference_steps=4, {asked}, {size}).images[0]  # 1, 2, 4, ... calls'
     return "\n".join(["import torch", _NEEDED, load, call])
 
 

@@ -43,8 +43,11 @@ def _own(config: ImageConfig) -> Iterable[Finding]:
     if config.lora is None and config.base_precision != "float32":
         why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
         yield Finding("error", ("base_precision",), why)
-    if not config.random_base and (flaw := _flaw_of_weights(config)) is not None:
+    flaw = None if config.random_base else _flaw_of_weights(config)
+    if flaw is not None:
         yield Finding("error", ("weights",), flaw)
+    elif "gate" in config.model_fields_set and config.share() != config.gate:
+        yield Finding("warning", ("gate",), f"has no effect: the weights have a gate of their own, {config.share():g}")
 
 
 def _flaw_of_weights(config: ImageConfig) -> str | None:

@@ -13,7 +13,7 @@ from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
 from flowmap.schema.bounds import MOST_TEXT, Guidance, PathText, Share, Tokens
 from flowmap.weights.names import RANDOM, find
-from flowmap.weights.runs import is_run
+from flowmap.weights.runs import is_run, origin
 from flowmap_diffusers.checkpoint import SPACES, at_hand, claims, foreign, text_precision
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.settings import ImageLoraConfig
@@ -55,10 +55,28 @@ class ImageConfig(BackboneConfig):
         """The guidance that a guidance-distilled transformer is told; others take no notice."""
         return 1.0
 
+    def share(self) -> float:
+        """The share of the r-embedding: that of the weights, where they are of two times, whatever `gate` says."""
+        base, first = origin(self.weights)
+        checkpoint = None if base is None or base == RANDOM else at_hand(base, self.family)
+        student = None if checkpoint is None else checkpoint.student()
+        if student is not None:
+            return student.gate
+        # Of runs on runs the first one's.
+        return float(first.get("gate", self.gate))
+
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
         """Pipelines of this family."""
-        return cls(weights=weights) if claims(weights, cls.family) else None
+        if not claims(weights, cls.family):
+            return None
+        checkpoint = at_hand(weights, cls.family)
+        told: dict[str, Any] = {}
+        with suppress(FlowmapError):
+            # What is wrong with it the findings say.
+            student = None if checkpoint is None else checkpoint.student()
+            told = {} if student is None else student.model_dump(include=cls.model_fields.keys())
+        return cls(weights=weights, **told)
 
     def missing(self) -> Iterable[Finding]:
         """The weights, unless they are random."""
@@ -174,5 +192,7 @@ class GuidedConfig(ImageConfig):
     )
 
     def told(self) -> float:
-        """As `guidance` says."""
-        return self.guidance
+        """As `guidance` says, or as an exported student was told if a recipe leaves it out."""
+        checkpoint = None if self.random_base else at_hand(self.weights, self.family)
+        student = None if checkpoint is None or "guidance" in self.model_fields_set else checkpoint.student()
+        return self.guidance if student is None else student.guidance

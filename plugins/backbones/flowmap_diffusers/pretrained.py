@@ -23,8 +23,10 @@ def pretrained(weights: str, family: Family) -> Pretrained | None:
     usual, files, shift = family.usual, checkpoint.pipeline.everything(), checkpoint.pipeline.shift()
     # Where a folder names no constant shift, its pipeline finds one by the size: that of the family's usual one.
     shift = usual.shift if shift is None else shift
-    spec = SampleSpec((1, 3, usual.side, usual.side), classes=0 if family.parts else 1000, text=bool(family.parts))
-    if checkpoint.two_times:
+    student = checkpoint.student()
+    sides = (usual.side, usual.side) if student is None else (student.height, student.width)
+    spec = SampleSpec((1, 3, *sides), classes=0 if family.parts else 1000, text=bool(family.parts))
+    if student is not None:
         return Pretrained("flow_map", files=files, spec=spec, shift=shift)
     return Pretrained("velocity", files=files, spec=spec, shift=shift, sampler="euler", calls=usual.calls,
                       cfg_scale=usual.cfg_scale)  # fmt: skip
