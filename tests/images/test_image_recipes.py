@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -79,6 +80,13 @@ def test_a_recipe_rehearses_and_its_student_loads_in_diffusers(recipe: Path, tmp
             **{name: float(value) for name, value in told}, **sized,
         )  # fmt: skip
         assert bool(torch.isfinite(made.images).all())
+    if recipe.stem != "sana_flowmap":
+        # The lines of the model card, as they stand.
+        card = (home / "exported" / "README.md").read_text("utf-8")
+        (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        scope: dict[str, Any] = {}
+        exec(lines.replace("FOLDER", str(home / "exported")), scope)
+        assert scope["image"].size == (32, 32)
     flowmap(tmp_path, "sample", str(home / "exported"), "--prompt", "a red ball", "--nfe", "2", "--n", "2",
             "--out", "ball")  # fmt: skip
     assert load_file(tmp_path / "ball.safetensors")["samples"].shape == (2, 1, 3, 32, 32)
