@@ -175,15 +175,14 @@ class Pipeline:
         folder = self.folder / ADAPTER
         return folder if folder.is_dir() else None
 
-    def encoders_fingerprint(self, fields: Mapping[str, type[Fields]]) -> str:
+    def encoders_fingerprint(self, configurations: Mapping[str, str]) -> str:
         """A short name for what the encoders are, however their files are divided.
 
-        It takes of the configuration of each what `fields` has of it (how they are shown, class and all), tokens and
-        weights.
+        It takes tokens, weights, and of the configuration of each part what `configurations` has of it.
         """
-        told = [repr(self.fields(part, kind)) for part, kind in fields.items()]
+        told = list(configurations.values())
         told += [fingerprint(token_files(self.folder / p)) for p in self.encoders() if p.startswith("tokenizer")]
-        return of_tensors([file for part in fields for file in self.files(part)], " ".join(told))
+        return of_tensors([file for part in configurations for file in self.files(part)], " ".join(told))
 
     def licence(self) -> str | None:
         """What the model card says; None if it says nothing."""

@@ -11,11 +11,9 @@ from typing import Literal, final
 from flowmap.errors import FlowmapError
 from flowmap.schema.config import frozen
 from flowmap.weights.fields import CONFIG
-from flowmap.weights.fingerprints import fingerprint, of_tensors
 from flowmap.weights.names import find
 from flowmap.weights.pipeline import INDEX, Pipeline, class_named, complete, opened
 from flowmap.weights.runs import is_run
-from flowmap.weights.tokenizers import token_files
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.size_rules import odd_scales, unusable
 from flowmap_diffusers.student import Student, student_in
@@ -113,15 +111,13 @@ class Checkpoint:
 
     def encoders(self) -> str:
         """A short name for what text encoders, tokenizers and autoencoder are, however their files are divided."""
-        folder, told, files = self.pipeline, [], []
-        for part in folder.encoders():
-            if part.startswith("tokenizer"):
-                told.append(fingerprint(token_files(self.folder / part)))
-                continue
-            # What a library notes of itself decides nothing.
-            told.append(repr(sorted((k, v) for k, v in folder.config(part).items() if not _OF_LIBRARY.fullmatch(k))))
-            files += folder.files(part)
-        return of_tensors(files, " ".join(told))
+        weighted = [part for part in self.pipeline.weighted if part != "transformer"]
+        return self.pipeline.encoders_fingerprint({part: self._decides(part) for part in weighted})
+
+    def _decides(self, part: str) -> str:
+        """What of the configuration of `part` decides anything: not what a library notes of itself."""
+        told = self.pipeline.config(part)
+        return repr(sorted((key, value) for key, value in told.items() if not _OF_LIBRARY.fullmatch(key)))
 
 
 def text_precision(device: str) -> Literal["bfloat16", "float32"]:

@@ -183,7 +183,8 @@ class Checkpoint:
 
     def encoders(self) -> str:
         """A short name for what text encoder, tokenizer and VAE are, however their files are divided."""
-        return self.pipeline.encoders_fingerprint({"text_encoder": TextEncoderFields, "vae": VaeFields})
+        text, vae = self.pipeline.fields("text_encoder", TextEncoderFields), self.pipeline.fields("vae", VaeFields)
+        return self.pipeline.encoders_fingerprint({"text_encoder": repr(text), "vae": repr(vae)})
 
     def licence(self) -> str:
         """What the model card of the base says; Wan2.1's own licence for a plain Wan checkpoint without a card."""
