@@ -153,6 +153,10 @@ WRONG = {
         "compute.micro_batch=1 stages.teacher.batch=131072",
         "compute.micro_batch: a step would have 131,072 micro-batches (batch / micro_batch), and at most 65,536",
     ),
+    "tokens that cannot be shared": (
+        "compute.sequence=2",
+        "compute.sequence: backbone 'mlp' cannot share the tokens of a sample among processes; leave it out",
+    ),
     "what is no part of a batch": (
         "compute.micro_batch=3",
         "micro-batches of compute.micro_batch = 3; use a batch of 6 or 9",

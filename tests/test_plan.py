@@ -291,6 +291,18 @@ def test_too_little_memory_is_refused_with_the_numbers() -> None:
     assert refusal("compute.micro_batch=1", devices=8, memory=8.5).startswith("stage 'on_policy' does not fit: ")
 
 
+def test_devices_share_samples_in_whole_groups() -> None:
+    assert refusal("compute.sequence=4", devices=6) == (
+        "compute.sequence = 4: 6 devices cannot be divided into groups of 4, which share the tokens of a sample; "
+        "use 4 or 8 devices (torchrun --nproc-per-node), or compute.sequence = 1 or 2 or 3"
+    )
+    text = refusal("compute.sequence=3", "compute.micro_batch=1", devices=3)
+    assert text.endswith(
+        "compute.sequence: 3 processes cannot share the 40 attention heads of backbone 'far_wan21' "
+        "evenly; use 1, 2, 4, 5, 8, 10, 20 or 40"
+    )
+
+
 def test_the_command_takes_devices_memory_and_throughput(here: Path) -> None:
     (here / "r.toml").write_text(HEAD + TEACHER)
     done = CliRunner().invoke(cli.app, ["plan", "r.toml", "--devices", "2", "--tflops", "3", "--json"])

@@ -299,6 +299,24 @@ def test_video_models_in_two_processes(text: str, micro_batch: int, tmp_path: Pa
     assert_equal(one, two, ("forward", "on_policy"))
 
 
+@pytest.mark.parametrize(
+    ("text", "processes", "micro_batch"),
+    [
+        pytest.param(VIDEO, 2, 0, id="causal"),
+        pytest.param(VIDEO, 4, 1, id="causal, two samples at a time", marks=pytest.mark.slow),
+        pytest.param(BIDIRECTIONAL, 4, 0, id="bidirectional, two samples at a time", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_share_each_sample(text: str, processes: int, micro_batch: int, tmp_path: Path) -> None:
+    preload("flowmap_wan.backbone")
+    one, several = tmp_path / "one", tmp_path / "several"
+    for folder, number in ((one, 1), (several, processes)):
+        folder.mkdir()
+        sequence = "" if number == 1 else 'compute = { device = "cpu", threads = 1, sequence = 2 }'
+        run(folder, re.sub("(?m)^compute.*$", sequence, text) if sequence else text, number, micro_batch * (number > 1))
+    assert_equal(one, several, ("forward", "on_policy"))
+
+
 # --- resumed by another number of processes
 
 

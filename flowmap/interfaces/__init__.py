@@ -10,6 +10,7 @@ from flowmap.interfaces.metrics import Evidence, Features, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
+from flowmap.interfaces.sequence import Shared, SharesTokens, TokenGroup
 from flowmap.interfaces.training import Loss, Objective, Scene, StudentObjective, Taken, Turn, World, always, every
 
 __all__ = [
@@ -34,8 +35,11 @@ __all__ = [
     "Sampler",
     "Samples",
     "Scene",
+    "Shared",
+    "SharesTokens",
     "StudentObjective",
     "Taken",
+    "TokenGroup",
     "Turn",
     "Velocity",
     "Window",

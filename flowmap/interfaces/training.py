@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -34,10 +34,13 @@ class Loss:
 
 @final
 class World:
-    """All samples of a turn's global batch, shared by `processes`, as an objective sees them that is shown a part."""
+    """All samples of a turn's global batch, shared by `processes`, as an objective sees them that is shown a part.
 
-    def __init__(self, processes: int = 1) -> None:
-        self._processes = processes
+    The processes are those of torch's `group` (None: all there are).
+    """
+
+    def __init__(self, processes: int = 1, group: Any = None) -> None:
+        self._processes, self._group = processes, group
         self._so_far: dict[str, Tensor] = {}
 
     def total(self, name: str, value: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class World:
         """
         value = value.detach().clone()
         if self._processes > 1:
-            torch.distributed.all_reduce(value)
+            torch.distributed.all_reduce(value, group=self._group)
         if name in self._so_far:
             value += self._so_far[name]
         self._so_far[name] = value

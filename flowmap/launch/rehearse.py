@@ -58,6 +58,10 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
     console = console if processes.first else Console(quiet=True)
     for warning in warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    if processes.number % recipe.compute.sequence:
+        told = f"compute.sequence = {recipe.compute.sequence} is left out, for want of so many processes (torchrun)"
+        console.print(f"[yellow]warning: {told}[/]", soft_wrap=True)
+        recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"sequence": 1})})
     # Not for want of memory: a rehearsal is for any machine.
     refuse_impossible(recipe, make_plan(recipe, runs), processes.number, None)
     folder = runs / f"{recipe.name}-rehearsal"

@@ -23,15 +23,19 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
     """The same recipe with tiny weights and data, and just enough steps to go down every path."""
     groups = [stage.objective.group() for stage in recipe.stages]
     together = math.lcm(*groups)
-    least = processes * together * -(-_BATCH // (processes * together))
     parts = folder / "parts"
     parts.mkdir(parents=True)
     data: DataConfig = recipe.data.rehearsed(parts)
+    backbone = recipe.backbone.rehearsed(parts)
+    # A twin has few heads.
+    sequence = math.gcd(recipe.compute.sequence, processes, backbone.attention_heads(data.spec()) or 1)
+    shares = processes // sequence
+    least = shares * together * -(-_BATCH // (shares * together))
     everything: dict[str, Any] = {
         "name": "run",
         "seeds": recipe.seeds[:1],
         "data": data,
-        "backbone": recipe.backbone.rehearsed(parts),
+        "backbone": backbone,
         "stages": tuple(
             stage.model_copy(
                 update={
@@ -44,7 +48,9 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
             )
             for stage in recipe.stages
         ),
-        "compute": recipe.compute.model_copy(update={"micro_batch": together if recipe.compute.micro_batch else 0}),
+        "compute": recipe.compute.model_copy(
+            update={"micro_batch": together if recipe.compute.micro_batch else 0, "sequence": sequence}
+        ),
         "checkpoints": recipe.checkpoints.model_copy(update={"every": STOP_AFTER}),
     }
     if recipe.evaluation is not None:

@@ -19,12 +19,14 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
 
     Of memory only what training takes at least is looked at, without activations.
     """
-    micro = recipe.compute.micro_batch
+    micro, sequence = recipe.compute.micro_batch, recipe.compute.sequence
+    if devices % sequence:
+        raise FlowmapError(_unshared(devices, sequence))
     for stage in plan.stages:
         batch = stage.stage.batch
         group = stage.stage.objective.group()
-        if batch % (devices * (micro or group)):
-            raise FlowmapError(_indivisible(stage, devices, micro, group))
+        if batch % (devices // sequence * (micro or group)):
+            raise FlowmapError(_indivisible(stage, devices, sequence, micro, group))
     if memory is None:
         return
     footprint = footprint_of(recipe)
@@ -58,14 +60,26 @@ def fitting(most: int, memory: int) -> str | None:
     return f"It fits: at most {_gb(most)} of the {_gb(memory)} GB of each device."
 
 
-def _indivisible(stage: StagePlan, devices: int, micro: int, group: int) -> str:
+def _unshared(devices: int, sequence: int) -> str:
+    below, above = devices // sequence * sequence, (devices // sequence + 1) * sequence
+    near = f"{below} or {above}" if below else str(above)
+    fits = " or ".join(str(n) for n in range(1, min(devices, sequence) + 1) if devices % n == 0)
+    return (
+        f"compute.sequence = {sequence}: {_devices(devices)} cannot be divided into groups of {sequence}, which share "
+        f"the tokens of a sample; use {near} devices (torchrun --nproc-per-node), or compute.sequence = {fits}"
+    )
+
+
+def _indivisible(stage: StagePlan, devices: int, sequence: int, micro: int, group: int) -> str:
     batch, part = stage.stage.batch, micro or group
-    together = devices * part
+    shares = devices // sequence
+    together = shares * part
     below, above = batch // together * together, (batch // together + 1) * together
     near = f"{below} or {above}" if below else str(above)
     counts = [n for n in range(1, batch + 1) if batch % (n * part) == 0]
-    closest = sorted(sorted(counts, key=lambda n: abs(n - devices))[:2])
-    how = f" x compute.micro_batch = {micro}" if micro else ""
+    closest = [n * sequence for n in sorted(sorted(counts, key=lambda n: abs(n - shares))[:2])]
+    how = f" in groups of compute.sequence = {sequence}" if sequence > 1 else ""
+    how += f" x compute.micro_batch = {micro}" if micro else ""
     if group > 1:
         how += f" in whole groups of {group} (objective '{stage.stage.objective.type}')"
     fits = f", or {' or '.join(map(str, closest))} device{'s' if closest != [1] else ''}" if closest else ""

@@ -125,6 +125,13 @@ class BackboneConfig(ComponentConfig):
         """Whether backward computes the forward once more instead of keeping what it needs."""
         return False
 
+    def attention_heads(self, spec: SampleSpec) -> int | None:
+        """The attention heads of its networks, where the tokens of a sample can be shared among processes.
+
+        As many processes can share them as divide that number. None: they cannot be shared, or it is not known yet.
+        """
+        return None
+
     def time_frequency(self) -> float | None:
         """The highest angular frequency with which its networks see a time, in radians per unit of t; None if unknown.
 

@@ -14,7 +14,8 @@ from flowmap.console.options import option
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
-from flowmap.recipe.batches import batch_findings, micro_batch_findings
+from flowmap.recipe.batches import batch_findings
+from flowmap.recipe.computing import compute_findings
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE
@@ -71,17 +72,18 @@ class Recipe(Config):
 
     def stage(self, name: str) -> StageConfig:
         """The stage called `name`; raises KeyError if there is none."""
-        return next((s for s in self.stages if s.name == name), None) or _missing(name)
+        return {s.name: s for s in reversed(self.stages)}[name]
 
     def facts(self, stage: StageConfig) -> StageFacts:
         """What the objective of `stage` may know about it."""
+        spec = self.data.spec()
         return StageFacts(
             stage.batch,
-            self.data.spec().conditional,
+            spec.conditional,
             self.backbone.recomputes(),
             micro_batch=self.compute.micro_batch,
             steps=stage.steps,
-            channels=self.data.spec().shape[1] if len(self.data.spec().shape) > 1 else 0,
+            channels=spec.shape[1] if len(spec.shape) > 1 else 0,
         )
 
     def measured_data(self) -> DataConfig:
@@ -104,7 +106,7 @@ class Recipe(Config):
             for finding in self._stage_findings(stage, earlier, self.facts(stage)):
                 yield Finding(finding.level, ("stages", index, *finding.field), finding.message)
             earlier.append(stage)
-        yield from micro_batch_findings(self.compute.micro_batch, self.stages)
+        yield from compute_findings(self.compute, self.stages, self.backbone, spec)
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
@@ -244,7 +246,3 @@ def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView)
             f"train it with view = '{asked}' (flow_matching), or change how this objective shows frames to it"
         )
         yield Finding("warning", ("from",), why)
-
-
-def _missing(name: str) -> StageConfig:
-    raise KeyError(name)

@@ -15,6 +15,7 @@ from flowmap.schema.bounds import (
     Calls,
     Constant,
     Decay,
+    Devices,
     Factor,
     Given,
     Guidance,
@@ -153,6 +154,9 @@ class ComputeConfig(Config):
     )
     micro_batch: MicroBatch = Field(
         0, description="samples per process that go through a network at once; 0 = all, without accumulation"
+    )
+    sequence: Devices = Field(
+        1, description="processes that share the tokens of each sample (Ulysses); the others take other samples"
     )
     threads: Processes = Field(0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field(

@@ -130,6 +130,9 @@ Faults = Annotated[int, Range(0, 10**9, "more samples than any set of shards has
 Processes = Annotated[int, Range(0, 4096, "more than any machine has processors")]
 """Threads; 0 has a meaning of its own."""
 
+Devices = Annotated[int, Range(1, 4096, "more than share anything")]
+"""Devices that share one thing."""
+
 Trainings = Annotated[int, Range(1, 1024, "more trainings at a time than any machine has processors for")]
 """Trainings at a time."""
 

@@ -130,7 +130,7 @@ def _of_all(counted: dict[str, Any], processes: Processes) -> dict[str, Any]:
     places = [(role, key) for role, calls in counted["calls"].items() for key in calls if key.endswith("_samples")]
     totals = processes.total([counted["calls"][role][key] for role, key in places])
     for (role, key), total in zip(places, totals, strict=True):
-        counted["calls"][role][key] = int(total)
+        counted["calls"][role][key] = int(total) // processes.sequence
     return counted
 
 
@@ -146,8 +146,8 @@ class Parts:
         plan, processes = stage.plan, stage.processes
         group = plan.stage.objective.group()
         whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device, group=group)
-        micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.number
-        self._draws = whole.split(processes.number, processes.index, micro)
+        micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.shares
+        self._draws = whole.split(processes.shares, processes.share, micro)
         self._stage, self._roles = stage, roles
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class Parts:
 
     def __iter__(self) -> Iterator[Scene]:
         backbone, data = self._stage.backbone, self._stage.data
-        world = World(self._stage.processes.number)
+        world = World(self._stage.processes.shares, self._stage.processes.sharers())
         for draw in self._draws:
             batch = backbone.encode(data.batch(draw.child("data")), draw.child("encoding"))
             yield Scene(self._roles, batch, draw, backbone.chunking(), world)

@@ -14,6 +14,7 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from flowmap.console.commands import process
+from flowmap.interfaces import TokenGroup
 from flowmap.phases import phase
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.words import Precision
@@ -25,7 +26,10 @@ _POLL_SECONDS = 0.05
 
 @final
 class Processes:
-    """How many processes there are, which of them this is, its device, and what it says to the others."""
+    """How many processes there are, which of them this is, its device, and what it says to the others.
+
+    `sequence` neighbours share samples, of which this process holds those of `share`, one of `shares` of a batch.
+    """
 
     def __init__(self, compute: ComputeConfig) -> None:
         found = accelerator() if compute.device == "auto" else None
@@ -35,9 +39,13 @@ class Processes:
             state = PartialState(cpu=found is None)
             self.number, self.index, self.device = state.num_processes, state.process_index, state.device
         self.precision: Precision = compute.precision
+        # Neighbours share samples: they are on one machine if any are. One process that samples shares with nobody.
+        self.sequence = 1 if self.number % compute.sequence else compute.sequence
+        self.shares, self.share = self.number // self.sequence, self.index // self.sequence
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
+            self.tokens()
 
     @property
     def first(self) -> bool:
@@ -51,6 +59,19 @@ class Processes:
     def mesh(self) -> DeviceMesh:
         """All devices, one a process."""
         return _mesh(self.device.type, self.number)
+
+    def tokens(self) -> TokenGroup | None:
+        """Who shares the tokens of this process's samples; None if nobody does."""
+        if self.sequence == 1:
+            return None
+        return TokenGroup(self.sequence, self.index % self.sequence, self._group_of("sequence"))
+
+    def sharers(self) -> Any:
+        """Torch's group of the processes that hold one share of the batch each, this one among them; None: all."""
+        return None if self.sequence == 1 else self._group_of("share")
+
+    def _group_of(self, dimension: str) -> Any:
+        return _mesh_of_two(self.device.type, self.shares, self.sequence).get_group(dimension)
 
     def wait(self) -> None:
         """Go on when all processes have come here; signals are heard meanwhile.
@@ -107,3 +128,8 @@ def _group() -> Any:
 @cache
 def _mesh(device: str, number: int) -> DeviceMesh:
     return init_device_mesh(device, (number,))
+
+
+@cache
+def _mesh_of_two(device: str, shares: int, sequence: int) -> DeviceMesh:
+    return init_device_mesh(device, (shares, sequence), mesh_dim_names=("share", "sequence"))

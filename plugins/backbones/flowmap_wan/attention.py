@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowmap.interfaces import Shared
 from flowmap.phases import phase
 from flowmap.workshop.memo import Text
 from flowmap_wan.rotary import Turn, rotated
@@ -134,20 +135,27 @@ class SelfAttention:
         attention_mask: Sight | None = None,
         kv_cache: Slot | None = None,
         kv_cache_flag: None = None,
+        shared: Shared | None = None,
     ) -> Tensor:
-        """Attend from the tokens `[B, L, D]` to themselves, after what the slot remembers."""
+        """Attend from the tokens `[B, L, D]` to themselves, after what the slot remembers.
+
+        Where tokens are shared among processes, these are some of them; what is remembered is of all, by some heads.
+        """
         # Normalised across all heads, as Wan2.1 was trained.
         q = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         k = _heads(attn, attn.norm_k(attn.to_k(hidden_states)))
         v = _heads(attn, attn.to_v(hidden_states))
         q, k = rotated(q, rotary_emb).to(v.dtype), rotated(k, rotary_emb).to(v.dtype)
+        if shared is not None:
+            q, k, v = shared.heads(torch.stack([q, k, v])).unbind()
         if kv_cache is not None:
             if kv_cache.recording:
                 kv_cache.written = (k, v)
             if kv_cache.past is not None:
                 # New tensors, never a write in place: a checkpointed block reads the same memory again in backward.
                 k, v = torch.cat([kv_cache.past[0], k], dim=2), torch.cat([kv_cache.past[1], v], dim=2)
-        return _out(attn, attend(q, k, v, attention_mask, self._kernel), hidden_states)
+        found = attend(q, k, v, attention_mask, self._kernel)
+        return _out(attn, found if shared is None else shared.tokens(found), hidden_states)
 
 
 @final

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from flowmap.interfaces import Shared
 from flowmap.workshop.memo import Text
 from flowmap_wan.attention import Sight, Slot
 from flowmap_wan.rotary import Turn
@@ -37,12 +38,13 @@ def _forward(
     rotation: Turn,
     sight: Sight | None,
     slot: Slot | None,
+    shared: Shared | None,
 ) -> Tensor:
     """As AnyFlowTransformerBlock.forward of diffusers, operation by operation."""
     six = _Six(block.scale_shift_table, modulations)
     shift, scale, gate = 0, 1, 2
     x = six.each(lambda m, x: (block.norm1(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
-    y = block.attn1(x, rotary_emb=rotation, attention_mask=sight, kv_cache=slot)
+    y = block.attn1(x, rotary_emb=rotation, attention_mask=sight, kv_cache=slot, shared=shared)
     hidden = (hidden.float() + six.each(lambda m, y: y * m[gate], y)).type_as(hidden)
 
     x = block.norm2(hidden.float()).type_as(hidden)

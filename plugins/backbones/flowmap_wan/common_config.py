@@ -97,6 +97,11 @@ class CommonConfig(BackboneConfig):
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
 
+    def attention_heads(self, spec: SampleSpec) -> int | None:
+        """Those of the transformer, where its sizes are known."""
+        sizes = self._sizes()
+        return None if sizes is None else int(sizes["num_attention_heads"])
+
     def time_frequency(self) -> float:
         """1000: the fastest sinusoid is sin(1000 t) (`get_timestep_embedding` of diffusers 0.42, of times 1000 t)."""
         return 1000.0

@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from flowmap.interfaces import Cond
+from flowmap.interfaces import Cond, Shared, SharesTokens, TokenGroup
 from flowmap.workshop.adapters import Chosen, Copied
 from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
@@ -25,7 +25,7 @@ from flowmap_wan.rotary import box, joined, turn
 
 
 @final
-class WanModule(nn.Module, Passes):
+class WanModule(nn.Module, Passes, SharesTokens):
     """A diffusers AnyFlow transformer with our attention; what moves to a device and is sharded."""
 
     def __init__(self, transformer: Any, kernel: AttentionKernel, checkpointing: bool, chosen: Chosen) -> None:
@@ -33,6 +33,7 @@ class WanModule(nn.Module, Passes):
         self.transformer = transformer
         self._chosen = chosen
         self._checkpointing = checkpointing
+        self._group: TokenGroup | None = None
         for block in transformer.blocks:
             block.attn1.set_processor(SelfAttention(kernel))
             block.attn2.set_processor(CrossAttention())
@@ -44,6 +45,10 @@ class WanModule(nn.Module, Passes):
         # Only beside adapters is the rest frozen for good, and what it makes of a text worth remembering.
         text = Text(video.text, None if self._chosen.role is None else video.memo)
         return video.view.run(self, text, x, t, t if r is None else r)
+
+    def share(self, tokens: TokenGroup) -> None:
+        """See SharesTokens.share."""
+        self._group = tokens
 
     def layers(self) -> int:
         """See Passes.layers."""
@@ -57,17 +62,22 @@ class WanModule(nn.Module, Passes):
         config = model.config
         head_dim = config.attention_head_dim
         tokens = [self._tokens(piece) for piece in pieces]
-        lengths = [part.shape[1] for part in tokens]
+        grids = [(piece.x.shape[1], self.tokens_per_frame(piece)) for piece in pieces]
+        lengths = [frames * per_frame for frames, per_frame in grids]
         hidden = torch.cat(tokens, dim=1)
         device = hidden.device
         rotation = joined([turn(self._positions(piece), head_dim, device) for piece in pieces])
+        sight = self._sight(pieces, lengths, past, device) if causal else None
+        shared = None if self._group is None else Shared(self._group, tuple(grids))
+        if shared is not None:
+            hidden, rotation = shared.mine(hidden), shared.mine(rotation)
+            lengths = shared.lengths()
         embs, modulations = self._times(pieces, lengths, hidden)
         text = self._text(text, hidden.dtype)
-        sight = self._sight(pieces, lengths, past, device) if causal else None
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
-            run = partial(block, sight=sight, slot=None if slots is None else slots[index])
+            run = partial(block, sight=sight, slot=None if slots is None else slots[index], shared=shared)
             if self._checkpointing and torch.is_grad_enabled():
                 run = partial(self._chosen.checkpointed, run)
             hidden = run(hidden, text, modulations, rotation)
@@ -77,7 +87,10 @@ class WanModule(nn.Module, Passes):
         hidden = hidden[:, part].unflatten(1, (embs[wanted].shape[1], -1))
         shift, scale = (model.scale_shift_table[:, None] + embs[wanted].unsqueeze(2)).unsqueeze(3).unbind(2)
         normed = (model.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden).flatten(1, 2)
-        return self._frames(model.proj_out(normed), pieces[wanted].x)
+        patches = model.proj_out(normed)
+        if shared is not None:
+            patches = shared.whole(patches, wanted)
+        return self._frames(patches, pieces[wanted].x)
 
     def _text(self, prompt: Text, precision: torch.dtype) -> Text:
         """The embedded tokens of a prompt."""
@@ -96,7 +109,8 @@ class WanModule(nn.Module, Passes):
         embed = model.far_patch_embedding if piece.coarse else model.patch_embedding
         embed = embed.current if isinstance(embed, Copied) else embed
         # Patches of compressed frames are trained in float32 beside a base in bfloat16.
-        patches = embed(piece.x.to(embed.weight.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
+        x = piece.x if self._group is None else self._group.entering(piece.x)
+        patches = embed(x.to(embed.weight.dtype).transpose(1, 2)).flatten(2).transpose(1, 2)
         mixed = is_mixed(piece.x.device)
         return patches if mixed else patches.to(model.patch_embedding.weight.dtype)
 
