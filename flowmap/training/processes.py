@@ -11,12 +11,11 @@ from typing import Any, final
 import torch
 from accelerate import PartialState
 from torch import distributed
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from flowmap.console.commands import process
+from flowmap.console.commands import node, process
 from flowmap.phases import phase
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.schema.words import Precision
+from flowmap.schema.words import Precision, Shard
 
 # The first process may evaluate for hours while the others wait.
 _PATIENCE = timedelta(days=30)
@@ -25,7 +24,10 @@ _POLL_SECONDS = 0.05
 
 @final
 class Processes:
-    """How many processes there are, which of them this is, its device, and what it says to the others."""
+    """How many processes there are, which of them this is, its device, and what it says to the others.
+
+    Each node has `node` of them, with neighbouring indices.
+    """
 
     def __init__(self, compute: ComputeConfig) -> None:
         found = accelerator() if compute.device == "auto" else None
@@ -35,9 +37,12 @@ class Processes:
             state = PartialState(cpu=found is None)
             self.number, self.index, self.device = state.num_processes, state.process_index, state.device
         self.precision: Precision = compute.precision
+        self.shard: Shard = compute.shard
+        self.node = self.number
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
+            self.node = self._nodes()
 
     @property
     def first(self) -> bool:
@@ -48,9 +53,11 @@ class Processes:
         """Bytes of this process's accelerator; None on a CPU."""
         return int(torch.cuda.get_device_properties(self.device).total_memory) if self.device.type == "cuda" else None
 
-    def mesh(self) -> DeviceMesh:
-        """All devices, one a process."""
-        return _mesh(self.device.type, self.number)
+    def _nodes(self) -> int:
+        """How many processes there are on each node; all of them, where nodes have different numbers."""
+        mine = node()
+        fewest, most = -self.most(-mine), self.most(mine)
+        return mine if fewest == most and self.number % mine == 0 else self.number
 
     def wait(self) -> None:
         """Go on when all processes have come here; signals are heard meanwhile.
@@ -102,8 +109,3 @@ def leave() -> None:
 def _group() -> Any:
     """For small talk on the CPU, whatever the devices are."""
     return distributed.new_group(backend="gloo", timeout=_PATIENCE)
-
-
-@cache
-def _mesh(device: str, number: int) -> DeviceMesh:
-    return init_device_mesh(device, (number,))
