@@ -28,8 +28,10 @@ PATIENCE = 500
 """Seconds after which a run is said to hang."""
 
 
-def _become_several(number: int, patience: float) -> None:
+def _become_several(number: int, nodes: int, patience: float) -> None:
     """Fork `number` processes that know of each other, and return in each; this one never does.
+
+    They believe to be on so many `nodes`.
 
     Its code is run in a process of its own: what it needs is imported within.
     """
@@ -44,7 +46,8 @@ def _become_several(number: int, patience: float) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ.update(place, WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number), GROUP_WORLD_SIZE="1")
+    here = number // nodes
+    os.environ.update(place, WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(here), GROUP_WORLD_SIZE=str(nodes))
     alive: list[int] = []
 
     def send(number: int) -> None:
@@ -54,7 +57,7 @@ def _become_several(number: int, patience: float) -> None:
     for rank in range(number):
         pid = os.fork()
         if not pid:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank % here))
             return
         alive.append(pid)
     for known in (signal.SIGINT, signal.SIGTERM):
@@ -80,17 +83,17 @@ def _become_several(number: int, patience: float) -> None:
     os._exit(first & 255)
 
 
-def start_shared(folder: Path, *words: str, number: int = 2, patch: str = "") -> Process:
+def start_shared(folder: Path, *words: str, number: int = 2, nodes: int = 1, patch: str = "") -> Process:
     """Start `flowmap *words` in `number` processes; `patch` is Python that is run first, in each."""
-    launcher = f"{inspect.getsource(_become_several)}\n_become_several({number}, {PATIENCE})\n"
+    launcher = f"{inspect.getsource(_become_several)}\n_become_several({number}, {nodes}, {PATIENCE})\n"
     return start(
         folder, *words, patch=f"from __future__ import annotations\n{launcher}\n{NO_REPORT}{patch}", report=True
     )
 
 
-def shared(folder: Path, *words: str, number: int = 2, patch: str = "") -> tuple[int, str]:
+def shared(folder: Path, *words: str, number: int = 2, nodes: int = 1, patch: str = "") -> tuple[int, str]:
     """Run `flowmap *words` in `number` processes to the end: the first exit code but 0, and what all printed."""
-    process = start_shared(folder, *words, number=number, patch=patch)
+    process = start_shared(folder, *words, number=number, nodes=nodes, patch=patch)
     code = process.wait()
     assert "hanging" not in process.text, process.text
     return code, process.text

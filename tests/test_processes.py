@@ -190,14 +190,14 @@ def micro(samples: int) -> tuple[str, ...]:
     return ("--set", f"compute.micro_batch={samples}") if samples else ()
 
 
-def run(folder: Path, text: str, processes: int, micro_batch: int = 0, patch: str = "") -> str:
+def run(folder: Path, text: str, processes: int, micro_batch: int = 0, patch: str = "", nodes: int = 1) -> str:
     """Run the recipe `text` to its end in `folder`; returns what was printed."""
     words = ("run", "recipe.toml", *micro(micro_batch))
     recipe(folder, text)
     if processes == 1:
         code, said = flowmap(folder, *words, patch=patch)
     else:
-        code, said = shared(folder, *words, number=processes, patch=patch)
+        code, said = shared(folder, *words, number=processes, nodes=nodes, patch=patch)
     assert code == 0, said
     return said
 
@@ -250,6 +250,34 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(micro_batch: int, al
 
 def test_two_processes_train_what_one_trains(alone: Path, together: tuple[Path, str]) -> None:
     assert_equal(alone, together[0], STAGES)
+
+
+MESHES = """
+import atexit
+import flowmap.training.sharding
+from torch.distributed.tensor import DTensor
+place = flowmap.training.stage.place
+def spied(roles, processes):
+    place(roles, processes)
+    for parameter in next(iter(roles)).own.values():
+        print("held:", parameter.device_mesh.mesh.tolist(), parameter.placements, flush=True)
+flowmap.training.stage.place = spied
+"""
+"""Every process says how the parameters of the first role are shared out."""
+
+
+@pytest.mark.parametrize(
+    ("shard", "held"),
+    [("auto", "[[0, 1], [2, 3]] (Replicate(), Shard(dim=0))"), ("all", "[0, 1, 2, 3] (Shard(dim=0),)")],
+)
+def test_two_nodes_of_two_processes(shard: str, held: str, small: Path, tmp_path: Path) -> None:
+    """Each node has a whole copy, or all processes share one: what is trained is the same."""
+    text = SMALL.replace(
+        "\n[[stages]]", f'\ncompute = {{ device = "cpu", threads = 1, shard = "{shard}" }}\n[[stages]]', 1
+    )
+    said = run(tmp_path, text, 4, nodes=2, patch=MESHES)
+    assert set(re.findall("held: (.*)", said)) == {held}
+    assert_equal(small, tmp_path, ["teacher"])
 
 
 @pytest.mark.parametrize(("processes", "micro_batch"), [(1, 4), (2, 0), (2, 4)])

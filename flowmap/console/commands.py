@@ -48,6 +48,11 @@ def process() -> tuple[int, int]:
     return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def node() -> int:
+    """How many processes there are on this node, as whoever started them tells each."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or process()[1])
+
+
 def _program() -> list[str]:
     """How this process was started, as it can be typed again."""
     if process()[1] > 1:

@@ -113,7 +113,7 @@ class Shared:
     def _whole(self, shares: Tensor, grid: Grid) -> Tensor:
         """The tokens `[..., L, D]` of a grid from all shares `[n, ..., F share, D]`."""
         frames, tokens = grid
-        whole = shares.unflatten(-2, (frames, -1)).movedim(0, -3).flatten(-3, -2)
+        whole: Tensor = shares.unflatten(-2, (frames, -1)).movedim(0, -3).flatten(-3, -2)
         return whole[..., :tokens, :].flatten(-3, -2)
 
 

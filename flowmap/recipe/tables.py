@@ -36,7 +36,7 @@ from flowmap.schema.bounds import (
     WeightDecay,
 )
 from flowmap.schema.config import Config
-from flowmap.schema.words import NAME, Weights
+from flowmap.schema.words import NAME, Shard, Weights
 
 
 class OptimizerConfig(Config):
@@ -157,6 +157,11 @@ class ComputeConfig(Config):
     )
     sequence: Devices = Field(
         1, description="processes that share the tokens of each sample (Ulysses); the others take other samples"
+    )
+    shard: Shard = Field(
+        "auto",
+        description="who shares one copy of the networks: 'all' processes, or those of each 'node' (nodes exchange "
+        "gradients alone); 'auto': those of each node, if half of their memory holds what is not computed",
     )
     threads: Processes = Field(0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field(

@@ -17,6 +17,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Precision = Literal["no", "bf16"]
 """Mixed precision of the network calls: none, or bfloat16 where autocast takes it."""
 
+Shard = Literal["auto", "all", "node"]
+"""Who shares one copy of a network: all processes, those of each node, or whichever is faster and fits."""
+
 FrameView = Literal["forced", "whole"]
 """How a causal model is shown the frames of a video: `forced` is chunk by chunk, each given the clean ones before it
 (teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.

@@ -11,13 +11,13 @@ from typing import Any, final
 import torch
 from accelerate import PartialState
 from torch import distributed
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from flowmap.console.commands import process
+from flowmap.console.commands import node, process
 from flowmap.interfaces import TokenGroup
 from flowmap.phases import phase
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.schema.words import Precision
+from flowmap.schema.words import Precision, Shard
+from flowmap.training.meshes import mesh
 
 # The first process may evaluate for hours while the others wait.
 _PATIENCE = timedelta(days=30)
@@ -28,7 +28,8 @@ _POLL_SECONDS = 0.05
 class Processes:
     """How many processes there are, which of them this is, its device, and what it says to the others.
 
-    `sequence` neighbours share samples, of which this process holds those of `share`, one of `shares` of a batch.
+    Each node has `node` of them, with neighbouring indices. `sequence` neighbours share samples: this process holds
+    those of `share`, one of `shares` of a batch.
     """
 
     def __init__(self, compute: ComputeConfig) -> None:
@@ -42,9 +43,12 @@ class Processes:
         # Neighbours share samples: they are on one machine if any are. One process that samples shares with nobody.
         self.sequence = 1 if self.number % compute.sequence else compute.sequence
         self.shares, self.share = self.number // self.sequence, self.index // self.sequence
+        self.shard: Shard = compute.shard
+        self.node = self.number
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
+            self.node = self._nodes()
             self.tokens()
 
     @property
@@ -56,9 +60,11 @@ class Processes:
         """Bytes of this process's accelerator; None on a CPU."""
         return int(torch.cuda.get_device_properties(self.device).total_memory) if self.device.type == "cuda" else None
 
-    def mesh(self) -> DeviceMesh:
-        """All devices, one a process."""
-        return _mesh(self.device.type, self.number)
+    def _nodes(self) -> int:
+        """How many processes there are on each node; all of them, where nodes have different numbers."""
+        mine = node()
+        fewest, most = -self.most(-mine), self.most(mine)
+        return mine if fewest == most and self.number % mine == 0 else self.number
 
     def tokens(self) -> TokenGroup | None:
         """Who shares the tokens of this process's samples; None if nobody does."""
@@ -71,7 +77,7 @@ class Processes:
         return None if self.sequence == 1 else self._group_of("share")
 
     def _group_of(self, dimension: str) -> Any:
-        return _mesh_of_two(self.device.type, self.shares, self.sequence).get_group(dimension)
+        return mesh(self.device.type, share=self.shares, sequence=self.sequence).get_group(dimension)
 
     def wait(self) -> None:
         """Go on when all processes have come here; signals are heard meanwhile.
@@ -123,13 +129,3 @@ def leave() -> None:
 def _group() -> Any:
     """For small talk on the CPU, whatever the devices are."""
     return distributed.new_group(backend="gloo", timeout=_PATIENCE)
-
-
-@cache
-def _mesh(device: str, number: int) -> DeviceMesh:
-    return init_device_mesh(device, (number,))
-
-
-@cache
-def _mesh_of_two(device: str, shares: int, sequence: int) -> DeviceMesh:
-    return init_device_mesh(device, (shares, sequence), mesh_dim_names=("share", "sequence"))

@@ -16,8 +16,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, SharesTokens
+from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
+from flowmap.training.sharing import sharded_within
 
 
 def place(roles: Iterable[Role], processes: Processes) -> None:
@@ -48,12 +50,19 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> None:
     # Nobody changes what a network returns, so it may be a view.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     units = {id(unit): unit for role in roles for unit in role.units}
+    within = sharded_within(processes.shard, processes.number, processes.node, _held(module), processes.memory())
+    mesh = sharding(processes.device.type, processes.number, within)
     for part in (*units.values(), module):
         # The root too: what it had gathered would still be used after the optimiser has changed the parameters.
-        fully_shard(part, mesh=processes.mesh(), reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
     sharded = dict(module.named_parameters())
     for role in roles:
         role.own = {key: sharded[name] for key, name in own[role.name].items()}
+
+
+def _held(module: nn.Module) -> int:
+    """Bytes of the parameters of `module`, and of the gradient, both moments and the average of the trained ones."""
+    return sum(p.nbytes + p.requires_grad * 4 * p.numel() * torch.float32.itemsize for p in module.parameters())
 
 
 def local(tensor: Tensor) -> Tensor:
