@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from flowmap.files.manifest import checkpoints
 from tests.process_runs import furthest, lines, samples, shared, torchrun
@@ -454,11 +455,12 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs/small/teacher").exists()
 
 
-def test_only_run_is_shared(tmp_path: Path) -> None:
+def test_other_commands_are_not_shared(tmp_path: Path) -> None:
     code, said = shared(recipe(tmp_path, SMALL), "check", "recipe.toml")
     assert (code, said) == (
         2,
-        "error: only `flowmap run` is shared by processes, and this was started as 2; start it without torchrun\n",
+        "error: only `flowmap run` and `flowmap sample` are shared by processes, and this was started as 2; start it "
+        "without torchrun\n",
     )
 
 
@@ -567,3 +569,23 @@ os._exit(0)
 
 def test_who_waits_for_a_process_that_has_died_does_not_go_on(tmp_path: Path) -> None:
     assert shared(tmp_path, patch=ABANDONED) == (0, "stopped\n")
+
+
+def test_processes_that_sample_share_each_sample(tmp_path: Path) -> None:
+    preload("flowmap_wan.backbone")
+    run(tmp_path, VIDEO, 1)
+    wanted = ("sample", "runs/video", "--nfe", "2", "--n", "2")
+    code, said = flowmap(tmp_path, *wanted, "--out", "one")
+    assert code == 0, said
+    code, said = shared(tmp_path, *wanted, "--out", "two", patch=SPY)
+    assert code == 0, said
+    assert "a second writer" not in said
+    assert said.count("two.safetensors: ") == 1
+    one, two = (load_file(tmp_path / f"{name}.safetensors")["samples"] for name in ("one", "two"))
+    assert float((one - two).abs().max()) < LIMIT
+    code, said = shared(tmp_path, *wanted, "--out", "three", number=3)
+    assert code == 2
+    assert (
+        "started as 3 processes, which would share each sample: 3 processes cannot share the 2 attention heads" in said
+    )
+    assert "use 1 or 2" in said

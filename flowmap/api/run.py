@@ -163,13 +163,13 @@ class Run:
         self._refuse_another()
         chosen = choose_stage(self._plan, stage, train_seed)
         with working(notebook_console(), "nothing was changed"), going_on(rerun(self.folder)):
-            return self._open(chosen, known_weights(weights), Processes(self.recipe.compute).device)
+            return self._open(chosen, known_weights(weights), Processes(self.recipe.compute))
 
-    def _open(self, chosen: StagePlan, weights: Weights, device: torch.device) -> ReadyModel:
+    def _open(self, chosen: StagePlan, weights: Weights, processes: Processes) -> ReadyModel:
         key = (chosen.stage.name, chosen.seed, weights)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # its memory is needed for the next
-            self._kept = key, open_contestant(chosen, weights, device)
+            self._kept = key, open_contestant(chosen, weights, processes.device)
         return self._kept[1]
 
     def _refuse_another(self) -> None:

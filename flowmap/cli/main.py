@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
+_SHARED = ("run", "sample")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
@@ -42,9 +43,10 @@ def _root(
         consoles.out.print(f"flowmap {__version__}")
         raise typer.Exit
     number = process()[1]
-    if number > 1 and context.invoked_subcommand != "run":
+    if number > 1 and context.invoked_subcommand not in _SHARED:
         raise FlowmapError(
-            f"only `flowmap run` is shared by processes, and this was started as {number}; start it without torchrun"
+            f"only `flowmap run` and `flowmap sample` are shared by processes, and this was started as {number}; start "
+            "it without torchrun"
         )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from flowmap.cli import consoles
+from flowmap.console.commands import process
 from flowmap.console.working import working
 from flowmap.files.texts import home, home_in
 from flowmap.phases import phase
@@ -113,7 +115,8 @@ def sample(
     train_seed: TrainSeed = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
-    with working(consoles.out, "nothing was finished"):
+    console = Console(quiet=True) if process()[0] else consoles.out
+    with working(console, "nothing was finished"):
         with phase("starting"):
             from flowmap.use.sample import sample as sample_from
             from flowmap.use.wish import Wish, known_weights
@@ -137,6 +140,12 @@ def sample(
             shift=shift,
         )
         files, summary = sample_from(where, wish, out)
+        if process()[1] > 1:
+            from flowmap.training.processes import leave
+
+            leave()
+    if process()[0]:
+        return
     shown = [str(file) for file in files]
     listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])
     consoles.out.print(f"{escape(listed)} and {escape(shown[-1])}: {escape(summary)}", soft_wrap=True)

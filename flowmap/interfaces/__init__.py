@@ -10,7 +10,7 @@ from flowmap.interfaces.metrics import Evidence, Features, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
-from flowmap.interfaces.sequence import Shared, SharesTokens, TokenGroup
+from flowmap.interfaces.sequence import Shared, SharesTokens, TokenGroup, share_tokens
 from flowmap.interfaces.training import Loss, Objective, Scene, StudentObjective, Taken, Turn, World, always, every
 
 __all__ = [
@@ -47,4 +47,5 @@ __all__ = [
     "always",
     "as_flow_map",
     "every",
+    "share_tokens",
 ]

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from flowmap.errors import FlowmapError
 
 Grid = tuple[int, int]
 """Consecutive tokens of a sample: so many frames, of so many tokens each."""
@@ -54,6 +56,18 @@ class TokenGroup:
         """The `x` of every process `[n, *x.shape]`, with which all go on alike."""
         result: Tensor = _Gathered.apply(x, self.number, self.index, self._group)  # type: ignore[no-untyped-call]
         return result
+
+
+def share_tokens(module: nn.Module, tokens: TokenGroup | None) -> None:
+    """Have `module` share the tokens of samples as `tokens` says, if it says anything.
+
+    Raises FlowmapError if the module cannot.
+    """
+    if tokens is None:
+        return
+    if not isinstance(module, SharesTokens):
+        raise FlowmapError(f"a {type(module).__name__} cannot share the tokens of a sample among processes")
+    module.share(tokens)
 
 
 @final

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Role, SharesTokens
+from flowmap.interfaces import Role, share_tokens
 from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
@@ -31,10 +31,7 @@ def place(roles: Iterable[Role], processes: Processes) -> None:
     roles = list(roles)
     for module in {id(role.module): role.module for role in roles}.values():
         compute_in(module, processes.precision, processes.device)
-        tokens = processes.tokens()
-        if tokens is not None:
-            assert isinstance(module, SharesTokens)
-            module.share(tokens)
+        share_tokens(module, processes.tokens())
         if processes.number == 1:
             module.to(processes.device)
         else:

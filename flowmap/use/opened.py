@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.console.commands import going_on
+from flowmap.console.commands import going_on, process
 from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import is_file
 from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
-from flowmap.plugin.kinds import SamplerConfig
+from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
+from flowmap.recipe.computing import compute_findings
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
@@ -40,8 +40,12 @@ from flowmap.weights.runs import RUN_LOCK
 
 _CALLS = 4
 _SIZES = ("length", "height", "width")
-Opening = Callable[[StagePlan, Weights, torch.device], ReadyModel]
+Opening = Callable[[StagePlan, Weights, Processes], ReadyModel]
 """How a finished stage's student is made ready to sample."""
+
+
+def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyModel:
+    return open_contestant(plan, weights, processes.device, tokens=processes.tokens())
 
 
 @final
@@ -74,7 +78,7 @@ def open_wished(where: str, wish: Wish) -> Opened:
     return open_wished_run(open_run(found.run), wish) if found.run else _open_weights(found, wish)
 
 
-def open_wished_run(plan: Plan, wish: Wish, opening: Opening = open_contestant) -> Opened:
+def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening) -> Opened:
     """A finished stage of the run of `plan`, opened by `opening`."""
     for name in (*_SIZES, "shift"):
         if getattr(wish, name) is not None:
@@ -83,11 +87,19 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = open_contestant) 
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
-    device = Processes(plan.recipe.compute).device
+    processes = _sharing(plan.recipe.compute, plan.recipe.backbone, spec)
     with going_on(rerun(plan.folder)):
-        contestant = opening(chosen, wish.weights, device)
+        contestant = opening(chosen, wish.weights, processes)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
     return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
+
+
+def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec) -> Processes:
+    """The processes that sample: all of them share the tokens of each sample. Raises FlowmapError if they cannot."""
+    number = process()[1]
+    for finding in compute_findings(compute.model_copy(update={"sequence": number}), (), backbone, spec):
+        raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
+    return Processes(compute.model_copy(update={"sequence": number}))
 
 
 def _open_weights(weights: Outside, wish: Wish) -> Opened:
@@ -109,8 +121,9 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
             "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
-    device = Processes(ComputeConfig()).device
-    contestant = open_weights(weights.sized(spec), spec, 0, device, Asked(), backbone.build(spec))
+    processes = _sharing(ComputeConfig(), backbone, spec)
+    place = processes.device, Asked(), backbone.build(spec)
+    contestant = open_weights(weights.sized(spec), spec, 0, *place, tokens=processes.tokens())
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
     return Opened(contestant, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)

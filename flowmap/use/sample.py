@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowmap.console.commands import process
 from flowmap.console.options import option
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.files.folder import SKIP_PREFIX, writing
@@ -56,9 +57,9 @@ def _refuse_name(out: Path) -> None:
 
 
 def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
-    """Draw the samples and write them."""
+    """Draw the samples and write them; where several processes share them, the first writes."""
     samples, facts = draw_samples(opened, wish, out)
-    files = _write(out, samples, opened.contestant, opened.spec, facts)
+    files = [] if process()[0] else _write(out, samples, opened.contestant, opened.spec, facts)
     return files, ", ".join(f"{k} {v}" for k, v in facts.items())
 
 

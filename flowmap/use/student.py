@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Data, EncodedText, Velocity
+from flowmap.interfaces import Backbone, Batch, Data, EncodedText, TokenGroup, Velocity, share_tokens
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond
@@ -67,17 +67,20 @@ def open_contestant(
     data: Data | None = None,
     backbone: Backbone | None = None,
     precision: Precision | None = None,
+    tokens: TokenGroup | None = None,
 ) -> ReadyModel:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
     `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
     that was made before saves reading its base weights again; a student that it made before is then no longer valid.
+    The `tokens` of each sample are shared among several processes, if they are given.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    network = _network(backbone, student.kind, own, plan.seed, device, precision or plan.recipe.compute.precision)
+    precision = precision or plan.recipe.compute.precision
+    network = _network(backbone, student.kind, own, plan.seed, device, precision, tokens)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     shift = sampling_shift(stage, plan.recipe.evaluation)
@@ -92,15 +95,16 @@ def open_weights(
     data: Data,
     backbone: Backbone,
     precision: Precision = "no",
+    tokens: TokenGroup | None = None,
 ) -> ReadyModel:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
 
-    Calls compute in `precision`; "no" is that of the weights.
+    Calls compute in `precision`; "no" is that of the weights. `tokens` as in `open_contestant`.
 
     Raises FlowmapError unless every parameter is set.
     """
     kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device, precision)
+    network = _network(backbone, kind, None, seed, device, precision, tokens)
     contexts = weights.backbone.contexts(spec)
     shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
     return ReadyModel(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
@@ -113,12 +117,14 @@ def _network(
     seed: int,
     device: torch.device,
     precision: Precision,
+    tokens: TokenGroup | None,
 ) -> Velocity:
     """The network of a student that nobody trains, on `device`, computing as it was trained."""
     with phase("making the network"):
         role = backbone.role("student", kind, own, base_draw(seed))
         role.freeze()
         compute_in(role.module, precision, device)
+        share_tokens(role.module, tokens)
         role.module.to(device).eval()
     return role.network
 
