@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from flowmap_wan import attention
-from flowmap_wan.attention import Sight
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LAYERS, LoraConfig
@@ -113,15 +112,15 @@ def calling(backbone: ModuleBackbone, role: Role, shape: CallShape, samples: int
 
 
 @contextmanager
-def sights() -> Iterator[list[Sight]]:
+def masks() -> Iterator[list[Tensor]]:
     """The masks of every attention that has one."""
-    seen: list[Sight] = []
+    seen: list[Tensor] = []
     attend = attention.attend
 
-    def watched(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Any) -> Tensor:
-        if sight is not None:
-            seen.append(sight)
-        return attend(q, k, v, sight, kernel)
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            seen.append(mask)
+        return attend(q, k, v, mask)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "attend", watched)
@@ -139,13 +138,13 @@ def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, train
     call = calling(backbone, role, shape)
     width, counted = 2 * 12, footprint.flops(kind, shape, False)
     with (
-        sights() as seen,
+        masks() as seen,
         sdpa_kernel(SDPBackend.MATH),
         torch.set_grad_enabled(shape.view != "reading"),
     ):
         with FlopCounterMode(display=False) as forward:
             result = call()
-        hidden = sum(int((~sight.dense).sum()) for sight in seen)
+        hidden = sum(int((~mask).sum()) for mask in seen)
         assert counted == forward.get_total_flops() - 4 * width * hidden
         if shape.view == "reading":
             return
@@ -177,9 +176,9 @@ def test_recomputation_adds_the_forward_of_the_blocks(shape: CallShape, trained:
     fields = {"lora": lora()} if trained == "lora" else {}
     backbone, footprint = both("far_wan21", gradient_checkpointing=True, **fields)
     call = calling(backbone, role_of(backbone, "flow_map"), shape)
-    with sights() as seen, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False):
+    with masks() as seen, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False):
         result = call()
-    hidden = sum(int((~sight.dense).sum()) for sight in seen)
+    hidden = sum(int((~mask).sum()) for mask in seen)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
         result.sum().backward()
     real = backward.get_total_flops() - (8 + 4) * 2 * 12 * hidden
@@ -262,12 +261,12 @@ def kept_by(call: Callable[[], Tensor], module: WanModule) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        mask = any(tensor.shape[-2:] == sight.dense.shape for sight in seen)
+        mask = any(tensor.shape[-2:] == table.shape for table in seen)
         if storage.data_ptr() not in before and not mask:
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with sights() as seen, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with masks() as seen, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = call()
     assert result.requires_grad
     return sum(size for size, _ in kept.values())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, final
 
@@ -18,6 +18,7 @@ from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.rotary import turn
+from flowmap_wan.sight import Run, Runs, table
 from flowmap_wan.transformer import WanConfig
 
 
@@ -47,35 +48,23 @@ def _measured(
         precision,
         prompts=texts,
         masks=_Masks(config, latents, sizes) if isinstance(config, FarWan21Config) else lambda shape: {},
-        within=_without_turns,
+        within=_anew,
     )
 
 
 @contextmanager
-def _without_turns() -> Iterator[None]:
-    """Rotations are remembered: fake ones and real ones may not meet."""
-    turn.cache_clear()
+def _anew() -> Iterator[None]:
+    """Rotations and masks are remembered: fake ones and real ones may not meet."""
+    _forget()
     try:
         yield
     finally:
-        turn.cache_clear()
+        _forget()
 
 
-@final
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens that stand together: whether they are noised, in which chunk, or only `past` (not asked about)."""
-
-    count: int
-    chunk: int
-    noised: bool = False
-    past: bool = False
-
-    def sees(self, other: _Tokens) -> bool:
-        """The rule of flowmap_wan.attention.Sight."""
-        if other.noised:
-            return self.noised and self.chunk == other.chunk
-        return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
+def _forget() -> None:
+    turn.cache_clear()
+    table.cache_clear()
 
 
 @final
@@ -96,32 +85,33 @@ class _Masks:
         stop = shape.start + shape.frames
         if shape.view == "forced":
             own = [(i, size) for i, first, size in self._chunks() if shape.start <= first < stop]
-            noised = [_Tokens(size * self._cells[0], i, noised=True) for i, size in own]
-            clean = [_Tokens(size * self._cells[0], i) for i, size in own]
-            old = [_Tokens(size * self._cells[1], i) for i, first, size in self._chunks() if first < shape.start]
-            return _table([*old, *noised, *clean])
+            noised = [Run(i, size * self._cells[0], noised=True) for i, size in own]
+            clean = [Run(i, size * self._cells[0]) for i, size in own]
+            old = [Run(i, size * self._cells[1]) for i, first, size in self._chunks() if first < shape.start]
+            tokens = (*old, *noised, *clean)
+            return _table(tokens, tokens)
         if shape.view == "reading":
             # The compressed part of what was remembered stays, and all else is read again.
-            kept, memory = self._compressed(shape.start), self._memory(stop)
-            return _table([replace(each, past=place < kept) for place, each in enumerate(memory)])
+            memory = self._memory(stop)
+            return _table(memory[self._compressed(shape.start) :], memory)
         return {}
 
     def _chunks(self) -> list[tuple[int, int, int]]:
         """Index, first frame and frames of every chunk."""
         return [(i, sum(self._sizes[:i]), size) for i, size in enumerate(self._sizes)]
 
-    def _memory(self, frames: int) -> list[_Tokens]:
+    def _memory(self, frames: int) -> Runs:
         """The first `frames`, read: the newest chunks at full resolution, older ones compressed."""
         compressed = self._compressed(frames)
-        return [_Tokens(size * self._cells[i < compressed], i) for i, first, size in self._chunks() if first < frames]
+        found = [Run(i, size * self._cells[i < compressed]) for i, first, size in self._chunks() if first < frames]
+        return tuple(found)
 
     def _compressed(self, frames: int) -> int:
         """How many of the chunks in the first `frames` are compressed."""
         return max(0, sum(first < frames for _, first, _ in self._chunks()) - self._newest)
 
 
-def _table(tokens: Sequence[_Tokens]) -> Mapping[tuple[int, int], int]:
+def _table(queries: Runs, keys: Runs) -> Mapping[tuple[int, int], int]:
     """How many queries and keys there are, and how many pairs see each other."""
-    new = [each for each in tokens if not each.past]
-    pairs = sum(query.count * key.count for query in new for key in tokens if query.sees(key))
-    return {(sum(each.count for each in new), sum(each.count for each in tokens)): pairs}
+    pairs = sum(query.length * key.length for query in queries for key in keys if query.sees(key))
+    return {(sum(run.length for run in queries), sum(run.length for run in keys)): pairs}
