@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from flowmap_wan import attention
-from flowmap_wan.attention import Sight
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LAYERS, LoraConfig
@@ -113,15 +112,15 @@ def calling(backbone: ModuleBackbone, role: Role, shape: CallShape, samples: int
 
 
 @contextmanager
-def sights() -> Iterator[list[Sight]]:
+def masks() -> Iterator[list[Tensor]]:
     """The masks of every attention that has one."""
-    seen: list[Sight] = []
+    seen: list[Tensor] = []
     attend = attention.attend
 
-    def watched(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Any) -> Tensor:
-        if sight is not None:
-            seen.append(sight)
-        return attend(q, k, v, sight, kernel)
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            seen.append(mask)
+        return attend(q, k, v, mask)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "attend", watched)
@@ -132,20 +131,20 @@ def sights() -> Iterator[list[Sight]]:
 @pytest.mark.parametrize("trained", ["lora", "full"])
 @pytest.mark.parametrize(("model", "shape"), SHAPES, ids=IDS)
 def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
-    """Matrix products and convolutions, exactly; of masked attention what a mask hides is not counted."""
+    """Matrix products and convolutions, exactly; of attention with a mask what the mask hides is not counted."""
     fields = {"lora": lora()} if trained == "lora" else {}
-    backbone, footprint = both(model, **fields)
+    backbone, footprint = both(model, attention="dense", **fields)
     role = role_of(backbone, kind)
     call = calling(backbone, role, shape)
     width, counted = 2 * 12, footprint.flops(kind, shape, False)
     with (
-        sights() as seen,
+        masks() as seen,
         sdpa_kernel(SDPBackend.MATH),
         torch.set_grad_enabled(shape.view != "reading"),
     ):
         with FlopCounterMode(display=False) as forward:
             result = call()
-        hidden = sum(int((~sight.dense).sum()) for sight in seen)
+        hidden = sum(int((~mask).sum()) for mask in seen)
         assert counted == forward.get_total_flops() - 4 * width * hidden
         if shape.view == "reading":
             return
@@ -175,11 +174,11 @@ def test_the_arithmetic_of_adapters_on_other_layers(layers: tuple[str, ...], kin
 def test_recomputation_adds_the_forward_of_the_blocks(shape: CallShape, trained: str) -> None:
     """At most: torch stops recomputing a block at the last thing that backward asks for (here 7 % of it all)."""
     fields = {"lora": lora()} if trained == "lora" else {}
-    backbone, footprint = both("far_wan21", gradient_checkpointing=True, **fields)
+    backbone, footprint = both("far_wan21", gradient_checkpointing=True, attention="dense", **fields)
     call = calling(backbone, role_of(backbone, "flow_map"), shape)
-    with sights() as seen, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False):
+    with masks() as seen, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False):
         result = call()
-    hidden = sum(int((~sight.dense).sum()) for sight in seen)
+    hidden = sum(int((~mask).sum()) for mask in seen)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as backward:
         result.sum().backward()
     real = backward.get_total_flops() - (8 + 4) * 2 * 12 * hidden
@@ -256,18 +255,17 @@ def test_a_model_of_unknown_size_has_no_footprint(here: Path) -> None:
 
 
 def kept_by(call: Callable[[], Tensor], module: WanModule) -> int:
-    """Bytes that autograd keeps of a real call, without parameters and masks (flex attention has next to none)."""
+    """Bytes that autograd keeps of a real call, without parameters."""
     before = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        mask = any(tensor.shape[-2:] == sight.dense.shape for sight in seen)
-        if storage.data_ptr() not in before and not mask:
+        if storage.data_ptr() not in before:
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with sights() as seen, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = call()
     assert result.requires_grad
     return sum(size for size, _ in kept.values())

@@ -11,8 +11,8 @@ import torch
 from diffusers.models.transformers.transformer_anyflow import apply_rotary_emb
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowCausalRotaryPosEmbed
 from flowmap_wan import attention
-from flowmap_wan.attention import Sight
 from flowmap_wan.rotary import box, joined, rotated, turn
+from flowmap_wan.sight import Run, Sight, blocks, table
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Window
@@ -38,6 +38,7 @@ from .support import (
 )
 
 CHUNKS = (1, 2, 1, 2, 1, 1, 2, 1)
+TOKENS = 5  # of a text
 # diffusers' flex attention on a CPU is for tests only, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*flex_attention:UserWarning")
 
@@ -151,15 +152,15 @@ def brute(tokens: list[tuple[int, bool]], keys: list[tuple[int, bool]]) -> Tenso
     return table
 
 
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sight | None, int, int]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor | None, int, int]]:
     """What attention over video is asked to show, and how many queries and keys it has."""
-    asked: list[tuple[Sight | None, int, int]] = []
+    asked: list[tuple[Tensor | None, int, int]] = []
     real = attention.attend
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Any) -> Tensor:
-        if kernel != "dense" or sight is not None:
-            asked.append((sight, q.shape[2], k.shape[2]))
-        return real(q, k, v, sight, kernel)
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if k.shape[2] != TOKENS:
+            asked.append((mask, q.shape[2], k.shape[2]))
+        return real(q, k, v, mask)
 
     monkeypatch.setattr(attention, "attend", attend)
     return asked
@@ -169,14 +170,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sight | None, int, int]]
 @pytest.mark.parametrize("count", [2, 3, 5, 7])
 @torch.no_grad()
 def test_the_mask_of_training(count: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = causal(CHUNKS, size, architecture=architecture(layers=1))
+    backbone = causal(CHUNKS, size, architecture=architecture(layers=1), attention="dense")
     role, network = student(backbone)
     asked, where = seen(monkeypatch), window(CHUNKS, count)
     x0 = noise(1, sum(CHUNKS), CHANNELS, *size)
     forced = chunking(backbone).forced(Batch(x0, text(1), text(1)), where)
     network.velocity(forced.x0, torch.tensor([0.5]), forced.cond)
-    ((sight, queries, keys),) = asked
-    assert sight is not None
+    ((table, queries, keys),) = asked
+    assert table is not None
     patch = SIZES[size]
     fine, coarse = size[0] * size[1] // 4, size[0] * size[1] // (patch[1] * patch[2])
     old = max(0, count - 3)
@@ -184,18 +185,18 @@ def test_the_mask_of_training(count: int, size: tuple[int, int], monkeypatch: py
     for is_noised in (True, False):
         tokens += [(c, is_noised) for c in range(old, count) for _ in range(CHUNKS[c] * fine)]
     assert queries == keys == len(tokens)
-    assert torch.equal(sight.dense, brute(tokens, tokens))
+    assert torch.equal(table, brute(tokens, tokens))
     mask = diffusers_twin(role).build_attention_mask(
         chunk_partition=list(CHUNKS[:count]), height=size[0], width=size[1], has_clean_context=True, device="cpu"
     )
     zero, index = torch.tensor(0), torch.arange(len(tokens))
-    assert torch.equal(sight.dense, mask.mask_mod(zero, zero, index[:, None], index[None, :]))
+    assert torch.equal(table, mask.mask_mod(zero, zero, index[:, None], index[None, :]))
 
 
 @pytest.mark.parametrize("full", [2, 3])
 @torch.no_grad()
 def test_the_mask_of_reading(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = causal(CHUNKS, (8, 12), architecture=architecture(layers=1), full_chunks=full)
+    backbone = causal(CHUNKS, (8, 12), architecture=architecture(layers=1), full_chunks=full, attention="dense")
     role, network = student(backbone)
     fine, coarse, kept = 24, 6, full - 1
     cond, x0 = text(1), noise(1, sum(CHUNKS), CHANNELS, 8, 12)
@@ -204,26 +205,26 @@ def test_the_mask_of_reading(full: int, monkeypatch: pytest.MonkeyPatch) -> None
             asked = seen(patch)
             chunk = x0[:, sum(CHUNKS[: done - 1]) : sum(CHUNKS[:done])]
             cond = chunking(backbone).remember(network, cond, chunk)  # type: ignore[assignment]
-        ((sight, queries, keys),) = asked
-        assert sight is not None
+        ((table, queries, keys),) = asked
+        assert table is not None
         old = max(0, done - kept)
         everything = [(c, False) for c in range(old) for _ in range(CHUNKS[c] * coarse)]
         everything += [(c, False) for c in range(old, done) for _ in range(CHUNKS[c] * fine)]
         assert keys == len(everything)
-        assert torch.equal(sight.dense, brute(everything[-queries:], everything))
+        assert torch.equal(table, brute(everything[-queries:], everything))
         mask = diffusers_twin(role).build_attention_mask(
             chunk_partition=list(CHUNKS[:done]), height=8, width=12, device="cpu", mode="cache"
         )
         zero, index = torch.tensor(0), torch.arange(keys)
         theirs = mask.mask_mod(zero, zero, index[:, None], index[None, :])
-        assert torch.equal(sight.dense, theirs[-queries:])
+        assert torch.equal(table, theirs[-queries:])
 
 
 @pytest.mark.parametrize("head_dim", [20, 32])
 @torch.no_grad()
-def test_flex_attention_is_dense_attention(head_dim: int) -> None:
+def test_all_ways_of_causal_attention_are_one(head_dim: int) -> None:
     results = []
-    for kernel in ("dense", "flex"):
+    for kernel in ("dense", "flex", "parts"):
         backbone = causal(CHUNKS, (6, 10), architecture=architecture(2, head_dim), attention=kernel)
         _, network = student(backbone)
         cond, x0 = text(2), noise(2, sum(CHUNKS), CHANNELS, 6, 10)
@@ -233,8 +234,9 @@ def test_flex_attention_is_dense_attention(head_dim: int) -> None:
         read = chunking(backbone).given(network, cond, x0[:, : sum(CHUNKS[:5])])
         read = chunking(backbone).remember(network, read, x0[:, sum(CHUNKS[:5]) : sum(CHUNKS[:6])])
         results[-1] += [network.mean_velocity(x0[:, -2:], t, r, read)]
-    assert error(results[1][0], results[0][0]) < 1e-5
-    assert error(results[1][1], results[0][1]) < 1e-5
+    for other in results[1:]:
+        assert error(other[0], results[0][0]) < 1e-5
+        assert error(other[1], results[0][1]) < 1e-5
 
 
 def test_flex_attention_stays_compiled_for_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,11 +255,11 @@ def test_flex_attention_stays_compiled_for_many_shapes(monkeypatch: pytest.Monke
     shapes = [20 + 3 * i for i in range(9)]
 
     def call(length: int) -> None:
-        x, chunk = noise(1, 1, length, 16), torch.arange(length) // 5
-        sight = Sight(chunk, chunk < 0, chunk, chunk < 0)
+        x, clean = noise(1, 1, length, 16), (Run(0, length // 2), Run(1, length - length // 2))
+        sight = Sight(clean, clean)
         with torch.no_grad():
-            ours = attention.attend(x, x, x, sight, "flex")
-        assert error(ours, attention.attend(x, x, x, sight, "dense")) < 1e-5
+            ours = attention.attend(x, x, x, blocks(sight, x.device))
+        assert error(ours, attention.attend(x, x, x, table(sight, x.device))) < 1e-5
 
     try:
         for length in shapes:

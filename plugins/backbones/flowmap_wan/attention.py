@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Any, Literal, final
+from functools import cache
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -19,46 +19,7 @@ from flowmap.interfaces import Shared
 from flowmap.phases import phase
 from flowmap.workshop.memo import Text
 from flowmap_wan.rotary import Turn, rotated
-
-AttentionKernel = Literal["auto", "dense", "flex"]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Sight:
-    """Which token sees which: a noised one its own chunk and earlier clean ones, a clean one clean ones up to its own.
-
-    Of queries (`[Lq]`) and keys (`[Lk]`): the chunk each belongs to, and whether it is noised (FAR, 2503.19325).
-    """
-
-    chunk: Tensor
-    noised: Tensor
-    key_chunk: Tensor
-    key_noised: Tensor
-
-    def rule(self, query: Tensor, key: Tensor) -> Tensor:
-        """Whether queries see keys, by their indices."""
-        chunk, noised = self.chunk[query], self.noised[query]
-        other, other_noised = self.key_chunk[key], self.key_noised[key]
-        same = chunk == other
-        return torch.where(other_noised, noised & same, (other < chunk) | (same & ~noised))
-
-    @cached_property
-    def dense(self) -> Tensor:
-        """The rule as a table `[Lq, Lk]`."""
-        device = self.chunk.device
-        queries, keys = (torch.arange(len(c), device=device) for c in (self.chunk, self.key_chunk))
-        return self.rule(queries[:, None], keys[None, :])
-
-    @cached_property
-    def blocks(self) -> Any:
-        """The rule as flex attention takes it, with blocks that nobody sees left out."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        lengths = len(self.chunk), len(self.key_chunk)
-        return create_block_mask(
-            lambda b, h, query, key: self.rule(query, key), None, None, *lengths, device=str(self.chunk.device)
-        )
+from flowmap_wan.sight import Mask, Span
 
 
 @final
@@ -106,33 +67,38 @@ def _flex() -> Callable[..., Tensor]:
     return call
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: AttentionKernel) -> Tensor:
-    """Attention of `[B, heads, L, head_dim]`; everything sees everything where `sight` is None.
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
+    """Attention of `[B, heads, L, head_dim]`; everything sees everything where `mask` is None.
 
-    Without a mask torch takes flash attention where there is one. With a mask, `auto` means flex attention on
-    an accelerator and a dense mask on a CPU.
+    Without a mask, and in parts, torch takes flash attention where there is one; a mask of blocks means flex attention.
     """
-    if sight is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    # Compiled flex attention takes no heads below 16 dimensions; only toys have them.
-    if q.shape[-1] >= 16 and (kernel == "flex" or (kernel == "auto" and q.device.type == "cuda")):
-        return _flex()(q, k, v, block_mask=sight.blocks)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=sight.dense)
+    if mask is None or isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if isinstance(mask, tuple):
+        found = [
+            F.scaled_dot_product_attention(q[:, :, begin:end], _spans_of(k, keys), _spans_of(v, keys))
+            for (begin, end), keys in mask
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+    return _flex()(q, k, v, block_mask=mask)
+
+
+def _spans_of(x: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The tokens of `x` `[B, heads, L, head_dim]` in these spans; a view of one."""
+    found = [x[:, :, begin:end] for begin, end in spans]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
 
 @final
 class SelfAttention:
     """The processor of `attn1`. It is called by diffusers' block, whose names of arguments it has."""
 
-    def __init__(self, kernel: AttentionKernel) -> None:
-        self._kernel = kernel
-
     def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
         rotary_emb: Turn,
-        attention_mask: Sight | None = None,
+        attention_mask: Mask | None = None,
         kv_cache: Slot | None = None,
         kv_cache_flag: None = None,
         shared: Shared | None = None,
@@ -154,7 +120,7 @@ class SelfAttention:
             if kv_cache.past is not None:
                 # New tensors, never a write in place: a checkpointed block reads the same memory again in backward.
                 k, v = torch.cat([kv_cache.past[0], k], dim=2), torch.cat([kv_cache.past[1], v], dim=2)
-        found = attend(q, k, v, attention_mask, self._kernel)
+        found = attend(q, k, v, attention_mask)
         return _out(attn, found if shared is None else shared.tokens(found), hidden_states)
 
 
@@ -171,7 +137,7 @@ class CrossAttention:
 
         q = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         k, v = encoder_hidden_states.through(attn, (attn.to_k, attn.norm_k, attn.to_v), read)
-        return _out(attn, attend(q.to(v.dtype), k, v, None, "dense"), hidden_states)
+        return _out(attn, attend(q.to(v.dtype), k, v, None), hidden_states)
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from flowmap.interfaces import Shared
 from flowmap.workshop.memo import Text
-from flowmap_wan.attention import Sight, Slot
+from flowmap_wan.attention import Slot
 from flowmap_wan.rotary import Turn
+from flowmap_wan.sight import Mask
 
 Modulation = tuple[Tensor, int]
 """Of consecutive tokens: six numbers for every group of as many tokens `[B, groups, 6, D]`, and how many tokens."""
@@ -36,15 +37,15 @@ def _forward(
     text: Text,
     modulations: Sequence[Modulation],
     rotation: Turn,
-    sight: Sight | None,
+    mask: Mask | None,
     slot: Slot | None,
-    shared: Shared | None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """As AnyFlowTransformerBlock.forward of diffusers, operation by operation."""
     six = _Six(block.scale_shift_table, modulations)
     shift, scale, gate = 0, 1, 2
     x = six.each(lambda m, x: (block.norm1(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)
-    y = block.attn1(x, rotary_emb=rotation, attention_mask=sight, kv_cache=slot, shared=shared)
+    y = block.attn1(x, rotary_emb=rotation, attention_mask=mask, kv_cache=slot, shared=shared)
     hidden = (hidden.float() + six.each(lambda m, y: y * m[gate], y)).type_as(hidden)
 
     x = block.norm2(hidden.float()).type_as(hidden)

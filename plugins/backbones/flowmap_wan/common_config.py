@@ -39,8 +39,10 @@ class CommonConfig(BackboneConfig):
         "float32", description="precision in which the base weights are held; bfloat16 only with lora"
     )
     gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
-    attention: Literal["auto", "dense", "flex"] = Field(
-        "auto", description="masked attention: 'flex' needs an accelerator to train; 'auto' takes it there"
+    attention: Literal["auto", "parts", "dense", "flex"] = Field(
+        "auto",
+        description="causal attention: chunk by chunk in 'parts' without a mask ('auto'), or with a mask: 'dense', or "
+        "'flex', which needs an accelerator to train",
     )
     gate: Share = Field(0.25, description="share of the r-embedding, for weights that have none yet")
     text_length: Tokens = Field(512, description="tokens of a prompt; longer ones are cut")

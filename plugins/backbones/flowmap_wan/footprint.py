@@ -1,22 +1,21 @@
-"""What Wan networks take, measured on ones of few blocks; and who sees whom where a mask rules it."""
+"""What Wan networks take, measured on ones of few blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, final
+from typing import Any
 
 import torch
 
 from flowmap.interfaces import EncodedText
 from flowmap.plugin import Precision, SampleSpec
-from flowmap.plugin.footprint import CallShape, Footprint
+from flowmap.plugin.footprint import Footprint
 from flowmap.workshop.footprint import MeasuredFootprint
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
-from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.rotary import turn
 from flowmap_wan.transformer import WanConfig
 
@@ -33,7 +32,8 @@ def _measured(
     """It remembers what it has measured: a plan asks twice, and who plans often asks often."""
     sizes = dict(told)
     latents = replace(spec, shape=spec.shape if config.random_base else latent_shape(config, spec))
-    dense = config.model_copy(update={"attention": "dense"})
+    # Every way of masked attention computes what it computes in parts.
+    plain = config.model_copy(update={"attention": "parts"})
     # Prompts are padded to their full length, and without any the text is one row of zeros.
     tokens = config.text_length if spec.text else 1
 
@@ -42,86 +42,19 @@ def _measured(
         return EncodedText(text, torch.zeros(tokens, sizes["text_dim"]))
 
     return MeasuredFootprint(
-        lambda units: of_sizes(dense, latents, config.splitting(), {**sizes, "num_layers": units}),
+        lambda units: of_sizes(plain, latents, config.splitting(), {**sizes, "num_layers": units}),
         int(sizes["num_layers"]),
         precision,
         prompts=texts,
-        masks=_Masks(config, latents, sizes) if isinstance(config, FarWan21Config) else lambda shape: {},
-        within=_without_turns,
+        within=_anew,
     )
 
 
 @contextmanager
-def _without_turns() -> Iterator[None]:
+def _anew() -> Iterator[None]:
     """Rotations are remembered: fake ones and real ones may not meet."""
     turn.cache_clear()
     try:
         yield
     finally:
         turn.cache_clear()
-
-
-@final
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens that stand together: whether they are noised, in which chunk, or only `past` (not asked about)."""
-
-    count: int
-    chunk: int
-    noised: bool = False
-    past: bool = False
-
-    def sees(self, other: _Tokens) -> bool:
-        """The rule of flowmap_wan.attention.Sight."""
-        if other.noised:
-            return self.noised and self.chunk == other.chunk
-        return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
-
-
-@final
-class _Masks:
-    """Who sees whom in the calls of a causal model: how many of the pairs in a table of queries and keys."""
-
-    def __init__(self, config: FarWan21Config, latents: SampleSpec, sizes: Mapping[str, Any]) -> None:
-        self._sizes, self._newest = config.chunks, config.full_chunks - 1
-        _, _, height, width = latents.shape
-        # Tokens of a frame, full and compressed.
-        self._cells = [
-            (height // down) * (width // across)
-            for _, down, across in (sizes["patch_size"], config.compressed_patch_size)
-        ]
-
-    def __call__(self, shape: CallShape) -> Mapping[tuple[int, int], int]:
-        """See flowmap.workshop.fake.Masks."""
-        stop = shape.start + shape.frames
-        if shape.view == "forced":
-            own = [(i, size) for i, first, size in self._chunks() if shape.start <= first < stop]
-            noised = [_Tokens(size * self._cells[0], i, noised=True) for i, size in own]
-            clean = [_Tokens(size * self._cells[0], i) for i, size in own]
-            old = [_Tokens(size * self._cells[1], i) for i, first, size in self._chunks() if first < shape.start]
-            return _table([*old, *noised, *clean])
-        if shape.view == "reading":
-            # The compressed part of what was remembered stays, and all else is read again.
-            kept, memory = self._compressed(shape.start), self._memory(stop)
-            return _table([replace(each, past=place < kept) for place, each in enumerate(memory)])
-        return {}
-
-    def _chunks(self) -> list[tuple[int, int, int]]:
-        """Index, first frame and frames of every chunk."""
-        return [(i, sum(self._sizes[:i]), size) for i, size in enumerate(self._sizes)]
-
-    def _memory(self, frames: int) -> list[_Tokens]:
-        """The first `frames`, read: the newest chunks at full resolution, older ones compressed."""
-        compressed = self._compressed(frames)
-        return [_Tokens(size * self._cells[i < compressed], i) for i, first, size in self._chunks() if first < frames]
-
-    def _compressed(self, frames: int) -> int:
-        """How many of the chunks in the first `frames` are compressed."""
-        return max(0, sum(first < frames for _, first, _ in self._chunks()) - self._newest)
-
-
-def _table(tokens: Sequence[_Tokens]) -> Mapping[tuple[int, int], int]:
-    """How many queries and keys there are, and how many pairs see each other."""
-    new = [each for each in tokens if not each.past]
-    pairs = sum(query.count * key.count for query in new for key in tokens if query.sees(key))
-    return {(sum(each.count for each in new), sum(each.count for each in tokens)): pairs}

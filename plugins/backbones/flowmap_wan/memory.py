@@ -11,6 +11,7 @@ from torch import Tensor
 from flowmap.workshop.memo import Text
 from flowmap_wan.attention import Slot
 from flowmap_wan.pieces import Passes, Past, clean, noised
+from flowmap_wan.sight import first, runs
 from flowmap_wan.views import RowView, View
 
 
@@ -32,7 +33,7 @@ class Memory:
 
     def map(self, each: Any) -> Memory:
         """The memory with `each` applied to every tensor in it."""
-        past = self.past and Past(tuple((each(k), each(v)) for k, v in self.past.layers), self.past.chunks)
+        past = self.past and Past(tuple((each(k), each(v)) for k, v in self.past.layers), self.past.runs)
         return replace(self, past=past, recent=tuple(each(x) for x in self.recent))
 
 
@@ -83,20 +84,20 @@ class Reading(View):
         pieces.append(clean(fresh, self.frames + stale, self.chunks[stale:]))
         kept = self.before.compressed
         old = self.before.past
-        past = old and Past(tuple((k[:, :, :kept], v[:, :, :kept]) for k, v in old.layers), old.chunks[:kept])
+        past = old and Past(tuple((k[:, :, :kept], v[:, :, :kept]) for k, v in old.layers), first(old.runs, kept))
         slots = [Slot(past.layers[i] if past else None, recording=True) for i in range(passes.layers())]
         result = passes.over(pieces, text, past=past, causal=True, slots=slots)
-        labels = past.chunks if past else ()
+        seen = past.runs if past else ()
         counts = [passes.tokens_per_frame(piece) for piece in pieces]
         for piece, count in zip(pieces, counts, strict=True):
-            labels += tuple(chunk for chunk in piece.chunks for _ in range(count))
+            seen += runs(piece.chunks, count)
         layers = []
         for slot in slots:
             k, v = slot.written
             layers.append((torch.cat([slot.past[0], k], 2), torch.cat([slot.past[1], v], 2)) if slot.past else (k, v))
         self.written.append(
             Memory(
-                Past(tuple(layers), labels),
+                Past(tuple(layers), seen),
                 compressed=kept + (counts[0] * stale if stale else 0),
                 recent=self.recent,
                 chunks=self.chunks[-1] + 1,

@@ -17,11 +17,12 @@ from flowmap.interfaces import Cond, Shared, SharesTokens, TokenGroup
 from flowmap.workshop.adapters import Chosen, Copied
 from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
-from flowmap_wan.attention import AttentionKernel, CrossAttention, SelfAttention, Sight, Slot, Slots
+from flowmap_wan.attention import CrossAttention, SelfAttention, Slot, Slots
 from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
 from flowmap_wan.pieces import Passes, Past, Piece
 from flowmap_wan.rotary import box, joined, turn
+from flowmap_wan.sight import AttentionKernel, Mask, Runs, Sight, runs
 
 
 @final
@@ -32,10 +33,11 @@ class WanModule(nn.Module, Passes, SharesTokens):
         super().__init__()
         self.transformer = transformer
         self._chosen = chosen
+        self._kernel = kernel
         self._checkpointing = checkpointing
         self._group: TokenGroup | None = None
         for block in transformer.blocks:
-            block.attn1.set_processor(SelfAttention(kernel))
+            block.attn1.set_processor(SelfAttention())
             block.attn2.set_processor(CrossAttention())
             modulate_by_frame(block)
 
@@ -67,7 +69,7 @@ class WanModule(nn.Module, Passes, SharesTokens):
         hidden = torch.cat(tokens, dim=1)
         device = hidden.device
         rotation = joined([turn(self._positions(piece), head_dim, device) for piece in pieces])
-        sight = self._sight(pieces, lengths, past, device) if causal else None
+        mask = self._mask(pieces, lengths, past, device) if causal else None
         shared = None if self._group is None else Shared(self._group, tuple(grids))
         if shared is not None:
             hidden, rotation = shared.mine(hidden), shared.mine(rotation)
@@ -77,7 +79,7 @@ class WanModule(nn.Module, Passes, SharesTokens):
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
-            run = partial(block, sight=sight, slot=None if slots is None else slots[index], shared=shared)
+            run = partial(block, mask=mask, slot=None if slots is None else slots[index], shared=shared)
             if self._checkpointing and torch.is_grad_enabled():
                 run = partial(self._chosen.checkpointed, run)
             hidden = run(hidden, text, modulations, rotation)
@@ -146,18 +148,13 @@ class WanModule(nn.Module, Passes, SharesTokens):
         sixes = [embedder.time_proj(embedder.act_fn(emb).to(like.dtype)).unflatten(2, (6, -1)) for emb in embs]
         return embs, list(zip(sixes, lengths, strict=True))
 
-    def _sight(self, pieces: Sequence[Piece], lengths: Sequence[int], past: Past | None, device: torch.device) -> Sight:
-        chunk, noised = [], []
+    def _mask(self, pieces: Sequence[Piece], lengths: Sequence[int], past: Past | None, device: torch.device) -> Mask:
+        """Which token of the pieces, and of the past before them, each of their own sees."""
+        own: Runs = ()
         for piece, length in zip(pieces, lengths, strict=True):
-            per_frame = length // len(piece.chunks)
-            chunk += [torch.tensor(piece.chunks).repeat_interleave(per_frame)]
-            noised += [torch.full((length,), piece.noised)]
-        own, own_noised = torch.cat(chunk).to(device), torch.cat(noised).to(device)
-        if past is None:
-            return Sight(own, own_noised, own, own_noised)
-        before = torch.tensor(past.chunks, device=device)
-        clean = torch.zeros(len(before), dtype=torch.bool, device=device)
-        return Sight(own, own_noised, torch.cat([before, own]), torch.cat([clean, own_noised]))
+            own += runs(piece.chunks, length // len(piece.chunks), piece.noised)
+        sight = Sight(own, (*past.runs, *own) if past else own)
+        return sight.mask(self._kernel, self.transformer.config.attention_head_dim, device)
 
     def _frames(self, patches: Tensor, like: Tensor) -> Tensor:
         """Patches `[B, L, p p C]` as frames of the shape of `like`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowmap.workshop.memo import Text
 from flowmap_wan.attention import Slots
+from flowmap_wan.sight import Runs
 
 
 @final
@@ -34,10 +35,10 @@ class Piece:
 @final
 @dataclass(frozen=True)
 class Past:
-    """What a pass can attend to besides its own tokens: per layer keys and values, and the chunk of each token."""
+    """What a pass can attend to besides its own tokens: per layer keys and values, and the chunks of the tokens."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    chunks: tuple[int, ...]
+    runs: Runs
 
 
 class Passes(ABC):
