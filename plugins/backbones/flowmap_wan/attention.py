@@ -113,8 +113,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight | None, kernel: Attenti
     """
     if sight is None:
         return F.scaled_dot_product_attention(q, k, v)
+    # Flex attention has no forward derivative, for which plain attention is asked for (flowmap.networks.tangent).
+    plain = kernel == "auto" and not torch.backends.cuda.flash_sdp_enabled()
     # Compiled flex attention takes no heads below 16 dimensions; only toys have them.
-    if q.shape[-1] >= 16 and (kernel == "flex" or (kernel == "auto" and q.device.type == "cuda")):
+    if q.shape[-1] >= 16 and not plain and (kernel == "flex" or (kernel == "auto" and q.device.type == "cuda")):
         return _flex()(q, k, v, block_mask=sight.blocks)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=sight.dense)
 
