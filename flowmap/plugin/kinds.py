@@ -132,6 +132,13 @@ class BackboneConfig(ComponentConfig):
         """
         return None
 
+    def no_forward_mode(self, spec: SampleSpec) -> str | None:
+        """Why its networks have no forward-mode derivative (jvp) on samples of `spec` that fits; None if they have one.
+
+        The reason is the end of a sentence. Of attention `flowmap.plugin.scores` can say it.
+        """
+        return None
+
     def time_frequency(self) -> float | None:
         """The highest angular frequency with which its networks see a time, in radians per unit of t; None if unknown.
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
@@ -16,11 +17,12 @@ from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
 from flowmap.recipe.batches import batch_findings
 from flowmap.recipe.computing import compute_findings
+from flowmap.recipe.derivatives import method_findings, settled, with_methods
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE
 from flowmap.recipe.sizes import size_findings
-from flowmap.recipe.step_length import default_step, settled, step_findings
+from flowmap.recipe.step_length import default_step, step_findings
 from flowmap.recipe.tables import (
     CheckpointsConfig,
     ComputeConfig,
@@ -29,7 +31,7 @@ from flowmap.recipe.tables import (
     RoleConfig,
     StageConfig,
     WatchdogConfig,
-    has_critic,
+    watchdog_findings,
 )
 from flowmap.schema.bounds import MOST_NAME, MOST_SEEDS, MOST_STAGES, Seed
 from flowmap.schema.config import Config, Finding, idle
@@ -63,11 +65,14 @@ class Recipe(Config):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _steps_follow_the_backbone(cls, value: Any, made: ModelWrapValidatorHandler[Self]) -> Self:
-        """Fill in what a recipe leaves to its backbone, so that its lock has the number."""
+    def _derivatives_follow_the_backbone(cls, value: Any, made: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fill in what a recipe leaves to its backbone, so that its lock has the method and the number."""
         recipe = made(value)
         step = default_step(recipe.backbone.time_frequency(), recipe.compute.precision)
-        stages = (s.model_copy(update={"objective": settled(s.objective, step)}) for s in recipe.stages)
+        stages = []
+        for stage in recipe.stages:
+            objective = with_methods(stage.objective, partial(recipe.facts, stage))
+            stages.append(stage.model_copy(update={"objective": settled(objective, step)}))
         return recipe.model_copy(update={"stages": tuple(stages)})
 
     def stage(self, name: str) -> StageConfig:
@@ -84,6 +89,7 @@ class Recipe(Config):
             micro_batch=self.compute.micro_batch,
             steps=stage.steps,
             channels=spec.shape[1] if len(spec.shape) > 1 else 0,
+            no_forward_mode=self.backbone.no_forward_mode(spec),
         )
 
     def measured_data(self) -> DataConfig:
@@ -110,7 +116,7 @@ class Recipe(Config):
         if not self.stages and self.evaluation is None:
             why = "there are none, and no evaluation of weights: there is nothing to do. Add [[stages]] or [evaluation]"
             yield Finding("error", ("stages",), why)
-        for finding in self._watchdog_findings():
+        for finding in watchdog_findings(self.watchdog, self.stages):
             yield Finding(finding.level, ("watchdog", *finding.field), finding.message)
         if self.evaluation is not None:
             for index, metric in enumerate(self.evaluation.metrics):
@@ -185,7 +191,8 @@ class Recipe(Config):
         yield from batch_findings(stage, math.prod((stage.data or self.data).spec().shape))
         yield from self._idle_fields(stage)
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
-        for finding in (*stage.objective.findings(facts), *steps):
+        methods = method_findings(stage.objective, facts, self.compute.sequence)
+        for finding in (*stage.objective.findings(facts), *methods, *steps):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
 
     def _named_twice(self) -> bool:
@@ -225,16 +232,6 @@ class Recipe(Config):
             if self.backbone.random_base and not spec.trained and stage.roles.get(role, RoleConfig()).from_ == "base":
                 why = f"the frozen role '{role}' starts from random weights; name a stage: roles.{role}.from"
                 yield Finding("warning", ("roles", role), why)
-
-    def _watchdog_findings(self) -> Iterator[Finding]:
-        """Settings of a watchdog that has nothing to watch, or does something else."""
-        config = self.watchdog
-        if config.action != "rewind":
-            yield from idle(config, f"action is '{config.action}'", "lower", "rewinds")
-        if config.action == "off":
-            yield from idle(config, "action is 'off'", "rise", "variance", "memory")
-        elif not any(has_critic(stage) for stage in self.stages):
-            yield from idle(config, "no stage trains a critic", "action", "rise", "variance", "memory")
 
 
 def _view_findings(role: str, asked: FrameView, source: str, trained: FrameView) -> Iterator[Finding]:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast, final
 
 from flowmap.plugin.kinds import ObjectiveConfig
-from flowmap.schema.config import Config, Finding
+from flowmap.recipe.derivatives import tangents
+from flowmap.schema.config import Finding
 from flowmap.schema.settings import TangentConfig
 from flowmap.schema.specs import StageFacts
 from flowmap.schema.words import Precision
@@ -33,23 +32,6 @@ _MOST_RADIANS = 0.5  # 4 % off
 _BFLOAT16 = 2**-9
 _MOST_ROUNDING = 0.5  # of |u|, per unit of t
 
-C = TypeVar("C")
-
-
-@final
-@dataclass(frozen=True)
-class TangentPlace:
-    """A derivative that an objective takes: its field within the objective, how, and whether it could be by jvp."""
-
-    field: tuple[str | int, ...]
-    config: TangentConfig
-    jvp: bool
-
-
-def tangents(objective: ObjectiveConfig, facts: StageFacts) -> list[TangentPlace]:
-    """Every TangentConfig within `objective`, those of objectives inside it too."""
-    return [TangentPlace(field, config, _may_be_jvp(objective, field, facts)) for field, config in _within(objective)]
-
 
 def default_step(frequency: float | None, precision: Precision) -> float:
     """The step of a difference that a recipe leaves out, for a backbone's highest `frequency`; see the module."""
@@ -57,24 +39,6 @@ def default_step(frequency: float | None, precision: Precision) -> float:
     if frequency is None or precision == "bf16":
         return longest
     return min(longest, float(f"{_RADIANS / frequency:.1g}"))
-
-
-def settled(value: C, step: float) -> C:
-    """`value` with `step` in every difference within it whose own is left out."""
-    if isinstance(value, TangentConfig):
-        left_out = value.method == "central" and "step" not in value.model_fields_set
-        return value.model_copy(update={"step": step}) if left_out else value
-    if isinstance(value, Config):
-        parts = {name: getattr(value, name) for name in type(value).model_fields}
-        changed = {name: part for name, old in parts.items() if (part := settled(old, step)) is not old}
-        return value.model_copy(update=changed) if changed else value
-    if isinstance(value, tuple):
-        elements = tuple(settled(part, step) for part in value)
-        return value if all(a is b for a, b in zip(value, elements, strict=True)) else cast(C, elements)
-    if isinstance(value, dict):
-        entries = {key: settled(part, step) for key, part in value.items()}
-        return value if all(value[key] is part for key, part in entries.items()) else cast(C, entries)
-    return value
 
 
 def step_findings(
@@ -152,36 +116,3 @@ def _price(step: float, frequency: float | None) -> str:
     if frequency is None or step * frequency <= _MOST_RADIANS:
         return ""
     return f", but {_radians(step, frequency)}"
-
-
-def _within(value: Any, field: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], TangentConfig]]:
-    if isinstance(value, TangentConfig):
-        yield field, value
-    elif isinstance(value, Config):
-        for name in type(value).model_fields:
-            yield from _within(getattr(value, name), (*field, name))
-    elif isinstance(value, tuple):
-        for index, part in enumerate(value):
-            yield from _within(part, (*field, index))
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _within(part, (*field, key))
-
-
-def _may_be_jvp(objective: ObjectiveConfig, field: tuple[str | int, ...], facts: StageFacts) -> bool:
-    """Whether `objective` has nothing against its derivative at `field` by forward mode."""
-    other = _by_jvp(objective, field)
-    already = {finding.field for finding in objective.findings(facts) if finding.level == "error"}
-    return all(f.level != "error" or f.field in already for f in other.findings(facts))
-
-
-def _by_jvp(value: Any, field: tuple[str | int, ...]) -> Any:
-    """`value` with the TangentConfig at `field` by forward mode."""
-    if not field:
-        return value.model_copy(update={"method": "jvp"})
-    first, rest = field[0], field[1:]
-    if isinstance(value, Config):
-        return value.model_copy(update={str(first): _by_jvp(getattr(value, str(first)), rest)})
-    if isinstance(value, dict):
-        return {**value, first: _by_jvp(value[first], rest)}
-    return tuple(_by_jvp(part, rest) if index == first else part for index, part in enumerate(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -35,7 +36,7 @@ from flowmap.schema.bounds import (
     Steps,
     WeightDecay,
 )
-from flowmap.schema.config import Config
+from flowmap.schema.config import Config, Finding, idle
 from flowmap.schema.words import NAME, Shard, Weights
 
 
@@ -204,3 +205,13 @@ def sampling_shift(stage: StageConfig, evaluation: EvaluationConfig | None) -> f
 def has_critic(stage: StageConfig) -> bool:
     """Whether `stage` trains another network beside its student, and so can collapse as on-policy stages do."""
     return sum(spec.trained for spec in stage.objective.roles().values()) > 1
+
+
+def watchdog_findings(config: WatchdogConfig, stages: Sequence[StageConfig]) -> Iterator[Finding]:
+    """Settings of a watchdog that has nothing to watch in `stages`, or does something else."""
+    if config.action != "rewind":
+        yield from idle(config, f"action is '{config.action}'", "lower", "rewinds")
+    if config.action == "off":
+        yield from idle(config, "action is 'off'", "rise", "variance", "memory")
+    elif not any(has_critic(stage) for stage in stages):
+        yield from idle(config, "no stage trains a critic", "action", "rise", "variance", "memory")

@@ -90,7 +90,8 @@ class StageFacts:
     `batch` is the global batch in samples, of which a process takes `micro_batch` at a time (0: its whole share): an
     objective over sets of samples sees no more of them together. `conditional` says whether the data carry a condition,
     `recomputes` whether the backbone recomputes its forward in backward (gradient checkpointing). `steps` is the length
-    of the stage, `channels` those of the data; 0 where that is not known.
+    of the stage, `channels` those of the data; 0 where that is not known. `no_forward_mode` is why the backbone has no
+    forward-mode derivative (jvp) on such samples, as the end of a sentence; None if it has one.
     """
 
     batch: int
@@ -99,6 +100,7 @@ class StageFacts:
     micro_batch: int = 0
     steps: int = 1_000_000
     channels: int = 0
+    no_forward_mode: str | None = None
 
     @property
     def accumulates(self) -> bool:

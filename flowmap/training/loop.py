@@ -18,7 +18,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Loss, Role, Scene, Turn, World
 from flowmap.maths.draw import Draw
-from flowmap.recipe.step_length import tangents
+from flowmap.recipe.derivatives import tangents
 from flowmap.recipe.tables import OptimizerConfig
 from flowmap.training.ema import update_average
 from flowmap.training.ledger import Ledger

@@ -20,7 +20,8 @@ from typing import final
 from torch import Tensor
 
 from flowmap.networks.tangent import Difference, observed
-from flowmap.recipe.step_length import LIMIT, NAME, TangentPlace, percent
+from flowmap.recipe.derivatives import TangentPlace
+from flowmap.recipe.step_length import LIMIT, NAME, percent
 from flowmap.training.ledger import Ledger
 from flowmap.training.processes import Processes
 

@@ -15,7 +15,8 @@ from flowmap.maths.draw import Draw
 from flowmap.maths.path import like
 from flowmap.networks.tangent import Difference, Question, observed, tangent, tangent_and, value_and_slope
 from flowmap.plugin import SampleSpec
-from flowmap.recipe.step_length import LIMIT, NAME, TangentPlace
+from flowmap.recipe.derivatives import TangentPlace
+from flowmap.recipe.step_length import LIMIT, NAME
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.settings import TangentConfig
 from flowmap.training.ledger import Ledger

@@ -97,6 +97,10 @@ class Family(ABC):
         """The side of a token, in cells of model space."""
         return int(sizes["patch_size"])
 
+    def heads(self, sizes: Sizes) -> int:
+        """Heads of self-attention that have a score for every two tokens; 0 if its attention is linear."""
+        return int(sizes["num_attention_heads"])
+
     def tokens(self, length: int) -> int:
         """Tokens of what `texts` makes of texts of at most `length`."""
         return length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
+from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, Guidance, PathText, Share, Tokens
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run, origin
@@ -110,6 +112,16 @@ class ImageConfig(BackboneConfig):
     def recomputes(self) -> bool:
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
+
+    def no_forward_mode(self, spec: SampleSpec) -> str | None:
+        """Where the scores of attention would be too large, of the picture alone; see `flowmap.plugin.scores`."""
+        sizes = self.sizes()
+        if sizes is None or len(spec.shape) != 4:
+            return None
+        patch = self.family.patch(sizes)
+        shapes = (self.latent_shape(replace(spec, shape=shape), sizes) for shape in (spec.shape, *spec.sizes))
+        tokens = max((height // patch) * (width // patch) for _, _, height, width in shapes)
+        return scores_too_large(self.family.heads(sizes), tokens)
 
     def time_frequency(self) -> float:
         """The family's, mostly 1000: the fastest sinusoid of diffusers' embedders is that of the time itself."""

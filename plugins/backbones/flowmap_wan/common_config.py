@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
+from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, PathText, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
@@ -103,6 +104,22 @@ class CommonConfig(BackboneConfig):
         """Those of the transformer, where its sizes are known."""
         sizes = self._sizes()
         return None if sizes is None else int(sizes["num_attention_heads"])
+
+    def no_forward_mode(self, spec: SampleSpec) -> str | None:
+        """Where the scores of attention would be too large; see `flowmap.plugin.scores`."""
+        sizes = self._sizes()
+        if sizes is None or len(spec.shape) != 4:
+            return None
+        return scores_too_large(int(sizes["num_attention_heads"]), self._tokens(spec, sizes["patch_size"]))
+
+    def _tokens(self, spec: SampleSpec, patch: Sequence[int]) -> int:
+        """Tokens of the largest sample of `spec`, all at full resolution."""
+        scale = 1 if self.random_base else 8
+        frames = self.latent_frames(spec)
+        return max(
+            frames * (height // scale // patch[1]) * (width // scale // patch[2])
+            for _, _, height, width in (spec.shape, *spec.sizes)
+        )
 
     def time_frequency(self) -> float:
         """1000: the fastest sinusoid is sin(1000 t) (`get_timestep_embedding` of diffusers 0.42, of times 1000 t)."""

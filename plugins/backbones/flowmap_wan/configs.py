@@ -90,6 +90,12 @@ class FarWan21Config(CommonConfig):
             why = f"latent frames of {height // scale} x {width // scale} are not whole patches of {down} x {across}"
             yield Finding("error", ("compressed_patch_size",), why)
 
+    def no_forward_mode(self, spec: SampleSpec) -> str | None:
+        """Where the scores of attention would be too large, or its kernel has none."""
+        if self.attention == "flex" and self.causal():
+            return "attention = 'flex' has no forward derivative ('auto' has one)"
+        return super().no_forward_mode(spec)
+
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
         """AnyFlow's causal checkpoints, with the chunks that they were trained on."""

@@ -173,7 +173,8 @@ class ScmConfig(ObjectiveConfig):
     cfg_scale: Guidance = Field(1.0, description=CFG)
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"),
-        description="how the derivative along the trajectory is computed; jvp if left out, step is in radians",
+        description="how the derivative along the trajectory is computed, step is in radians; if left out by jvp, or "
+        "by central difference where jvp cannot be had",
     )
 
     def roles(self) -> Mapping[str, RoleSpec]:

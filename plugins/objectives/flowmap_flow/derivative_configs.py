@@ -38,7 +38,8 @@ class MeanFlowConfig(PairsConfig, OfVelocityConfig):
     power: Power = Field(1.0, description="p in the weight 1 / (|delta|^2 + c)^p; 0 is unweighted")
     constant: Constant = Field(0.01, description="c in the weight 1 / (|delta|^2 + c)^p; 0.01 as released")
     tangent: TangentConfig = Field(
-        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
+        default_factory=lambda: TangentConfig(method="jvp"),
+        description="how du/dt is computed; if left out by jvp, or by central difference where jvp cannot be had",
     )
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
@@ -64,7 +65,8 @@ class EulerianConfig(IdentityConfig):
     constant: Constant = Field(0.1, description="of normalize")
     warmup: Step = Field(0, description="steps over which the weight of du/dt grows from 0 to 1; sCM's 10000")
     tangent: TangentConfig = Field(
-        default_factory=lambda: TangentConfig(method="jvp"), description="how du/dt is computed; by jvp if left out"
+        default_factory=lambda: TangentConfig(method="jvp"),
+        description="how du/dt is computed; if left out by jvp, or by central difference where jvp cannot be had",
     )
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:
@@ -93,7 +95,8 @@ class LagrangianConfig(IdentityConfig):
     )
     tangent: TangentConfig = Field(
         default_factory=lambda: TangentConfig(method="jvp"),
-        description="how du/dr is computed, here with gradient; by jvp if left out",
+        description="how du/dr is computed, here with gradient; if left out by jvp, or by central difference where jvp "
+        "cannot be had",
     )
 
     def findings(self, facts: StageFacts) -> Iterable[Finding]:

@@ -40,6 +40,10 @@ class Sana(Family):
     width, masked, embedder = "caption_channels", True, "time_embed.emb.timestep_embedder"
     usual = Usual(1024, 20, 4.5, 3.0)  # the pipeline's defaults; flow_shift of the published schedulers
 
+    def heads(self, sizes: Sizes) -> int:
+        """See Family.heads: linear."""
+        return 0
+
     def flaw(self, sizes: Sizes) -> str | None:
         """Sana-Sprint, which has no velocity: it goes to the data at once."""
         if sizes.get("guidance_embeds") or sizes.get("timestep_scale", 1.0) != 1.0:
