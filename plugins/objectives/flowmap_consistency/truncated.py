@@ -71,5 +71,9 @@ class TruncatedConsistency(StudentObjective):
         # So that the mean over all samples is the mean over each kind.
         share, edge_weight = config.boundary_share, config.boundary_weight
         weight = weights(config, t, s) * torch.where(edge, edge_weight / share, 1 / (1 - share))
-        kept = raw.detach()
-        yield Loss("tcm", (weight * raw).mean(), {"interior": kept[rows_where(~known, kept.device)], "boundary": kept[rows_where(known, kept.device)]})
+        interior, boundary = (raw.detach()[rows_where(rows, draw.device)] for rows in (~known, known))
+        yield Loss(
+            "tcm",
+            (weight * raw).mean(),
+            {"interior": interior, "boundary": boundary},
+        )
