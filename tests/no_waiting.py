@@ -8,7 +8,7 @@ many elements of a mask are true (`nonzero`, picking by a mask, `unique`), and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,13 +86,3 @@ def no_waiting() -> Iterator[None]:
     """Within this context WaitingError is raised where the accelerator THERE would be waited for."""
     with _Factories(), _Operations():  # type: ignore[no-untyped-call]
         yield
-
-
-def waits(work: Callable[[], Any]) -> str | None:
-    """Why `work` waits for the accelerator, or None."""
-    try:
-        with no_waiting():
-            work()
-    except WaitingError as error:
-        return str(error)
-    return None

@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x`, which is on the CPU, on `device`: the copy is made while the program goes on."""
-    if device.type == "cpu":
-        return x
+    """`x` on `device`; from the CPU to an accelerator the copy is made while the program goes on."""
+    if device.type == "cpu" or x.device.type != "cpu":
+        return x.to(device)
     # A copy from memory that may be swapped out waits; torch keeps pinned memory until the copy has been made.
     return (x.pin_memory() if torch.accelerator.is_available() else x).to(device, non_blocking=True)
 

@@ -111,7 +111,8 @@ class Parts:
         backbone, data = self._stage.backbone, self._stage.data
         world = World(self._stage.processes.number)
         for draw in self._draws:
-            batch = backbone.encode(data.batch(draw.child("data")), draw.child("encoding"))
+            samples = data.batch(draw.here.child("data")).to(draw.device)
+            batch = backbone.encode(samples, draw.child("encoding"))
             yield Scene(self._roles, batch, draw, backbone.chunking(), world)
 
 

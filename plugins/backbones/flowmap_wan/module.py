@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Cond
+from flowmap.maths.devices import sent
 from flowmap.workshop.adapters import Chosen, Copied
 from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
@@ -138,10 +139,10 @@ class WanModule(nn.Module, Passes):
             per_frame = length // len(piece.chunks)
             chunk += [torch.tensor(piece.chunks).repeat_interleave(per_frame)]
             noised += [torch.full((length,), piece.noised)]
-        own, own_noised = torch.cat(chunk).to(device), torch.cat(noised).to(device)
+        own, own_noised = sent(torch.cat(chunk), device), sent(torch.cat(noised), device)
         if past is None:
             return Sight(own, own_noised, own, own_noised)
-        before = torch.tensor(past.chunks, device=device)
+        before = sent(torch.tensor(past.chunks), device)
         clean = torch.zeros(len(before), dtype=torch.bool, device=device)
         return Sight(own, own_noised, torch.cat([before, own]), torch.cat([clean, own_noised]))
 
