@@ -37,8 +37,8 @@ from flowmap.recipe.layout import Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
+from flowmap.training.records import StepRecord
 from flowmap.training.train import train
 from flowmap.video.pictures import scatter
 

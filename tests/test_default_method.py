@@ -164,6 +164,6 @@ def test_forward_mode_goes_through_no_shared_samples(tmp_path: Path) -> None:
     with pytest.raises(FlowmapError) as refused:
         read(tmp_path / "r.toml", ["compute.sequence=2"])
     assert str(refused.value).startswith(
-        f"{tmp_path / 'r.toml'}:14: stages.only.objective.tangent.method: 'jvp' cannot"
+        f"{tmp_path / 'r.toml'}:15: stages.only.objective.tangent.method: 'jvp' cannot"
     )
     assert "or leave out compute.sequence" in str(refused.value)

@@ -20,8 +20,10 @@ from flowmap.files.manifest import checkpoints
 from flowmap.interfaces import Loss, Role, Scene, Turn, every
 from flowmap.plugin import RoleSpec
 from flowmap.recipe.tables import ComputeConfig, EmaConfig, OptimizerConfig
-from flowmap.training.loop import NonFiniteError, Parts, learning_rate, peak_memory, reset_peak_memory, run_stage
+from flowmap.training.loop import Parts, learning_rate, run_stage
+from flowmap.training.memory import peak_memory, reset_peak_memory
 from flowmap.training.processes import Processes
+from flowmap.training.records import NonFiniteError
 from flowmap.training.stage import Stage, open_stage
 from flowmap.training.train import train
 from tests.small_runs import (

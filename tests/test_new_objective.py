@@ -61,7 +61,7 @@ class HuberEulerian(Objective):
         target = at.v - along_path(student, at, self._config.tangent)
         raw = pseudo_huber(student.mean_velocity(at.x, at.t, at.r, at.cond), target, scale=0.01)
         weight = (1 + at.t - at.r) ** -self._config.power
-        yield Loss("huber_eulerian", (weight * raw).mean(), per_branch(raw, pairs.branch))
+        yield Loss("huber_eulerian", (weight * raw).mean(), per_branch(raw, pairs))
 
 
 def test_a_new_objective_with_its_configuration_takes_fewer_than_forty_lines() -> None:

@@ -23,8 +23,8 @@ from flowmap.console.signals import Interruption
 from flowmap.files.folder import StoppedError
 from flowmap.files.manifest import checkpoints
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
+from flowmap.training.records import StepRecord
 from flowmap.training.train import _said_once, train
 from tests.small_runs import (
     DISCRETE,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.interfaces.networks import Cond
+from flowmap.maths.devices import sent
 from flowmap.maths.draw import Draw
 
 
@@ -34,6 +35,19 @@ class Samples:
     prompts: Any = None
     encoded: bool = False
     sources: Tensor | None = None
+
+    def to(self, device: torch.device) -> Samples:
+        """The same on `device`; of prompts those that are tensors or EncodedText."""
+        labels = None if self.labels is None else sent(self.labels, device)
+        sources = None if self.sources is None else sent(self.sources, device)
+        prompts = self.prompts
+        if prompts is self.labels:
+            prompts = labels
+        elif isinstance(prompts, Tensor):
+            prompts = sent(prompts, device)
+        elif isinstance(prompts, EncodedText):
+            prompts = prompts.to(device)
+        return Samples(sent(self.x, device), labels, prompts, self.encoded, sources)
 
 
 @final
@@ -79,8 +93,8 @@ class EncodedText:
 
     def to(self, device: torch.device) -> EncodedText:
         """The same on `device`."""
-        others, nulls = ({k: x.to(device) for k, x in group.items()} for group in (self.others, self.null_others))
-        return EncodedText(self.text.to(device), self.null.to(device), others, nulls)
+        others, nulls = ({k: sent(x, device) for k, x in group.items()} for group in (self.others, self.null_others))
+        return EncodedText(sent(self.text, device), sent(self.null, device), others, nulls)
 
 
 @final
@@ -98,7 +112,10 @@ class Data(ABC):
 
     @abstractmethod
     def batch(self, draw: Draw) -> Samples:
-        """The training samples of this draw: `draw.count` of `draw.total`."""
+        """The training samples of this draw: `draw.count` of `draw.total`.
+
+        In training the draw is one of the CPU (`Draw.here`), and the loop takes the samples to the accelerator.
+        """
 
     @abstractmethod
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:

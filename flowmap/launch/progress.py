@@ -23,7 +23,7 @@ from rich.progress import (
 from flowmap.console.display import display
 from flowmap.console.signals import say
 from flowmap.recipe.layout import StagePlan
-from flowmap.training.loop import StepRecord
+from flowmap.training.records import StepRecord
 
 _REFRESH_SECONDS = 0.1
 _LINE_SECONDS = 15.0

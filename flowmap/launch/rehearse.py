@@ -30,8 +30,8 @@ from flowmap.recipe.layout import Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.schema.words import plain
-from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
+from flowmap.training.records import StepRecord
 from flowmap.use.encode import encode_recipe
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run

@@ -35,8 +35,8 @@ from flowmap.schema.words import unknown_word
 from flowmap.statistics.scores import remarks_of
 from flowmap.statistics.verdict import headlines
 from flowmap.training.changes import refuse_changes, refuse_other_seeds
-from flowmap.training.loop import StepRecord
 from flowmap.training.processes import Processes
+from flowmap.training.records import StepRecord
 from flowmap.training.stage import finished
 from flowmap.training.train import Watcher, train
 from flowmap.use.evaluate import evaluate

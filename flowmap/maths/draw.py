@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowmap.maths.devices import sent
+
 _WORDS_PER_BLOCK = 8  # one Philox counter yields four 64-bit words, used as eight of 32 bits
 _MOST_WASTE = 2  # numbers of other samples that are made rather than skipped, per number that is wanted
 
@@ -64,6 +66,11 @@ class Draw:
             raise ValueError(f"{total} samples are not whole groups of {group}")
         everything, cpu = range(total), torch.device("cpu")
         return cls(seed, stage, step, turn, total, everything, everything, device or cpu, group=group)
+
+    @property
+    def here(self) -> Draw:
+        """The same draw, whose numbers stay on the CPU: for what the program decides by them."""
+        return self if self.device.type == "cpu" else replace(self, device=torch.device("cpu"))
 
     @property
     def count(self) -> int:
@@ -147,7 +154,7 @@ class Draw:
         bits = self._bits(_of_kind(name, "uniform", shape), math.prod(shape))
         # 23 bits and a half: every value is exact in float32, so neither 0 nor 1 is reached.
         values = ((bits >> 9).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
-        return torch.from_numpy(values.reshape(self.count, *shape)).to(self.device)
+        return sent(torch.from_numpy(values.reshape(self.count, *shape)), self.device)
 
     def below(self, name: str, bounds: Sequence[int]) -> list[int]:
         """For each of these samples an integer from 0 to its bound - 1, all with the same chance (to bound / 2^64).
@@ -179,7 +186,7 @@ class Draw:
         np.sin(angle, out=values[:, half:])
         values[:, :half] *= radius
         values[:, half:] *= radius
-        return torch.from_numpy(np.ascontiguousarray(values[:, :size]).reshape(self.count, *shape)).to(self.device)
+        return sent(torch.from_numpy(np.ascontiguousarray(values[:, :size]).reshape(self.count, *shape)), self.device)
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowmap.maths.devices import rows_where, sent
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import shifted
 from flowmap.schema.settings import BranchesConfig, TimesConfig
@@ -20,23 +21,48 @@ BRANCHES = ("diffusion", "consistency", "free")
 @final
 @dataclass(frozen=True)
 class Pairs:
-    """Times `t >= r`, and `branch`, the index into `BRANCHES`, of each sample; all `[B]`.
+    """Times `t >= r`, and `branch`, the index into `BRANCHES`, of each sample; all `[B]`, on one device.
 
-    `elsewhere` says whether any process has a sample with r < t in its micro-batch of the moment.
+    `elsewhere` says whether any process has a sample with r < t in its micro-batch of the moment, and `drawn` are the
+    same pairs on the CPU, if they were drawn there and these are on an accelerator.
     """
 
     t: Tensor
     r: Tensor
     branch: Tensor
     elsewhere: bool = False
+    drawn: Pairs | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    def on(self, device: torch.device) -> Pairs:
+        """The same pairs, which are on the CPU, on `device`."""
+        if device.type == "cpu":
+            return self
+        return Pairs(*(sent(part, device) for part in (self.t, self.r, self.branch)), self.elsewhere, drawn=self)
+
+    @property
+    def here(self) -> Pairs:
+        """The same pairs on the CPU. Those that were made on an accelerator are fetched from there, which waits."""
+        if self.drawn is not None or self.t.device.type == "cpu":
+            return self.drawn or self
+        return Pairs(self.t.cpu(), self.r.cpu(), self.branch.cpu(), self.elsewhere)
 
     def moving(self) -> Tensor:
         """The rows `[K]` with some r < t; if there are none but another process has some, one spare row with r = t.
 
         All processes must make the same network calls; what comes of a spare row is thrown away.
         """
-        rows = (self.r < self.t).reshape(len(self.t), -1).any(dim=1).nonzero().flatten()
-        return rows if len(rows) or not self.elsewhere else rows.new_zeros(1)
+        here = self.here
+        return self._rows((here.r < here.t).reshape(len(here.t), -1).any(dim=1), spare=self.elsewhere)
+
+    def resting(self) -> Tensor:
+        """The rows `[K]` with r = t; if there are none, one spare row, so that all processes make the same calls."""
+        here = self.here
+        return self._rows(here.r == here.t, spare=True)
+
+    def _rows(self, mask: Tensor, spare: bool) -> Tensor:
+        """The rows where `mask`, which is on the CPU, is true, on the device of the times; or a spare one."""
+        rows = mask.nonzero().flatten()
+        return sent(rows if len(rows) or not spare else rows.new_zeros(1), self.t.device)
 
 
 def draw_pairs(draw: Draw, config: BranchesConfig, times: TimesConfig) -> Pairs:
@@ -48,9 +74,9 @@ def draw_pairs(draw: Draw, config: BranchesConfig, times: TimesConfig) -> Pairs:
     follow that order too (Draw.split): those with r = t come first.
     """
     if times.distribution == "uniform":
-        two = draw.uniform("pair", (2,))
+        two = draw.here.uniform("pair", (2,))
     else:
-        two = torch.sigmoid(times.mean + times.std * draw.normal("pair", (2,)))
+        two = torch.sigmoid(times.mean + times.std * draw.here.normal("pair", (2,)))
     r, t = torch.aminmax(two, dim=1)
     offset, order = draw.shared("branches").random(), draw.order()
     edges = torch.tensor([config.diffusion, config.diffusion + config.consistency], dtype=torch.float64)
@@ -59,13 +85,13 @@ def draw_pairs(draw: Draw, config: BranchesConfig, times: TimesConfig) -> Pairs:
         places = torch.from_numpy(order[np.asarray(rows, dtype=np.int64)]).to(torch.float64)
         return torch.bucketize((places + offset) / draw.total, edges, right=True)
 
-    branch = branches(draw.rows).to(t.device)
+    branch = branches(draw.rows)
     elsewhere = len(draw.peers) > draw.count and bool(branches(draw.peers).any())
     r = torch.where(branch == 0, t, torch.where(branch == 1, torch.zeros_like(r), r))
-    return Pairs(shifted(t, times.shift), shifted(r, times.shift), branch, elsewhere)
+    return Pairs(shifted(t, times.shift), shifted(r, times.shift), branch, elsewhere).on(draw.device)
 
 
-def per_branch(losses: Tensor, branch: Tensor) -> dict[str, Tensor]:
-    """Of per-sample `losses` `[B]` those of each branch, to log; there may be none."""
-    losses = losses.detach()
-    return {name: losses[branch == i] for i, name in enumerate(BRANCHES)}
+def per_branch(losses: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+    """Of per-sample `losses` `[B]` those of each branch of `pairs`, to log; there may be none."""
+    losses, branch = losses.detach(), pairs.here.branch
+    return {name: losses[rows_where(branch == i, losses.device)] for i, name in enumerate(BRANCHES)}

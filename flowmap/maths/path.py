@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowmap.maths.devices import sent
 from flowmap.maths.draw import Draw
 from flowmap.schema.settings import TimesConfig
 
@@ -32,7 +33,8 @@ def shifted(a: Tensor, s: float) -> Tensor:
 def grid(steps: int, shift: float = 1.0, device: torch.device | None = None) -> Tensor:
     """The `steps + 1` times from 1 to 0 of a sampling grid, t_k = shift(1 - k / steps), in float32."""
     even = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-    return shifted(even, shift).to(device=device, dtype=torch.float32)
+    times = shifted(even, shift).to(torch.float32)
+    return times if device is None else sent(times, device)
 
 
 def draw_times(draw: Draw, config: TimesConfig, name: str = "times") -> Tensor:

@@ -6,7 +6,7 @@ the derivative of the student's average velocity along that movement.
 
 A row with r < t is said to move; at r = t nothing does, and most of what is computed of moving rows is not needed. All
 processes must make the same network calls, though, so that one without such a row adds a *spare row*: any row, whose
-result is thrown away (`Pairs.moving`, `resting`).
+result is thrown away (`Pairs.moving`, `Pairs.resting`).
 """
 
 from __future__ import annotations
@@ -66,10 +66,9 @@ class Points:
 
         A spare row among them, which has r = t, keeps its velocity.
         """
-        moves = (self.r < self.t)[rows]
-        v = self.v.clone()
-        v[rows[moves]] = values[moves].to(v)
-        return v
+        # No row is picked by a mask: how many there are is known to the program before its accelerator comes so far.
+        moves = like(self.r < self.t, self.v)[rows]
+        return self.v.index_copy(0, rows, torch.where(moves, values.to(self.v), self.v[rows]))
 
 
 def drop_condition(draw: Draw, batch: Batch, probability: float) -> tuple[Batch, Tensor]:
@@ -135,12 +134,6 @@ def velocity_at(
         guided = cfg_scale * part.v + (1 - cfg_scale) * scene.flow_map("student").velocity(x, t, part.null)
         v = torch.where(like(part.dropped, x), part.v, guided)
     return v if rows is None else at.v.index_copy(0, rows, v.to(at.v))
-
-
-def resting(pairs: Pairs) -> Tensor:
-    """The rows `[K]` with r = t; if there are none, one spare row, so that all processes make the same calls."""
-    rows = (pairs.r == pairs.t).nonzero().flatten()
-    return rows if len(rows) else rows.new_zeros(1)
 
 
 def along_path(student: FlowMap, at: Points, config: TangentConfig) -> Tensor:

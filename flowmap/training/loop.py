@@ -3,63 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
-import resource
-import sys
-import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, final
+from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Loss, Role, Scene, Turn, World
+from flowmap.interfaces import Loss, Role, Scene, Taken, Turn, World, always
 from flowmap.maths.draw import Draw
 from flowmap.recipe.derivatives import tangents
 from flowmap.recipe.tables import OptimizerConfig
 from flowmap.training.ema import update_average
 from flowmap.training.ledger import Ledger
-from flowmap.training.processes import Processes
+from flowmap.training.memory import reset_peak_memory
+from flowmap.training.records import Guard, Records, StepRecord, Turned
 from flowmap.training.sharding import local, whole
 from flowmap.training.stage import Stage
 from flowmap.training.tangent_error import TangentError
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step did; a line of `steps.jsonl`, but for the `doubts`: what the user should hear, if anything.
-
-    `step` counts finished steps, from 1. `losses` and `raw` are per branch, `norms` (gradient norm before
-    clipping) and `lr` per trained role, `calls` and `backwards` as in the ledger: calls are those of one
-    process (all make the same), samples those of all. `peak_bytes` is the most memory that a process (or its
-    accelerator) has held since the stage began.
-    """
-
-    step: int
-    losses: dict[str, float]
-    raw: dict[str, float]
-    norms: dict[str, float]
-    lr: dict[str, float]
-    calls: dict[str, dict[str, int]]
-    backwards: int
-    seconds: float
-    peak_bytes: int
-    doubts: tuple[str, ...] = ()
-
-    def line(self) -> dict[str, Any]:
-        """The record as a JSON object."""
-        return {name: value for name, value in asdict(self).items() if name != "doubts"}
-
-
-class NonFiniteError(FlowmapError):
-    """A loss or a gradient that is NaN or infinite; the step was not applied."""
-
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"step {step}: {what}. The step was not applied.", code=1)
-        self.step = step
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -71,9 +33,12 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * min(warm, cool)
 
 
-def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
+def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0) -> Generator[StepRecord, None, None]:
     """Train `stage` from `done` finished steps to its end, one record a step, the same in all processes.
 
+    Steps are read, and their records yielded, about every so many `seconds`, after the steps (from 1) that are `due`,
+    and after the last. Those between wait for no accelerator; what is wrong with one of them is found out later, and
+    no parameter changes until then.
     Raises NonFiniteError before a non-finite loss or gradient touches any parameter.
     """
     ledger = Ledger()
@@ -82,13 +47,12 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
     steps = stage.plan.stage.steps
     taken = [sum(map(turn.taken, range(done))) for turn in turns]
     error = _tangent_error(stage, ledger)
+    records, guard = Records(stage.processes, seconds), None
     reset_peak_memory(stage.processes.device)
     for step in range(done, steps):
-        begin = time.perf_counter()
-        losses: dict[str, float] = {}
-        raw: dict[str, float] = {}
-        norms: dict[str, float] = {}
+        now = records.begin(step + 1) or due(step + 1) or step + 1 == steps
         rates: dict[str, float] = {}
+        branches: set[str] = set()
         for index, turn in enumerate(turns):
             if not turn.taken(step):
                 continue
@@ -99,22 +63,21 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
                 group["lr"] = rates[turn.role]
             parts = Parts(stage, roles, step, f"{index}-{turn.role}")
             with error.measuring(taken[index]):
-                norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
+                made = _take_turn(stage, turn, parts, ledger, branches)
+            records.add(made)
+            if now and (wrong := records.read()):
+                yield from records.told(before=wrong.step)
+                raise wrong
+            if not now:
+                guard = guard or Guard(list(stage.optimizers.values()), stage.processes)
+                guard.see(made)
             optimizer.step()
             if turn.role == "student":
                 update_average(stage.roles["student"], stage.plan.stage.ema, step)
         measured, doubts = error.take()
-        yield StepRecord(
-            step=step + 1,
-            losses=losses,
-            raw=raw | measured,
-            norms=norms,
-            lr=rates,
-            **_of_all(ledger.take(), stage.processes),
-            seconds=time.perf_counter() - begin,
-            peak_bytes=int(stage.processes.most(peak_memory(stage.processes.device))),
-            doubts=doubts,
-        )
+        records.end(lr=rates, measured=measured, doubts=doubts, **ledger.take())
+        if now:
+            yield from records.told()
 
 
 def _tangent_error(stage: Stage, ledger: Ledger) -> TangentError:
@@ -123,15 +86,6 @@ def _tangent_error(stage: Stage, ledger: Ledger) -> TangentError:
     places = tangents(config.objective, recipe.facts(config))
     mixed = recipe.compute.precision == "bf16"
     return TangentError(places, f"stages.{config.name}.objective", mixed, stage.processes, ledger)
-
-
-def _of_all(counted: dict[str, Any], processes: Processes) -> dict[str, Any]:
-    """What the ledger `counted`, with the samples of all processes."""
-    places = [(role, key) for role, calls in counted["calls"].items() for key in calls if key.endswith("_samples")]
-    totals = processes.total([counted["calls"][role][key] for role, key in places])
-    for (role, key), total in zip(places, totals, strict=True):
-        counted["calls"][role][key] = int(total) // processes.sequence
-    return counted
 
 
 @final
@@ -157,14 +111,13 @@ class Parts:
         backbone, data = self._stage.backbone, self._stage.data
         world = World(self._stage.processes.shares, self._stage.processes.sharers())
         for draw in self._draws:
-            batch = backbone.encode(data.batch(draw.child("data")), draw.child("encoding"))
+            samples = data.batch(draw.here.child("data")).to(draw.device)
+            batch = backbone.encode(samples, draw.child("encoding"))
             yield Scene(self._roles, batch, draw, backbone.chunking(), world)
 
 
-def _take_turn(
-    stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, losses: dict[str, float], raw: dict[str, float]
-) -> float:
-    """Differentiate the turn's losses; log them; return the gradient norm before clipping."""
+def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches: set[str]) -> Turned:
+    """Differentiate the turn's losses, and clip the gradient; `branches` are the names of the step's losses so far."""
     parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     numbers: dict[str, Tensor] = {}
@@ -172,7 +125,7 @@ def _take_turn(
     for scene in parts:
         seen: set[str] = set()
         for loss in turn.losses(scene):
-            if loss.branch in seen or loss.branch in losses:
+            if loss.branch in seen or loss.branch in branches:
                 why = f"two losses of one step are called '{loss.branch}', and only one could be logged"
                 raise FlowmapError(
                     f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1
@@ -185,25 +138,18 @@ def _take_turn(
             for name, found in loss.raw.items():
                 total, count = details.get(f"{loss.branch}/{name}", (torch.zeros_like(value), 0))
                 details[f"{loss.branch}/{name}"] = (total + found.sum(), count + found.numel())
+    branches.update(numbers)
     limit = stage.plan.stage.clip
     norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
-    # One transfer for all numbers of the turn: on an accelerator each would be a synchronisation.
-    sums = [*numbers.values(), *(total for total, _ in details.values())]
-    *values, size = torch.stack([v.double() for v in (*sums, norm)]).tolist()
-    counts = [count for _, count in details.values()]
-    summed = stage.processes.total([*values, *counts])
-    several = len(parts) * stage.processes.number
-    losses |= {name: value / several for name, value in zip(numbers, summed, strict=False)}
-    means = zip(details, summed[len(numbers) :], summed[len(values) :], strict=False)
-    raw |= {name: total / count for name, total, count in means if count}
-    for branch in numbers:
-        if not math.isfinite(losses[branch]):
-            why = f"the loss of branch '{branch}' of role '{turn.role}' is {losses[branch]}"
-            raise NonFiniteError(parts.step + 1, why)
-    if not math.isfinite(size):
-        culprit = _branch_of_bad_gradient(stage, turn, parts)
-        raise NonFiniteError(parts.step + 1, f"the gradient of branch '{culprit}' of role '{turn.role}' is {size}")
-    return float(size)
+    sums = [*numbers.values(), *(total for total, _ in details.values()), norm]
+    return Turned(
+        turn.role,
+        len(parts),
+        tuple(numbers),
+        {name: count for name, (_, count) in details.items()},
+        torch.stack([value.double() for value in sums]),
+        partial(_branch_of_bad_gradient, stage, turn, parts),
+    )
 
 
 def _share(loss: Loss, parts: Parts) -> Tensor:
@@ -222,28 +168,3 @@ def _branch_of_bad_gradient(stage: Stage, turn: Turn, parts: Parts) -> str:
             if stage.processes.most(bad):
                 return loss.branch
     return "all together"
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring peak memory afresh, where the system allows it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-        except OSError:
-            pass  # not permitted here: the peak then counts from the start of the process
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes since the last reset: allocated on the accelerator, or resident in this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform == "linux":
-        # Not getrusage: its peak is that of whoever started this process, and is never reset.
-        status = Path("/proc/self/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -11,7 +11,7 @@ from flowmap.files.folder import writing
 from flowmap.phases import each
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.step_length import NAME as TANGENT_ERROR
-from flowmap.training.loop import StepRecord
+from flowmap.training.records import StepRecord
 
 _TRACK_EVERY = 10
 

@@ -21,8 +21,9 @@ from flowmap.recipe.layout import LOCK, StagePlan
 from flowmap.training.changes import begun, refuse_changes
 from flowmap.training.checkpoint import prune, restore, save
 from flowmap.training.journal import STEPS, Seal, begin, read_steps
-from flowmap.training.loop import NonFiniteError, StepRecord, run_stage
+from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
+from flowmap.training.records import NonFiniteError, StepRecord
 from flowmap.training.rewinds import collapsed, lowered, rewind, watchdog_of
 from flowmap.training.stage import Stage, open_stage
 from flowmap.training.tracking import tracking
@@ -30,6 +31,8 @@ from flowmap.training.verify import clean, verify
 from flowmap.training.watchdog import CollapseError, watched
 
 _log = logging.getLogger("flowmap.training")
+
+_PAUSE_SECONDS = 1.0  # between two readings of an accelerator, which wait for it; a signal is heard at such a moment
 
 
 class Watcher(Protocol):
@@ -125,8 +128,10 @@ def _steps(
     rhythm = plan.recipe.checkpoints
     watchdog = watchdog_of(plan, lambda: read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
+    pause = 0.0 if processes.device.type == "cpu" else _PAUSE_SECONDS
+    stepping = run_stage(stage, done, lambda step: step % rhythm.every == 0, pause)
     try:
-        with _said_once(), tracking(plan, processes.first, done) as track, closing(run_stage(stage, done)) as records:
+        with _said_once(), tracking(plan, processes.first, done) as track, closing(stepping) as records:
             for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
                     line = record.line()
@@ -136,6 +141,8 @@ def _steps(
                         _log.warning("%s, step %d: %s", plan.stage.name, record.step, doubt)
                 watcher.step(record)
                 track(record)
+                if not record.newest:
+                    continue
                 # A signal need not reach all processes at the same step.
                 stop = int(processes.most(interruption.noted or 0))
                 if record.step % rhythm.every == 0 or record.step == plan.stage.steps or stop:

@@ -15,7 +15,7 @@ from typing import Protocol, final
 
 from flowmap.errors import FlowmapError
 from flowmap.recipe.tables import WatchdogConfig
-from flowmap.training.loop import StepRecord
+from flowmap.training.records import StepRecord
 
 SAMPLES = ("samples", "samples_squared")
 DATA = ("data", "data_squared")

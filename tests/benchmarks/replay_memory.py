@@ -15,7 +15,7 @@ from flowmap_samplers.samplers import FlowMapEuler
 from flowmap.interfaces import as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.networks.rollout import rollout
-from flowmap.training.loop import peak_memory, reset_peak_memory
+from flowmap.training.memory import peak_memory, reset_peak_memory
 from tests.benchmarks.wan import Ours, Shape
 
 SHAPE = Shape(6, 4, 32, 512, 64, 64, (21, 16, 16, 24), 32, 16, (1, 3, 3, 3, 3, 3, 3, 2))

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowmap.training.loop import peak_memory, reset_peak_memory
+from flowmap.training.memory import peak_memory, reset_peak_memory
 from flowmap.training.precision import compute_in
 from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Trainer
 

@@ -295,7 +295,8 @@ def test_the_shift_is_applied_after_the_branches() -> None:
 
 
 def test_losses_are_logged_with_their_branch() -> None:
-    found = per_branch(torch.tensor([1.0, 5.0, 2.0, 6.0]), torch.tensor([0, 2, 0, 2]))
+    t = torch.ones(4)
+    found = per_branch(torch.tensor([1.0, 5.0, 2.0, 6.0]), Pairs(t, t, torch.tensor([0, 2, 0, 2])))
     assert tuple(found) == BRANCHES == ("diffusion", "consistency", "free")
     assert {name: losses.tolist() for name, losses in found.items()} == {
         "diffusion": [1.0, 2.0],

@@ -16,8 +16,9 @@ from flowmap.recipe.layout import make_plan
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.ledger import Ledger
-from flowmap.training.loop import StepRecord, run_stage
+from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
+from flowmap.training.records import StepRecord
 from flowmap.training.stage import open_stage
 
 from .support import exact_role

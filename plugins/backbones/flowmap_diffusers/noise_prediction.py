@@ -50,7 +50,12 @@ FREQUENCY = max(
 
 def step_of(t: Tensor) -> Tensor:
     """tau `[B]` in [0, 999] of times `[B]`; see the module."""
-    noisiness, table = t.clamp(TIMES[0], TIMES[-1]).logit(), t.new_tensor(NOISINESS)
+    import torch
+
+    from flowmap.maths.devices import sent
+
+    noisiness = t.clamp(TIMES[0], TIMES[-1]).logit()
+    table = sent(torch.tensor(NOISINESS, dtype=t.dtype), t.device)
     low = (noisiness.detach()[:, None] >= table).sum(dim=1).sub(1).clamp(0, len(NOISINESS) - 2)
     return low + (noisiness - table[low]) / (table[low + 1] - table[low])
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from flowmap.maths.devices import sent
+
 Positions = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 """Frames, rows and columns of a box of tokens."""
 
@@ -46,7 +48,7 @@ def turn(positions: Positions, head_dim: int, device: torch.device, theta: float
         view[axis] = len(places)
         parts.append(angles.reshape(*view, -1).expand(*shape, -1))
     whole = torch.cat(parts, dim=-1).flatten(0, 2)
-    return torch.polar(torch.ones_like(whole), whole).to(device=device, dtype=torch.complex64)
+    return sent(torch.polar(torch.ones_like(whole), whole).to(torch.complex64), device)
 
 
 def joined(turns: list[Turn]) -> Turn:

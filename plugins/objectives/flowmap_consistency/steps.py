@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, FlowMap, Scene
+from flowmap.maths.devices import sent
 from flowmap.maths.distances import pseudo_huber, squared
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import draw_times, grid, like, shifted
@@ -29,19 +30,19 @@ _LEAST = 1e-12  # in place of a 0 below a 0, which stands for 0
 
 
 def draw_start(draw: Draw, config: DiscreteConfig, earliest: float = 0.0) -> Tensor:
-    """The time t >= `earliest` of each sample, `[B]`."""
+    """The time t >= `earliest` of each sample, `[B]`, on the device of the draw."""
     if config.schedule == "improved":
         return late_times(draw, config.times, max(earliest, _EARLIEST))
-    times = grid(config.points, config.shift, device=draw.device)
+    times = grid(config.points, config.shift)
     starts = int((times[:-1] >= earliest).sum())
-    return times[(draw.uniform("point") * starts).long()]
+    return sent(times[(draw.here.uniform("point") * starts).long()], draw.device)
 
 
 def step_back(t: Tensor, config: DiscreteConfig, step: int) -> Tensor:
     """The time s < t that belongs to each `t` `[B]` at this step of the training."""
     if config.schedule == "improved":
         return improved(t, config.start_stage + step // config.double_every, config.mapping)
-    rising = grid(config.points, config.shift, device=t.device).flip(0)
+    rising = grid(config.points, config.shift, t.device).flip(0)
     return rising[torch.searchsorted(rising, t) - 1]
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Loss, Scene, StudentObjective
+from flowmap.maths.devices import rows_where, sent
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import like, noised
 from flowmap.networks.points import drop_condition
@@ -30,9 +31,9 @@ from flowmap_consistency.steps import Step, distances, draw_start, joined, step_
 
 
 def at_boundary(draw: Draw, share: float) -> Tensor:
-    """Which samples `[B]` (bool) stand at the boundary: `share` of the global batch, to within one sample."""
+    """Which samples `[B]` (bool, on the CPU) stand at the boundary: `share` of the global batch, to one sample."""
     places = (draw.order()[np.asarray(draw.rows, dtype=np.int64)] + draw.shared("boundary").random()) / draw.total
-    return torch.from_numpy(places < share).to(draw.device)
+    return torch.from_numpy(places < share)
 
 
 @final
@@ -51,7 +52,8 @@ class TruncatedConsistency(StudentObjective):
         config, draw = self._config, scene.draw
         batch, _ = drop_condition(draw, scene.forced(), config.drop_condition)
         role, student, first = scene.roles["student"], scene.flow_map("student"), scene.flow_map("first")
-        edge = at_boundary(draw, config.boundary_share)
+        known = at_boundary(draw, config.boundary_share)
+        edge = sent(known, draw.device)
         t = torch.where(edge, config.boundary, draw_start(draw, config, config.boundary))
         s = step_back(t, config, draw.step)
         noise = draw.normal("noise", batch.x0.shape[1:])
@@ -69,5 +71,9 @@ class TruncatedConsistency(StudentObjective):
         # So that the mean over all samples is the mean over each kind.
         share, edge_weight = config.boundary_share, config.boundary_weight
         weight = weights(config, t, s) * torch.where(edge, edge_weight / share, 1 / (1 - share))
-        kept = raw.detach()
-        yield Loss("tcm", (weight * raw).mean(), {"interior": kept[~edge], "boundary": kept[edge]})
+        interior, boundary = (raw.detach()[rows_where(rows, draw.device)] for rows in (~known, known))
+        yield Loss(
+            "tcm",
+            (weight * raw).mean(),
+            {"interior": interior, "boundary": boundary},
+        )

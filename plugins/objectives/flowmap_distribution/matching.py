@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Loss, Objective, Scene, Taken, Turn, always
+from flowmap.maths.devices import sent
 from flowmap.maths.distances import squared
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import like, noised, shifted
@@ -38,8 +39,8 @@ def moments(x: Tensor, real: Tensor, draw: Draw) -> dict[str, Tensor]:
     whose share of the data's is a sign of a collapse (`flowmap.training.watchdog`). Of real samples the first frames
     count.
     """
-    dice = torch.Generator(x.device).manual_seed(int(draw.shared("direction").integers(2**31)))
-    direction = torch.randn(x[0].numel(), generator=dice, device=x.device) / x[0].numel() ** 0.5
+    dice = torch.Generator().manual_seed(int(draw.shared("direction").integers(2**31)))
+    direction = sent(torch.randn(x[0].numel(), generator=dice) / x[0].numel() ** 0.5, x.device)
     along = x.detach().flatten(1).float() @ direction
     of_data = real[:, : x.shape[1]].flatten(1).float() @ direction
     return {SAMPLES[0]: along, SAMPLES[1]: along**2, DATA[0]: of_data, DATA[1]: of_data**2}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Chunking, Cond, Sampler, Scene, Velocity, Window
+from flowmap.maths.devices import sent
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid, noised
 from flowmap.networks.rollout import rollout
@@ -36,7 +37,7 @@ class Rollout:
     def __call__(self, scene: Scene) -> Batch:
         """The samples, as their scores see them."""
         draw, batch, chunking = scene.draw, scene.batch, scene.chunking
-        times = self.times(draw).to(draw.device)
+        times = sent(self.times(draw.here), draw.device)
         start = draw.normal("start noise", batch.x0.shape[1:])
         window = Window(0, start.shape[1])
         if self.score == "forced":
@@ -116,8 +117,8 @@ class Denoised:
         draw, batch, chunking = scene.draw, scene.batch, scene.chunking
         window = chunking.window(batch.x0.shape[1], draw.child("context"))
         view = chunking.forced(batch, window)
-        times = grid(self.steps, self.shift, draw.device)
-        t = times[chunk_indices(draw, chunking, window, batch.x0.shape[1], self.steps)]
+        index = chunk_indices(draw, chunking, window, batch.x0.shape[1], self.steps)
+        t = sent(grid(self.steps, self.shift)[index], draw.device)
         x_t = noised(view.x0, draw.normal("start noise", view.x0.shape[1:]), t)
         x0 = scene.flow_map("student").jump(x_t, t, torch.zeros_like(t), view.cond)
         before, after = batch.x0[:, : window.start], batch.x0[:, window.stop :]
@@ -129,7 +130,7 @@ class Denoised:
 def chunk_indices(draw: Draw, chunking: Chunking, window: Window, frames: int, count: int) -> Tensor:
     """For each sample and chunk in `window` one of the numbers 0 ... `count` - 1.
 
-    `[B, F]` over the window's frames, the same within a chunk, or `[B]` if it has one chunk only.
+    `[B, F]` over the window's frames, the same within a chunk, or `[B]` if it has one chunk only; on the CPU.
     """
     sizes, left = [], window.stop - window.start
     for size in chunking.sizes(frames, window.start):
@@ -138,6 +139,6 @@ def chunk_indices(draw: Draw, chunking: Chunking, window: Window, frames: int, c
         sizes.append(size)
         left -= size
     if len(sizes) == 1:
-        return (draw.uniform("chunk time") * count).long()
-    index = (draw.uniform("chunk time", (len(sizes),)) * count).long()
-    return index.repeat_interleave(torch.tensor(sizes, device=index.device), dim=1)
+        return (draw.here.uniform("chunk time") * count).long()
+    index = (draw.here.uniform("chunk time", (len(sizes),)) * count).long()
+    return index.repeat_interleave(torch.tensor(sizes), dim=1)

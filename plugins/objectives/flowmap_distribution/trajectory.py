@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Loss, Scene, StudentObjective
+from flowmap.maths.devices import sent
 from flowmap.maths.distances import squared
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedCond
@@ -42,8 +43,8 @@ class Trajectory(StudentObjective):
         window = chunking.window(frames, draw.child("context"))
         view = chunking.forced(replace(scene.batch, x0=points[-1]), window)
         index = chunk_indices(draw, chunking, window, frames, self._config.steps)
-        t = grid(self._config.steps, self._config.shift, draw.device)[index]
-        x_t = picked(points[:-1, :, window.start : window.stop], index)
+        t = sent(grid(self._config.steps, self._config.shift)[index], draw.device)
+        x_t = picked(points[:-1, :, window.start : window.stop], sent(index, draw.device))
         predicted = scene.flow_map("student").jump(x_t, t, torch.zeros_like(t), view.cond)
         losses = squared(predicted, view.x0)
         yield Loss("trajectory", losses.mean())

@@ -41,7 +41,7 @@ class DiscreteFlowMap(StudentObjective):
         if len(rows):
             target = at.replaced(rows, self._by_the_teacher(scene, at.take(rows)))
         raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
-        yield Loss("discrete_flow_map", raw.mean(), per_branch(raw, pairs.branch))
+        yield Loss("discrete_flow_map", raw.mean(), per_branch(raw, pairs))
 
     @torch.no_grad()
     def _by_the_teacher(self, scene: Scene, at: Points) -> Tensor:

@@ -46,4 +46,4 @@ class Eulerian(StudentObjective):
         g = u.detach() - at.v + k * along_path(student, at, config.tangent)
         pull = normalized(g, config.constant) if config.normalize else g
         loss = squared(u, u.detach() - pull).mean()
-        yield Loss("eulerian", loss, per_branch(g.square().flatten(1).mean(1), pairs.branch))
+        yield Loss("eulerian", loss, per_branch(g.square().flatten(1).mean(1), pairs))

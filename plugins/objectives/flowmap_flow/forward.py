@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Loss, Scene, StudentObjective
+from flowmap.maths.devices import rows_where, sent
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import Pairs, draw_pairs, per_branch
 from flowmap.maths.path import draw_times, like, noised, shifted
@@ -39,11 +40,11 @@ def _weight_table(name: str, shift: float) -> tuple[Tensor, Tensor]:
 
 
 def loss_weight(name: str, t: Tensor, shift: float) -> Tensor:
-    """The weight of shifted times `t` (any shape): that of the nearest grid point."""
+    """The weight of shifted times `t` (any shape), which are on the CPU: that of the nearest grid point."""
     if name == "uniform":
         return torch.ones_like(t)
     points, weights = _weight_table(name, shift)
-    times = t.double().cpu()
+    times = t.double()
     above = torch.searchsorted(points, times).clamp(1, len(points) - 1)
     nearest = torch.where(times - points[above - 1] <= points[above] - times, above - 1, above)
     return weights[nearest].to(t)
@@ -113,11 +114,11 @@ class ForwardFlowMap(StudentObjective):
         if null:
             u = unguided(u, null[0], w)
         raw = squared(u, target)
-        weight = loss_weight(config.weight, t, config.shift)
+        weight = sent(loss_weight(config.weight, pairs.here.t, config.shift), raw.device)
         losses = raw * (weight.mean(1) if weight.ndim == 2 else weight)
         if config.rebalance:
             losses = losses * self._balance(losses.detach(), pairs, scene)
-        return Loss("flow_map", losses.mean(), per_branch(raw, pairs.branch))
+        return Loss("flow_map", losses.mean(), per_branch(raw, pairs))
 
     def _balance(self, losses: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
         """What brings each r < t loss to the mean r = t loss of the global batch; 1 on the r = t samples.
@@ -125,5 +126,6 @@ class ForwardFlowMap(StudentObjective):
         Micro-batches have the r = t samples first, so their mean is known when the first r < t sample needs it.
         """
         diffusion = pairs.branch == 0
-        total = scene.world.total("r = t", torch.stack([losses[diffusion].sum(), diffusion.sum().to(losses)]))
+        rows = rows_where(pairs.here.branch == 0, losses.device)
+        total = scene.world.total("r = t", torch.stack([losses[rows].sum(), diffusion.sum().to(losses)]))
         return torch.where(diffusion, torch.ones_like(losses), total[0] / total[1] / (losses + _REBALANCE_FLOOR))

@@ -51,4 +51,4 @@ class Lagrangian(StudentObjective):
         arrived = at.x - gap * u.detach()
         v = velocity_at(scene, at, arrived, at.r, config.velocity, config.cfg_scale)
         raw = squared(speed, v)
-        yield Loss("lagrangian", raw.mean(), per_branch(raw, pairs.branch))
+        yield Loss("lagrangian", raw.mean(), per_branch(raw, pairs))

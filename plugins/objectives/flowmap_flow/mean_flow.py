@@ -44,4 +44,4 @@ class MeanFlow(StudentObjective):
         target = at.v - along_path(student, at, config.tangent)
         raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
         weight = adaptive(raw, elements(at.x), config.power, config.constant)
-        yield Loss("mean_flow", (weight * raw).mean(), per_branch(raw, pairs.branch))
+        yield Loss("mean_flow", (weight * raw).mean(), per_branch(raw, pairs))

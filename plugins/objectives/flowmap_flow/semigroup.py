@@ -17,7 +17,7 @@ from flowmap.interfaces import FlowMap, Loss, Scene, StudentObjective
 from flowmap.maths.distances import squared
 from flowmap.maths.pairs import draw_pairs, per_branch
 from flowmap.maths.path import like
-from flowmap.networks.points import Points, on_path, resting
+from flowmap.networks.points import Points, on_path
 from flowmap_flow.composed_configs import SemigroupConfig
 
 
@@ -39,7 +39,7 @@ def semigroup_loss(scene: Scene, at: Points, s: Tensor, name: str) -> Loss:
         with torch.no_grad(), scene.roles["student"].averaged():
             target = at.replaced(rows, by_way_of(student, at.take(rows), s[rows]))
     raw = squared(student.mean_velocity(at.x, at.t, at.r, at.cond), target)
-    return Loss(name, raw.mean(), per_branch(raw, at.pairs.branch))
+    return Loss(name, raw.mean(), per_branch(raw, at.pairs))
 
 
 @final
@@ -63,7 +63,7 @@ class Semigroup(StudentObjective):
         config = self.config
         pairs = draw_pairs(scene.draw, config.branches, config.times)
         drop = config.drop_condition if config.velocity == "data" else 0.0
-        at = on_path(scene, pairs, config.velocity, config.cfg_scale, drop, rows=resting(pairs))
+        at = on_path(scene, pairs, config.velocity, config.cfg_scale, drop, rows=pairs.resting())
         share = scene.draw.uniform("middle") if config.middle == "uniform" else 0.5
         s = torch.clamp(at.r + share * (at.t - at.r), min=at.r, max=at.t)
         yield semigroup_loss(scene, at, s, "semigroup")

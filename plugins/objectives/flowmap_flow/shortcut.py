@@ -15,7 +15,7 @@ import torch
 from flowmap.interfaces import Loss, Scene, StudentObjective
 from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import Pairs, draw_pairs
-from flowmap.networks.points import on_path, resting
+from flowmap.networks.points import on_path
 from flowmap.schema.settings import BranchesConfig, uniform_times
 from flowmap_flow.composed_configs import ShortcutConfig
 from flowmap_flow.semigroup import semigroup_loss
@@ -26,14 +26,15 @@ def dyadic_pairs(draw: Draw, bootstrap: float, levels: int) -> Pairs:
 
     All lengths are as frequent, and so are all places. The others have r = t, a multiple of 2^-levels above 0.
     """
-    pairs = draw_pairs(draw, BranchesConfig(diffusion=1 - bootstrap, consistency=0.0), uniform_times())
+    here = draw.here
+    pairs = draw_pairs(here, BranchesConfig(diffusion=1 - bootstrap, consistency=0.0), uniform_times())
     rests = pairs.branch == 0
-    level = torch.where(rests, levels, (draw.uniform("length") * levels).floor())
+    level = torch.where(rests, levels, (here.uniform("length") * levels).floor())
     parts = 2**level
-    place = (draw.uniform("place") * parts).floor()
+    place = (here.uniform("place") * parts).floor()
     t = (place + 1) / parts
     r = torch.where(rests, t, place / parts)
-    return Pairs(t, r, torch.where(r == 0, 1, pairs.branch), pairs.elsewhere)
+    return Pairs(t, r, torch.where(r == 0, 1, pairs.branch), pairs.elsewhere).on(draw.device)
 
 
 @final
@@ -57,5 +58,5 @@ class Shortcut(StudentObjective):
         """See StudentObjective.losses."""
         config = self.config
         pairs = dyadic_pairs(scene.draw, config.bootstrap, config.levels)
-        at = on_path(scene, pairs, "data", config.cfg_scale, config.drop_condition, rows=resting(pairs))
+        at = on_path(scene, pairs, "data", config.cfg_scale, config.drop_condition, rows=pairs.resting())
         yield semigroup_loss(scene, at, 0.5 * (at.t + at.r), "shortcut")

@@ -72,4 +72,4 @@ class Transition(StudentObjective):
             losses = losses + (1 - cosine_similarity(u, target.to(u.dtype), dim=_CHANNELS)).flatten(1).mean(1)
         weight = interval_weight(at.t, at.r, config.sigma_d, config.interval)
         weight = weight / (losses.detach() + config.constant) ** config.power
-        yield Loss("transition", (weight * losses).mean(), per_branch(raw, pairs.branch))
+        yield Loss("transition", (weight * losses).mean(), per_branch(raw, pairs))

@@ -45,7 +45,8 @@ class PixArt(Family):
     def velocity(self, transformer: Any, x: Any, t: Any, cond: Mapping[str, Any], guidance: float) -> Any:
         """See Family.velocity."""
         height, width = (_SIDE * side for side in x.shape[-2:])
-        sides = t.new_tensor([[height, width]]).expand(len(x), -1)
+        sides = t.new_full((len(x), 2), height)
+        sides[:, 1] = width
         size = {"resolution": sides, "aspect_ratio": t.new_full((len(x), 1), height / width)}
 
         def noise(z: Any, tau: Any) -> Any:
