@@ -265,14 +265,14 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
 
 
 def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:
-    from flowmap_metrics.frechet import frechet, moments
+    from flowmap_metrics.frechet import fitted, frechet
 
     teacher = contestant.open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
     reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
     again = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
     assert not torch.equal(reference[:24], again)
-    expected = frechet(*(moments(x.flatten(1).double().numpy()) for x in (again, reference)))
+    expected = frechet(*(fitted(x.flatten(1).double().numpy()) for x in (again, reference)))
     found = {line["floor"] for line in lines(plan) if line["metric"] == "frechet_teacher" and line["seed"] == 0}
     assert list(found) == [pytest.approx(expected, rel=1e-9)]
     assert {line["floor"] for line in lines(plan) if line["metric"] == "semigroup"} == {0.0}
