@@ -183,7 +183,7 @@ def test_a_metric_is_told_what_samples_were_asked_to_show(tmp_path: Path, monkey
 
     monkeypatch.setattr(ModuleBackbone, "condition", asking)
     monkeypatch.setattr(FrechetDistance, "score", scoring)
-    monkeypatch.setattr("flowmap.use.student._MOST_TOGETHER", 8)
+    monkeypatch.setattr("flowmap.networks.batches._MOST_TOGETHER", 8)
     evaluate.evaluate(plan, CPU, lambda text: None)
     assert len(told) == 4
     assert all(torch.equal(prompts, labels) for prompts, labels in told)
@@ -525,7 +525,7 @@ def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch
     for config in plan.recipe.evaluation.contests[1].samplers:  # type: ignore[union-attr]
         whole = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         with monkeypatch.context() as patch:
-            patch.setattr(contestant, "_MOST_TOGETHER", 7)
+            patch.setattr("flowmap.networks.batches._MOST_TOGETHER", 7)
             pieces = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         assert whole.shape == (24, 1, 2)
         assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-6)

@@ -51,9 +51,9 @@ def fitted(vectors: Vectors) -> Gaussian:
 def frechet(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), NaN if a number of them is not finite.
 
-    With C_a = A^T A and C_b = B^T B (B of at most D rows) the trace of the root is the sum of the singular values of A B^T, or of the roots
-    of the eigenvalues of B C_a B^T. The first is exact for singular covariances too, as those of fewer vectors than
-    dimensions are; the second costs less where there are more vectors.
+    With C_a = A^T A and C_b = B^T B (B of at most D rows) the trace of the root is the sum of the singular values of
+    A B^T, or of the roots of the eigenvalues of B C_a B^T. The first is exact for singular covariances too, as those of
+    fewer vectors than dimensions are; the second costs less where there are more vectors.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if not (a.finite() and b.finite()):
