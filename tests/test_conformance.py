@@ -989,8 +989,10 @@ def _metric(
 
 
 def _peeks(evidence: Evidence) -> float:
+    from flowmap.interfaces import NoCond
+
     x = evidence.samples[:2]
-    evidence.network.velocity(x, torch.full((2,), 0.5), evidence.batch.cond)
+    evidence.network.velocity(x, torch.full((2,), 0.5), NoCond())
     return float(x.square().mean())
 
 

@@ -183,7 +183,7 @@ def test_a_metric_is_told_what_samples_were_asked_to_show(tmp_path: Path, monkey
 
     monkeypatch.setattr(ModuleBackbone, "condition", asking)
     monkeypatch.setattr(FrechetDistance, "score", scoring)
-    monkeypatch.setattr("flowmap.use.student._MOST_TOGETHER", 8)
+    monkeypatch.setattr("flowmap.networks.batches._MOST_TOGETHER", 8)
     evaluate.evaluate(plan, CPU, lambda text: None)
     assert len(told) == 4
     assert all(torch.equal(prompts, labels) for prompts, labels in told)
@@ -265,14 +265,14 @@ def test_the_value_is_the_mean_and_the_spread_the_sample_standard_deviation(
 
 
 def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan) -> None:
-    from flowmap_metrics.frechet import frechet, moments
+    from flowmap_metrics.frechet import fitted, frechet
 
     teacher = contestant.open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
     reference = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
     again = evaluate.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
     assert not torch.equal(reference[:24], again)
-    expected = frechet(*(moments(x.flatten(1).double().numpy()) for x in (again, reference)))
+    expected = frechet(*(fitted(x.flatten(1).double().numpy()) for x in (again, reference)))
     found = {line["floor"] for line in lines(plan) if line["metric"] == "frechet_teacher" and line["seed"] == 0}
     assert list(found) == [pytest.approx(expected, rel=1e-9)]
     assert {line["floor"] for line in lines(plan) if line["metric"] == "semigroup"} == {0.0}
@@ -525,7 +525,7 @@ def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch
     for config in plan.recipe.evaluation.contests[1].samplers:  # type: ignore[union-attr]
         whole = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         with monkeypatch.context() as patch:
-            patch.setattr(contestant, "_MOST_TOGETHER", 7)
+            patch.setattr("flowmap.networks.batches._MOST_TOGETHER", 7)
             pieces = contestant.generate(who, config, 3, 1.0, who.draw("x", 0, 24))
         assert whole.shape == (24, 1, 2)
         assert torch.allclose(pieces, whole, rtol=1e-5, atol=1e-6)

@@ -11,18 +11,21 @@ from typing import Any
 
 import pytest
 import torch
+from flowmap_samplers.configs import EulerConfig
 from flowmap_samplers.samplers import Euler, Heun
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Batch, Chunking, Cond, OneChunk, Velocity
+from flowmap.interfaces import Backbone, Batch, Chunking, Cond, OneChunk, Samples, Velocity
+from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond, guided_velocity
 from flowmap.networks.rollout import rollout
 from flowmap.recipe.layout import Plan, make_plan
 from flowmap.recipe.read import read
 from flowmap.use import evaluate as module
-from flowmap.use.student import generate, held_out_start, open_contestant
+from flowmap.use.real import HeldOut, encoded
+from flowmap.use.student import generate, open_contestant
 
 from .video_runs import digits_run
 from .wan.support import CHANNELS, bidirectional, causal, draw, error, noise, student, text
@@ -268,6 +271,70 @@ def test_what_is_given_is_the_beginning_of_held_out_samples(run: Path, tmp_path:
     assert not torch.equal(starts[0].x0, starts[1].x0)
 
 
+def test_held_out_samples_are_encoded_once(
+    run: Path, tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def counting(backbone: Backbone, samples: Samples, draw: Draw) -> Batch:
+        counts.append(len(samples.x))
+        return encoded(backbone, samples, draw)
+
+    monkeypatch.setattr("flowmap.use.real.encoded", counting)
+    asked.run(changed(run, tmp_path, f"{AFTER}, {BOTH}"))
+    assert len([start for start in asked.starts if start is not None]) == 6
+    assert len(counts) == 1
+
+
+def test_prompts_are_read_many_at_a_time_before_anything_is_sampled(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(read(run / "recipe.lock.toml")[0], run.parent)
+    who = open_contestant(plan.find("teacher", 0), "ema", CPU)
+    told: list[str] = []
+    condition, made = who.backbone.condition, rollout
+
+    def asked(prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+        told.append(f"condition {count}")
+        return condition(prompts, count, device)
+
+    def sampled(sampler: Any, network: Any, noise: Tensor, *others: Any, **more: Any) -> Tensor:
+        told.append(f"sample {len(noise)}")
+        return made(sampler, network, noise, *others, **more)
+
+    monkeypatch.setattr(who.backbone, "condition", asked)
+    monkeypatch.setattr(who.backbone, "release", lambda: told.append("release"))
+    monkeypatch.setattr("flowmap.use.student.rollout", sampled)
+    drawn = who.draw("x", 0, 7)
+    whole = generate(who, EulerConfig(), 1, 1.0, drawn)
+    assert told == ["condition 7", "release", "sample 7"]
+    told.clear()
+    monkeypatch.setattr("flowmap.use.student._TEXTS_TOGETHER", 5)
+    monkeypatch.setattr("flowmap.networks.batches._MOST_TOGETHER", 2)
+    parts = generate(who, EulerConfig(), 1, 1.0, drawn)
+    assert told == ["condition 4", "release", *["sample 2"] * 2, "condition 3", "release", "sample 2", "sample 1"]
+    assert torch.allclose(parts, whole, atol=1e-5)
+
+
+def test_real_samples_are_encoded_in_parts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = open_contestant(make_plan_of(run), "ema", CPU)
+    samples, draw = who.data.reference("held_out", 10), Draw.whole(0, "x", 0, "encoding", 10)
+    whole, sizes = encoded(who.backbone, samples, draw), list[int]()
+    expected, real = who.backbone.encode(samples, draw), who.backbone.precompute
+
+    def precompute(some: Samples, part: Draw) -> Samples:
+        sizes.append(len(some.x))
+        assert list(part.rows) == list(range(sum(sizes[:-1]), sum(sizes)))
+        return real(some, part)
+
+    monkeypatch.setattr(who.backbone, "precompute", precompute)
+    monkeypatch.setattr("flowmap.use.real._NUMBERS", 4 * samples.x[0].numel())
+    parts = encoded(who.backbone, samples, draw)
+    assert sizes == [4, 4, 2]
+    assert torch.equal(parts.x0, whole.x0)
+    assert torch.equal(parts.x0, expected.x0)
+    both = [who.network.velocity(found.x0[:, :1], torch.full((10,), 0.5), found.cond) for found in (parts, expected)]
+    assert torch.equal(*both)
+
+
 def make_plan_of(run: Path) -> Any:
     return make_plan(read(run / "recipe.lock.toml")[0], run.parent).find("forward", 0)
 
@@ -277,7 +344,7 @@ def test_a_guided_contestant_is_the_loop_by_hand(run: Path) -> None:
     who = open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.contests[0].samplers[0]  # type: ignore[union-attr]
     drawn = who.draw("x", 0, 2)
-    start, _ = held_out_start(who, 1, drawn)
+    start, _ = HeldOut(who).start(1, drawn)
     found = generate(who, sampler, 2, 1.0, drawn, start, SCALE)
     chunking = who.backbone.chunking()
     with torch.no_grad():
@@ -300,4 +367,4 @@ def test_a_flow_map_is_not_guided(run: Path, tmp_path: Path) -> None:
 def test_frames_that_do_not_end_a_chunk_are_refused(run: Path) -> None:
     who = open_contestant(make_plan_of(run), "ema", CPU)
     with pytest.raises(FlowmapError, match=r"2 context frames cannot be given: possible are 1, 3; nearest: 1 or 3$"):
-        held_out_start(who, 2, who.draw("x", 0, 2))
+        HeldOut(who).start(2, who.draw("x", 0, 2))

@@ -23,7 +23,7 @@ from flowmap_metrics import images, inception_weights
 from flowmap_metrics.bases import sets_of
 from flowmap_metrics.classifier import train_classifier
 from flowmap_metrics.configs import FrechetConfig, PixelsConfig
-from flowmap_metrics.frechet import frechet, moments
+from flowmap_metrics.frechet import fitted, frechet
 from flowmap_metrics.image_configs import (
     ClassAccuracyConfig,
     ClipScoreConfig,
@@ -246,9 +246,9 @@ def test_weights_are_looked_for_where_others_keep_them(
 
 
 def test_distances_are_those_of_torch_fidelity_and_torchmetrics() -> None:
-    assert frechet(moments(A), moments(B)) == pytest.approx(0.19785117429783905, rel=1e-9)
-    ours = [torch.from_numpy(part) for pair in (moments(A), moments(B)) for part in pair]
-    assert frechet(moments(A), moments(B)) == pytest.approx(float(_compute_fid(*ours)), rel=1e-9)
+    assert frechet(fitted(A), fitted(B)) == pytest.approx(0.19785117429783905, rel=1e-9)
+    moments = [torch.from_numpy(part) for x in (A, B) for part in (x.mean(axis=0), np.cov(x, rowvar=False))]
+    assert frechet(fitted(A), fitted(B)) == pytest.approx(float(_compute_fid(*moments)), rel=1e-9)
     assert kernel_distance(A[:50], B) == pytest.approx(0.10199468845679593, rel=1e-9)
     with pytest.warns(UserWarning, match="will save all extracted features"):
         theirs = KernelInceptionDistance(feature=nn.Flatten(), subsets=1, subset_size=50).set_dtype(torch.float64)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,21 @@ from flowmap_datasets.shipped import ShippedImages
 from flowmap_gaussian.configs import GaussianConfig, MixtureConfig
 from flowmap_metrics import classifier
 from flowmap_metrics.classifier import train_classifier
-from flowmap_metrics.configs import FrechetFeaturesConfig, FrechetTeacherConfig, SlicedWassersteinConfig
+from flowmap_metrics.configs import (
+    FrechetConfig,
+    FrechetFeaturesConfig,
+    FrechetPixelsConfig,
+    FrechetTeacherConfig,
+    SlicedWassersteinConfig,
+)
 from flowmap_metrics.distances import NearestTrain, Semigroup, SlicedWasserstein
 from flowmap_metrics.features import Pixels
-from flowmap_metrics.frechet import FrechetDistance, frechet, moments
+from flowmap_metrics.frechet import FrechetDistance, Gaussian, fitted, frechet
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, halves, in_parts, parts
 from scipy.linalg import sqrtm
 
 from flowmap.files.shelf import Shelf
-from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Role, Samples, as_flow_map
+from flowmap.interfaces import Batch, Evidence, FlowMap, Metric, NoCond, References, Role, Samples, as_flow_map
 from flowmap.interfaces.endless import EndlessPoints
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import noised
@@ -57,14 +64,16 @@ def test_frechet_of_diagonal_gaussians_is_the_closed_form() -> None:
     mean_a, mean_b = np.array([0.0, 1.0, -2.0]), np.array([0.5, 1.0, 1.0])
     std_a, std_b = np.array([1.0, 2.0, 0.5]), np.array([1.5, 2.0, 3.0])
     expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
-    assert frechet((mean_a, np.diag(std_a**2)), (mean_b, np.diag(std_b**2))) == pytest.approx(expected, rel=1e-12)
+    a, b = Gaussian(mean_a, np.diag(std_a)), Gaussian(mean_b, np.diag(std_b))
+    assert frechet(a, b) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_frechet_of_any_gaussians_agrees_with_a_matrix_square_root(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    a, b = (rng.normal(size=6), spd(rng, 6)), (rng.normal(size=6), spd(rng, 6))
-    by_root = ((a[0] - b[0]) ** 2).sum() + np.trace(a[1] + b[1] - 2 * sqrtm(a[1] @ b[1]).real)
+    (mean_a, mean_b), (cov_a, cov_b) = rng.normal(size=(2, 6)), (spd(rng, 6), spd(rng, 6))
+    by_root = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    a, b = (Gaussian(mean, np.linalg.cholesky(cov).T) for mean, cov in ((mean_a, cov_a), (mean_b, cov_b)))
     assert frechet(a, b) == pytest.approx(by_root, rel=1e-8)
     assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
     assert frechet(a, a) == pytest.approx(0, abs=1e-10)
@@ -74,14 +83,14 @@ def test_frechet_survives_features_that_never_vary() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(50, 4)), rng.normal(size=(50, 4))
     a[:, 1] = b[:, 1] = 0
-    without = frechet(moments(np.delete(a, 1, 1)), moments(np.delete(b, 1, 1)))
-    assert frechet(moments(a), moments(b)) == pytest.approx(without, rel=1e-8)
+    without = frechet(fitted(np.delete(a, 1, 1)), fitted(np.delete(b, 1, 1)))
+    assert frechet(fitted(a), fitted(b)) == pytest.approx(without, rel=1e-8)
 
 
 def test_moments_are_the_unbiased_ones() -> None:
-    mean, cov = moments(np.array([[0.0, 0.0], [2.0, 4.0]]))
-    np.testing.assert_allclose(mean, [1, 2])
-    np.testing.assert_allclose(cov, [[2, 4], [4, 8]])
+    found = fitted(np.array([[0.0, 0.0], [2.0, 4.0]]))
+    np.testing.assert_allclose(found.mean, [1, 2])
+    np.testing.assert_allclose(found.factor.T @ found.factor, [[2, 4], [4, 8]])
 
 
 # --- floors: what a perfect model scores, whatever the number of samples
@@ -245,8 +254,8 @@ def test_features_need_labels(digits: ShippedImages) -> None:
 def test_frechet_features_tell_damage_that_leaves_pixel_moments_alone(digits: ShippedImages) -> None:
     """Samples of the Gaussian with the data's own mean and covariance: perfect to pixels, nonsense to a reader."""
     train, held_out = digits.reference("train", 10**9), digits.reference("held_out", 10**9)
-    mean, cov = moments(train.x.flatten(1).double().numpy())
-    fake = np.random.default_rng(0).multivariate_normal(mean, cov, size=1200)
+    vectors = train.x.flatten(1).double().numpy()
+    fake = np.random.default_rng(0).multivariate_normal(vectors.mean(axis=0), np.cov(vectors, rowvar=False), size=1200)
     samples = torch.from_numpy(fake).float().reshape(-1, 1, 1, 8, 8)
     pixels = FrechetDistance(Pixels(), held_out.x, train.x)
     features = FrechetDistance(train_classifier(train, SHELF), held_out.x, train.x)
@@ -328,6 +337,49 @@ def test_the_semigroup_error_of_a_wrong_map_agrees_with_brute_force() -> None:
     expected = float(torch.stack(squares).mean().sqrt().detach())
     assert expected > 0.01
     assert Semigroup().score(given) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("numbers", [1, 14, 2**19])
+def test_the_semigroup_error_asks_of_so_many_samples_at_a_time(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, role = gaussian_batch(100), gaussian_role(0.3)
+    whole = Semigroup().score(evidence(batch.x0, role, batch))
+    network, seen = as_flow_map(role.network), list[int]()
+    real = type(network).mean_velocity
+
+    def asked(self: FlowMap, x: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.append(len(x))
+        return real(self, x, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(network), "mean_velocity", asked)
+    monkeypatch.setattr("flowmap.networks.batches._NUMBERS_TOGETHER", numbers)
+    assert Semigroup().score(evidence(batch.x0, role, batch)) == pytest.approx(whole, rel=1e-6)
+    assert max(seen) == {1: 1, 14: 7, 2**19: 100}[numbers]
+    assert sum(seen) == 300
+
+
+def test_metrics_in_the_same_features_look_at_samples_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = Draw.whole(0, "x", 0, "y", 40).normal("x", (1, 1, 8, 8))
+    references = References(Samples(x), Samples(x + 1), x + 2, x + 3)
+    looked: list[int] = []
+    real = Pixels.of
+
+    def of(self: Pixels, samples: torch.Tensor) -> torch.Tensor:
+        looked.append(len(samples))
+        return real(self, samples)
+
+    monkeypatch.setattr(Pixels, "of", of)
+    configs = [FrechetPixelsConfig(), FrechetTeacherConfig(space="pixels"), FrechetConfig(to="teacher")]
+    metrics = [config.build(references) for config in configs]
+    assert len(looked) == 4  # each of the references
+    for shift in (0, 1):
+        scores = [metric.score(evidence(x[:20] + shift)) for metric in metrics]
+        apart = [metric.score(evidence(x[:20] + shift)) for metric in metrics]
+        assert scores == apart
+        assert len(set(scores)) == 2
+    same = evidence(x[:20] - 1)
+    looked.clear()
+    assert len({metric.score(same) for metric in metrics}) == 2
+    assert looked == [20]
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,21 @@ def test_a_model_is_read_once_a_device() -> None:
     assert models(cpu) is models(cpu)
     assert models(meta).weight.is_meta
     assert asked == [cpu, meta]
+
+
+def test_a_released_model_waits_on_the_cpu_and_comes_back() -> None:
+    moves: list[str] = []
+
+    class Moved(torch.nn.Linear):
+        def to(self, *args: object, **_: object) -> Moved:
+            moves.append(str(args[0]))
+            return self
+
+    models, device = OnDevices(lambda _: Moved(2, 2)), torch.device("cuda")
+    models.release()
+    first = models(device)
+    assert models(device) is first
+    models.release()
+    models.release()
+    assert models(device) is models(device) is first
+    assert moves == ["cuda", "cpu", "cuda"]

@@ -14,8 +14,9 @@ from flowmap.interfaces import Batch, Cond
 from flowmap.maths.path import grid
 from flowmap.reading.open import open_run
 from flowmap.recipe.read import read
+from flowmap.use.real import HeldOut
 from flowmap.use.sample import sample_run
-from flowmap.use.student import ReadyModel, generate, held_out_start, open_contestant
+from flowmap.use.student import ReadyModel, generate, open_contestant
 from flowmap.use.wish import Wish
 
 from .conftest import edited
@@ -61,7 +62,7 @@ def test_all_frames_are_made_together(teacher: ReadyModel, scale: float) -> None
 @torch.no_grad()
 def test_given_frames_are_seen_by_all_others(teacher: ReadyModel) -> None:
     draw = teacher.draw("test", 0, 3)
-    start, _ = held_out_start(teacher, 1, draw)
+    start, _ = HeldOut(teacher).start(1, draw)
     found = generate(teacher, EulerConfig(), STEPS, SHIFT, draw, start)
     assert torch.equal(found[:, :1], start.x0)
     # The last frame sees the given one directly: another one changes it.

@@ -51,6 +51,13 @@ class Backbone(ABC):
     def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
         """The condition of `prompts` for `count` samples, and the null condition, on `device`, where texts are read."""
 
+    def release(self) -> None:
+        """The encoders of texts leave their accelerator until a text is read again: networks need the room.
+
+        Called when prompts have been read and sampling begins. Does nothing, unless a backbone has such encoders.
+        """
+        return
+
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:
         """The shape `(F, ...)` of one sample in model space."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from flowmap.files.shelf import Shelf
 from flowmap.interfaces.networks import Velocity
 from flowmap.interfaces.samples import Batch, Samples
 from flowmap.maths.draw import Draw
+
+T = TypeVar("T")
 
 
 @final
@@ -32,6 +35,14 @@ class References:
     teacher_again: Tensor
     shelf: Shelf = field(default_factory=Shelf)
     device: torch.device = torch.device("cpu")  # noqa: RUF009  # it cannot be changed
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for all metrics that ask by the same `key`: features, say."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
 
 @final
@@ -39,9 +50,10 @@ class References:
 class Evidence:
     """What a metric looks at: `samples` `[N, F, ...]` in data space, and the network that made them.
 
-    `batch` are real encoded samples for metrics that probe the network on the path of real data; None for those
-    that look at samples only. `prompts` are what the samples were asked to show, in the form in which their data give
-    it (`Samples.prompts`: class labels `[N]`, a list of texts); None where there is no condition.
+    `batch` are real encoded samples for metrics that probe the network on the path of real data (there are then no
+    `samples`: N is 0); None for those that look at samples only. `prompts` are what the samples were asked to show, in
+    the form in which their data give it (`Samples.prompts`: class labels `[N]`, a list of texts); None where there is
+    no condition.
     """
 
     samples: Tensor

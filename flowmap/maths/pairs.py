@@ -37,7 +37,8 @@ class Pairs:
         """The same pairs, which are on the CPU, on `device`."""
         if device.type == "cpu":
             return self
-        return Pairs(*(sent(part, device) for part in (self.t, self.r, self.branch)), self.elsewhere, drawn=self)
+        t, r, branch = (sent(part, device) for part in (self.t, self.r, self.branch))
+        return Pairs(t, r, branch, self.elsewhere, drawn=self)
 
     @property
     def here(self) -> Pairs:

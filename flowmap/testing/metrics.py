@@ -83,8 +83,10 @@ def spec_of(samples: Samples) -> SampleSpec:
 
 def _evidence(config: MetricConfig, samples: Tensor, field: Field, prompts: Tensor | None) -> Evidence:
     draw = whole(len(samples))
+    if config.network is None:
+        return Evidence(samples, network("flow_map", field), None, draw, prompts)
     batch = Batch(points(draw, tuple(samples.shape[1:])), NoCond(), NoCond())
-    return Evidence(samples, network(config.network or "flow_map", field), batch, draw, prompts)
+    return Evidence(samples[:0], network(config.network, field), batch, draw)
 
 
 def _score(config: MetricConfig, metric: Metric, evidence: Evidence) -> float:

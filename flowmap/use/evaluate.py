@@ -18,7 +18,7 @@ from flowmap.files.folder import writing
 from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
 from flowmap.files.whole import write_whole_file
-from flowmap.interfaces import Evidence, Metric, References, Samples
+from flowmap.interfaces import Evidence, Metric, References
 from flowmap.phases import each, phase
 from flowmap.plugin.kinds import MetricConfig
 from flowmap.recipe.layout import Plan
@@ -27,8 +27,9 @@ from flowmap.recipe.tables import EvaluationConfig
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.use.lineup import Lineup
+from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
-from flowmap.use.student import ReadyModel, generate, held_out_start
+from flowmap.use.student import ReadyModel, generate
 from flowmap.video.pictures import png
 
 PICTURES = "pictures"
@@ -93,7 +94,8 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
     reference, again = kept["reference"], kept["again"]
     splits: tuple[Literal["train", "held_out"], ...] = ("train", "held_out")
-    train, held_out = (_real(teacher, split, config.real) for split in each(splits, "reading real samples"))
+    read = (teacher.data.reference(split, config.real) for split in each(splits, "reading real samples"))
+    train, held_out = (decoded(teacher.backbone, samples, teacher.device) for samples in read)
     if seed == plan.recipe.seeds[0]:
         _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
         _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
@@ -125,12 +127,6 @@ def _of_teacher(teacher: ReadyModel, config: EvaluationConfig) -> dict[str, Tens
     return made
 
 
-def _real(contestant: ReadyModel, split: Literal["train", "held_out"], count: int) -> Samples:
-    """Real samples in data space: what was encoded ahead of training is decoded."""
-    samples = contestant.data.reference(split, count)
-    return replace(samples, x=contestant.backbone.decode(samples.x), encoded=False) if samples.encoded else samples
-
-
 def _score(
     entry: Entry,
     plan: Plan,
@@ -144,7 +140,7 @@ def _score(
     for nfe in calls:
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
-            evidence = _evidence(entry, plan, config, contestant, nfe, repeat)
+            evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat)
             for m, measure in each(list(chosen.items()), "scoring", "metrics"):
                 # No metric need know what to make of samples that are no numbers; they are the worst there are.
                 usable = m.network is not None or bool(evidence.samples.isfinite().all())
@@ -176,24 +172,32 @@ def _words(entry: Entry, nfe: int) -> str:
 
 
 def _evidence(
-    entry: Entry, plan: Plan, config: EvaluationConfig, contestant: ReadyModel, nfe: int, repeat: int
+    entry: Entry,
+    plan: Plan,
+    config: EvaluationConfig,
+    contestant: ReadyModel,
+    lineup: Lineup,
+    nfe: int,
+    repeat: int,
 ) -> Evidence:
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
     if config.noise == "common":
         draw = contestant.common_draw(repeat, config.samples)
     if entry.sampler is None:
-        batch = contestant.backbone.encode(contestant.data.batch(draw.child("data")), draw.child("encoding"))
-        return Evidence(contestant.backbone.decode(batch.x0), contestant.network, batch, draw)
-    start, prompts = held_out_start(contestant, entry.context, draw) if entry.context else (None, None)
+        # On the CPU: all of them are more than a device has room for.
+        samples = contestant.data.batch(replace(draw.child("data"), device=torch.device("cpu")))
+        batch = encoded(contestant.backbone, samples, draw.child("encoding"))
+        return Evidence(samples.x[:0], contestant.network, batch, draw)
+    start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
     if start is None:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    samples = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    made = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
         name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
         # What is no number has no colour: it is drawn as 0, and what is too large as the largest.
-        shown = samples[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
+        shown = made[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
         _save_picture(plan.folder, name, contestant.data.picture(shown))
-    return Evidence(samples, contestant.network, None, draw, prompts)
+    return Evidence(made, contestant.network, None, draw, prompts)
 
 
 def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:

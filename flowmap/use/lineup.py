@@ -25,6 +25,7 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
+from flowmap.use.real import HeldOut
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.weights.fingerprints import fingerprint
 
@@ -69,6 +70,7 @@ class Lineup:
         self._known: dict[str, tuple[Outside, str]] = {}
         self._made: tuple[BackboneConfig, SampleSpec] | None = None
         self._backbone: Backbone | None = None
+        self._held_out: HeldOut | None = None
 
     @cached_property
     def _data(self) -> Data:
@@ -105,10 +107,16 @@ class Lineup:
             found = open_contestant(_of_run(source.run), weights, device, data, backbone, precision)
         return replace(found, stage=member.name, seed=member.seed)
 
+    def held_out(self, contestant: ReadyModel) -> HeldOut:
+        """Held-out samples for `contestant`, who was opened last: encoded once for all of one backbone."""
+        if self._held_out is None:
+            self._held_out = HeldOut(contestant)
+        return self._held_out
+
     def _ready(self, config: BackboneConfig, spec: SampleSpec) -> Backbone:
         """The backbone of `config`, made before or anew; one that is made anew lets go of the one before."""
         if self._backbone is None or self._made != (config, spec):
-            self._backbone = None
+            self._backbone = self._held_out = None
             gc.collect()  # a network and its hooks know each other
             self._backbone, self._made = config.build(spec), (config, spec)
         return self._backbone

@@ -130,6 +130,7 @@ def _start(wish: Wish, contestant: ReadyModel, given: Tensor | None, count: int,
         each = [each for each in (*wish.prompts, *wish.classes) for _ in range(count)]
         asked = torch.tensor(each, device=device) if wish.classes else each
     cond, null = backbone.condition(asked, draw.count, device)
+    backbone.release()
     if given is None:
         x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
     else:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Data, EncodedText, TokenGroup, Velocity, share_tokens
+from flowmap.interfaces import Backbone, Batch, Cond, Data, TokenGroup, Velocity, share_tokens
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
+from flowmap.networks.batches import together
 from flowmap.networks.guidance import Guided, GuidedChunks, GuidedCond
 from flowmap.networks.rollout import rollout
 from flowmap.phases import phase
@@ -27,9 +26,7 @@ from flowmap.training.ledger import counted
 from flowmap.training.precision import compute_in
 from flowmap.training.stage import base_draw, stage_weights
 
-_MOST_TOGETHER = 2048
-_NUMBERS_TOGETHER = 2**19
-_HELD_OUT = 64
+_TEXTS_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -134,32 +131,6 @@ def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
     return calls // sampler.calls_per_step if calls % sampler.calls_per_step == 0 else None
 
 
-def held_out_start(contestant: ReadyModel, frames: int, draw: Draw) -> tuple[Batch, Any]:
-    """The first `frames` (in data space) of held-out samples, drawn with replacement, with conditions; their prompts.
-
-    Raises FlowmapError, with the nearest numbers, if the backbone cannot be given so many.
-    """
-    with phase("reading held-out samples"):
-        samples = contestant.data.reference("held_out", _HELD_OUT)
-    rows = (draw.uniform("held-out rows").cpu() * len(samples.x)).long()
-    with phase("encoding held-out samples"):
-        count, device = len(samples.x), contestant.device
-        encoding = Draw.whole(0, "held out", 0, "encoding", count, device)
-        whole = contestant.backbone.encode(replace(samples, x=samples.x.to(device)), encoding)
-    given = latent_context(contestant.contexts, frames)
-    start = Batch(whole.x0[rows, :given], whole.cond.take(rows), whole.null.take(rows))
-    return start, _chosen(samples.prompts, rows)
-
-
-def _chosen(prompts: Any, rows: Tensor) -> Any:
-    """The prompts of these rows, in the form in which they are."""
-    if isinstance(prompts, EncodedText):
-        return prompts.take(rows)
-    if isinstance(prompts, Tensor) or prompts is None:
-        return None if prompts is None else prompts[rows]
-    return [prompts[row] for row in rows.tolist()]
-
-
 def latent_context(contexts: Mapping[int, int], frames: int) -> int:
     """How many frames in model space `frames` of context in data space are; raises FlowmapError if impossible."""
     if frames not in contexts:
@@ -204,28 +175,40 @@ def generate(
         chunking = chunking.unchunked()
     begin = 0 if start is None else start.x0.shape[1]
     parts: list[Tensor] = []
-    together = min(_MOST_TOGETHER, max(1, _NUMBERS_TOGETHER // math.prod(shape)))
+    at_once = together(shape)
     with phase("sampling", unit="network calls") as sampling:
         network = counted(network, lambda samples, graded, passes: sampling.advance(passes))
         chunks = len(chunking.sizes(shape[0], begin))
         # What a chunk is made from, its context and the chunks before it, takes a call to read.
         reads = (chunks - 1 + bool(begin)) * (1 + (cfg_scale != 1))
-        sampling.total = -(-draw.count // together) * (calls * chunks + reads)
+        sampling.total = -(-draw.count // at_once) * (calls * chunks + reads)
         if cfg_scale != 1:
             network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
-        for first in range(0, draw.count, together):
-            count = min(together, draw.count - first)
-            part = draw.part(first, count)
-            # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
-            rows = torch.arange(first, first + count)
-            if start is None:
-                given, (cond, null) = None, backbone.condition(contestant.data.prompts(part), count, contestant.device)
-            else:
-                given = start.x0[rows] if begin else None
-                cond, null = start.cond.take(rows), start.null.take(rows)
+        for first, cond, null in _asked(contestant, draw, start, at_once):
+            part = draw.part(first, at_once)
+            given = start.x0[first : first + part.count] if start is not None and begin else None
             noise = part.normal("start noise", shape)[:, begin:]
-            cond = GuidedCond(cond, null) if cfg_scale != 1 else cond
-            x = rollout(sampler.build(), network, noise, times, cond, chunking, part, context=given)
+            both = GuidedCond(cond, null) if cfg_scale != 1 else cond
+            x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given)
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
     return torch.cat(parts)
+
+
+def _asked(contestant: ReadyModel, draw: Draw, start: Batch | None, size: int) -> Iterator[tuple[int, Cond, Cond]]:
+    """The first of each `size` samples of `draw`, their conditions, and the null conditions.
+
+    They are those of `start`, or else the data's prompts, of which many are read at a time: the encoder of texts leaves
+    its accelerator before anything is sampled.
+    """
+    many = draw.count if start is not None else max(1, _TEXTS_TOGETHER // size) * size
+    for begin in range(0, draw.count, many):
+        some = draw.part(begin, many)
+        if start is None:
+            cond, null = contestant.backbone.condition(contestant.data.prompts(some), some.count, contestant.device)
+            contestant.backbone.release()
+        else:
+            cond, null = start.cond, start.null
+        # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
+        for rows in torch.arange(some.count).split(size):
+            yield begin + int(rows[0]), cond.take(rows), null.take(rows)

@@ -189,6 +189,10 @@ class ModuleBackbone(Backbone):
         asked = self._codec.text(prompts, device) if _texts(prompts) else prompts
         return self._conditions(asked, count, device)
 
+    def release(self) -> None:
+        """See Backbone.release."""
+        self._codec.release()
+
     def latent_shape(self) -> tuple[int, ...]:
         """That of the codec."""
         return self._codec.latent_shape()

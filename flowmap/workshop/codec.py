@@ -33,6 +33,10 @@ class Codec(ABC):
     def text(self, prompts: Sequence[str], device: torch.device) -> EncodedText:
         """Texts, read by the text encoders, with the null condition. Raises FlowmapError if there are none."""
 
+    def release(self) -> None:
+        """See Backbone.release; does nothing, unless overridden."""
+        return
+
 
 @final
 class NoCodec(Codec):

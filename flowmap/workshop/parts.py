@@ -24,12 +24,25 @@ class OnDevices:
     def __init__(self, read: Callable[[torch.device], nn.Module]) -> None:
         self._read = read
         self._models: dict[torch.device, nn.Module] = {}
+        self._resting: set[torch.device] = set()
 
     def __call__(self, device: torch.device) -> Any:
         """The model on `device`; `read` is told for which it reads."""
         if device not in self._models:
             self._models[device] = self._read(device).to(device)
+        if device in self._resting:
+            self._models[device].to(device)
+            self._resting.discard(device)
         return self._models[device]
+
+    def release(self) -> None:
+        """The models leave their accelerators: they wait in the memory of the CPU for whoever asks again.
+
+        That is a copy of seconds; reading the files again would take longer.
+        """
+        for device in self._models.keys() - self._resting:
+            self._models[device].to("cpu")
+            self._resting.add(device)
 
 
 def weights_of(pipeline: Pipeline, part: str, weights: str | None = None) -> dict[str, Tensor]:

@@ -80,6 +80,21 @@ def test_only_what_is_there_is_read(codec: WanCodec, monkeypatch: pytest.MonkeyP
     assert len(shapes) < 3
 
 
+def test_the_text_encoder_leaves_and_comes_back_the_same(codec: WanCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, encoder, moves = codec.embedded(PROMPTS, CPU), codec._text_encoder(CPU), list[str]()
+    real = type(encoder).to
+
+    def to(self: UMT5EncoderModel, device: str) -> UMT5EncoderModel:
+        moves.append(str(device))
+        return real(self, device)
+
+    monkeypatch.setattr(UMT5EncoderModel, "to", to)
+    codec.release()
+    assert torch.equal(codec.embedded(PROMPTS, CPU), before)
+    assert moves == ["cpu", "cpu"]  # to the memory of the CPU, and to the device that asks
+    assert codec._text_encoder(CPU) is encoder
+
+
 def test_no_prompts_are_no_embeddings(codec: WanCodec) -> None:
     assert codec.embedded([], CPU).shape == (0, LENGTH, 16)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 import torch
@@ -38,7 +38,11 @@ class ImageCodec(Codec):
     ) -> None:
         self._family, self._shape, self._length, self._negative, self._source = family, shape, length, negative, source
         self._vae = OnDevices(lambda device: read_vae(self._folder, family.vae))
-        self._pipes: dict[torch.device, Any] = {}
+        self._text_encoders = {
+            part: OnDevices(partial(self._read_text_encoder, part, kind))
+            for part, kind in family.parts.items()
+            if not _tokenizes(part)
+        }
         self._nulls: dict[torch.device, dict[str, Tensor]] = {}
 
     @cached_property
@@ -81,9 +85,9 @@ class ImageCodec(Codec):
     def _encoded(self, words: Sequence[str], device: torch.device, null: bool) -> dict[str, Tensor]:
         """The tensors `[B, ...]` of texts, each filled up to the full length, with a mask where the family has one."""
         size, found = self._family.texts_at_once, []
-        groups = [words[place : place + size] for place in range(0, len(words), size)]
+        groups, pipe = [words[place : place + size] for place in range(0, len(words), size)], self._pipe(device)
         for group in each(groups, f"encoding {len(words)} texts", "groups"):
-            told = self._family.texts(self._pipe(device), list(group), self._length, device, null)
+            told = self._family.texts(pipe, list(group), self._length, device, null)
             found.append(_padded(told, len(group), self._family.tokens(self._length)))
         joined = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         odd = next((name for name, x in joined.items() if not bool(x.float().isfinite().all())), None)
@@ -93,22 +97,31 @@ class ImageCodec(Codec):
             )
         return joined
 
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        return {part: tokenizer_of(self._folder, part) for part in self._family.parts if _tokenizes(part)}
+
+    def _read_text_encoder(self, part: str, kind: str, device: torch.device) -> Any:
+        precision: torch.dtype = getattr(torch, text_precision(device.type))
+        with phase(f"reading {part}"):
+            return read_encoder(self._folder, part, kind).to(precision)
+
+    def release(self) -> None:
+        """The text encoders leave their accelerator; the VAE, less than a GB, stays."""
+        for encoder in self._text_encoders.values():
+            encoder.release()
+
     def _pipe(self, device: torch.device) -> Any:
         """diffusers' pipeline with the text encoders alone."""
-        if device not in self._pipes:
-            precision: torch.dtype = getattr(torch, text_precision(device.type))
-            parts: dict[str, Any] = {}
-            for part, kind in self._family.parts.items():
-                if part.startswith("tokenizer"):
-                    parts[part] = tokenizer_of(self._folder, part)
-                else:
-                    with phase(f"reading {part}"):
-                        parts[part] = read_encoder(self._folder, part, kind).to(device, precision)
-            with quiet():
-                # Some pipelines are of more parts, which texts do not need and a machine need not have.
-                made = getattr(importlib.import_module("diffusers"), self._family.pipeline)
-                self._pipes[device] = made(**parts, transformer=None, vae=None, scheduler=None)
-        return self._pipes[device]
+        encoders = {part: encoder(device) for part, encoder in self._text_encoders.items()}
+        with quiet():
+            # Some pipelines are of more parts, which texts do not need and a machine need not have.
+            made = getattr(importlib.import_module("diffusers"), self._family.pipeline)
+            return made(**self._tokenizers, **encoders, transformer=None, vae=None, scheduler=None)
+
+
+def _tokenizes(part: str) -> bool:
+    return part.startswith("tokenizer")
 
 
 def _padded(told: Any, count: int, length: int) -> dict[str, Tensor]:

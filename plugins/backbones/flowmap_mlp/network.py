@@ -59,9 +59,9 @@ class MlpModule(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
         """See the class."""
-        emb = self.time(t)
-        if self.target_time is not None:
-            emb = torch.lerp(emb, self.target_time(r), self.gate)
+        emb = self.time(_distinct(t))
+        if self.target_time is not None and r is not None:
+            emb = torch.lerp(emb, self.target_time(_distinct(r)), self.gate)
         if self.label is not None and isinstance(cond, TensorCond):
             emb = emb + self.label(cond[LABELS])
         emb = F.silu(emb)
@@ -69,3 +69,8 @@ class MlpModule(nn.Module):
         for block in self.blocks:
             h = block(h, emb)
         return self.out(F.layer_norm(h, h.shape[-1:])).reshape(x.shape)
+
+
+def _distinct(times: Tensor) -> Tensor:
+    """`[1]` of one time for all samples, as samplers give it (expanded): all that is made of times is made once."""
+    return times[:1] if times.stride(0) == 0 else times

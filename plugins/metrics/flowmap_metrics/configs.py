@@ -69,8 +69,9 @@ class ClassifierConfig(FeaturesConfig):
 def _frechet(features: FeaturesConfig, to: To, references: References) -> Metric:
     """The distance in `features`, to held-out data or to the teacher's samples."""
     from flowmap_metrics.frechet import FrechetDistance
+    from flowmap_metrics.remembered import features_of
 
-    return FrechetDistance(features.build(references), *sets_of(features, to, references))
+    return FrechetDistance(features_of(features, references), *sets_of(features, to, references))
 
 
 class FrechetConfig(InFeaturesConfig):

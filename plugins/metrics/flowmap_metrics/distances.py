@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import ot
@@ -11,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from flowmap.interfaces import Evidence, Metric, as_flow_map
 from flowmap.maths.path import noised
+from flowmap.networks.batches import together
 from flowmap_metrics.parts import FLOOR_PARTS, Vectors, in_parts
 
 
@@ -59,12 +61,16 @@ class Semigroup(Metric):
         network, batch, draw = as_flow_map(evidence.network), evidence.batch, evidence.draw
         if batch is None:
             raise ValueError("this metric probes the network on real data; give it a batch")
-        times = draw.uniform("semigroup times", (3,)).sort(dim=1, descending=True).values
-        t, s, r = times.unbind(1)
-        x_t = noised(batch.x0, draw.normal("semigroup noise", batch.x0.shape[1:]), t)
-        direct = network.jump(x_t, t, r, batch.cond)
-        by_two = network.jump(network.jump(x_t, t, s, batch.cond), s, r, batch.cond)
-        return float((direct - by_two).square().mean().sqrt())
+        total = 0.0
+        for rows in torch.arange(draw.count).split(together(batch.x0.shape[1:])):
+            part, x0, cond = draw.part(int(rows[0]), len(rows)), batch.x0[rows], batch.cond.take(rows)
+            times = part.uniform("semigroup times", (3,)).sort(dim=1, descending=True).values
+            t, s, r = times.unbind(1)
+            x_t = noised(x0, part.normal("semigroup noise", x0.shape[1:]), t)
+            direct = network.jump(x_t, t, r, cond)
+            by_two = network.jump(network.jump(x_t, t, s, cond), s, r, cond)
+            total += float((direct - by_two).square().mean()) * len(rows)
+        return math.sqrt(total / draw.count)
 
     def floor(self, size: int) -> float:
         """0: the exact map has no error."""

@@ -52,8 +52,9 @@ class FidConfig(PublishedConfig):
     def build(self, references: References) -> Metric:
         """Measure what samples are compared with."""
         from flowmap_metrics.frechet import FrechetDistance
+        from flowmap_metrics.remembered import features_of
 
-        return FrechetDistance(self.features.build(references), *sets_of(self.features, self.to, references))
+        return FrechetDistance(features_of(self.features, references), *sets_of(self.features, self.to, references))
 
 
 class KidConfig(PublishedConfig):
@@ -74,9 +75,10 @@ class KidConfig(PublishedConfig):
     def build(self, references: References) -> Metric:
         """Keep what samples are compared with."""
         from flowmap_metrics.kernel import KernelDistance
+        from flowmap_metrics.remembered import features_of
 
         sets = sets_of(self.features, self.to, references)
-        return KernelDistance(self.features.build(references), *sets, self.subsets, self.subset_size)
+        return KernelDistance(features_of(self.features, references), *sets, self.subsets, self.subset_size)
 
 
 class _ManifoldConfig(PublishedConfig):
@@ -95,9 +97,10 @@ class _ManifoldConfig(PublishedConfig):
     def build(self, references: References) -> Metric:
         """Keep what samples are compared with."""
         from flowmap_metrics.manifolds import ManifoldShare
+        from flowmap_metrics.remembered import features_of
 
         sets = sets_of(self.features, self.to, references)
-        features = self.features.build(references)
+        features = features_of(self.features, references)
         return ManifoldShare(features, *sets, self.neighbours, recall=self.type == "recall")
 
 
