@@ -23,7 +23,8 @@ from flowmap.recipe.tables import OptimizerConfig
 from flowmap.training.ema import update_average
 from flowmap.training.ledger import Ledger
 from flowmap.training.processes import Processes
-from flowmap.training.sharding import local, whole
+from flowmap.training.reduction import clip
+from flowmap.training.sharding import local
 from flowmap.training.stage import Stage
 from flowmap.training.tangent_error import TangentError
 
@@ -101,6 +102,7 @@ def run_stage(stage: Stage, done: int) -> Generator[StepRecord, None, None]:
             with error.measuring(taken[index]):
                 norms[turn.role] = _take_turn(stage, turn, parts, ledger, losses, raw)
             optimizer.step()
+            stage.roles[turn.role].let_go()
             if turn.role == "student":
                 update_average(stage.roles["student"], stage.plan.stage.ema, step)
         measured, doubts = error.take()
@@ -165,8 +167,8 @@ def _take_turn(
     stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, losses: dict[str, float], raw: dict[str, float]
 ) -> float:
     """Differentiate the turn's losses; log them; return the gradient norm before clipping."""
-    parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
+    stage.reducers[turn.role].begin()
     numbers: dict[str, Tensor] = {}
     details: dict[str, tuple[Tensor, int]] = {}
     for scene in parts:
@@ -185,8 +187,8 @@ def _take_turn(
             for name, found in loss.raw.items():
                 total, count = details.get(f"{loss.branch}/{name}", (torch.zeros_like(value), 0))
                 details[f"{loss.branch}/{name}"] = (total + found.sum(), count + found.numel())
-    limit = stage.plan.stage.clip
-    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
+    stage.reducers[turn.role].end(bool(numbers))
+    norm = clip(stage.roles[turn.role].own.values(), stage.plan.stage.clip)
     # One transfer for all numbers of the turn: on an accelerator each would be a synchronisation.
     sums = [*numbers.values(), *(total for total, _ in details.values())]
     *values, size = torch.stack([v.double() for v in (*sums, norm)]).tolist()
@@ -213,12 +215,12 @@ def _share(loss: Loss, parts: Parts) -> Tensor:
 
 def _branch_of_bad_gradient(stage: Stage, turn: Turn, parts: Parts) -> str:
     """Repeat the turn, whose every draw is known, and watch which branch brings the non-finite gradient."""
-    parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     for scene in parts:
         for loss in turn.losses(scene):
             _share(loss, parts).backward()
-            bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in parameters)
+            own = stage.roles[turn.role].own.values()
+            bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in own)
             if stage.processes.most(bad):
                 return loss.branch
     return "all together"
@@ -245,5 +247,4 @@ def peak_memory(device: torch.device) -> int:
         status = Path("/proc/self/status").read_text()
         found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
         return int(found[1]) * 1024 if found else 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

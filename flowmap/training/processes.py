@@ -15,7 +15,7 @@ from torch import distributed
 from flowmap.console.commands import node, process
 from flowmap.phases import phase
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.schema.words import Precision, Shard
+from flowmap.schema.words import Precision
 
 # The first process may evaluate for hours while the others wait.
 _PATIENCE = timedelta(days=30)
@@ -37,12 +37,12 @@ class Processes:
             state = PartialState(cpu=found is None)
             self.number, self.index, self.device = state.num_processes, state.process_index, state.device
         self.precision: Precision = compute.precision
-        self.shard: Shard = compute.shard
+        self.compute = compute
         self.node = self.number
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
-            self.node = self._nodes()
+            self.node = _node()
 
     @property
     def first(self) -> bool:
@@ -53,11 +53,10 @@ class Processes:
         """Bytes of this process's accelerator; None on a CPU."""
         return int(torch.cuda.get_device_properties(self.device).total_memory) if self.device.type == "cuda" else None
 
-    def _nodes(self) -> int:
-        """How many processes there are on each node; all of them, where nodes have different numbers."""
-        mine = node()
-        fewest, most = -self.most(-mine), self.most(mine)
-        return mine if fewest == most and self.number % mine == 0 else self.number
+    def least_memory(self) -> int | None:
+        """The least `memory` of any process, to decide by what all must decide alike."""
+        mine = self.memory()
+        return None if mine is None else -int(self.most(-mine))
 
     def wait(self) -> None:
         """Go on when all processes have come here; signals are heard meanwhile.
@@ -86,6 +85,16 @@ class Processes:
         tensor = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(tensor, by, _group())
         return tensor.tolist()
+
+
+@cache
+def _node() -> int:
+    """How many processes there are on each node; all of them, where nodes have different numbers."""
+    everywhere = torch.zeros(distributed.get_world_size(), dtype=torch.int64)
+    everywhere[distributed.get_rank()] = node()
+    distributed.all_reduce(everywhere, group=_group())
+    fewest, most = int(everywhere.min()), int(everywhere.max())
+    return most if fewest == most and len(everywhere) % most == 0 else len(everywhere)
 
 
 def accelerator() -> torch.device | None:
