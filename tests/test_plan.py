@@ -103,13 +103,30 @@ def test_the_parts_of_the_memory_are_a_role_s_by_hand(eight: dict[str, Any]) -> 
     parts = ("weights", "gradients", "optimiser", "ema", "gathered")
     assert memory["least"] == sum(memory[part] for part in parts)
     assert memory["total"] == memory["least"] + memory["activations"]
-    # Two blocks with three adapters each, and what is outside of blocks.
+    # Three blocks with three adapters each, and what is outside of blocks.
     block = [parameters["base"]["unit"], *(part["unit"] for part in parameters["own"].values())]
-    assert memory["gathered"] == 2 * sum(block) + parameters["base"]["root"] + sum(
+    assert memory["gathered"] == 3 * sum(block) + parameters["base"]["root"] + sum(
         part["root"] for part in parameters["own"].values()
     )
     # A block: q, k, v, out of both attentions, two feed-forward layers, in bfloat16, but for little.
     assert parameters["base"]["unit"] == pytest.approx(2 * (8 * 5120**2 + 2 * 5120 * 13824), rel=0.01)
+
+
+def test_what_is_whole_on_each_device_by_hand(eight: dict[str, Any]) -> None:
+    """A frozen base that takes an eighth of a device is not shared out; nor, until a turn ends, is a small gradient."""
+    sets = (*FEWER, "compute.base=replicated", "compute.reduction=turn")
+    for stage in plan_recipe(FAR_14B, sets, devices=8).stages:
+        made, other = stage.estimate, eight[stage.plan.stage.name]
+        assert made is not None
+        specs = stage.plan.stage.objective.roles()
+        teacher = [made.own[name] for name, spec in specs.items() if not spec.trained]
+        still = made.base.bytes + sum(part.bytes for part in teacher)
+        assert made.memory.weights == pytest.approx(still + 4 * made.trained_parameters / 8, abs=1)
+        gradient = 4 * max(made.own[name].count for name in made.trained)
+        assert made.memory.gathered == gradient + sum(
+            3 * made.own[name].unit + made.own[name].root for name in made.trained
+        )
+        assert made.memory.gradients == other["memory_per_device"]["gradients"]
 
 
 def test_devices_divide_what_is_sharded_and_nothing_else(eight: dict[str, Any]) -> None:
@@ -283,12 +300,12 @@ def test_memories_are_counted_once_and_as_long_as_a_graph_needs_them() -> None:
 def test_too_little_memory_is_refused_with_the_numbers() -> None:
     text = refusal("compute.micro_batch=1", devices=2, memory=16.0)
     assert text == (
-        "stage 'teacher' does not fit: on each of 2 devices it takes at least 24.7 GB without activations "
-        "(weights 16.0, gradients 1.6, optimiser 3.2, moving average 1.6, gathered 2.2), and there are 16.0 GB. "
+        "stage 'teacher' does not fit: on each of 2 devices it takes at least 25.5 GB without activations "
+        "(weights 16.0, gradients 1.6, optimiser 3.2, moving average 1.6, gathered 3.0), and there are 16.0 GB. "
         "What helps: more devices, a smaller backbone.lora.rank"
     )
     # The numbers are of the stage that asks for most if only that one does not fit.
-    assert refusal("compute.micro_batch=1", devices=8, memory=8.5).startswith("stage 'on_policy' does not fit: ")
+    assert refusal("compute.micro_batch=1", devices=8, memory=9.0).startswith("stage 'on_policy' does not fit: ")
 
 
 def test_devices_share_samples_in_whole_groups() -> None:

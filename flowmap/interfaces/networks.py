@@ -9,6 +9,7 @@ from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from flowmap.maths.path import like
@@ -101,6 +102,15 @@ class Role:
         for parameter in self.own.values():
             parameter.requires_grad_(False)
 
+    def let_go(self) -> None:
+        """Let go of what was gathered of sharded parameters and kept: to be said whenever they are changed.
+
+        It would still be used otherwise.
+        """
+        for part in (*self.units, self.module):
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within this context the network computes with the moving average, without gradient.
@@ -109,11 +119,13 @@ class Role:
         """
         before: dict[str, Tensor] = {}
         try:
+            self.let_go()
             with torch.no_grad():
                 for name, value in self.average.items():
                     before[name] = _exchanged(self.own[name], value.to(self.own[name].dtype))
                 yield
         finally:
+            self.let_go()
             with torch.no_grad():
                 for name, value in before.items():
                     _exchanged(self.own[name], value)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, final
 from flowmap.phases import each
 from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.recipe.layout import StagePlan
+from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.specs import RoleSpec
 from flowmap.schema.words import NetworkKind
+from flowmap.training.sharing import reduced_once, replicated
 
 if TYPE_CHECKING:
     from flowmap.planning.count import StageCost
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 GB = 1e9
 _FLOAT32 = 4
+_GATHERED = 3  # units at once
 
 
 @final
@@ -31,7 +34,8 @@ class Memory:
 
     `weights` of the base and of every role; `gradients` and AdamW's two moments (`optimiser`) of what is trained, and
     the student's moving average (`ema`), all float32; `activations`: the most at any moment of a step, with what is
-    remembered of finished chunks; `gathered`: with several devices, two units and the rest of the network whole.
+    remembered of finished chunks; `gathered`: with several devices, three units and the rest of the network whole, and
+    the gradient of one role where gradients are averaged once a turn.
     """
 
     weights: int
@@ -79,11 +83,16 @@ class StageEstimate:
         return sum(self.own[name].count for name in self.trained)
 
 
-def estimate(plan: StagePlan, cost: StageCost, footprint: Footprint, devices: int, tflops: float) -> StageEstimate:
-    """The estimate of the stage `plan`, whose calls are `cost`, on `devices` that achieve `tflops` (1e12 / s) each."""
+def estimate(
+    plan: StagePlan, cost: StageCost, footprint: Footprint, devices: int, tflops: float, room: int | None = None
+) -> StageEstimate:
+    """The estimate of the stage `plan`, whose calls are `cost`, on `devices` that achieve `tflops` (1e12 / s) each.
+
+    Each device has `room` bytes, if that is known.
+    """
     specs = plan.stage.objective.roles()
     own = {name: footprint.own(spec.kind) for name, spec in specs.items()}
-    memory = memory_of(specs, footprint, devices, _activations(cost, specs, footprint))
+    memory = memory_of(specs, footprint, plan.recipe.compute, devices, _activations(cost, specs, footprint), room)
     flops = devices * sum(
         times * event.samples * _cost(event, specs, footprint)
         for script, times in cost.scripts.items()
@@ -101,21 +110,38 @@ def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> in
     return footprint.flops(specs[call.role].kind, call.shape, call.gradient)
 
 
-def memory_of(specs: Mapping[str, RoleSpec], footprint: Footprint, devices: int, activations: int) -> Memory:
-    """What a stage of the roles `specs` takes on each device, with so many bytes of `activations`."""
+def memory_of(
+    specs: Mapping[str, RoleSpec],
+    footprint: Footprint,
+    compute: ComputeConfig,
+    devices: int,
+    activations: int,
+    room: int | None = None,
+) -> Memory:
+    """What a stage of the roles `specs` takes on each device, with so many bytes of `activations`.
+
+    Where `compute` leaves to the devices what is whole on each, it goes by their `room` in bytes; nothing is, if None.
+    """
     base, own = footprint.base(), {name: footprint.own(spec.kind) for name, spec in specs.items()}
-    trained = sum(own[name].count for name, spec in specs.items() if spec.trained)
-    gathered = 0
+    trained = [own[name] for name, spec in specs.items() if spec.trained]
+    frozen = [base, *(own[name] for name, spec in specs.items() if not spec.trained)]
+    still = sum(part.bytes for part in frozen)
+    whole = gathered = 0
+    if devices > 1 and replicated(compute.base, still, room or 0):
+        whole, frozen = still, []
     if devices > 1 and base.count:
-        # One network with everybody's adapters in it; while one unit computes, the next is fetched.
-        gathered = 2 * (base.unit + sum(part.unit for part in own.values()))
-        gathered += base.root + sum(part.root for part in own.values())
+        # One network with everybody's adapters in it; while one unit computes, the next is fetched, and the last kept.
+        gathered = sum(_GATHERED * part.unit + part.root for part in (*frozen, *trained))
     elif devices > 1:
-        gathered = max(2 * part.unit + part.root for part in own.values())
+        gathered = max(_GATHERED * part.unit + part.root for part in (*frozen, *trained))
+    gradient = max((_FLOAT32 * part.count for part in trained), default=0)
+    if devices > 1 and reduced_once(compute.reduction, gradient, room or 0):
+        gathered += gradient
+    count = sum(part.count for part in trained)
     return Memory(
-        weights=math.ceil((base.bytes + sum(part.bytes for part in own.values())) / devices),
-        gradients=math.ceil(_FLOAT32 * trained / devices),
-        optimiser=math.ceil(2 * _FLOAT32 * trained / devices),
+        weights=whole + math.ceil(sum(part.bytes for part in (*frozen, *trained)) / devices),
+        gradients=math.ceil(_FLOAT32 * count / devices),
+        optimiser=math.ceil(2 * _FLOAT32 * count / devices),
         ema=math.ceil(_FLOAT32 * own["student"].count / devices),
         activations=activations,
         gathered=gathered,

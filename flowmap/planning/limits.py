@@ -33,7 +33,7 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
     if footprint is None:
         return
     for stage in plan.stages:
-        taken = memory_of(stage.stage.objective.roles(), footprint, devices, 0)
+        taken = memory_of(stage.stage.objective.roles(), footprint, recipe.compute, devices, 0, memory)
         if taken.least > memory:
             raise FlowmapError(
                 f"stage '{stage.stage.name}' does not fit: on each of {_devices(devices)} it takes at least "

@@ -103,7 +103,7 @@ def plan_recipe(
             continue
         cost = count(stage, devices)
         with phase(f"{stage.stage.name}: estimating memory and arithmetic"):
-            made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops)
+            made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops, room)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     full = _full(stages, footprint, room)
     return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room)

@@ -37,7 +37,7 @@ from flowmap.schema.bounds import (
     WeightDecay,
 )
 from flowmap.schema.config import Config, Finding, idle
-from flowmap.schema.words import NAME, Shard, Weights
+from flowmap.schema.words import NAME, Base, Reduction, Shard, Weights
 
 
 class OptimizerConfig(Config):
@@ -163,6 +163,17 @@ class ComputeConfig(Config):
         "auto",
         description="who shares one copy of the networks: 'all' processes, or those of each 'node' (nodes exchange "
         "gradients alone); 'auto': those of each node, if half of their memory holds what is not computed",
+    )
+    base: Base = Field(
+        "auto",
+        description="frozen parameters, with several processes: 'sharded' over them, or 'replicated', whole in each, "
+        "and never gathered; 'auto': replicated if they take at most an eighth of an accelerator's memory",
+    )
+    reduction: Reduction = Field(
+        "auto",
+        description="when several processes average gradients: once a 'turn', for which each holds the whole gradient "
+        "of a role, or after each 'loss' of each micro-batch; 'auto': once a turn if that takes at most a sixteenth of "
+        "a device's memory",
     )
     threads: Processes = Field(0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field(

@@ -20,6 +20,12 @@ Precision = Literal["no", "bf16"]
 Shard = Literal["auto", "all", "node"]
 """Who shares one copy of a network: all processes, those of each node, or whichever is faster and fits."""
 
+Base = Literal["auto", "sharded", "replicated"]
+"""Where frozen parameters are: shared out among processes, whole in each, or whatever is faster and fits."""
+
+Reduction = Literal["auto", "turn", "loss"]
+"""When processes average their gradients: once a turn, after each loss of each micro-batch, or as fits."""
+
 FrameView = Literal["forced", "whole"]
 """How a causal model is shown the frames of a video: `forced` is chunk by chunk, each given the clean ones before it
 (teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from typing import final
@@ -19,7 +18,8 @@ from flowmap.training.ema import update_average
 from flowmap.training.ledger import Ledger
 from flowmap.training.memory import reset_peak_memory
 from flowmap.training.records import Guard, Records, StepRecord, Turned
-from flowmap.training.sharding import local, whole
+from flowmap.training.reduction import clip
+from flowmap.training.sharding import local
 from flowmap.training.stage import Stage
 from flowmap.training.tangent_error import TangentError
 
@@ -72,6 +72,7 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
                 guard = guard or Guard(list(stage.optimizers.values()), stage.processes)
                 guard.see(made)
             optimizer.step()
+            stage.roles[turn.role].let_go()
             if turn.role == "student":
                 update_average(stage.roles["student"], stage.plan.stage.ema, step)
         measured, doubts = error.take()
@@ -118,8 +119,8 @@ class Parts:
 
 def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches: set[str]) -> Turned:
     """Differentiate the turn's losses, and clip the gradient; `branches` are the names of the step's losses so far."""
-    parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
+    stage.reducers[turn.role].begin()
     numbers: dict[str, Tensor] = {}
     details: dict[str, tuple[Tensor, int]] = {}
     for scene in parts:
@@ -139,8 +140,8 @@ def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches:
                 total, count = details.get(f"{loss.branch}/{name}", (torch.zeros_like(value), 0))
                 details[f"{loss.branch}/{name}"] = (total + found.sum(), count + found.numel())
     branches.update(numbers)
-    limit = stage.plan.stage.clip
-    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
+    stage.reducers[turn.role].end(bool(numbers))
+    norm = clip(stage.roles[turn.role].own.values(), stage.plan.stage.clip)
     sums = [*numbers.values(), *(total for total, _ in details.values()), norm]
     return Turned(
         turn.role,
@@ -159,12 +160,12 @@ def _share(loss: Loss, parts: Parts) -> Tensor:
 
 def _branch_of_bad_gradient(stage: Stage, turn: Turn, parts: Parts) -> str:
     """Repeat the turn, whose every draw is known, and watch which branch brings the non-finite gradient."""
-    parameters = list(stage.roles[turn.role].own.values())
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     for scene in parts:
         for loss in turn.losses(scene):
             _share(loss, parts).backward()
-            bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in parameters)
+            own = stage.roles[turn.role].own.values()
+            bad = any(p.grad is not None and not local(p.grad).isfinite().all() for p in own)
             if stage.processes.most(bad):
                 return loss.branch
     return "all together"

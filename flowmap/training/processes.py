@@ -16,7 +16,7 @@ from flowmap.console.commands import node, process
 from flowmap.interfaces import TokenGroup
 from flowmap.phases import phase
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.schema.words import Precision, Shard
+from flowmap.schema.words import Precision
 from flowmap.training.meshes import mesh
 
 # The first process may evaluate for hours while the others wait.
@@ -43,12 +43,12 @@ class Processes:
         # Neighbours share samples: they are on one machine if any are. One process that samples shares with nobody.
         self.sequence = 1 if self.number % compute.sequence else compute.sequence
         self.shares, self.share = self.number // self.sequence, self.index // self.sequence
-        self.shard: Shard = compute.shard
+        self.compute = compute
         self.node = self.number
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()
-            self.node = self._nodes()
+            self.node = _node()
             self.tokens()
 
     @property
@@ -60,11 +60,10 @@ class Processes:
         """Bytes of this process's accelerator; None on a CPU."""
         return int(torch.cuda.get_device_properties(self.device).total_memory) if self.device.type == "cuda" else None
 
-    def _nodes(self) -> int:
-        """How many processes there are on each node; all of them, where nodes have different numbers."""
-        mine = node()
-        fewest, most = -self.most(-mine), self.most(mine)
-        return mine if fewest == most and self.number % mine == 0 else self.number
+    def least_memory(self) -> int | None:
+        """The least `memory` of any process, to decide by what all must decide alike."""
+        mine = self.memory()
+        return None if mine is None else -int(self.most(-mine))
 
     def tokens(self) -> TokenGroup | None:
         """Who shares the tokens of this process's samples; None if nobody does."""
@@ -106,6 +105,16 @@ class Processes:
         tensor = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(tensor, by, _group())
         return tensor.tolist()
+
+
+@cache
+def _node() -> int:
+    """How many processes there are on each node; all of them, where nodes have different numbers."""
+    everywhere = torch.zeros(distributed.get_world_size(), dtype=torch.int64)
+    everywhere[distributed.get_rank()] = node()
+    distributed.all_reduce(everywhere, group=_group())
+    fewest, most = int(everywhere.min()), int(everywhere.max())
+    return most if fewest == most and len(everywhere) % most == 0 else len(everywhere)
 
 
 def accelerator() -> torch.device | None:

@@ -1,17 +1,17 @@
 """Shard the networks of a stage over all processes (FSDP2), and put whole tensors together again.
 
 Each process keeps its part of every parameter, gradient, moment and moving average; the parts of a network that a
-role names as its `units` are gathered one at a time while they compute.
+role names as its `units` are gathered one at a time while they compute. What is small or frozen may be whole in each.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
@@ -19,26 +19,34 @@ from flowmap.interfaces import Role, share_tokens
 from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
-from flowmap.training.sharing import sharded_within
+from flowmap.training.reduction import Flush, Reducer
+from flowmap.training.sharing import reduced_once, replicated, sharded_within
+
+_FEW = 0.01
+"""Share of a unit's parameters that may be whole in each process, so that the others can be gathered in bfloat16."""
 
 
-def place(roles: Iterable[Role], processes: Processes) -> None:
+def place(roles: Iterable[Role], processes: Processes) -> dict[str, Reducer]:
     """Put the modules of `roles` on the device, in mixed precision if so asked, sharded if there are several processes.
 
     Roles may share a module. Their `own` parameters are new objects afterwards where they are sharded; whether
-    they are trained must be decided before.
+    they are trained must be decided before. Returns what averages the gradients of each role.
     """
     roles = list(roles)
+    reducers: dict[str, Reducer] = {}
     for module in {id(role.module): role.module for role in roles}.values():
         compute_in(module, processes.precision, processes.device)
         share_tokens(module, processes.tokens())
         if processes.number == 1:
             module.to(processes.device)
+            reducers |= {role.name: Reducer() for role in roles}
         else:
-            _shard(module, [role for role in roles if role.module is module], processes)
+            reducers |= _shard(module, [role for role in roles if role.module is module], processes)
+    return reducers
 
 
-def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> None:
+def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> dict[str, Reducer]:
+    compute, memory = processes.compute, processes.least_memory()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     own = {role.name: {key: names[id(p)] for key, p in role.own.items()} for role in roles}
     scalars = [name for name, parameter in module.named_parameters() if not parameter.ndim]
@@ -46,15 +54,45 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> None:
         raise FlowmapError(f"parameter '{scalars[0]}' is a scalar, which cannot be sharded; give it the shape [1]")
     # Nobody changes what a network returns, so it may be a view.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
-    units = {id(unit): unit for role in roles for unit in role.units}
-    within = sharded_within(processes.shard, processes.number, processes.node, _held(module), processes.memory())
+    frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
+    base_whole = replicated(compute.base, sum(p.nbytes for p in frozen), memory)
+    whole_ones = frozen if base_whole else set()
+    within = sharded_within(compute.shard, processes.number, processes.node, _held(module), memory)
     mesh = sharding(processes.device.type, processes.number, within)
-    for part in (*units.values(), module):
-        # The root too: what it had gathered would still be used after the optimiser has changed the parameters.
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    units = list({id(unit): unit for role in roles for unit in role.units}.values())
+    policies = {unit: MixedPrecisionPolicy() for unit in units}
+    if processes.precision == "bf16":
+        for unit in units:
+            exact = set(_exact(unit))
+            if sum(p.numel() for p in exact) <= _FEW * sum(p.numel() for p in unit.parameters()):
+                whole_ones = whole_ones | exact
+                # Inputs are cast where autocast casts them, and nowhere else.
+                policies[unit] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    flush = Flush(module, mesh, processes.device)
+    for unit in units:
+        # Of the last unit backward needs at once what forward has gathered.
+        last = unit is units[-1]
+        fully_shard(
+            unit, mesh=mesh, reshard_after_forward=not last, mp_policy=policies[unit], ignored_params=whole_ones
+        )
+    fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
+    for parameter in whole_ones:
+        parameter.data = parameter.data.to(processes.device)
     sharded = dict(module.named_parameters())
+    reducers = {}
     for role in roles:
         role.own = {key: sharded[name] for key, name in own[role.name].items()}
+        gradient = sum(p.numel() * torch.float32.itemsize for p in role.own.values())
+        once = reduced_once(compute.reduction, gradient, memory)
+        reducers[role.name] = Reducer(module, flush, role.own.values(), once)
+    return reducers
+
+
+def _exact(unit: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of `unit` that mixed precision takes as they are: all but those of matrix products."""
+    for layer in unit.modules():
+        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            yield from layer.parameters(recurse=False)
 
 
 def _held(module: nn.Module) -> int:

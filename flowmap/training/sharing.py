@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from flowmap.schema.words import Shard
+from flowmap.schema.words import Base, Reduction, Shard
 
 _HELD = 0.5
 """Of a device's memory: what may be held of networks and optimisers where a node shares them; the rest computes."""
+
+_BASE = 1 / 8
+"""Of a device's memory: what frozen parameters may take that are whole in each process."""
+_GRADIENT = 1 / 16
+"""Of a device's memory: what the gradient of one role may take that is kept whole until the end of a turn."""
 
 
 def sharded_within(choice: Shard, number: int, node: int, held: int, memory: int | None) -> int:
@@ -18,3 +23,13 @@ def sharded_within(choice: Shard, number: int, node: int, held: int, memory: int
         return number
     fits = memory is None or held / node <= _HELD * memory
     return node if choice == "node" or fits else number
+
+
+def replicated(choice: Base, base: int, memory: int | None) -> bool:
+    """Whether `base` bytes of frozen parameters are whole in each process; never by itself where memory is unknown."""
+    return choice == "replicated" or (choice == "auto" and memory is not None and base <= _BASE * memory)
+
+
+def reduced_once(choice: Reduction, gradient: int, memory: int | None) -> bool:
+    """Whether so many bytes of a role's `gradient` are kept whole in each process until the end of a turn."""
+    return choice == "turn" or (choice == "auto" and (memory is None or gradient <= _GRADIENT * memory))

@@ -20,13 +20,17 @@ from flowmap.schema.words import Weights
 from flowmap.training.checkpoint import read_weights
 from flowmap.training.ema import start_average
 from flowmap.training.processes import Processes
+from flowmap.training.reduction import Reducer, alike
 from flowmap.training.sharding import place
 from flowmap.training.verify import verify
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage ready to run; `optimizers` and `schedules` are those of the trained roles."""
+    """A stage ready to run; `optimizers` and `schedules` are those of the trained roles.
+
+    `reducers` average the gradients of each role over all processes.
+    """
 
     plan: StagePlan
     backbone: Backbone
@@ -36,6 +40,7 @@ class Stage:
     optimizers: Mapping[str, torch.optim.Optimizer]
     schedules: Mapping[str, OptimizerConfig]
     processes: Processes
+    reducers: Mapping[str, Reducer]
 
     def turns(self) -> tuple[Turn, ...]:
         """The objective's turns."""
@@ -85,7 +90,7 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
         if not specs[name].trained:
             role.freeze()
     with phase(f"moving networks to {processes.device}"):
-        place(roles.values(), processes)
+        reducers = place(roles.values(), processes)
     for name, role in roles.items():
         if specs[name].trained:
             schedule = plan.role(name).optimizer or plan.stage.optimizer
@@ -104,6 +109,7 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
         optimizers,
         schedules,
         processes,
+        reducers,
     )
 
 
@@ -113,7 +119,7 @@ def _weights(plan: StagePlan, config: RoleConfig) -> dict[str, Tensor] | None:
 
 def _optimizer(role: Role, config: OptimizerConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        list(role.own.values()),
+        [{"params": group} for group in alike(role.own.values())],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
