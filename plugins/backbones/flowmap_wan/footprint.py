@@ -13,7 +13,8 @@ import torch
 from flowmap.interfaces import EncodedText
 from flowmap.plugin import Precision, SampleSpec
 from flowmap.plugin.footprint import CallShape, Footprint
-from flowmap.workshop.footprint import MeasuredFootprint
+from flowmap.workshop.fake import Masks
+from flowmap.workshop.footprint import Extent, MeasuredFootprint
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
 from flowmap_wan.configs import FarWan21Config
@@ -34,6 +35,7 @@ def _measured(
     sizes = dict(told)
     latents = replace(spec, shape=spec.shape if config.random_base else latent_shape(config, spec))
     dense = config.model_copy(update={"attention": "dense"})
+    calls = (_Causal if isinstance(config, FarWan21Config) else _Calls)(config, latents, sizes)
     # Prompts are padded to their full length, and without any the text is one row of zeros.
     tokens = config.text_length if spec.text else 1
 
@@ -46,8 +48,9 @@ def _measured(
         int(sizes["num_layers"]),
         precision,
         prompts=texts,
-        masks=_Masks(config, latents, sizes) if isinstance(config, FarWan21Config) else lambda shape: {},
+        masks=calls.masks,
         within=_without_turns,
+        extent=calls.extent,
     )
 
 
@@ -64,11 +67,12 @@ def _without_turns() -> Iterator[None]:
 @final
 @dataclass(frozen=True)
 class _Tokens:
-    """Tokens that stand together: whether they are noised, in which chunk, or only `past` (not asked about)."""
+    """Tokens that stand together: whether they are noised, in which chunk, `coarse`, or `past` (not asked about)."""
 
     count: int
-    chunk: int
+    chunk: int = 0
     noised: bool = False
+    coarse: bool = False
     past: bool = False
 
     def sees(self, other: _Tokens) -> bool:
@@ -78,33 +82,68 @@ class _Tokens:
         return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
 
 
+class _Calls:
+    """Which tokens a call is of, and who sees whom: everything everything, unless a mask rules it."""
+
+    def __init__(self, config: WanConfig, latents: SampleSpec, sizes: Mapping[str, Any]) -> None:
+        _, _, height, width = latents.shape
+        patches = (sizes["patch_size"], getattr(config, "compressed_patch_size", (1, 1, 1)))
+        # Tokens of a frame, full and compressed.
+        self._cells = [(height // down) * (width // across) for _, down, across in patches]
+
+    def masks(self, shape: CallShape) -> Masks:
+        """See flowmap.workshop.fake.Masks."""
+        tokens = self._tokens(shape)
+        return _table(tokens) if self._masked(shape) else {}
+
+    def extent(self, shape: CallShape) -> Extent:
+        """Tokens go through the same layers in every block, and attention by pairs.
+
+        Outside of them every piece has its times, full and compressed tokens are embedded, and one piece is answered.
+        """
+        tokens = self._tokens(shape)
+        new = [each for each in tokens if not each.past]
+        (pairs,) = _table(tokens, masked=self._masked(shape)).values()
+        fine, coarse = (sum(each.count for each in new if each.coarse == kind) for kind in (False, True))
+        noised = sum(each.count for each in new if each.noised)
+        pieces = len({(each.noised, each.coarse) for each in new})
+        # The embedding of compressed frames is trained beside adapters: then the first block has a gradient to pass on.
+        return Extent((pieces, noised or fine, coarse), (1, fine + coarse, pairs), "compressed" if coarse else "")
+
+    def _masked(self, shape: CallShape) -> bool:
+        return False
+
+    def _tokens(self, shape: CallShape) -> list[_Tokens]:
+        """The tokens of a call, in any order."""
+        own, given = (frames * self._cells[0] for frames in (shape.frames, shape.start))
+        return [_Tokens(own, noised=True), *([_Tokens(given)] if given else [])]
+
+
 @final
-class _Masks:
-    """Who sees whom in the calls of a causal model: how many of the pairs in a table of queries and keys."""
+class _Causal(_Calls):
+    """Of a causal model."""
 
     def __init__(self, config: FarWan21Config, latents: SampleSpec, sizes: Mapping[str, Any]) -> None:
+        super().__init__(config, latents, sizes)
         self._sizes, self._newest = config.chunks, config.full_chunks - 1
-        _, _, height, width = latents.shape
-        # Tokens of a frame, full and compressed.
-        self._cells = [
-            (height // down) * (width // across)
-            for _, down, across in (sizes["patch_size"], config.compressed_patch_size)
-        ]
 
-    def __call__(self, shape: CallShape) -> Mapping[tuple[int, int], int]:
-        """See flowmap.workshop.fake.Masks."""
+    def _masked(self, shape: CallShape) -> bool:
+        return shape.view in ("forced", "reading")
+
+    def _tokens(self, shape: CallShape) -> list[_Tokens]:
         stop = shape.start + shape.frames
         if shape.view == "forced":
             own = [(i, size) for i, first, size in self._chunks() if shape.start <= first < stop]
             noised = [_Tokens(size * self._cells[0], i, noised=True) for i, size in own]
             clean = [_Tokens(size * self._cells[0], i) for i, size in own]
-            old = [_Tokens(size * self._cells[1], i) for i, first, size in self._chunks() if first < shape.start]
-            return _table([*old, *noised, *clean])
+            old = [(i, size) for i, first, size in self._chunks() if first < shape.start]
+            return [*(_Tokens(size * self._cells[1], i, coarse=True) for i, size in old), *noised, *clean]
         if shape.view == "reading":
             # The compressed part of what was remembered stays, and all else is read again.
             kept, memory = self._compressed(shape.start), self._memory(stop)
-            return _table([replace(each, past=place < kept) for place, each in enumerate(memory)])
-        return {}
+            return [replace(each, past=place < kept) for place, each in enumerate(memory)]
+        before = [replace(each, past=True) for each in self._memory(shape.start)]
+        return [*before, _Tokens(shape.frames * self._cells[0], len(before), noised=True)]
 
     def _chunks(self) -> list[tuple[int, int, int]]:
         """Index, first frame and frames of every chunk."""
@@ -112,16 +151,17 @@ class _Masks:
 
     def _memory(self, frames: int) -> list[_Tokens]:
         """The first `frames`, read: the newest chunks at full resolution, older ones compressed."""
-        compressed = self._compressed(frames)
-        return [_Tokens(size * self._cells[i < compressed], i) for i, first, size in self._chunks() if first < frames]
+        old = self._compressed(frames)
+        chunks = [(i, size) for i, first, size in self._chunks() if first < frames]
+        return [_Tokens(size * self._cells[i < old], i, coarse=i < old) for i, size in chunks]
 
     def _compressed(self, frames: int) -> int:
         """How many of the chunks in the first `frames` are compressed."""
         return max(0, sum(first < frames for _, first, _ in self._chunks()) - self._newest)
 
 
-def _table(tokens: Sequence[_Tokens]) -> Mapping[tuple[int, int], int]:
+def _table(tokens: Sequence[_Tokens], masked: bool = True) -> Masks:
     """How many queries and keys there are, and how many pairs see each other."""
     new = [each for each in tokens if not each.past]
-    pairs = sum(query.count * key.count for query in new for key in tokens if query.sees(key))
+    pairs = sum(query.count * key.count for query in new for key in tokens if not masked or query.sees(key))
     return {(sum(each.count for each in new), sum(each.count for each in tokens)): pairs}
