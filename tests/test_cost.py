@@ -180,6 +180,33 @@ def test_steps_of_very_many_calls_are_counted_until_there_were_enough(
     assert (cost.steps, cost.calls["student"].grad + cost.calls["student"].no_grad) == (15, 30)
 
 
+@pytest.mark.parametrize("objective", ['"flow_map"', '{ type = "backward_simulation", forward = "flow_map" }'])
+def test_of_many_micro_batches_one_of_each_step_stands_for_all(
+    objective: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step draws for all is counted at every step; branches come about in their shares, halves and quarters."""
+    text = RECIPE.format(objective=objective, steps=64, conditional="false")
+    (here / "r.toml").write_text(text.replace("batch = 6", "batch = 16"))
+    plan = make_plan(read(Path("r.toml"), ["compute.micro_batch=1"])[0], here / "runs").stages[0]
+    monkeypatch.setattr("flowmap.planning.count._WHOLE_PARTS", 10_000)
+    monkeypatch.setattr("flowmap.planning.count._WHOLE_CALLS", 1_000_000)
+    whole = count(plan)
+    monkeypatch.setattr("flowmap.planning.count._WHOLE_PARTS", 1_000)
+    part = count(plan)
+    assert (whole.steps, whole.whole_steps) == (64, 64)
+    assert (part.steps, part.whole_steps) == (64, 4)
+    for role, calls in whole.calls.items():
+        assert {k: n / 64 for k, n in vars(calls).items()} == {k: n / 4 for k, n in vars(part.calls[role]).items()}
+    assert {k: n / 64 for k, n in whole.backwards.items()} == {k: n / 4 for k, n in part.backwards.items()}
+    assert set(part.scripts) <= set(whole.scripts)
+    # So it is where a step turns out to have many calls, and of few steps those that are taken lie far apart.
+    monkeypatch.setattr("flowmap.planning.count._WHOLE_PARTS", 10_000)
+    monkeypatch.setattr("flowmap.planning.count._WHOLE_CALLS", 10)
+    assert count(plan).calls == part.calls
+    few = count(plan, most=4)
+    assert (few.steps, few.whole_steps) == (4, 1 / 4)
+
+
 def test_more_samples_at_a_time_than_can_be_counted_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowmap.planning.tally._MOST_NUMBERS", 5)
     with pytest.raises(

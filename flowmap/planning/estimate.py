@@ -99,10 +99,10 @@ def estimate(
         for event in script
         if not isinstance(event, int)
     )
-    seconds = flops / cost.steps / (tflops * 1e12 * devices)
+    seconds = flops / cost.whole_steps / (tflops * 1e12 * devices)
     hours = seconds * plan.stage.steps * devices / 3600
     trained = tuple(name for name, spec in specs.items() if spec.trained)
-    return StageEstimate(footprint.base(), own, trained, memory, flops / cost.steps, seconds, hours)
+    return StageEstimate(footprint.base(), own, trained, memory, flops / cost.whole_steps, seconds, hours)
 
 
 def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:

@@ -191,11 +191,11 @@ def rows_of(stage: PlannedStage) -> list[dict[str, Any]]:
         {
             "role": role,
             "trained": spec.trained,
-            "calls_with_gradient": cost.calls[role].grad / cost.steps,
-            "calls_without_gradient": cost.calls[role].no_grad / cost.steps,
-            "samples_with_gradient": cost.calls[role].grad_samples / cost.steps,
-            "samples_without_gradient": cost.calls[role].no_grad_samples / cost.steps,
-            "backwards": cost.backwards.get(role, 0) / cost.steps,
+            "calls_with_gradient": cost.calls[role].grad / cost.whole_steps,
+            "calls_without_gradient": cost.calls[role].no_grad / cost.whole_steps,
+            "samples_with_gradient": cost.calls[role].grad_samples / cost.whole_steps,
+            "samples_without_gradient": cost.calls[role].no_grad_samples / cost.whole_steps,
+            "backwards": cost.backwards.get(role, 0) / cost.whole_steps,
         }
         for role, spec in stage.plan.stage.objective.roles().items()
     ]

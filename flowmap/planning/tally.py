@@ -50,16 +50,17 @@ class Tally:
                 "compute.micro_batch"
             )
         self._plan, self._devices, self._next = plan, devices, 0
-        self.turns = len(self._turns)
+        self.turns, self.parts = len(self._turns), plan.stage.batch // devices // self._micro
+        """Turns of a step, and micro-batches of each."""
         self.calls: Mapping[str, Calls] = ledger.calls
         self.backwards = dict.fromkeys((turn.role for turn in self._turns), 0)
         self.scripts: Counter[tuple[Event, ...]] = Counter()
 
-    def step(self) -> None:
-        """Count the next step."""
+    def step(self, part: int | None = None) -> None:
+        """Count the next step, or one micro-batch of each of its turns."""
         for index in range(self.turns):
             if self.takes(index, self._next):
-                self.take(index, self._next)
+                self.take(index, self._next, part)
         self._next += 1
 
     def made(self) -> int:
@@ -70,13 +71,14 @@ class Tally:
         """Whether the turn is taken at `step`."""
         return self._turns[index].taken(step)
 
-    def take(self, index: int, step: int) -> None:
-        """Count one turn at `step`."""
+    def take(self, index: int, step: int, part: int | None = None) -> None:
+        """Count one turn at `step`, or the micro-batch `part` of it."""
         plan, turn = self._plan, self._turns[index]
         group = plan.stage.objective.group()
         whole = Draw.whole(plan.seed, plan.stage.name, step, f"{index}-{turn.role}", plan.stage.batch, group=group)
         world = World()
-        for draw in whole.split(self._devices, 0, self._micro):
+        draws = whole.split(self._devices, 0, self._micro)
+        for draw in draws if part is None else draws[part : part + 1]:
             batch = Batch(torch.zeros(draw.count, self._frames, 1), StandInCond(), StandInCond())
             for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
                 loss.value.backward()

@@ -126,10 +126,24 @@ class Arithmetic(TorchDispatchMode):
         return flops
 
 
-def arithmetic(call: Callable[[], Any], gradient: bool, masks: Masks) -> int:
+@final
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a call: its `forward`, and both with its backward."""
+
+    forward: int
+    both: int
+
+    def of(self, gradient: bool) -> int:
+        """Those with `gradient`, or without."""
+        return self.both if gradient else self.forward
+
+
+def arithmetic(call: Callable[[], Any], gradient: bool, masks: Masks) -> Flops:
     """The floating-point operations of `call` on the meta device, and with `gradient` those of its backward too."""
     with Arithmetic(masks) as counted, torch.set_grad_enabled(gradient):
         result = call()
+        forward = int(counted.flops)
         if gradient:
             result.backward(torch.zeros_like(result))
-    return int(counted.flops)
+    return Flops(forward, int(counted.flops))

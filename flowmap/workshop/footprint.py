@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -14,8 +15,23 @@ from flowmap.interfaces import Backbone
 from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Precision
-from flowmap.workshop.fake import Masks, Taken, arithmetic, measure
+from flowmap.workshop.combinations import Linear
+from flowmap.workshop.fake import Flops, Masks, Taken, arithmetic, measure
 from flowmap.workshop.rig import Rig
+
+
+@final
+@dataclass(frozen=True)
+class Extent:
+    """What the arithmetic of a call is linear in, `outside` of the parts that are alike and `inside` of one.
+
+    The constants are the same for all calls, but for what of a backward is outside and in the first part: for those of
+    one `case`.
+    """
+
+    outside: tuple[int, ...]
+    inside: tuple[int, ...]
+    case: str = ""
 
 
 @final
@@ -27,6 +43,10 @@ class MeasuredFootprint(Footprint):
     what is made is the real one. Prompts for so many samples are what `prompts` gives. Where attention has masks,
     `masks` says of a call who sees whom. All of it happens `within` a context, for what a backbone would remember
     beyond it.
+
+    Where `extent` says of a call what its arithmetic is linear in, outside of the parts that are alike and inside of
+    one, only so many calls are measured as that takes (flowmap.workshop.combinations). Its forward is then taken to be
+    the same with gradient and without.
     """
 
     def __init__(
@@ -37,11 +57,14 @@ class MeasuredFootprint(Footprint):
         prompts: Callable[[int], Any] = lambda count: None,
         masks: Callable[[CallShape], Masks] = lambda shape: {},
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
+        extent: Callable[[CallShape], Extent] | None = None,
     ) -> None:
         self._make, self._depth, self._precision = make, depth, precision
-        self._prompts, self._masks, self._within = prompts, masks, within
+        self._prompts, self._masks, self._within, self._extent = prompts, masks, within, extent
         self._rigs: dict[tuple[int, str], Rig] = {}
-        self._counted: dict[tuple[int, NetworkKind, CallShape, bool], int] = {}
+        self._flops: dict[tuple[NetworkKind, CallShape, bool], int] = {}
+        self._counted: dict[tuple[int, NetworkKind, CallShape, bool], Flops] = {}
+        self._lines: dict[tuple[str, NetworkKind, bool], Linear] = {}
         self._taken: dict[tuple[int, NetworkKind, CallShape, int, bool], Taken] = {}
         self._kept: dict[tuple[int, int | None], int] = {}
 
@@ -55,7 +78,26 @@ class MeasuredFootprint(Footprint):
 
     def flops(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
         """See Footprint.flops; what a condition remembers from its first call on is not computed again."""
-        return self._all(lambda units: self._count(units, kind, shape, gradient))
+        key = (kind, shape, gradient)
+        if key not in self._flops:
+            self._flops[key] = self._arithmetic(*key)
+        return self._flops[key]
+
+    def _arithmetic(self, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+        if self._extent is None:
+            return self._all(lambda units: self._count(units, kind, shape, gradient).of(gradient))
+        extent = self._extent(shape)
+
+        def measured(units: int) -> int:
+            # Nothing that is read into a memory has a gradient.
+            return self._count(units, kind, shape, shape.view != "reading").of(gradient)
+
+        first = self._line(f"first, {extent.case}" if gradient else "first", kind, gradient)
+        one = first.value((*extent.outside, *extent.inside), lambda: measured(1))
+        if self._depth == 1:
+            return one
+        further = self._line("further", kind, gradient)
+        return one + (self._depth - 1) * further.value(extent.inside, lambda: measured(2) - measured(1))
 
     def held(self, kind: NetworkKind, shape: CallShape, samples: int) -> int:
         """See Footprint.held."""
@@ -98,7 +140,10 @@ class MeasuredFootprint(Footprint):
                 self._rigs[units, device] = Rig(lambda: self._make(units), self._prompts, self._precision, device)
         return self._rigs[units, device]
 
-    def _count(self, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+    def _line(self, part: str, kind: NetworkKind, gradient: bool) -> Linear:
+        return self._lines.setdefault((part, kind, gradient), Linear())
+
+    def _count(self, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> Flops:
         key = (units, kind, shape, gradient)
         if key not in self._counted:
             try:
@@ -108,7 +153,7 @@ class MeasuredFootprint(Footprint):
                 self._counted[key] = self._counted_on("cpu", *key)
         return self._counted[key]
 
-    def _counted_on(self, device: str, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> int:
+    def _counted_on(self, device: str, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> Flops:
         rig = self._few(units, device)
         with self._within(), rig.running(), sdpa_kernel(SDPBackend.MATH):
             return arithmetic(rig.call(kind, shape, 1), gradient, self._masks(shape))

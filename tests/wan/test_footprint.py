@@ -13,6 +13,7 @@ import pytest
 import torch
 from flowmap_wan import attention
 from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.footprint import _measured as wan_measured
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LAYERS, LoraConfig
 from torch import Tensor
@@ -25,6 +26,7 @@ from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.recipe.read import read
 from flowmap.workshop.backbone import ModuleBackbone
+from flowmap.workshop.footprint import MeasuredFootprint
 from tests.wan.support import CHANNELS, architecture, draw, lora, make, module, noise
 from tests.wan.support import text as prompt
 
@@ -380,3 +382,25 @@ def test_what_is_remembered_of_a_prompt_is_as_large_as_the_real_thing(layers: tu
         if isinstance(x, Tensor)
     }
     assert footprint.prompt() == sum(kept.values())
+
+
+def test_few_calls_are_run_to_know_the_arithmetic_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are constants: the tests above hold each of these calls to the real network."""
+    run = list[tuple[int, str]]()
+    count = MeasuredFootprint._counted_on
+
+    def noted(self: MeasuredFootprint, device: str, units: int, *rest: Any) -> Any:
+        run.append((units, rest[1].view))
+        return count(self, device, units, *rest)
+
+    monkeypatch.setattr(MeasuredFootprint, "_counted_on", noted)
+    wan_measured.cache_clear()
+    footprint = config_of("far_wan21", lora=lora()).footprint(SampleSpec((FRAMES, CHANNELS, *SIDES), text=True), "no")
+    assert footprint is not None
+    for shape, gradient in itertools.product(CAUSAL, (False, True)):
+        if not (gradient and shape.view == "reading"):
+            footprint.flops("flow_map", shape, gradient)
+    # Constants of a first block: one each, pieces, answers, tokens, pairs; and four where compressed frames have a
+    # gradient. Of a further one: one each, tokens, pairs.
+    assert len([units for units, _ in run if units == 1]) <= 10 < len(CAUSAL)
+    assert len([units for units, _ in run if units == 2]) <= 5

@@ -1,21 +1,22 @@
-"""What Wan networks take, measured on ones of few blocks."""
+"""What Wan networks take, measured on ones of few blocks; and who sees whom where a mask rules it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 
 import torch
 
 from flowmap.interfaces import EncodedText
 from flowmap.plugin import Precision, SampleSpec
-from flowmap.plugin.footprint import Footprint
-from flowmap.workshop.footprint import MeasuredFootprint
+from flowmap.plugin.footprint import CallShape, Footprint
+from flowmap.workshop.footprint import Extent, MeasuredFootprint
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
+from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.rotary import turn
 from flowmap_wan.transformer import WanConfig
 
@@ -34,6 +35,7 @@ def _measured(
     latents = replace(spec, shape=spec.shape if config.random_base else latent_shape(config, spec))
     # Every way of masked attention computes what it computes in parts.
     plain = config.model_copy(update={"attention": "parts"})
+    calls = (_Causal if isinstance(config, FarWan21Config) else _Calls)(config, latents, sizes)
     # Prompts are padded to their full length, and without any the text is one row of zeros.
     tokens = config.text_length if spec.text else 1
 
@@ -46,15 +48,113 @@ def _measured(
         int(sizes["num_layers"]),
         precision,
         prompts=texts,
-        within=_anew,
+        within=_without_turns,
+        extent=calls.extent,
     )
 
 
 @contextmanager
-def _anew() -> Iterator[None]:
+def _without_turns() -> Iterator[None]:
     """Rotations are remembered: fake ones and real ones may not meet."""
     turn.cache_clear()
     try:
         yield
     finally:
         turn.cache_clear()
+
+
+@final
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens that stand together: whether they are noised, in which chunk, `coarse`, or `past` (not asked about)."""
+
+    count: int
+    chunk: int = 0
+    noised: bool = False
+    coarse: bool = False
+    past: bool = False
+
+    def sees(self, other: _Tokens) -> bool:
+        """The rule of flowmap_wan.sight.Run."""
+        if other.noised:
+            return self.noised and self.chunk == other.chunk
+        return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
+
+
+class _Calls:
+    """Which tokens a call is of, and who sees whom: everything everything, unless a mask rules it."""
+
+    def __init__(self, config: WanConfig, latents: SampleSpec, sizes: Mapping[str, Any]) -> None:
+        _, _, height, width = latents.shape
+        patches = (sizes["patch_size"], getattr(config, "compressed_patch_size", (1, 1, 1)))
+        # Tokens of a frame, full and compressed.
+        self._cells = [(height // down) * (width // across) for _, down, across in patches]
+
+    def extent(self, shape: CallShape) -> Extent:
+        """Tokens go through the same layers in every block, and attention by pairs.
+
+        Outside of them every piece has its times, full and compressed tokens are embedded, and one piece is answered.
+        """
+        tokens = self._tokens(shape)
+        new = [each for each in tokens if not each.past]
+        pairs = _pairs(tokens, masked=self._masked(shape))
+        fine, coarse = (sum(each.count for each in new if each.coarse == kind) for kind in (False, True))
+        noised = sum(each.count for each in new if each.noised)
+        pieces = len({(each.noised, each.coarse) for each in new})
+        # The embedding of compressed frames is trained beside adapters: then the first block has a gradient to pass on.
+        return Extent((pieces, noised or fine, coarse), (1, fine + coarse, pairs), "compressed" if coarse else "")
+
+    def _masked(self, shape: CallShape) -> bool:
+        return False
+
+    def _tokens(self, shape: CallShape) -> list[_Tokens]:
+        """The tokens of a call, in any order."""
+        own, given = (frames * self._cells[0] for frames in (shape.frames, shape.start))
+        return [_Tokens(own, noised=True), *([_Tokens(given)] if given else [])]
+
+
+@final
+class _Causal(_Calls):
+    """Of a causal model."""
+
+    def __init__(self, config: FarWan21Config, latents: SampleSpec, sizes: Mapping[str, Any]) -> None:
+        super().__init__(config, latents, sizes)
+        self._sizes, self._newest = config.chunks, config.full_chunks - 1
+
+    def _masked(self, shape: CallShape) -> bool:
+        return shape.view in ("forced", "reading")
+
+    def _tokens(self, shape: CallShape) -> list[_Tokens]:
+        stop = shape.start + shape.frames
+        if shape.view == "forced":
+            own = [(i, size) for i, first, size in self._chunks() if shape.start <= first < stop]
+            noised = [_Tokens(size * self._cells[0], i, noised=True) for i, size in own]
+            clean = [_Tokens(size * self._cells[0], i) for i, size in own]
+            old = [(i, size) for i, first, size in self._chunks() if first < shape.start]
+            return [*(_Tokens(size * self._cells[1], i, coarse=True) for i, size in old), *noised, *clean]
+        if shape.view == "reading":
+            # The compressed part of what was remembered stays, and all else is read again.
+            kept, memory = self._compressed(shape.start), self._memory(stop)
+            return [replace(each, past=place < kept) for place, each in enumerate(memory)]
+        before = [replace(each, past=True) for each in self._memory(shape.start)]
+        return [*before, _Tokens(shape.frames * self._cells[0], len(before), noised=True)]
+
+    def _chunks(self) -> list[tuple[int, int, int]]:
+        """Index, first frame and frames of every chunk."""
+        return [(i, sum(self._sizes[:i]), size) for i, size in enumerate(self._sizes)]
+
+    def _memory(self, frames: int) -> list[_Tokens]:
+        """The first `frames`, read: the newest chunks at full resolution, older ones compressed."""
+        old = self._compressed(frames)
+        chunks = [(i, size) for i, first, size in self._chunks() if first < frames]
+        return [_Tokens(size * self._cells[i < old], i, coarse=i < old) for i, size in chunks]
+
+    def _compressed(self, frames: int) -> int:
+        """How many of the chunks in the first `frames` are compressed."""
+        return max(0, sum(first < frames for _, first, _ in self._chunks()) - self._newest)
+
+
+def _pairs(tokens: Sequence[_Tokens], masked: bool) -> int:
+    """How many pairs of tokens see each other."""
+    new = [each for each in tokens if not each.past]
+    return sum(query.count * key.count for query in new for key in tokens if not masked or query.sees(key))
