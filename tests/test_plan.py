@@ -320,6 +320,17 @@ def test_devices_share_samples_in_whole_groups() -> None:
     )
 
 
+def test_a_shared_sample_is_held_in_parts() -> None:
+    alone, shared = (
+        plan_recipe(FAR_14B, [*FEWER, f"compute.sequence={n}"], devices=4).stages[-1].estimate for n in (1, 4)
+    )
+    assert alone is not None
+    assert shared is not None
+    assert 0.25 < shared.memory.activations / alone.memory.activations < 0.3
+    assert shared.memory.least == alone.memory.least
+    assert shared.flops == pytest.approx(alone.flops, rel=0.03)  # other draws: rollouts of other lengths
+
+
 def test_the_command_takes_devices_memory_and_throughput(here: Path) -> None:
     (here / "r.toml").write_text(HEAD + TEACHER)
     done = CliRunner().invoke(cli.app, ["plan", "r.toml", "--devices", "2", "--tflops", "3", "--json"])

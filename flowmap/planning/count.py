@@ -48,11 +48,13 @@ def count(plan: StagePlan, devices: int = 1, most: int = _MOST_STEPS) -> StageCo
     a step share (windows, lengths of rollouts) is counted as often as before, and branches of times go by the place of
     a sample in the batch, which so come about in their shares. Of steps that are long all the same fewer are counted.
 
-    The counts are those of the first of `devices` processes; the batch must be whole micro-batches of them.
+    The counts are those of the first of `devices` processes; the batch must be whole micro-batches of as many as do not
+    share samples (compute.sequence).
     """
+    shares = max(1, devices // plan.recipe.compute.sequence)
     most = min(plan.stage.steps, most)
     with phase(f"{plan.stage.name}: counting the calls of its steps", most, "steps") as doing:
-        return _whole(plan, devices, most, doing) or _in_turn(plan, devices, most, doing)
+        return _whole(plan, shares, most, doing) or _in_turn(plan, shares, most, doing)
 
 
 def _whole(plan: StagePlan, devices: int, most: int, doing: Phase) -> StageCost | None:

@@ -90,14 +90,18 @@ def estimate(
 
     Each device has `room` bytes, if that is known.
     """
-    specs = plan.stage.objective.roles()
+    specs, compute = plan.stage.objective.roles(), plan.recipe.compute
     own = {name: footprint.own(spec.kind) for name, spec in specs.items()}
-    memory = memory_of(specs, footprint, plan.recipe.compute, devices, _activations(cost, specs, footprint), room)
-    flops = devices * sum(
-        times * event.samples * _cost(event, specs, footprint)
-        for script, times in cost.scripts.items()
-        for event in script
-        if not isinstance(event, int)
+    memory = memory_of(specs, footprint, compute, devices, _activations(cost, specs, footprint, compute.sequence), room)
+    flops = (
+        devices
+        // compute.sequence
+        * sum(
+            times * event.samples * _cost(event, specs, footprint)
+            for script, times in cost.scripts.items()
+            for event in script
+            if not isinstance(event, int)
+        )
     )
     seconds = flops / cost.whole_steps / (tflops * 1e12 * devices)
     hours = seconds * plan.stage.steps * devices / 3600
@@ -211,13 +215,17 @@ def _affine(size: Callable[[int], int], samples: int) -> int:
     return one + (samples - 1) * (two - one)
 
 
-def _activations(cost: StageCost, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:
-    """The most bytes at any moment of any script, with all graphs and memories that are alive then."""
+def _activations(cost: StageCost, specs: Mapping[str, RoleSpec], footprint: Footprint, sequence: int) -> int:
+    """The most bytes at any moment of any script, with all graphs and memories that are alive then.
+
+    Of a sample that `sequence` devices share each has its part of the tokens and of the memories, and the whole prompt.
+    """
     sizes = _Largest(cost, specs, footprint)
     sizes.measure(cost)
     samples = max(e.samples for script in cost.scripts for e in script if not isinstance(e, int) and e.gradient)
     # Of every sample its condition and the null one.
-    return max(_peak(script, sizes) for script in cost.scripts) + 2 * samples * footprint.prompt()
+    most = max(_peak(script, sizes) for script in cost.scripts)
+    return math.ceil(most / sequence) + 2 * samples * footprint.prompt()
 
 
 def _peak(script: tuple[Event, ...], sizes: _Largest) -> int:

@@ -98,10 +98,12 @@ def _show_memory(planned: Planned, console: Console) -> None:
     micro = planned.recipe.compute.micro_batch
     how = f"micro-batches of {micro}" if micro else "all samples of a device at once (compute.micro_batch)"
     sharded = " All but activations and what is gathered is divided by the number of devices (FSDP2)." * (number > 1)
+    sequence = planned.recipe.compute.sequence
+    shared = f" Each sample is shared by {sequence} devices (compute.sequence)." * (sequence > 1)
     _note(
         "Parameters are those of the base and all roles: exact, as are weights, gradients, optimiser (AdamW) and EMA. "
-        f"Activations are estimated, for {how}, with the memory of finished chunks.{sharded} Encoders, evaluation and "
-        "the allocator's own waste come on top: leave a tenth free.",
+        f"Activations are estimated, for {how}, with the memory of finished chunks.{shared}{sharded} Encoders, "
+        "evaluation and the allocator's own waste come on top: leave a tenth free.",
         console,
     )
 
