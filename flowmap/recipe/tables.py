@@ -23,6 +23,7 @@ from flowmap.schema.bounds import (
     MicroBatch,
     Norm,
     PathText,
+    Prefetch,
     Processes,
     Repeats,
     Rewinds,
@@ -153,6 +154,11 @@ class ComputeConfig(Config):
     )
     micro_batch: MicroBatch = Field(
         0, description="samples per process that go through a network at once; 0 = all, without accumulation"
+    )
+    prefetch: Prefetch = Field(
+        2,
+        description="micro-batches whose samples and noise the CPU makes ready while an accelerator computes, 0 = "
+        "none; without an accelerator none are",
     )
     threads: Processes = Field(0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field(

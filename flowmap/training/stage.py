@@ -26,7 +26,10 @@ from flowmap.training.verify import verify
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage ready to run; `optimizers` and `schedules` are those of the trained roles."""
+    """A stage ready to run; `optimizers` and `schedules` are those of the trained roles.
+
+    So many micro-batches are made ready ahead as `prefetch` says.
+    """
 
     plan: StagePlan
     backbone: Backbone
@@ -36,6 +39,7 @@ class Stage:
     optimizers: Mapping[str, torch.optim.Optimizer]
     schedules: Mapping[str, OptimizerConfig]
     processes: Processes
+    prefetch: int = 0
 
     def turns(self) -> tuple[Turn, ...]:
         """The objective's turns."""
@@ -104,6 +108,8 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
         optimizers,
         schedules,
         processes,
+        # On a CPU they would be made by the cores that compute.
+        0 if processes.device.type == "cpu" else plan.recipe.compute.prefetch,
     )
 
 
