@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, TypeVar, final
 
 _GB = 1e9
@@ -50,14 +51,14 @@ class Listener(Protocol):
         """It has ended, well or not."""
 
 
-_listeners: list[Listener] = []
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
 @contextmanager
 def phase(what: str, total: float = 0, unit: str = "") -> Iterator[Phase]:
     """Do `what` in this context; it is shown where somebody listens and it takes long. Phases may lie in phases."""
     made = Phase(what, total, unit)
-    listeners = tuple(_listeners)
+    listeners = _listeners.get()
     for listener in listeners:
         listener.begin(made)
     try:
@@ -77,9 +78,9 @@ def each(items: Sequence[T], what: str, unit: str = "") -> Iterator[T]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within this context `listener` is told of every phase of this process."""
-    _listeners.append(listener)
+    """Within this context `listener` is told of every phase of this thread, and of nothing that others do beside it."""
+    token = _listeners.set((*_listeners.get(), listener))
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.reset(token)

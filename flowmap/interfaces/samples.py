@@ -36,18 +36,21 @@ class Samples:
     encoded: bool = False
     sources: Tensor | None = None
 
-    def to(self, device: torch.device) -> Samples:
-        """The same on `device`; of prompts those that are tensors or EncodedText."""
-        labels = None if self.labels is None else sent(self.labels, device)
-        sources = None if self.sources is None else sent(self.sources, device)
+    def map(self, each: Callable[[Tensor], Tensor]) -> Samples:
+        """The same with `each` applied to every tensor; of prompts to those that are tensors or EncodedText."""
+        labels, sources = (None if part is None else each(part) for part in (self.labels, self.sources))
         prompts = self.prompts
         if prompts is self.labels:
             prompts = labels
         elif isinstance(prompts, Tensor):
-            prompts = sent(prompts, device)
+            prompts = each(prompts)
         elif isinstance(prompts, EncodedText):
-            prompts = prompts.to(device)
-        return Samples(sent(self.x, device), labels, prompts, self.encoded, sources)
+            prompts = prompts.map(each)
+        return Samples(each(self.x), labels, prompts, self.encoded, sources)
+
+    def to(self, device: torch.device) -> Samples:
+        """The same on `device`."""
+        return self.map(lambda x: sent(x, device))
 
 
 @final
@@ -93,8 +96,12 @@ class EncodedText:
 
     def to(self, device: torch.device) -> EncodedText:
         """The same on `device`."""
-        others, nulls = ({k: sent(x, device) for k, x in group.items()} for group in (self.others, self.null_others))
-        return EncodedText(sent(self.text, device), sent(self.null, device), others, nulls)
+        return self.map(lambda x: sent(x, device))
+
+    def map(self, each: Callable[[Tensor], Tensor]) -> EncodedText:
+        """The same with `each` applied to every tensor."""
+        others, nulls = ({k: each(x) for k, x in group.items()} for group in (self.others, self.null_others))
+        return EncodedText(each(self.text), each(self.null), others, nulls)
 
 
 @final

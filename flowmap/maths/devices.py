@@ -15,8 +15,13 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     """`x` on `device`; from the CPU to an accelerator the copy is made while the program goes on."""
     if device.type == "cpu" or x.device.type != "cpu":
         return x.to(device)
-    # A copy from memory that may be swapped out waits; torch keeps pinned memory until the copy has been made.
-    return (x.pin_memory() if torch.accelerator.is_available() else x).to(device, non_blocking=True)
+    # Torch keeps pinned memory until the copy has been made.
+    return pinned(x).to(device, non_blocking=True)
+
+
+def pinned(x: Tensor) -> Tensor:
+    """`x`, which is on the CPU, in memory that stays where it is: an accelerator copies it unwaited for."""
+    return x.pin_memory() if torch.accelerator.is_available() else x
 
 
 def rows_where(mask: Tensor, device: torch.device) -> Tensor:

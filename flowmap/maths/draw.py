@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -25,6 +26,14 @@ _WORDS_PER_BLOCK = 8  # one Philox counter yields four 64-bit words, used as eig
 _MOST_WASTE = 2  # numbers of other samples that are made rather than skipped, per number that is wanted
 
 
+class Noise(ABC):
+    """Noise that was made before it is asked for."""
+
+    @abstractmethod
+    def take(self, draw: Draw, name: str, shape: Sequence[int]) -> Tensor | None:
+        """`draw.normal(name, shape)` on the CPU, which nobody else has; None if it was not made."""
+
+
 @final
 @dataclass(frozen=True)
 class Draw:
@@ -33,7 +42,7 @@ class Draw:
     `rows` are the samples of the global batch that this process holds now, `peers` those that all processes hold
     now. They differ where processes share a batch, and are a part of it where gradients are accumulated. Samples
     0 ... `group` - 1 of the global batch are a group, and so on: whoever holds one of a group holds all of it, in order
-    and side by side.
+    and side by side. `noise` is what was made ahead of the normal numbers.
     """
 
     seed: int
@@ -45,6 +54,7 @@ class Draw:
     peers: Sequence[int]
     device: torch.device
     group: int = field(default=1, kw_only=True)
+    noise: Noise | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @classmethod
     def whole(
@@ -170,6 +180,10 @@ class Draw:
 
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
+        made = None if self.noise is None else self.noise.take(self, name, shape)
+        return sent(self._normal(name, shape) if made is None else made, self.device)
+
+    def _normal(self, name: str, shape: Sequence[int]) -> Tensor:
         size = math.prod(shape)
         half = (size + 1) // 2
         units = self._bits(_of_kind(name, "normal", shape), 2 * half).astype(np.float32)
@@ -186,7 +200,7 @@ class Draw:
         np.sin(angle, out=values[:, half:])
         values[:, :half] *= radius
         values[:, half:] *= radius
-        return sent(torch.from_numpy(np.ascontiguousarray(values[:, :size]).reshape(self.count, *shape)), self.device)
+        return torch.from_numpy(np.ascontiguousarray(values[:, :size]).reshape(self.count, *shape))
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""

@@ -25,6 +25,7 @@ from flowmap.schema.bounds import (
     MicroBatch,
     Norm,
     PathText,
+    Prefetch,
     Processes,
     Repeats,
     Rewinds,
@@ -174,6 +175,11 @@ class ComputeConfig(Config):
         description="when several processes average gradients: once a 'turn', for which each holds the whole gradient "
         "of a role, or after each 'loss' of each micro-batch; 'auto': once a turn if that takes at most a sixteenth of "
         "a device's memory",
+    )
+    prefetch: Prefetch = Field(
+        2,
+        description="micro-batches whose samples and noise the CPU makes ready while an accelerator computes, 0 = "
+        "none; without an accelerator none are",
     )
     threads: Processes = Field(0, description="CPU threads of training, 0 = torch's choice; small networks want 1")
     trackers: tuple[Literal["tensorboard"], ...] = Field(

@@ -121,6 +121,9 @@ Memory = Annotated[int, Range(20, 10**6, "fewer have no mean to compare with; mo
 Rewinds = Annotated[int, Range(1, 100, "each halves the learning rates or so: after a hundred nothing moves")]
 """Times that a stage goes back."""
 
+Prefetch = Annotated[int, Range(0, 64, "each is a whole micro-batch in memory, and one is as good as many")]
+"""Micro-batches that are made ready ahead."""
+
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "what 64 bits hold, as everywhere else where seeds are given")]
 """A seed. Any other gives other numbers."""
 

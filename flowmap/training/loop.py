@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import final
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Loss, Role, Scene, Taken, Turn, World, always
+from flowmap.interfaces import Loss, Role, Samples, Scene, Taken, Turn, World, always
 from flowmap.maths.draw import Draw
 from flowmap.recipe.derivatives import tangents
 from flowmap.recipe.tables import OptimizerConfig
+from flowmap.training.ahead import Ahead, Made, ahead
 from flowmap.training.ema import update_average
 from flowmap.training.ledger import Ledger
 from flowmap.training.memory import reset_peak_memory
@@ -49,36 +50,46 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
     error = _tangent_error(stage, ledger)
     records, guard = Records(stage.processes, seconds), None
     reset_peak_memory(stage.processes.device)
-    for step in range(done, steps):
-        now = records.begin(step + 1) or due(step + 1) or step + 1 == steps
-        rates: dict[str, float] = {}
-        branches: set[str] = set()
+    todo = _draws(stage, turns, range(done, steps))
+    with ahead(todo, partial(_samples, stage), stage.prefetch, stage.processes.device) as coming:
+        for step in range(done, steps):
+            now = records.begin(step + 1) or due(step + 1) or step + 1 == steps
+            rates: dict[str, float] = {}
+            branches: set[str] = set()
+            for index, turn in enumerate(turns):
+                if not turn.taken(step):
+                    continue
+                taken[index] += 1
+                optimizer = stage.optimizers[turn.role]
+                rates[turn.role] = learning_rate(stage.schedules[turn.role], step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[turn.role]
+                parts = Parts(stage, roles, step, f"{index}-{turn.role}", coming)
+                with error.measuring(taken[index]):
+                    made = _take_turn(stage, turn, parts, ledger, branches)
+                records.add(made)
+                if now and (wrong := records.read()):
+                    yield from records.told(before=wrong.step)
+                    raise wrong
+                if not now:
+                    guard = guard or Guard(list(stage.optimizers.values()), stage.processes)
+                    guard.see(made)
+                optimizer.step()
+                stage.roles[turn.role].let_go()
+                if turn.role == "student":
+                    update_average(stage.roles["student"], stage.plan.stage.ema, step)
+            measured, doubts = error.take()
+            records.end(lr=rates, measured=measured, doubts=doubts, **ledger.take())
+            if now:
+                yield from records.told()
+
+
+def _draws(stage: Stage, turns: Sequence[Turn], steps: Iterable[int]) -> Iterator[Draw]:
+    """The draws of this process's micro-batches in `steps`, in their order."""
+    for step in steps:
         for index, turn in enumerate(turns):
-            if not turn.taken(step):
-                continue
-            taken[index] += 1
-            optimizer = stage.optimizers[turn.role]
-            rates[turn.role] = learning_rate(stage.schedules[turn.role], step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rates[turn.role]
-            parts = Parts(stage, roles, step, f"{index}-{turn.role}")
-            with error.measuring(taken[index]):
-                made = _take_turn(stage, turn, parts, ledger, branches)
-            records.add(made)
-            if now and (wrong := records.read()):
-                yield from records.told(before=wrong.step)
-                raise wrong
-            if not now:
-                guard = guard or Guard(list(stage.optimizers.values()), stage.processes)
-                guard.see(made)
-            optimizer.step()
-            stage.roles[turn.role].let_go()
-            if turn.role == "student":
-                update_average(stage.roles["student"], stage.plan.stage.ema, step)
-        measured, doubts = error.take()
-        records.end(lr=rates, measured=measured, doubts=doubts, **ledger.take())
-        if now:
-            yield from records.told()
+            if turn.taken(step):
+                yield from Parts(stage, {}, step, f"{index}-{turn.role}").draws
 
 
 def _tangent_error(stage: Stage, ledger: Ledger) -> TangentError:
@@ -96,25 +107,32 @@ class Parts:
     Each has its own batch and randomness; all share the roles and the world.
     """
 
-    def __init__(self, stage: Stage, roles: Mapping[str, Role], step: int, turn: str) -> None:
+    def __init__(
+        self, stage: Stage, roles: Mapping[str, Role], step: int, turn: str, ahead: Ahead | None = None
+    ) -> None:
         self.step = step
         plan, processes = stage.plan, stage.processes
         group = plan.stage.objective.group()
         whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device, group=group)
         micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.shares
-        self._draws = whole.split(processes.shares, processes.share, micro)
-        self._stage, self._roles = stage, roles
+        self.draws = whole.split(processes.shares, processes.share, micro)
+        self._stage, self._roles, self._ahead = stage, roles, ahead
 
     def __len__(self) -> int:
-        return len(self._draws)
+        return len(self.draws)
 
     def __iter__(self) -> Iterator[Scene]:
-        backbone, data = self._stage.backbone, self._stage.data
-        world = World(self._stage.processes.shares, self._stage.processes.sharers())
-        for draw in self._draws:
-            samples = data.batch(draw.here.child("data")).to(draw.device)
-            batch = backbone.encode(samples, draw.child("encoding"))
-            yield Scene(self._roles, batch, draw, backbone.chunking(), world)
+        backbone, processes = self._stage.backbone, self._stage.processes
+        world = World(processes.shares, processes.sharers())
+        for draw in self.draws:
+            made = self._ahead.take(draw) if self._ahead else Made(draw, _samples(self._stage, draw))
+            batch = backbone.encode(made.samples.to(draw.device), made.draw.child("encoding"))
+            yield Scene(self._roles, batch, made.draw, backbone.chunking(), world)
+
+
+def _samples(stage: Stage, draw: Draw) -> Samples:
+    """The samples of a micro-batch, on the CPU."""
+    return stage.data.batch(draw.here.child("data"))
 
 
 def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches: set[str]) -> Turned:

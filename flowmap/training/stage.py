@@ -29,7 +29,8 @@ from flowmap.training.verify import verify
 class Stage:
     """A stage ready to run; `optimizers` and `schedules` are those of the trained roles.
 
-    `reducers` average the gradients of each role over all processes.
+    `reducers` average the gradients of each role over all processes. So many micro-batches are made ready ahead as
+    `prefetch` says.
     """
 
     plan: StagePlan
@@ -41,6 +42,7 @@ class Stage:
     schedules: Mapping[str, OptimizerConfig]
     processes: Processes
     reducers: Mapping[str, Reducer]
+    prefetch: int = 0
 
     def turns(self) -> tuple[Turn, ...]:
         """The objective's turns."""
@@ -110,6 +112,8 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
         schedules,
         processes,
         reducers,
+        # On a CPU they would be made by the cores that compute.
+        0 if processes.device.type == "cpu" else plan.recipe.compute.prefetch,
     )
 
 
