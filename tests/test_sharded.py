@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process_runs import furthest
+from tests.process_runs import furthest, shared
 from tests.small_runs import preload
 from tests.test_processes import COPIES, VIDEO, assert_equal, run
 
@@ -121,3 +121,44 @@ def test_two_nodes_with_a_copy_each(base: str, tmp_path: Path) -> None:
         folder.mkdir()
         run(folder, shared_as(f'base = "{base}"', VIDEO), processes, nodes=2)
     assert_equal(one, four, ("forward", "on_policy"))
+
+
+KEPT = """
+import os
+import torch
+from torch import nn
+from flowmap.interfaces import Role, Velocity
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training.ema import start_average
+from flowmap.training.processes import Processes, leave
+from flowmap.training.sharding import local, place
+module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+for layer in module:
+    nn.init.eye_(layer.weight)
+role = Role("student", Velocity, module, dict(module.named_parameters()), list(module))
+place([role], Processes(ComputeConfig(device="cpu")))
+start_average(role)
+
+@torch.no_grad()
+def computed():
+    return float(module(torch.ones(1, 2))[0, 0])
+
+found = [computed()]
+with torch.no_grad():
+    for parameter in role.own.values():
+        local(parameter).mul_(3)
+role.let_go()
+found.append(computed())
+with role.averaged():
+    found.append(computed())
+found.append(computed())
+print("computed:", found, flush=True)
+leave()
+os._exit(0)
+"""
+
+
+def test_what_was_gathered_and_kept_is_not_used_after_a_change(tmp_path: Path) -> None:
+    """The last unit stays gathered after a call without gradient: through a step and an average it must not."""
+    code, said = shared(tmp_path, patch=KEPT)
+    assert (code, said) == (0, "computed: [1.0, 9.0, 1.0, 9.0]\n" * 2)
