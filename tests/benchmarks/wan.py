@@ -182,18 +182,16 @@ def our_backbone(
         config = Wan21Config(**fields)
     frames, _, height, width = shape.latent
     assert config.lora is not None
-    made: list[WanModule] = []
 
     def make(two_times: bool, chosen: Chosen) -> WanModule:
-        made.append(WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen))
-        return made[-1]
+        return WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen)
 
     architecture = Architecture(make, inner=transformer_of, adapters=adapters_of(config.lora, causal), times="either")
     codec = NoCodec((frames, 16, height, width))
     backbone = ModuleBackbone(config.type, architecture, codec, chunking=config.splitting())
-    backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
-    (module,) = made
-    return backbone, module
+    role = backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
+    assert isinstance(role.module, WanModule)
+    return backbone, role.module
 
 
 class Ours(Trainer):
