@@ -15,7 +15,7 @@ from flowmap.recipe.tables import ComputeConfig
 from tests.gpu import installed
 from tests.gpu.items import entries
 from tests.gpu.planned import STEPS, measured
-from tests.gpu.schedule import LOGS, RESULTS, TABLE, Item, run
+from tests.gpu.schedule import OUTPUT, RESULTS, TABLE, Item, run
 
 FACTS = {"device": "a device", "PyTorch": "2.11.0"}
 HERE = dict(os.environ)
@@ -49,14 +49,17 @@ def test_what_crashes_loses_nothing_and_is_told(tmp_path: Path) -> None:
     assert table.startswith("device a device; PyTorch 2.11.0\n")
     assert "| first: what first is | one: 1 s<br>some peak / memory: 3.2 GiB |" in table
     assert "a number: 1.5 s<br>**failed**: exit code -11" in table
-    assert (tmp_path / LOGS / "raising.log").read_text().startswith("Traceback")
+    output = (tmp_path / OUTPUT).read_text()
+    assert (
+        output.index("# first: ") < output.index("no number") < output.index("# raising: ") < output.index("Traceback")
+    )
     assert said[0].startswith("first: about 1 s, until ")
 
 
 def test_every_result_is_written_before_the_next_item_begins(tmp_path: Path) -> None:
     count = f"import json; print('  so far ', len(json.load(open({str(tmp_path / RESULTS)!r}))['results']))"
     found = run([item("first", "pass"), item("second", count), item("third", count)], 100, tmp_path, FACTS, HERE)
-    assert [result.numbers for result in found] == [[], [("so far", "1")], [("so far", "2")]]
+    assert [result.numbers for result in found] == [[("said", "nothing")], [("so far", "1")], [("so far", "2")]]
 
 
 def test_what_does_not_fit_is_skipped_and_what_takes_too_long_is_ended(
@@ -88,11 +91,11 @@ def test_the_whole_time_is_a_limit_too(tmp_path: Path) -> None:
 
 
 def test_all_items_have_names_of_their_own_and_a_plan_is_of_steps_that_are_measured(tmp_path: Path) -> None:
-    names = [entry.name for entry in entries(installed.TREE, tmp_path)]
+    names = [entry.name for entry in entries(installed.TREE, tmp_path, tmp_path)]
     assert len(set(names)) == len(names)
     assert set(STEPS) <= set(names)
     assert max(map(names.index, STEPS)) < names.index("plan")
-    assert len([entry for entry in entries(installed.TREE, tmp_path) if entry.on(False)]) > 8
+    assert len([entry for entry in entries(installed.TREE, tmp_path, tmp_path) if entry.on(False)]) > 8
     numbers = [["a step", "5.5 s (mean of 3)"], ["peak memory", "16.000 GiB"]]
     results = [{"name": "step-1.3b-forward", "numbers": numbers}, {"name": "device", "numbers": [["peak", "1 TFLOP"]]}]
     (tmp_path / RESULTS).write_text(json.dumps({"results": results}))

@@ -26,7 +26,6 @@ from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LoraConfig
-from peft import LoraConfig as PeftConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Role, Scene, World
@@ -257,6 +256,8 @@ class Published(Trainer):
     """The published loop (bidirectional)."""
 
     def __init__(self, ours: Ours) -> None:
+        from peft import LoraConfig as PeftConfig
+
         self.models: dict[str, Any] = {}
         own: dict[str, list[nn.Parameter]] = {}
         plain = _plain_state(ours.module)

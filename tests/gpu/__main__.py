@@ -3,7 +3,7 @@
     python -m tests.gpu --minutes 15 --out DIR
 
 Needs nothing but what the project installs with its development extras, and runs from a copy of the tree too, without
-installation. DIR gets results.json and results.md after every item, and the output of each in logs/. What crashes or
+installation. DIR gets results.json and results.md after every item, and what they print in output.txt. What crashes or
 takes too long loses nothing else; what no longer fits in the time is skipped, and said to be. On a CPU (or with
 --small) everything runs in a tiny form that shows that it works, and says what an accelerator would do.
 """
@@ -52,15 +52,16 @@ def main() -> int:
         environment = {**os.environ, "PYTHONPATH": added, "PYTHONUNBUFFERED": "1"}
         facts = facts_of(environment)
         accelerator = "driver" in facts and not asked.small
-        chosen = [entry for entry in entries(TREE, out) if asked.only in entry.name]
+        chosen = [entry for entry in entries(TREE, out, Path(scratch)) if asked.only in entry.name]
         items = [item for entry in chosen if (item := entry.on(accelerator)) is not None]
         if not items:
-            parser.error(f"--only {asked.only}: there are {', '.join(entry.name for entry in entries(TREE, out))}")
-        print("; ".join(f"{name} {value}" for name, value in facts.items()))
+            parser.error(f"--only {asked.only}: there are {', '.join(entry.name for entry in entries(TREE, out, out))}")
         if not accelerator:
+            facts["form"] = "tiny, which measures nothing of an accelerator"
             print("The small form, which shows that everything works. An accelerator would run, in this order:")
             for entry in chosen:
                 print(f"  {entry.name:<34}  {minutes(entry.seconds):>8}  {' '.join(entry.words)}")
+        print("; ".join(f"{name} {value}" for name, value in facts.items()))
         expected = sum(item.seconds for item in items)
         print(f"{len(items)} items, about {minutes(expected)} of {asked.minutes:g} min; results in {out}", flush=True)
         found = run(items, 60 * asked.minutes, out, facts, environment, partial(print, flush=True))

@@ -35,8 +35,8 @@ class Entry:
         return Item(self.name, self.what, (*_MODULE, *self.small), self.small_seconds)
 
 
-def entries(tree: Path, out: Path) -> list[Entry]:
-    """All of them; `out` is where results are."""
+def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
+    """All of them; `out` is where results are, and `scratch` for what nobody keeps."""
     accelerator = str(tree / "tests" / "wan" / "test_accelerator.py")
     pytest = ("pytest", "-q", "-p", "no:cacheprovider", accelerator)
     return [
@@ -52,9 +52,9 @@ def entries(tree: Path, out: Path) -> list[Entry]:
         Entry(
             "rehearsal",
             "every path of a recipe on the device",
-            ("flowmap", *_rehearsal(tree, out, "moving_digits_far"), "--set", "compute.device=auto"),
+            ("flowmap", *_rehearsal(tree, scratch, "moving_digits_far"), "--set", "compute.device=auto"),
             240,
-            ("flowmap", *_rehearsal(tree, out, "quickstart")),
+            ("flowmap", *_rehearsal(tree, scratch, "quickstart")),
             60,
         ),
         _step("14b", "on_policy", 2, 330, far=True),
@@ -102,5 +102,5 @@ def _compiled(shape: str, stage: str, steps: int, seconds: float) -> Entry:
     return Entry(f"compile-{shape}-{stage}", "the same with compiled blocks", large, seconds, small, 60)
 
 
-def _rehearsal(tree: Path, out: Path, recipe: str) -> Sequence[str]:
-    return ("run", str(tree / "recipes" / f"{recipe}.toml"), "--rehearse", "--runs", str(out / "rehearsal"))
+def _rehearsal(tree: Path, scratch: Path, recipe: str) -> Sequence[str]:
+    return ("run", str(tree / "recipes" / f"{recipe}.toml"), "--rehearse", "--runs", str(scratch))

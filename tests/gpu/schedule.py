@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-RESULTS, TABLE, LOGS = "results.json", "results.md", "logs"
+RESULTS, TABLE, OUTPUT = "results.json", "results.md", "output.txt"
 _NUMBER = re.compile(r"^  (\S.*?)\s{2,}(\S.*?)\s*$")
 _GRACE = 3.0  # times what an item is expected to take, which is then over
 _LEAST = 60.0  # seconds that every item may take, if they are left
-_TAIL = 12
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def run(
 
     After each of them `out` has all results so far, as JSON and as a table in Markdown under `facts`.
     """
-    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / OUTPUT).write_bytes(b"")
     end, found = time.monotonic() + seconds, list[Result]()
     for item in items:
         left = end - time.monotonic()
@@ -70,7 +70,7 @@ def run(
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + item.seconds))
             say(f"{item.name}: about {minutes(item.seconds)}, until {until}; {minutes(left)} left in all")
             limit = min(left, max(_LEAST, _GRACE * item.seconds))
-            found.append(_one(item, limit, out / LOGS / f"{item.name}.log", environment))
+            found.append(_one(item, limit, out / OUTPUT, environment))
         result = found[-1]
         say(f"{item.name}: {result.outcome}{f' ({result.why})' if result.why else ''}")
         for name, number in result.numbers:
@@ -79,9 +79,12 @@ def run(
     return found
 
 
-def _one(item: Item, limit: float, log: Path, environment: Mapping[str, str]) -> Result:
+def _one(item: Item, limit: float, output: Path, environment: Mapping[str, str]) -> Result:
     began = time.monotonic()
-    with log.open("w", encoding="utf-8", errors="replace") as file:
+    with output.open("ab") as file:
+        file.write(f"\n# {item.name}: {' '.join(item.command)}\n".encode())
+        file.flush()
+        start = file.tell()
         process = subprocess.Popen(
             item.command, stdout=file, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
         )
@@ -91,13 +94,11 @@ def _one(item: Item, limit: float, log: Path, environment: Mapping[str, str]) ->
             code = None
         finally:
             _end(process)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = output.read_bytes()[start:].decode(errors="replace").splitlines()
     numbers = [(match[1], match[2]) for line in lines if (match := _NUMBER.match(line))]
-    took = time.monotonic() - began
+    took, last = time.monotonic() - began, next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     if code == 0:
-        return Result(item.name, item.what, " ".join(item.command), "passed", took, numbers)
-    said = [line.strip() for line in lines[-_TAIL:] if line.strip()]
-    last = said[-1] if said else "it said nothing"
+        return Result(item.name, item.what, " ".join(item.command), "passed", took, numbers or [("said", last[:300])])
     outcome, why = ("out of time", f"after {minutes(limit)}") if code is None else ("failed", f"exit code {code}")
     return Result(item.name, item.what, " ".join(item.command), outcome, took, numbers, f"{why}: {last[:300]}")
 
