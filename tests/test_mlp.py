@@ -13,6 +13,7 @@ from flowmap.plugin import SampleSpec
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("classes", [0, 3])
 def test_one_time_for_all_samples_is_embedded_once(classes: int) -> None:
     spec, draw = SampleSpec((1, 6), classes=classes, labelled=bool(classes)), Draw.whole(0, "x", 0, "y", 5)

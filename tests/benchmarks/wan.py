@@ -26,7 +26,6 @@ from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LoraConfig
-from peft import LoraConfig as PeftConfig
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Role, Scene, World
@@ -182,18 +181,16 @@ def our_backbone(
         config = Wan21Config(**fields)
     frames, _, height, width = shape.latent
     assert config.lora is not None
-    made: list[WanModule] = []
 
     def make(two_times: bool, chosen: Chosen) -> WanModule:
-        made.append(WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen))
-        return made[-1]
+        return WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen)
 
     architecture = Architecture(make, inner=transformer_of, adapters=adapters_of(config.lora, causal), times="either")
     codec = NoCodec((frames, 16, height, width))
     backbone = ModuleBackbone(config.type, architecture, codec, chunking=config.splitting())
-    backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
-    (module,) = made
-    return backbone, module
+    role = backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
+    assert isinstance(role.module, WanModule)
+    return backbone, role.module
 
 
 class Ours(Trainer):
@@ -259,6 +256,8 @@ class Published(Trainer):
     """The published loop (bidirectional)."""
 
     def __init__(self, ours: Ours) -> None:
+        from peft import LoraConfig as PeftConfig
+
         self.models: dict[str, Any] = {}
         own: dict[str, list[nn.Parameter]] = {}
         plain = _plain_state(ours.module)

@@ -89,7 +89,7 @@ for name, kind in dict(whole=whole, forced=forced, rolled=rolled, held=lambda c:
         error = relative(several, one)
         assert error < 1e-5, (name, checkpointing, error)
         # Texts, times and rotations are whole in each, and large beside such tiny videos.
-        assert held_by_each <= (1 / {number} + 0.2) * held, (name, checkpointing, held_by_each / held)
+        assert checkpointing or held_by_each <= (1 / {number} + 0.2) * held, (name, checkpointing, held_by_each / held)
 print(f"equal in {{processes.index}}", flush=True)
 processes.wait()
 os._exit(0)

@@ -60,7 +60,7 @@ class MlpModule(nn.Module):
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
         """See the class."""
         emb = self.time(_distinct(t))
-        if self.target_time is not None and r is not None:
+        if self.target_time is not None:
             emb = torch.lerp(emb, self.target_time(_distinct(r)), self.gate)
         if self.label is not None and isinstance(cond, TensorCond):
             emb = emb + self.label(cond[LABELS])

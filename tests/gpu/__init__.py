@@ -1,0 +1,1 @@
+"""Everything that needs an accelerator, in order of value: `python -m tests.gpu`."""

@@ -1,0 +1,106 @@
+"""What is run, in order of value: what a wrong number would cost most comes first, what takes longest last."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.gpu.schedule import Item
+
+_MODULE = (sys.executable, "-m")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item on an accelerator, with the seconds that an H100 takes, and its small form on a CPU (None: it has none).
+
+    Seconds of the small form are those of one core that has other work too.
+    """
+
+    name: str
+    what: str
+    words: Sequence[str]
+    seconds: float
+    small: Sequence[str] | None = None
+    small_seconds: float = 20
+
+    def on(self, accelerator: bool) -> Item | None:
+        """The item for an accelerator or for a CPU."""
+        if accelerator:
+            return Item(self.name, self.what, (*_MODULE, *self.words), self.seconds)
+        if self.small is None:
+            return None
+        return Item(self.name, self.what, (*_MODULE, *self.small), self.small_seconds)
+
+
+def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
+    """All of them; `out` is where results are, and `scratch` for what nobody keeps."""
+    accelerator = str(tree / "tests" / "wan" / "test_accelerator.py")
+    pytest = ("pytest", "-q", "-p", "no:cacheprovider", accelerator)
+    return [
+        Entry("device", "what it does at most", ("tests.gpu.device",), 20, ("tests.gpu.device",), 10),
+        _probe("attention", "kernels against the CPU, relative", 90),
+        Entry("accelerator-tests", "tests/wan/test_accelerator.py", pytest, 120, pytest),
+        _probe("precision", "losses of a step in bf16 against float32", 60, 30),
+        _step("1.3b", "forward", 3, 90),
+        _step("1.3b", "on_policy", 2, 120),
+        _step("1.3b", "on_policy", 2, 180, far=True),
+        _probe("masks", "flex masks of a whole video, one layer", 90),
+        _compiled("1.3b", "forward", 3, 240),
+        Entry(
+            "rehearsal",
+            "every path of a recipe on the device",
+            ("flowmap", *_rehearsal(tree, scratch, "moving_digits_far"), "--set", "compute.device=auto"),
+            240,
+            ("flowmap", *_rehearsal(tree, scratch, "quickstart")),
+            60,
+        ),
+        _step("14b", "on_policy", 2, 330, far=True),
+        Entry(
+            "sampling",
+            "seconds of a call",
+            ("tests.gpu.sampling", "--shape", "1.3b"),
+            120,
+            ("tests.gpu.sampling", "--small"),
+        ),
+        Entry(
+            "plan",
+            "memory planned against measured",
+            ("tests.gpu.planned", "--out", str(out)),
+            90,
+            ("tests.gpu.planned", "--small"),
+            40,
+        ),
+        _step("1.3b", "forward", 3, 100, published=True),
+        _step("1.3b", "on_policy", 1, 120, published=True),
+        _compiled("1.3b", "on_policy", 2, 360),
+    ]
+
+
+def _probe(name: str, what: str, seconds: float, small_seconds: float = 20) -> Entry:
+    module = f"tests.gpu.{name}"
+    return Entry(name, what, (module,), seconds, (module, "--small"), small_seconds)
+
+
+def _step(shape: str, stage: str, steps: int, seconds: float, far: bool = False, published: bool = False) -> Entry:
+    """A step of training at a shape; in its small form of the tiny one."""
+    name = "-".join(["step", shape, *["far"] * far, stage, *["published"] * published])
+    words = [*["--model", "far_wan21"] * far, *["--published"] * published, "--stage", stage]
+    module = "tests.benchmarks.wan_step"
+    what = f"a step of the {'published loop' if published else 'stage'}, batch 1"
+    large = (module, "--shape", shape, "--steps", str(steps), *words)
+    small = (module, "--shape", "tiny", "--steps", "1", "--device", "cpu", *words)
+    return Entry(name, what, large, seconds, small if shape == "1.3b" else None)
+
+
+def _compiled(shape: str, stage: str, steps: int, seconds: float) -> Entry:
+    words = ("tests.gpu.compiled", "--stage", stage, "--steps")
+    small = (*words, "1", "--shape", "tiny", "--device", "cpu") if stage == "forward" else None
+    large = (*words, str(steps), "--shape", shape)
+    return Entry(f"compile-{shape}-{stage}", "the same with compiled blocks", large, seconds, small, 60)
+
+
+def _rehearsal(tree: Path, scratch: Path, recipe: str) -> Sequence[str]:
+    return ("run", str(tree / "recipes" / f"{recipe}.toml"), "--rehearse", "--runs", str(scratch))
