@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.maths.devices import sent
+from flowmap.maths.philox import WORDS_PER_BLOCK, Key, generator, stream
 
-_WORDS_PER_BLOCK = 8  # one Philox counter yields four 64-bit words, used as eight of 32 bits
+_HALF = np.uint64(32)
 _MOST_WASTE = 2  # numbers of other samples that are made rather than skipped, per number that is wanted
 
 
@@ -157,7 +158,7 @@ class Draw:
 
     def shared(self, name: str) -> np.random.Generator:
         """A generator that is the same in every process."""
-        return np.random.Generator(np.random.Philox(key=self._key(name)))
+        return generator(self._key(name))
 
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Uniform numbers strictly inside (0, 1), float32, `[count, *shape]`, one stream per sample."""
@@ -173,10 +174,16 @@ class Draw:
         million some never.
         """
         words = self._bits(f"{name}/below", 2).astype(np.uint64)
-        # Python's integers: a product of 64 bits and a bound needs more than numpy has. High words of products are
-        # spread as evenly as the words (Lemire, arXiv 1805.10941).
-        drawn = ((words[:, 0] << np.uint64(32)) | words[:, 1]).tolist()
-        return [word * bound >> 64 for word, bound in zip(drawn, bounds, strict=True)]
+        # High words of products are spread as evenly as the words (Lemire, arXiv 1805.10941). A product of 64 bits and
+        # a bound is longer than numpy's integers: of a small bound it is taken in halves, of others in Python's.
+        if max(bounds, default=0) >> 32:
+            drawn = ((words[:, 0] << _HALF) | words[:, 1]).tolist()
+            return [word * bound >> 64 for word, bound in zip(drawn, bounds, strict=True)]
+        if len(bounds) != self.count:
+            raise ValueError(f"{self.count} samples need as many bounds, not {len(bounds)}")
+        small = np.array(bounds, dtype=np.uint64)
+        found: list[int] = ((words[:, 0] * small + (words[:, 1] * small >> _HALF)) >> _HALF).tolist()
+        return found
 
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
@@ -204,29 +211,24 @@ class Draw:
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""
-        key, blocks = self._key(name), -(-size // _WORDS_PER_BLOCK)
+        key, blocks = self._key(name), -(-size // WORDS_PER_BLOCK)
         if not self.rows or not blocks:
             return np.zeros((self.count, size), dtype=np.uint32)
         first, last = min(self.rows), max(self.rows)
         if last - first < _MOST_WASTE * self.count:
-            words = _stream(key, first, last + 1 - first, blocks)
+            words = stream(key, first, last + 1 - first, blocks)
             if not isinstance(self.rows, range):
                 words = words[np.asarray(self.rows) - first]
         else:
-            words = np.concatenate([_stream(key, row, 1, blocks) for row in self.rows])
+            words = np.concatenate([stream(key, row, 1, blocks) for row in self.rows])
         return words[:, :size]
 
-    def _key(self, name: str) -> int:
+    def _key(self, name: str) -> Key:
         address = "\0".join((str(self.seed), self.stage, str(self.step), self.turn, name))
-        return int.from_bytes(hashlib.blake2b(address.encode(), digest_size=16).digest(), "little")
+        digest = hashlib.blake2b(address.encode(), digest_size=16).digest()
+        return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def _of_kind(name: str, kind: str, shape: Sequence[int]) -> str:
     """The name of a stream: without kind and shape, different numbers of one name would be made of the same words."""
     return "\0".join((name, kind, *map(str, shape)))
-
-
-def _stream(key: int, first: int, count: int, blocks: int) -> NDArray[np.uint32]:
-    """The words `[count, 8 blocks]` of samples `first ... first + count - 1`, which own `blocks` counters each."""
-    words = np.random.Philox(key=key, counter=first * blocks).random_raw(count * blocks * _WORDS_PER_BLOCK // 2)
-    return words.view(np.uint32).reshape(count, blocks * _WORDS_PER_BLOCK)

@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.maths.devices import rows_where, sent
@@ -80,13 +81,12 @@ def draw_pairs(draw: Draw, config: BranchesConfig, times: TimesConfig) -> Pairs:
         two = torch.sigmoid(times.mean + times.std * draw.here.normal("pair", (2,)))
     r, t = torch.aminmax(two, dim=1)
     offset, order = draw.shared("branches").random(), draw.order()
-    edges = torch.tensor([config.diffusion, config.diffusion + config.consistency], dtype=torch.float64)
+    edges = config.diffusion, config.diffusion + config.consistency
 
-    def branches(rows: Sequence[int]) -> Tensor:
-        places = torch.from_numpy(order[np.asarray(rows, dtype=np.int64)]).to(torch.float64)
-        return torch.bucketize((places + offset) / draw.total, edges, right=True)
+    def branches(rows: Sequence[int]) -> NDArray[np.int64]:
+        return np.searchsorted(edges, (order[np.asarray(rows, dtype=np.int64)] + offset) / draw.total, side="right")
 
-    branch = branches(draw.rows)
+    branch = torch.from_numpy(branches(draw.rows))
     elsewhere = len(draw.peers) > draw.count and bool(branches(draw.peers).any())
     r = torch.where(branch == 0, t, torch.where(branch == 1, torch.zeros_like(r), r))
     return Pairs(shifted(t, times.shift), shifted(r, times.shift), branch, elsewhere).on(draw.device)

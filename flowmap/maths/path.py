@@ -27,7 +27,7 @@ def noised(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 def shifted(a: Tensor, s: float) -> Tensor:
     """Shift times towards noise: s a / (1 + (s - 1) a), which maps [0, 1] onto itself (arXiv 2403.03206)."""
-    return s * a / (1 + (s - 1) * a)
+    return a if s == 1 else s * a / (1 + (s - 1) * a)
 
 
 def grid(steps: int, shift: float = 1.0, device: torch.device | None = None) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
@@ -28,8 +26,8 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "linux":
         # Not getrusage: its peak is that of whoever started this process, and is never reset.
-        status = Path("/proc/self/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            _, _, peak = file.read().partition(b"\nVmHWM:")
+        return int(peak.split(maxsplit=1)[0]) * 1024 if peak else 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

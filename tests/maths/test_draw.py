@@ -20,6 +20,7 @@ from flowmap.interfaces import Batch, OneChunk, Scene, World
 from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import BRANCHES, Pairs, draw_pairs, per_branch
 from flowmap.maths.path import shifted
+from flowmap.maths.philox import generator, stream
 from flowmap.schema.settings import BranchesConfig, uniform_times
 
 from .support import Rows, analytic_role, whole
@@ -128,7 +129,7 @@ def test_integers_have_bounds_of_their_own_and_do_not_depend_on_the_parts() -> N
     assert all(0 <= k < bound for k, bound in zip(drawn, bounds, strict=True))
     assert drawn == draw.part(0, 123).below("i", bounds[:123]) + draw.part(123, 377).below("i", bounds[123:])
     assert drawn != draw.below("j", bounds)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="500 samples need as many bounds, not 499"):
         draw.below("i", bounds[1:])
 
 
@@ -432,3 +433,11 @@ def test_rebalanced_parts_add_up_to_the_rebalanced_batch(micro: int) -> None:
 
     whole_batch, in_parts = gradient_and_loss(whole(12), 12), gradient_and_loss(whole(12), micro)
     torch.testing.assert_close(in_parts, whole_batch)
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(0, 2**62), st.integers(1, 5), st.integers(1, 4))
+def test_a_stream_is_numpys_at_any_place(key: int, first: int, count: int, blocks: int) -> None:
+    words = key % 2**64, key >> 64
+    fresh = np.random.Philox(key=key, counter=first * blocks).random_raw(count * blocks * 4)
+    assert stream(words, first, count, blocks).tobytes() == fresh.tobytes()
+    assert generator(words).random(3).tolist() == np.random.Generator(np.random.Philox(key=key)).random(3).tolist()
