@@ -14,6 +14,7 @@ from flowmap.interfaces import Features, Samples
 _EPOCHS = 20
 _BATCH = 32
 _FEATURES = 64
+_AT_ONCE = 256  # images whose activations a processor's cache holds
 
 
 @final
@@ -48,7 +49,9 @@ class Classifier(nn.Module, Features):
         Of videos, those of the first and of the last frame `[N, 128]`: whether both look right, and fit together.
         """
         frames = [0, -1] if samples.shape[1] > 1 else [0]
-        parts = (part[:, frame].cpu() for frame in frames for part in samples.split(2048))
+        parts = (part[:, frame].cpu() for frame in frames for part in samples.split(_AT_ONCE))
+        # The layout in which convolutions on a CPU are twice as fast.
+        parts = (part.to(memory_format=torch.channels_last) for part in parts)
         found = torch.cat([F.relu(self.convolutions(part)) / self.scale for part in parts])
         return torch.cat(found.chunk(len(frames)), dim=1)
 
