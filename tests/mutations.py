@@ -266,8 +266,8 @@ def outcome(text: str, file: Path, *settings: str) -> list[str]:
 
     Anything but a FlowmapError gets through.
     """
-    from flowmap.comparison.unfold import is_comparison, read_comparison
-    from flowmap.recipe.read import read
+    from flowmap.comparison.unfold import read_comparison
+    from flowmap.recipe.read import is_comparison, read
 
     file.write_text(text)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flowmap.console.signals import HEARD, Interruption, Signalled
+from flowmap.errors import FlowmapError
 from flowmap.plugin import ComponentConfig, SamplerConfig, SampleSpec, hookspecs
 from flowmap.plugin.catalogue import KINDS, BrokenPlugin, Catalogue, Component, catalogue, load
 from flowmap.recipe.read import read
@@ -439,3 +440,28 @@ def test_a_summary_is_the_first_line_of_the_docstring() -> None:
 
     assert _component(Long, "me 1").summary == "First line."
     assert issubclass(Long, ComponentConfig)
+
+
+ODD = """
+class Odd:
+    pass
+
+class Strange(Good):
+    type: Literal["strange"] = "strange"
+    odd: Odd = Odd()
+"""
+
+
+def test_fields_that_cannot_be_are_told_of_when_a_recipe_names_them(
+    tmp_path: Path, install: Callable[..., None], entry_point: Callable[[str, str], EntryPoint]
+) -> None:
+    """Configurations are made ready when they are named, for most never are; and none hurts another."""
+    found = load([entry_point("odd_plugin", PREAMBLE + ODD + REGISTER.format("Good, Strange"))])
+    install(catalogue=Catalogue([*catalogue().components, *found.components], []))
+    path = tmp_path / "r.toml"
+    path.write_text(edited(('samplers = ["flow_map"]', 'samplers = ["strange"]')))
+    with pytest.raises(FlowmapError, match="the fields of sampler 'strange' cannot be: PydanticSchema") as caught:
+        read(path)
+    assert str(caught.value).count("\n") == 0
+    path.write_text(edited(('samplers = ["flow_map"]', 'samplers = ["flow_map", "good"]')))
+    assert read(path)[0].evaluation is not None

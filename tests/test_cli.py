@@ -272,6 +272,9 @@ for words in (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help
         assert not stop.code, words
 from flowmap.plugin.catalogue import catalogue
 assert catalogue().broken == [], catalogue().broken
+# Nor what only a run, or a comparison, needs.
+needless = {{"filelock", "asyncio", "flowmap.comparison.specification"}} & set(sys.modules)
+assert not needless, needless
 """
     done = shell(here, sys.executable, "-c", program)
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ from flowmap.cli import main as cli
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, Cond
 from flowmap.launch.run import run_recipe
-from flowmap.planning import estimate
+from flowmap.planning.activations import fullest
 from flowmap.planning.count import StageCost, count
 from flowmap.planning.events import Call
 from flowmap.planning.plan import Planned, as_json, plan_recipe
@@ -149,8 +149,13 @@ def test_the_table_says_all_of_it(planned: Planned, eight: dict[str, Any]) -> No
     assert all(len(line) <= 100 for line in text.splitlines())
     rows = [line.split() for line in text.splitlines()]
     memory = eight["on_policy"]["memory_per_device"]
-    parts = ("weights", "gradients", "optimiser", "ema", "activations", "gathered", "total")
-    assert ["on_policy", "16.75B", "1.63B", *(f"{memory[part] / GB:.1f}" for part in parts)] in rows
+    parts = ("weights", "gradients", "optimiser", "ema", "activations", "copies", "gathered", "total")
+    numbers = (f"{memory[part] / GB:.1f}" if memory[part] else "0" for part in parts)
+    assert ["on_policy", "16.75B", "1.63B", *numbers] in rows
+    flat = " ".join(text.split())
+    assert re.search(r"• on_policy: backward of the \w+, .*?\(graphs [\d.]+, .*?computing [\d.]+.*? GB\) Besides", flat)
+    assert re.search(r"evaluation [\d.]+: .* holds the network of stage '\w+' whole \(3[12]\.\d\)", flat)
+    assert "text encoder 11.4, VAE 0.5: while raw data" in flat
     assert "Memory of each of 8 devices, in GB" in text
     assert "at 400 TFLOP/s" in text
     hours = sum(stage["compute"]["gpu_hours"] for stage in eight.values())
@@ -262,7 +267,7 @@ def call(view: Any, frames: int, start: int = 0, samples: int = 1, gradient: boo
 def peak(*script: Call | int, text: int = 0) -> int:
     specs = {"student": RoleSpec("flow_map", True, "")}
     script = (*script, call("whole", 0), len(script)) if not any(isinstance(e, int) for e in script) else script
-    return estimate._activations(StageCost(1, {}, {}, {script: 1}), specs, Tokens(text))
+    return fullest(StageCost(1, {}, {}, {script: 1}, 1), specs, Tokens(text)).total
 
 
 def test_one_graph_is_held_until_its_backward() -> None:

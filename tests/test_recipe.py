@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from flowmap.comparison.unfold import is_comparison, read_comparison
+from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.plugin import Config, SamplerConfig
 from flowmap.recipe.layout import StagePlan, make_plan
 from flowmap.recipe.lines import line_of
-from flowmap.recipe.read import read
+from flowmap.recipe.read import is_comparison, read
 from flowmap.recipe.recipe import Recipe
 
 from .conftest import TINY, edited

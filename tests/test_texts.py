@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flowmap.comparison.unfold import is_comparison, read_comparison
+from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import MOST_BYTES, MOST_DEPTH, TextError, home, home_in, is_folder, parse_json, parse_toml
-from flowmap.recipe.read import read
+from flowmap.recipe.read import is_comparison, read
 from flowmap.training.changes import read_lock
 
 ROOT = Path(__file__).parents[1]

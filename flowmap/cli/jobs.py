@@ -136,10 +136,11 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 def _checked(path: Path, overrides: list[str]) -> tuple[str, list[str]]:
     """What the recipe or the comparison at `path` is, and what is doubtful about it."""
-    from flowmap.comparison.unfold import is_comparison, read_comparison
-    from flowmap.recipe.read import read
+    from flowmap.recipe.read import is_comparison, read
 
     if is_comparison(path):
+        from flowmap.comparison.unfold import read_comparison
+
         comparison, doubts = read_comparison([path], overrides, absent="warning")
         return ", ".join(entrant.name for entrant in comparison.entrants), list(doubts)
     checked, warnings = read(path, overrides, absent="warning")

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from flowmap.comparison.entrants import Comparison, Entrant, evaluation_of, origin
 from flowmap.comparison.specification import STUDENT, CompareSpec, ContestantConfig, Table, spec_findings
 from flowmap.errors import FlowmapError
-from flowmap.files.texts import parse_toml
 from flowmap.plugin.fields import AnyObjective
 from flowmap.recipe.messages import Source, explain, validation_findings
 from flowmap.recipe.overrides import override
@@ -48,14 +47,6 @@ def read_comparison(
         _refuse(validation_findings(error), source)
     _refuse(list(spec_findings(spec)), source)
     return _unfold(spec, source, absent)
-
-
-def is_comparison(path: Path) -> bool:
-    """Whether the file at `path` looks like a specification of contestants."""
-    try:
-        return "contestants" in parse_toml(text_of(path))
-    except ValueError:  # it is no TOML, which will be said where it is read
-        return False
 
 
 def _refuse(findings: Sequence[Finding], source: Source) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import each
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 SKIP_PREFIX = ".part-"
 """Files and folders of this prefix are unfinished; whoever finds one may delete it."""
@@ -56,6 +58,8 @@ class _Held:
     @classmethod
     def take(cls, folder: Path) -> _Held:
         """Make the folder, if need be, and hold it; raises Timeout at once if another process does."""
+        from filelock import FileLock  # brings asyncio, which `flowmap check` has no use for
+
         make_folder(folder)
         lock = FileLock(folder / LOCKED)
         lock.acquire(timeout=0)
@@ -144,6 +148,8 @@ def _let_go(held: _Held, new: bool) -> None:
 
 
 def _hold(folder: Path) -> None:
+    from filelock import Timeout
+
     try:
         _held[folder] = _Held.take(folder)
     except Timeout:

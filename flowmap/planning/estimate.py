@@ -6,24 +6,23 @@ From what its networks take (flowmap.plugin.footprint) and how they are called (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from flowmap.phases import each
-from flowmap.plugin.footprint import CallShape, Footprint, Weights
+from flowmap.planning.activations import Moment, fullest
+from flowmap.plugin.footprint import Footprint, Weights
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.schema.specs import RoleSpec
-from flowmap.schema.words import NetworkKind
 from flowmap.training.sharing import reduced_once, replicated
 
 if TYPE_CHECKING:
     from flowmap.planning.count import StageCost
-    from flowmap.planning.events import Call, Event
+    from flowmap.planning.events import Call
 
 GB = 1e9
-_FLOAT32 = 4
+_FLOAT32, _BFLOAT16 = 4, 2
 _GATHERED = 3  # units at once
 
 
@@ -34,8 +33,9 @@ class Memory:
 
     `weights` of the base and of every role; `gradients` and AdamW's two moments (`optimiser`) of what is trained, and
     the student's moving average (`ema`), all float32; `activations`: the most at any moment of a step, with what is
-    remembered of finished chunks; `gathered`: with several devices, three units and the rest of the network whole, and
-    the gradient of one role where gradients are averaged once a turn.
+    remembered of finished chunks; `copies` in bfloat16 of what a role trains, while a forward of it runs; `gathered`:
+    with several devices, three units and the rest of the network whole, and the gradient of one role where gradients
+    are averaged once a turn.
     """
 
     weights: int
@@ -44,16 +44,17 @@ class Memory:
     ema: int
     activations: int
     gathered: int
+    copies: int = 0
 
     @property
     def least(self) -> int:
-        """All but activations: no training takes less."""
+        """All but activations and copies: no training takes less."""
         return self.weights + self.gradients + self.optimiser + self.ema + self.gathered
 
     @property
     def total(self) -> int:
         """All together."""
-        return self.least + self.activations
+        return self.least + self.activations + self.copies
 
 
 @final
@@ -61,13 +62,15 @@ class Memory:
 class StageEstimate:
     """One stage: parameters (`base`, and `own` per role; bytes before they are shared out), memory, arithmetic.
 
-    `flops` are those of a step over all devices, `seconds` those of a step, `gpu_hours` those of the whole stage.
+    `moment` is that with most activations. `flops` are those of a step over all devices, `seconds` those of a step,
+    `gpu_hours` those of the whole stage.
     """
 
     base: Weights
     own: Mapping[str, Weights]
     trained: tuple[str, ...]
     memory: Memory
+    moment: Moment
     flops: float
     seconds: float
     gpu_hours: float
@@ -92,21 +95,20 @@ def estimate(
     """
     specs, compute = plan.stage.objective.roles(), plan.recipe.compute
     own = {name: footprint.own(spec.kind) for name, spec in specs.items()}
-    memory = memory_of(specs, footprint, compute, devices, _activations(cost, specs, footprint, compute.sequence), room)
-    flops = (
-        devices
-        // compute.sequence
-        * sum(
-            times * event.samples * _cost(event, specs, footprint)
-            for script, times in cost.scripts.items()
-            for event in script
-            if not isinstance(event, int)
-        )
+    trained = tuple(name for name, spec in specs.items() if spec.trained)
+    moment = fullest(cost, specs, footprint)
+    copies = _copies(plan, devices, max(own[name].count for name in trained))
+    held = memory_of(specs, footprint, compute, devices, room)
+    memory = replace(held, activations=_of_one_device(moment, compute.sequence), copies=copies)
+    flops = (devices // compute.sequence) * sum(
+        times * event.samples * _cost(event, specs, footprint)
+        for script, times in cost.scripts.items()
+        for event in script
+        if not isinstance(event, int)
     )
     seconds = flops / cost.whole_steps / (tflops * 1e12 * devices)
     hours = seconds * plan.stage.steps * devices / 3600
-    trained = tuple(name for name, spec in specs.items() if spec.trained)
-    return StageEstimate(footprint.base(), own, trained, memory, flops / cost.whole_steps, seconds, hours)
+    return StageEstimate(footprint.base(), own, trained, memory, moment, flops / cost.whole_steps, seconds, hours)
 
 
 def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> int:
@@ -114,15 +116,33 @@ def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> in
     return footprint.flops(specs[call.role].kind, call.shape, call.gradient)
 
 
+def _of_one_device(moment: Moment, sequence: int) -> int:
+    """Bytes of the activations of `moment` on one of the `sequence` devices that share a sample.
+
+    Each has its part of the tokens and of the memories, and the whole prompt.
+    """
+    return math.ceil((moment.total - moment.prompts) / sequence) + moment.prompts
+
+
+def _copies(plan: StagePlan, devices: int, trained: int) -> int:
+    """Bytes of what autocast makes of `trained` parameters and keeps until a forward ends.
+
+    Where backward recomputes nothing a graph holds them, and they are among the activations; what is gathered of
+    several devices is so in bfloat16.
+    """
+    recipe = plan.recipe
+    made = devices == 1 and recipe.compute.precision == "bf16" and recipe.backbone.recomputes()
+    return _BFLOAT16 * trained if made else 0
+
+
 def memory_of(
     specs: Mapping[str, RoleSpec],
     footprint: Footprint,
     compute: ComputeConfig,
     devices: int,
-    activations: int,
     room: int | None = None,
 ) -> Memory:
-    """What a stage of the roles `specs` takes on each device, with so many bytes of `activations`.
+    """What a stage of the roles `specs` takes on each device, without activations.
 
     Where `compute` leaves to the devices what is whole on each, it goes by their `room` in bytes; nothing is, if None.
     """
@@ -147,112 +167,6 @@ def memory_of(
         gradients=math.ceil(_FLOAT32 * count / devices),
         optimiser=math.ceil(2 * _FLOAT32 * count / devices),
         ema=math.ceil(_FLOAT32 * own["student"].count / devices),
-        activations=activations,
+        activations=0,
         gathered=gathered,
     )
-
-
-# --- activations
-
-
-@final
-class _Largest:
-    """Sizes of calls. Of all shapes of one view the largest stands for the others: it decides, and measuring is slow.
-
-    But not of whole ones: the first chunk of a rollout and all frames at once are both of that view.
-    """
-
-    def __init__(self, cost: StageCost, specs: Mapping[str, RoleSpec], footprint: Footprint) -> None:
-        self._specs, self._footprint = specs, footprint
-        self._shapes: dict[tuple[NetworkKind, str], CallShape] = {}
-        for script in cost.scripts:
-            for event in script:
-                if not isinstance(event, int):
-                    key = self._key(event)
-                    known = self._shapes.get(key, event.shape)
-                    self._shapes[key] = max(known, event.shape, key=_pairs)
-
-    def _key(self, call: Call) -> tuple[NetworkKind, str]:
-        whole = call.shape.view == "whole"
-        return self._specs[call.role].kind, str(call.shape) if whole else call.shape.view
-
-    def measure(self, cost: StageCost) -> None:
-        """Measure each kind of call once: the footprint remembers, and that is what takes long."""
-        calls = (event for script in cost.scripts for event in script if not isinstance(event, int))
-        kinds = {(self._key(call), call.samples, call.gradient): call for call in calls}
-        for call in each(list(kinds.values()), "measuring the memory of its calls", "kinds of call"):
-            if call.gradient:
-                self.held(call)
-            self.workspace(call, call.gradient)
-
-    def held(self, call: Call) -> int:
-        """Bytes that `call` holds until its backward."""
-        kind, _ = key = self._key(call)
-        return _affine(lambda n: self._footprint.held(kind, self._shapes[key], n), call.samples)
-
-    def workspace(self, call: Call, gradient: bool) -> int:
-        """Bytes on top of those, while it or its backward runs."""
-        kind, _ = key = self._key(call)
-        return _affine(lambda n: self._footprint.workspace(kind, self._shapes[key], n, gradient), call.samples)
-
-    def memory(self, call: Call) -> int:
-        """Bytes of the memory that `call` goes by."""
-        if call.shape.view not in ("following", "reading"):
-            return 0
-        return call.samples * self._footprint.memory(self._shapes[self._key(call)].start)
-
-
-def _pairs(shape: CallShape) -> int:
-    """What the size of a call goes by: its frames, and those that they see."""
-    return shape.frames * (shape.start + shape.frames)
-
-
-def _affine(size: Callable[[int], int], samples: int) -> int:
-    """`size(samples)`, where every sample after the first adds the same."""
-    if samples <= 2:
-        return size(samples)
-    one, two = size(1), size(2)
-    return one + (samples - 1) * (two - one)
-
-
-def _activations(cost: StageCost, specs: Mapping[str, RoleSpec], footprint: Footprint, sequence: int) -> int:
-    """The most bytes at any moment of any script, with all graphs and memories that are alive then.
-
-    Of a sample that `sequence` devices share each has its part of the tokens and of the memories, and the whole prompt.
-    """
-    sizes = _Largest(cost, specs, footprint)
-    sizes.measure(cost)
-    samples = max(e.samples for script in cost.scripts for e in script if not isinstance(e, int) and e.gradient)
-    # Of every sample its condition and the null one.
-    most = max(_peak(script, sizes) for script in cost.scripts)
-    return math.ceil(most / sequence) + 2 * samples * footprint.prompt()
-
-
-def _peak(script: tuple[Event, ...], sizes: _Largest) -> int:
-    peak = held = 0
-    # Calls whose graph is held, and the memories that those graphs need.
-    memories: dict[int, tuple[int, int]] = {}
-    for place, event in enumerate(script):
-        if isinstance(event, int):
-            call = script[event]
-            assert not isinstance(call, int)
-            # In backward: its own part of what is held goes only at its end.
-            peak = max(peak, held + _kept(memories) + sizes.workspace(call, gradient=True))
-            held -= sizes.held(call)
-            memories.pop(event, None)
-            continue
-        memory = sizes.memory(event)
-        kept = _kept({**memories, place: (event.shape.start, memory)} if memory else memories)
-        if event.gradient:
-            held += sizes.held(event)
-            if memory:
-                memories[place] = (event.shape.start, memory)
-            peak = max(peak, held + kept)
-        else:
-            peak = max(peak, held + kept + sizes.workspace(event, gradient=False))
-    return peak
-
-
-def _kept(memories: Mapping[int, tuple[int, int]]) -> int:
-    """Bytes of the memories: calls that start at the same frame share one."""
-    return sum(dict(memories.values()).values())

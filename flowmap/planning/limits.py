@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from flowmap.errors import FlowmapError
+from flowmap.planning.beside import Evaluation, encoders_of, raw_data
 from flowmap.planning.estimate import GB, Memory, memory_of
 from flowmap.planning.footprints import footprint_of
 from flowmap.plugin.footprint import Footprint
@@ -12,6 +13,7 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.recipe import Recipe
 
 _TIGHT = 0.9
+_ELSEWHERE = "What helps: leave [evaluation] out, and run flowmap evaluate where there is more memory"
 
 
 def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | None) -> None:
@@ -32,14 +34,51 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
     footprint = footprint_of(recipe)
     if footprint is None:
         return
+    encoders = encoders_of(recipe)
     for stage in plan.stages:
-        taken = memory_of(stage.stage.objective.roles(), footprint, recipe.compute, devices, 0, memory)
+        taken = memory_of(stage.stage.objective.roles(), footprint, recipe.compute, devices, memory)
+        if taken.least <= memory < taken.least + sum(encoders.values()) and raw_data(recipe, stage.stage):
+            raise FlowmapError(
+                f"stage '{stage.stage.name}' does not fit: its data are raw, so that on each of {_devices(devices)} "
+                f"{named(encoders)} stand beside at least {_gb(taken.least)} GB ({_parts(taken)}), and there are "
+                f"{_gb(memory)} GB. What helps: flowmap encode, once, ahead of training"
+            )
         if taken.least > memory:
             raise FlowmapError(
                 f"stage '{stage.stage.name}' does not fit: on each of {_devices(devices)} it takes at least "
                 f"{_gb(taken.least)} GB without activations ({_parts(taken)}), and there are {_gb(memory)} GB. "
                 f"What helps: {_help(footprint, activations=False)}"
             )
+
+    if recipe.evaluation is not None:
+        _refuse_evaluation(recipe, footprint, memory)
+
+
+def _refuse_evaluation(recipe: Recipe, footprint: Footprint, memory: int) -> None:
+    """Of its memory only the weights are looked at."""
+    kinds = {stage.objective.roles()["student"].kind for stage in recipe.stages}
+    whole = footprint.base().bytes + max((footprint.own(kind).bytes for kind in kinds), default=0)
+    if whole > memory:
+        raise FlowmapError(
+            f"the evaluation does not fit: one device holds the network whole, which takes {_gb(whole)} GB, and there "
+            f"are {_gb(memory)} GB. {_ELSEWHERE}"
+        )
+
+
+def crowded(evaluation: Evaluation | None, memory: int | None) -> Iterator[str]:
+    """A warning if the evaluation fills nearly all of a device's `memory`, or more."""
+    if evaluation is None or memory is None or evaluation.total <= _TIGHT * memory:
+        return
+    yield (
+        f"warning: the evaluation of stage '{evaluation.stage}' is estimated at {_gb(evaluation.total)} GB on one "
+        f"device, which holds the network whole ({_gb(evaluation.weights)}) and calls it with {evaluation.samples} "
+        f"samples at a time ({_gb(evaluation.call)}), of {_gb(memory)} GB. {_ELSEWHERE}"
+    )
+
+
+def named(encoders: Mapping[str, int]) -> str:
+    """What encodes, and its GB."""
+    return " and ".join(f"{name} ({_gb(size)} GB)" for name, size in encoders.items())
 
 
 def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | None:
@@ -49,7 +88,8 @@ def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | 
     word = "more than" if taken.total > memory else f"{100 * taken.total / memory:.0f} % of"
     return (
         f"stage '{name}' is estimated at {_gb(taken.total)} GB on each device ({_parts(taken)}, activations "
-        f"{_gb(taken.activations)}), {word} its {_gb(memory)} GB. What helps: {_help(footprint, activations=True)}"
+        f"{_gb(taken.activations + taken.copies)}), {word} its {_gb(memory)} GB. "
+        f"What helps: {_help(footprint, activations=True)}"
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -14,10 +14,11 @@ from flowmap.files.json_lines import cut_off
 from flowmap.files.sealed import read_sealed
 from flowmap.files.texts import TextError
 from flowmap.phases import phase
+from flowmap.planning.beside import LIBRARIES, Evaluation, encoders_of, evaluation_of
 from flowmap.planning.count import StageCost, count
 from flowmap.planning.estimate import GB, StageEstimate, estimate
 from flowmap.planning.footprints import footprint_of
-from flowmap.planning.limits import refuse_impossible, tight
+from flowmap.planning.limits import crowded, refuse_impossible, tight
 from flowmap.plugin.footprint import Footprint
 from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
@@ -62,7 +63,8 @@ class PlannedStage:
 class Planned:
     """All stages of a recipe's first seed, for `devices` that achieve `tflops` each.
 
-    A device has `room` bytes; None: nobody has said.
+    A device has `room` bytes; None: nobody has said. `evaluation` is what takes most of that, if anything is measured,
+    and `encoders` what encodes raw data.
     """
 
     recipe: Recipe
@@ -71,6 +73,8 @@ class Planned:
     stages: tuple[PlannedStage, ...]
     warnings: tuple[str, ...]
     room: int | None = None
+    evaluation: Evaluation | None = None
+    encoders: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_recipe(
@@ -105,8 +109,11 @@ def plan_recipe(
         with phase(f"{stage.stage.name}: estimating memory and arithmetic"):
             made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops, room)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
-    full = _full(stages, footprint, room)
-    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room)
+    with phase("estimating what evaluation takes"):
+        evaluation = None if footprint is None else evaluation_of(recipe, footprint)
+    full = [*_full(stages, footprint, room), *crowded(evaluation, room)]
+    encoders = encoders_of(recipe)
+    return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room, evaluation, encoders)
 
 
 def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int | None) -> Iterator[str]:
@@ -153,7 +160,10 @@ def _measured(plan: Plan, stage: StagePlan, doubts: list[str]) -> Measured | Non
 def as_json(planned: Planned) -> str:
     """All numbers, raw: bytes, FLOPs, seconds; calls are means over the counted steps of one device."""
     stages = [_stage_json(stage) for stage in planned.stages]
-    return json.dumps({"devices": planned.devices, "tflops": planned.tflops, "stages": stages}, indent=2)
+    made: dict[str, Any] = {"devices": planned.devices, "tflops": planned.tflops, "stages": stages}
+    if planned.evaluation is not None:
+        made["evaluation"] = asdict(planned.evaluation) | {"total": planned.evaluation.total}
+    return json.dumps(made | {"encoders": dict(planned.encoders), "libraries": LIBRARIES}, indent=2)
 
 
 def _stage_json(stage: PlannedStage) -> dict[str, Any]:
@@ -174,6 +184,7 @@ def _stage_json(stage: PlannedStage) -> dict[str, Any]:
         }
         memory = asdict(made.memory) | {"least": made.memory.least, "total": made.memory.total}
         result["memory_per_device"] = memory
+        result["most_activations"] = {"when": made.moment.words(), **asdict(made.moment)}
         result["compute"] = {
             "flops_per_step": made.flops,
             "seconds_per_step": made.seconds,

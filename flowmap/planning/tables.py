@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from flowmap.planning.estimate import GB
+from flowmap.planning.columns import gigabytes, new_table, note
 from flowmap.planning.footprints import unknown_because
-from flowmap.planning.limits import fitting
+from flowmap.planning.memory_tables import show_memory
 from flowmap.planning.plan import TFLOPS, Planned, rows_of
 
-_WIDTH = 98
 _DWARFED = 100_000_000  # bytes of an estimate; Python and torch themselves take several times as much
 _FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
@@ -31,27 +26,14 @@ def show(planned: Planned, console: Console) -> None:
             soft_wrap=True,
         )
         return
-    _show_memory(planned, console)
+    show_memory(planned, console)
     _show_compute(planned, console)
     _show_measured(planned, console)
 
 
-def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in words:
-        table.add_column(column, no_wrap=True)
-    for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _note(text: str, console: Console) -> None:
-    console.print(f"\n[dim]{escape(textwrap.fill(text, _WIDTH))}[/]", highlight=False)
-
-
 def _show_calls(planned: Planned, console: Console) -> None:
     numbers = ("calls\n∇ + no ∇", "samples\n∇ + no ∇", "back-\nwards")
-    table = _table(("stage", "steps", "batch", "role", ""), numbers)
+    table = new_table(("stage", "steps", "batch", "role", ""), numbers)
     for stage in planned.stages:
         head = [stage.plan.stage.name, str(stage.plan.stage.steps), str(stage.plan.stage.batch)]
         for row in rows_of(stage):
@@ -67,43 +49,11 @@ def _show_calls(planned: Planned, console: Console) -> None:
     console.print(table)
     counted = max(stage.cost.steps for stage in planned.stages)
     whose = "" if planned.devices == 1 else f" of one of {planned.devices} devices"
-    _note(
-        f"Exact, per step{whose}: network calls with gradient (∇) and without, and samples through them; "
-        f"means over a stage's first {counted} steps at most, with the run's own draws.",
-        console,
-    )
-
-
-def _show_memory(planned: Planned, console: Console) -> None:
-    number = planned.devices
-    console.print(f"\n[bold]Memory of each of {number} devices, in GB[/]" if number > 1 else "\n[bold]Memory, in GB[/]")
-    columns = ("parameters", "trained", "weights", "gradients", "optimiser", "EMA", "activ.", "gathered", "total")
-    table = _table(("stage",), columns)
-    for stage in planned.stages:
-        made = stage.estimate
-        assert made is not None
-        taken = made.memory
-        parts = (taken.weights, taken.gradients, taken.optimiser, taken.ema, taken.activations, taken.gathered)
-        table.add_row(
-            escape(stage.plan.stage.name),
-            _many(made.parameters),
-            _many(made.trained_parameters),
-            *(_gigabytes(part) for part in parts),
-            f"[bold]{_gigabytes(taken.total)}[/]",
-        )
-    console.print(table)
-    most = max(stage.estimate.memory.total for stage in planned.stages if stage.estimate is not None)
-    if planned.room is not None and (words := fitting(most, planned.room)) is not None:
-        console.print(f"[green]✓[/] {words}")
-    micro = planned.recipe.compute.micro_batch
-    how = f"micro-batches of {micro}" if micro else "all samples of a device at once (compute.micro_batch)"
-    sharded = " All but activations and what is gathered is divided by the number of devices (FSDP2)." * (number > 1)
-    sequence = planned.recipe.compute.sequence
-    shared = f" Each sample is shared by {sequence} devices (compute.sequence)." * (sequence > 1)
-    _note(
-        "Parameters are those of the base and all roles: exact, as are weights, gradients, optimiser (AdamW) and EMA. "
-        f"Activations are estimated, for {how}, with the memory of finished chunks.{shared}{sharded} Encoders, "
-        "evaluation and the allocator's own waste come on top: leave a tenth free.",
+    part = any(stage.cost.whole_steps < stage.cost.steps for stage in planned.stages)
+    note(
+        f"Per step{whose}: network calls with gradient (∇) and without, and samples through them; means over a stage's "
+        f"first {counted} steps at most, with the run's own draws. "
+        + ("Exact, but that of many micro-batches one of each step is counted, in turn." if part else "Exact."),
         console,
     )
 
@@ -114,7 +64,7 @@ def _show_compute(planned: Planned, console: Console) -> None:
     scale, unit = next((each for each in _FLOPS if max(per_step) >= each[0]), _FLOPS[-1])
     timed = planned.recipe.compute.device != "cpu" or planned.tflops != TFLOPS
     times = ("s / step", "days", "GPU-hours") if timed else ()
-    table = _table(("stage",), ("steps", f"{unit} / step", *times))
+    table = new_table(("stage",), ("steps", f"{unit} / step", *times))
     hours = 0.0
     days = 0.0
     for stage in planned.stages:
@@ -138,7 +88,7 @@ def _show_compute(planned: Planned, console: Console) -> None:
     pace = f"at {planned.tflops:g} TFLOP/s achieved on {each} ({assumed}--tflops)"
     if not timed:
         pace = "no times, for the recipe computes on a CPU, and what yours achieves is not known: give it by --tflops"
-    _note(
+    note(
         f"Estimated: {pace}. FLOPs are those of matrix products, of masked attention only what the mask lets through. "
         f"Recomputation is in it, evaluation is not.{again}",
         console,
@@ -157,14 +107,14 @@ def _show_measured(planned: Planned, console: Console) -> None:
             lines.append(f"{name}: measured on {escape(on)}; to compare: --devices {seen.devices}")
             continue
         whole = seen.device == "cpu"
-        words = f"{name}: measured {_gigabytes(seen.peak_bytes)} GB on {escape(on)}"
+        words = f"{name}: measured {gigabytes(seen.peak_bytes)} GB on {escape(on)}"
         if whole and made.memory.total < _DWARFED:
             words += (
-                f", of the whole process: libraries alone take more than the estimate, {_gigabytes(made.memory.total)}"
+                f", of the whole process: libraries alone take more than the estimate, {gigabytes(made.memory.total)}"
             )
         else:
             deviation = _deviation(made.memory.total, seen.peak_bytes)
-            words += f"{', of the whole process' * whole}, estimate {_gigabytes(made.memory.total)}: {deviation}"
+            words += f"{', of the whole process' * whole}, estimate {gigabytes(made.memory.total)}: {deviation}"
         words += f"; {_digits(seen.seconds)} s a step"
         if whole and planned.tflops == TFLOPS:
             words += " (the estimate is of a GPU; to compare, --tflops)"
@@ -183,21 +133,6 @@ def _time(amount: float) -> str:
 
 def _deviation(said: float, measured: float) -> str:
     return f"{100 * (said / measured - 1):+.0f} %" if measured else "?"
-
-
-def _gigabytes(size: float) -> str:
-    return (
-        f"{size / GB:.1f}"
-        if size >= GB / 10
-        else ("0" if not size else f"{size / GB:.1g}" if size >= 1e6 else "<0.001")
-    )
-
-
-def _many(number: int) -> str:
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.2f}{name}"
-    return str(number)
 
 
 def _digits(number: float) -> str:

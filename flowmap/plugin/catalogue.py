@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from types import FrameType
 from typing import TypeVar
 
@@ -143,10 +143,19 @@ def _heard() -> Iterator[list[BaseException]]:
 
 def _owner(point: EntryPoint) -> str:
     """The distribution that a plugin comes from; metadata of others may lack anything."""
+    if point.dist is None:
+        return "an unknown distribution"
     try:
-        return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+        return _named(point.dist)
     except Exception:
         return "a distribution whose metadata are damaged"
+
+
+@cache
+def _named(distribution: Distribution) -> str:
+    """Its name and version: its metadata, README and all, are parsed whenever they are asked for."""
+    told = distribution.metadata
+    return f"{told['Name']} {told['Version']}"
 
 
 def _components(point: EntryPoint, owner: str) -> list[Component]:

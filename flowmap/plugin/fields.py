@@ -62,9 +62,15 @@ class FromCatalogue:
 
 def _installed(kind: str, name: str) -> type[ComponentConfig]:
     try:
-        return installed.catalogue().find(kind, name)
+        found = installed.catalogue().find(kind, name)
     except LookupError as error:
         raise explained(str(error.args[0])) from None
+    try:
+        found.model_rebuild()  # made ready when it is first named (`Config.model_config`); nothing if it is
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise explained(f"the fields of {kind} '{name}' cannot be: {type(error).__name__}: {first}") from None
+    return found
 
 
 AnyBackbone = Annotated[BackboneConfig, FromCatalogue(BackboneConfig)]

@@ -121,6 +121,13 @@ class BackboneConfig(ComponentConfig):
         """The precision in which texts are encoded on that kind of device (cpu, cuda); None if none are."""
         return None
 
+    def encoders(self, device: str) -> Mapping[str, int]:
+        """Bytes, by its name, of each network that encodes texts or raw data on that kind of device; as far as known.
+
+        They are in memory beside the networks that are trained, as long as raw data are read.
+        """
+        return {}
+
     def recomputes(self) -> bool:
         """Whether backward computes the forward once more instead of keeping what it needs."""
         return False

@@ -45,6 +45,14 @@ def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -
     return recipe, explain(findings, source)
 
 
+def is_comparison(path: Path) -> bool:
+    """Whether the file at `path` looks like a specification of contestants."""
+    try:
+        return "contestants" in parse_toml(text_of(path))
+    except ValueError:  # it is no TOML, which will be said where it is read
+        return False
+
+
 def tables_of(path: Path, text: str) -> dict[str, Any]:
     """The tables of the recipe `text` that stands at `path`; raises FlowmapError if it is no TOML, or has too much."""
     try:

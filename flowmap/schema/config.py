@@ -20,7 +20,15 @@ class Config(BaseModel):
     not have asks to be converted: `Annotated[Path, Field(strict=False)]`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        # Of all that is installed a recipe names a tenth: the others need not be made ready.
+        defer_build=True,
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -12,18 +12,22 @@ from tests.benchmarks.table import interleaved, show
 ROOT = Path(__file__).parents[2]
 
 
-def _command(*words: str) -> Any:
+def command(*words: str) -> Any:
+    """Work that starts Python with `words`, and hears nothing of what it prints."""
+
     def work() -> None:
-        subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     return work
 
 
 def test_startup(benchmark: Any) -> None:
     works = {
-        "python -c pass": _command("-c", "pass"),
-        "flowmap check": _command("-m", "flowmap", "check", "recipes/quickstart.toml"),
-        "flowmap plugins": _command("-m", "flowmap", "plugins"),
+        "python -c pass": command("-c", "pass"),
+        "flowmap check": command("-m", "flowmap", "check", "recipes/quickstart.toml"),
+        "flowmap plugins": command("-m", "flowmap", "plugins"),
     }
     interleaved(works, rounds=1)
     seconds = interleaved(works, rounds=7)

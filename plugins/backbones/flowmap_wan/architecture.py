@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from flowmap.errors import FlowmapError
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.names import find
 from flowmap.weights.runs import origin
-from flowmap_wan.checkpoint import Checkpoint
-from flowmap_wan.layout import TransformerFields
+from flowmap_wan.checkpoint import Checkpoint, text_precision
+from flowmap_wan.layout import TextEncoderFields, TransformerFields, VaeFields, text_encoder_shapes, vae_shapes
 from flowmap_wan.settings import ArchitectureConfig
 
 # The published sizes, by a part of the name; what both have in common is as diffusers' class has it.
@@ -21,6 +23,12 @@ _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "1.3B": {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960},
     "14B": {"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824},
 }
+
+# UMT5-XXL, which all published weights have; their VAE is as diffusers' class has it.
+_TEXT_ENCODER = {"model_type": "umt5", "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240}
+_TEXT_ENCODER |= {"num_layers": 24, "num_heads": 64}
+_VAE = {"_class_name": "AutoencoderKLWan"}
+_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 def architecture_of(architecture: ArchitectureConfig | None, weights: str) -> Mapping[str, Any] | None:
@@ -58,3 +66,18 @@ def encoders_of(weights: str) -> Checkpoint | None:
     base, _ = origin(weights)
     folder = None if base is None else find(base)
     return None if folder is None else Checkpoint(folder)
+
+
+def encoder_bytes(weights: str, device: str) -> dict[str, int]:
+    """Bytes of text encoder and VAE on that kind of device: of the checkpoint's own, or else of the published ones."""
+    text, vae = TextEncoderFields.model_validate(_TEXT_ENCODER), VaeFields.model_validate(_VAE)
+    found = encoders_of(weights)
+    if found is not None:
+        # What is damaged is `Checkpoint.flaw` to say.
+        with suppress(FlowmapError):
+            text, vae = (
+                found.pipeline.fields("text_encoder", TextEncoderFields),
+                found.pipeline.fields("vae", VaeFields),
+            )
+    counts = [sum(map(math.prod, shapes.values())) for shapes in (text_encoder_shapes(text), vae_shapes(vae))]
+    return {"text encoder": _BYTES[text_precision(device)] * counts[0], "VAE": _BYTES["float32"] * counts[1]}

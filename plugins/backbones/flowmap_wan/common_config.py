@@ -162,6 +162,12 @@ class CommonConfig(BackboneConfig):
 
         return None if self.random_base else text_precision(device)
 
+    def encoders(self, device: str) -> Mapping[str, int]:
+        """The text encoder, and the VAE in float32."""
+        from flowmap_wan.architecture import encoder_bytes
+
+        return {} if self.random_base else encoder_bytes(self.weights, device)
+
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Measured; known where the sizes are."""
         architecture = self._sizes()
