@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, TypeVar, final
 
 _GB = 1e9
@@ -51,13 +52,14 @@ class Listener(Protocol):
 
 
 _listeners: list[Listener] = []
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
 
 
 @contextmanager
 def phase(what: str, total: float = 0, unit: str = "") -> Iterator[Phase]:
     """Do `what` in this context; it is shown where somebody listens and it takes long. Phases may lie in phases."""
     made = Phase(what, total, unit)
-    listeners = tuple(_listeners)
+    listeners = () if _silent.get() else tuple(_listeners)
     for listener in listeners:
         listener.begin(made)
     try:
@@ -83,3 +85,13 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Within this context nobody is told of phases: for a thread whose work is done beside what is shown."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)

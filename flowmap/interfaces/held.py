@@ -1,4 +1,4 @@
-"""In what precision parameters are held that are read in another: cast one by one when a device takes them.
+"""In what precision parameters are held: cast one by one when a device takes them, if they were read in another.
 
 Weights in files are mapped into memory, where all processes of a machine share them. A cast of them all would be a copy
 in each.
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 _LATER = "_flowmap_held"
+_EXACT = "_flowmap_exact"
 _postponed: ContextVar[bool] = ContextVar("_postponed", default=False)
 
 
@@ -43,3 +44,13 @@ def held(parameter: nn.Parameter) -> torch.dtype:
 def take_to(device: torch.device, parameter: nn.Parameter) -> None:
     """Take a parameter to `device`, in the precision in which it is held."""
     parameter.data = parameter.data.to(device).to(held(parameter))
+
+
+def keep_exact(module: nn.Module) -> None:
+    """Say that `module` computes with its parameters as they are held, also where all around it is cast."""
+    setattr(module, _EXACT, True)
+
+
+def is_exact(module: nn.Module) -> bool:
+    """Whether that was said of `module`."""
+    return getattr(module, _EXACT, False) is True

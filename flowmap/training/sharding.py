@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
-from flowmap.interfaces.held import held, take_to
+from flowmap.interfaces.held import held, is_exact, take_to
 from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
@@ -106,11 +106,15 @@ def _taken(part: nn.Module, whole_ones: set[nn.Parameter], device: torch.device)
         parameter.data = torch.empty(0, dtype=parameter.dtype, device=device)
 
 
-def _exact(unit: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of `unit` that mixed precision takes as they are: all but those of matrix products."""
-    for layer in unit.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            yield from layer.parameters(recurse=False)
+def _exact(part: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of `part` that mixed precision takes as they are: all but those of matrix products."""
+    if is_exact(part):
+        yield from part.parameters()
+        return
+    if not isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        yield from part.parameters(recurse=False)
+    for layer in part.children():
+        yield from _exact(layer)
 
 
 def _held(module: nn.Module) -> int:
