@@ -145,12 +145,12 @@ flowmap.training.train.append_line = slow
 
 AFTER_ALL = """
 import signal
-import flowmap.training.train
-saved = flowmap.training.train.save
+import flowmap.training.saving
+saved = flowmap.training.saving.Saver.save
 def save(*args):
     signal.raise_signal(signal.SIGTERM)
     return saved(*args)
-flowmap.training.train.save = save
+flowmap.training.saving.Saver.save = save
 """
 """Every process has a SIGTERM while it saves."""
 

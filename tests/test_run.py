@@ -166,9 +166,9 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_only_that_step(folder: Path, wh
     assert_same(folder / "runs", whole / "runs")
 
 
-@pytest.mark.parametrize(("where", "call"), [("append_line", 6), ("save", 3)])
+@pytest.mark.parametrize(("where", "call"), [("train.append_line", 6), ("saving.save", 3)])
 def test_a_signal_at_the_very_end_of_a_stage_is_not_lost(folder: Path, whole: Path, where: str, call: int) -> None:
-    patch = hanging(f"flowmap.training.train.{where}", call, after=True)
+    patch = hanging(f"flowmap.training.{where}", call, after=True)
     process = start(folder, "run", "recipe.toml", patch=patch)
     process.until(lambda: "hanging" in process.text)
     process.send(signal.SIGINT)

@@ -43,7 +43,7 @@ def spied(roles, processes):
     def tell(unit, *_):
         for name, parameter in unit.named_parameters():
             print("held:", name, parameter.dtype, flush=True)
-    roles[0].units[0].register_forward_hook(tell)
+    roles[0].units[0].register_forward_pre_hook(tell)
     return made
 flowmap.training.stage.place = spied
 """
@@ -110,6 +110,30 @@ def test_gathered_in_bfloat16_what_is_exact_stays_so(text: str, limit: float, tm
         f"attn{n}.norm_{part}.weight" for n in (1, 2) for part in "qk"
     }
     assert set(re.findall(r"held: \S+ torch\.(\S+)", said[-1])) == {"float32"}
+
+
+DIT = """
+name = "dit"
+data = { type = "digits", conditional = true }
+compute = { device = "cpu", threads = 1, precision = "bf16" }
+backbone = { type = "dit", weights = "random", architecture = { in_channels = 1, out_channels = 2 } }
+
+[[stages]]
+name = "forward"
+steps = 1
+batch = 4
+objective = { type = "flow_map", cfg_scale = 2.0, drop_condition = 0.5 }
+"""
+
+
+def test_embedders_of_time_that_lie_in_blocks_stay_exact(tmp_path: Path) -> None:
+    preload("flowmap_diffusers.backbone")
+    said = run(tmp_path, DIT, 2, patch=LARGE.format(few=1) + HELD)
+    seen = dict(re.findall(r"held: (\S+) torch\.(\S+)", said))
+    times = {name: precision for name, precision in seen.items() if re.search("(timestep|delta)_embedder", name)}
+    assert len(times) == 8
+    assert set(times.values()) == {"float32"}
+    assert seen["attn1.to_q.weight"] == seen["norm1.linear.weight"] == "bfloat16"
 
 
 @pytest.mark.slow

@@ -210,7 +210,7 @@ def _refuse_missing_sources(chosen: Sequence[StagePlan], base: str, command: str
             if source in names:
                 continue
             with going_on(f"{base} --stage {source} && {command}"):
-                if finished(folder, plan.recipe.stage(source).steps) is None:
+                if finished(folder, plan.recipe.stage(source).steps, check=process()[0] == 0) is None:
                     raise StoppedError(
                         f"stage '{plan.stage.name}' starts from stage '{source}', which is not finished in {folder}."
                     )

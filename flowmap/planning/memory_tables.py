@@ -44,8 +44,8 @@ def show_memory(planned: Planned, console: Console) -> None:
     note(
         "Parameters are those of the base and all roles: exact, as are weights, gradients, optimiser (AdamW) and EMA. "
         f"Activations are estimated, for {how}, with the memory of finished chunks; copies are those that mixed "
-        f"precision makes of what is trained.{shared}{sharded} What stands below, and the allocator's own waste, come on top: "
-        "leave a tenth free.",
+        f"precision makes of what is trained.{shared}{sharded} What stands below, "
+        "and the allocator's own waste, come on top: leave a tenth free.",
         console,
     )
     _show_moments(planned, console)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -46,37 +46,52 @@ def save(
     processes must call this and one of them must `write`; what it writes is whole, so that any number of processes can
     go on from it.
     """
-    path = stage / "checkpoints" / f"step-{step:06d}"
+    if not write:
+        for _ in contents(optimizers, roles, False):
+            pass
+        return Checkpoint(_path(stage, step), step)
+    return written(stage, step, contents(optimizers, roles, True), keep, steps, size_of_contents(optimizers, roles))
+
+
+def written(
+    stage: Path,
+    step: int,
+    files: Iterable[tuple[str, dict[str, Tensor]]],
+    keep: int,
+    steps: StepsSeal | None = None,
+    size: int = 0,
+) -> Checkpoint:
+    """Write the `files` of a checkpoint (see `contents`), of so many bytes of tensors in all if that is known."""
+    path = _path(stage, step)
 
     def fill(folder: Path) -> None:
-        total = sum(size_of(tensor) for tensors in _files(optimizers, roles).values() for tensor in tensors.values())
-        with phase("writing", total, "bytes") as doing:
-            for name, tensors in _contents(optimizers, roles, write):
+        with phase("writing", size, "bytes") as doing:
+            for name, tensors in files:
                 save_file(tensors, folder / name)
                 doing.advance(sum(map(size_of, tensors.values())))
-        written = {file: file.stat().st_size for file in sorted(folder.iterdir())}
-        with phase("hashing", sum(written.values()), "bytes") as doing:
-            files = {file.name: {"bytes": size, "sha256": sha256_of(file, doing)} for file, size in written.items()}
+        sizes = {file: file.stat().st_size for file in sorted(folder.iterdir())}
+        with phase("hashing", sum(sizes.values()), "bytes") as doing:
+            facts = {file.name: {"bytes": size, "sha256": sha256_of(file, doing)} for file, size in sizes.items()}
         manifest = {
             "format": FORMAT,
             "step": step,
             "flowmap": __version__,
             "torch": torch.__version__,
-            "files": files,
+            "files": facts,
         }
         if steps is not None:
             manifest["steps"] = steps.model_dump()
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
-    if not write:
-        for _ in _contents(optimizers, roles, write):
-            pass
-        return Checkpoint(path, step)
     with writing(path):
         path.parent.mkdir(exist_ok=True)
     write_whole_folder(path, fill)
     prune(stage, keep)
     return Checkpoint(path, step)
+
+
+def _path(stage: Path, step: int) -> Path:
+    return stage / "checkpoints" / f"step-{step:06d}"
 
 
 def prune(stage: Path, keep: int) -> None:
@@ -129,17 +144,25 @@ def _files(
     return files
 
 
-def _contents(
-    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], wanted: bool
+def contents(
+    optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role], wanted: bool, copied: bool = False
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """File after file of a checkpoint, each tensor whole and on the CPU; not kept unless `wanted`."""
+    """File after file of a checkpoint, each tensor whole and on the CPU; not kept unless `wanted`.
+
+    With `copied` none shares memory with what is trained. Where networks are sharded, all processes must ask.
+    """
     for name, tensors in _files(optimizers, roles).items():
         kept = {}
         for key, value in tensors.items():
             gathered = whole(value.detach())
             if wanted:
-                kept[key] = gathered.cpu().contiguous()
+                kept[key] = gathered.to("cpu", copy=copied).contiguous()
         yield name, kept
+
+
+def size_of_contents(optimizers: Mapping[str, torch.optim.Optimizer], roles: Mapping[str, Role]) -> int:
+    """Bytes of all tensors of a checkpoint."""
+    return sum(size_of(tensor) for tensors in _files(optimizers, roles).values() for tensor in tensors.values())
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, share_tokens
+from flowmap.interfaces.held import held, is_exact, take_to
 from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
@@ -38,6 +40,8 @@ def place(roles: Iterable[Role], processes: Processes) -> dict[str, Reducer]:
         compute_in(module, processes.precision, processes.device)
         share_tokens(module, processes.tokens())
         if processes.number == 1:
+            for parameter in module.parameters():
+                take_to(processes.device, parameter)
             module.to(processes.device)
             reducers |= {role.name: Reducer() for role in roles}
         else:
@@ -49,14 +53,17 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> dict[s
     compute, memory = processes.compute, processes.least_memory()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     own = {role.name: {key: names[id(p)] for key, p in role.own.items()} for role in roles}
+    for role in roles:
+        role.own = {}
     scalars = [name for name, parameter in module.named_parameters() if not parameter.ndim]
     if scalars:
         raise FlowmapError(f"parameter '{scalars[0]}' is a scalar, which cannot be sharded; give it the shape [1]")
     # Nobody changes what a network returns, so it may be a view.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
-    frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
-    base_whole = replicated(compute.base, sum(p.nbytes for p in frozen), memory)
-    whole_ones = frozen if base_whole else set()
+    base = sum(_bytes(parameter) for parameter in module.parameters() if not parameter.requires_grad)
+    still = replicated(compute.base, base, memory)
+    # Nothing else may refer to a parameter, which would be kept whole beside its shards.
+    whole_ones = {parameter for parameter in module.parameters() if still and not parameter.requires_grad}
     within = sharded_within(compute.shard, processes.number, processes.node, _held(module), memory)
     mesh = sharding(processes.device.type, processes.number, within)
     units = list({id(unit): unit for role in roles for unit in role.units}.values())
@@ -69,15 +76,15 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> dict[s
                 # Inputs are cast where autocast casts them, and nowhere else.
                 policies[unit] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     flush = Flush(module, mesh, processes.device)
-    for unit in units:
-        # Of the last unit backward needs at once what forward has gathered.
-        last = unit is units[-1]
-        fully_shard(
-            unit, mesh=mesh, reshard_after_forward=not last, mp_policy=policies[unit], ignored_params=whole_ones
-        )
-    fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
     for parameter in whole_ones:
-        parameter.data = parameter.data.to(processes.device)
+        take_to(processes.device, parameter)
+    for unit in units:
+        # Of the last unit, and of what belongs to none, backward needs at once what forward has gathered.
+        again, policy = unit is not units[-1], policies[unit]
+        with _taken(unit, whole_ones, processes.device):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=again, mp_policy=policy, ignored_params=whole_ones)
+    with _taken(module, whole_ones, processes.device):
+        fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
     sharded = dict(module.named_parameters())
     reducers = {}
     for role in roles:
@@ -88,16 +95,36 @@ def _shard(module: nn.Module, roles: list[Role], processes: Processes) -> dict[s
     return reducers
 
 
-def _exact(unit: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of `unit` that mixed precision takes as they are: all but those of matrix products."""
-    for layer in unit.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            yield from layer.parameters(recurse=False)
+@contextmanager
+def _taken(part: nn.Module, whole_ones: set[nn.Parameter], device: torch.device) -> Iterator[None]:
+    """Within this context the parameters that `part` is about to shard are whole on `device`, and no others."""
+    parameters = [p for p in part.parameters() if p not in whole_ones and not isinstance(p, DTensor)]
+    for parameter in parameters:
+        take_to(device, parameter)
+    yield
+    for parameter in parameters:
+        # Sharded, it is in a circle of references, and would stay until Python looks for those.
+        parameter.data = torch.empty(0, dtype=parameter.dtype, device=device)
+
+
+def _exact(part: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of `part` that mixed precision takes as they are: all but those of matrix products."""
+    if is_exact(part):
+        yield from part.parameters()
+        return
+    if not isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        yield from part.parameters(recurse=False)
+    for layer in part.children():
+        yield from _exact(layer)
 
 
 def _held(module: nn.Module) -> int:
     """Bytes of the parameters of `module`, and of the gradient, both moments and the average of the trained ones."""
-    return sum(p.nbytes + p.requires_grad * 4 * p.numel() * torch.float32.itemsize for p in module.parameters())
+    return sum(_bytes(p) + p.requires_grad * 4 * p.numel() * torch.float32.itemsize for p in module.parameters())
+
+
+def _bytes(parameter: nn.Parameter) -> int:
+    return parameter.numel() * held(parameter).itemsize
 
 
 def local(tensor: Tensor) -> Tensor:

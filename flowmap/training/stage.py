@@ -12,6 +12,7 @@ from torch import Tensor
 from flowmap.files.folder import StoppedError
 from flowmap.files.manifest import Checkpoint, checkpoints
 from flowmap.interfaces import Backbone, Data, Objective, Role, Turn
+from flowmap.interfaces.held import postponed
 from flowmap.maths.draw import Draw
 from flowmap.phases import each, phase
 from flowmap.recipe.layout import StagePlan
@@ -54,22 +55,24 @@ def base_draw(seed: int) -> Draw:
     return Draw.whole(seed, "base", 0, "weights", 1)
 
 
-def finished(folder: Path, steps: int) -> Checkpoint | None:
-    """The verified last checkpoint of a stage that has done all its `steps`; None if it has not."""
+def finished(folder: Path, steps: int, check: bool = True) -> Checkpoint | None:
+    """The last checkpoint of a stage that has done all its `steps`, verified if to `check`; None if it has not."""
     found = checkpoints(folder)
     if not found or found[-1].step < steps:
         return None
-    verify(found[-1])
+    if check:
+        verify(found[-1])
     return found[-1]
 
 
-def stage_weights(plan: StagePlan, source: str, weights: Weights) -> dict[str, Tensor]:
+def stage_weights(plan: StagePlan, source: str, weights: Weights, check: bool = True) -> dict[str, Tensor]:
     """The student's weights of the finished stage `source` of `plan`'s run and seed.
 
-    Raises StoppedError if it is not finished, or if its checkpoint is damaged.
+    Of several processes it is enough if one does `check` them. Raises StoppedError if the stage is not finished, or if
+    its checkpoint is damaged.
     """
     folder = plan.folder.parent / source
-    checkpoint = finished(folder, plan.recipe.stage(source).steps)
+    checkpoint = finished(folder, plan.recipe.stage(source).steps, check)
     if checkpoint is None:
         raise StoppedError(f"stage '{source}' is not finished in {folder}.")
     return read_weights(checkpoint, "student", weights)
@@ -86,8 +89,11 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
     optimizers: dict[str, torch.optim.Optimizer] = {}
     schedules: dict[str, OptimizerConfig] = {}
     specs = plan.stage.objective.roles()
-    for name, needed in each(list(specs.items()), "making networks"):
-        roles[name] = backbone.role(name, needed.kind, _weights(plan, plan.role(name)), base_draw(plan.seed))
+    with postponed():
+        for name, needed in each(list(specs.items()), "making networks"):
+            roles[name] = backbone.role(
+                name, needed.kind, _weights(plan, plan.role(name), processes), base_draw(plan.seed)
+            )
     for name, role in roles.items():
         if not specs[name].trained:
             role.freeze()
@@ -117,8 +123,10 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
     )
 
 
-def _weights(plan: StagePlan, config: RoleConfig) -> dict[str, Tensor] | None:
-    return None if config.from_ == "base" else stage_weights(plan, config.from_, config.weights)
+def _weights(plan: StagePlan, config: RoleConfig, processes: Processes) -> dict[str, Tensor] | None:
+    if config.from_ == "base":
+        return None
+    return stage_weights(plan, config.from_, config.weights, processes.first)
 
 
 def _optimizer(role: Role, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -19,12 +19,13 @@ from flowmap.files.sealed import write_sealed
 from flowmap.phases import phase
 from flowmap.recipe.layout import LOCK, StagePlan
 from flowmap.training.changes import begun, refuse_changes
-from flowmap.training.checkpoint import prune, restore, save
+from flowmap.training.checkpoint import prune, restore
 from flowmap.training.journal import STEPS, Seal, begin, read_steps
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
 from flowmap.training.records import NonFiniteError, StepRecord
 from flowmap.training.rewinds import collapsed, lowered, rewind, watchdog_of
+from flowmap.training.saving import Saver
 from flowmap.training.stage import Stage, open_stage
 from flowmap.training.tracking import tracking
 from flowmap.training.verify import clean, verify
@@ -61,7 +62,7 @@ def train(plan: StagePlan, processes: Processes, watcher: Watcher, interruption:
         if processes.first:
             clean(plan.folder)
         processes.wait()
-        found = _resume_point(plan)
+        found = _resume_point(plan, processes)
         if found is not None and processes.first:
             # A kill may have come between the saving of the newest and the removal of the oldest.
             prune(plan.folder, plan.recipe.checkpoints.keep)
@@ -129,9 +130,10 @@ def _steps(
     watchdog = watchdog_of(plan, lambda: read_steps(plan.folder))
     ends = plan.recipe.watchdog.action in ("stop", "rewind")
     pause = 0.0 if processes.device.type == "cpu" else _PAUSE_SECONDS
+    saver = Saver(plan.folder, rhythm.keep, processes, last)
     stepping = run_stage(stage, done, lambda step: step % rhythm.every == 0, pause)
     try:
-        with _said_once(), tracking(plan, processes.first, done) as track, closing(stepping) as records:
+        with _said_once(), tracking(plan, processes.first, done) as track, saver, closing(stepping) as records:
             for record in watched(records, watchdog, ends) if watchdog else records:
                 if processes.first:
                     line = record.line()
@@ -145,20 +147,23 @@ def _steps(
                     continue
                 # A signal need not reach all processes at the same step.
                 stop = int(processes.most(interruption.noted or 0))
+                saver.check()
                 if record.step % rhythm.every == 0 or record.step == plan.stage.steps or stop:
                     if processes.first:
                         with writing(plan.folder / STEPS):
                             # What a checkpoint has behind it must survive whatever the checkpoint survives.
                             sync(plan.folder / STEPS)
                     with phase(f"{plan.stage.name}: saving step {record.step}"):
-                        state = (stage.optimizers, stage.roles, rhythm.keep, processes.first, seal.facts())
-                        last = save(plan.folder, record.step, *state)
-                        processes.wait()
-                    if stop:
+                        saver.save(record.step, stage.optimizers, stage.roles, seal.facts())
+                        if stop or record.step == plan.stage.steps:
+                            last = saver.finish()
+                            processes.wait()
+                    if stop and last:
                         name = signal.Signals(stop).name
                         where = f"after step {record.step} of stage '{plan.stage.name}'"
                         raise StoppedError(f"stopped by {name} {where}; saved in {last.path}.", 128 + stop)
     except NonFiniteError as error:
+        last = saver.last
         where = f"The last good checkpoint is {last.path}" if last else "There is no checkpoint of this stage yet"
         raise FlowmapError(
             f"stage '{plan.stage.name}', {error} {where}. "
@@ -167,13 +172,16 @@ def _steps(
         ) from error
 
 
-def _resume_point(plan: StagePlan) -> Checkpoint | None:
-    """The verified newest checkpoint, if the folder's lock is this plan's; None if nothing is there yet."""
+def _resume_point(plan: StagePlan, processes: Processes) -> Checkpoint | None:
+    """The newest checkpoint, verified by the first process, if the lock is this plan's; None if there is nothing."""
     refuse_changes([plan])
     if not begun(plan):
         return None
     newest = checkpoints(plan.folder)[-1]
-    verify(newest)
+    if processes.first:
+        verify(newest)
+    # Whoever goes on before would be reading what may be damaged.
+    processes.wait()
     return newest
 
 

@@ -1,8 +1,7 @@
 """Roles as adapters on one base: low-rank ones (LoRA, arXiv 2106.09685) on linear layers, whole copies of others.
 
 A layer asks one `Chosen` object which role computes. No role is ever made active in a layer, nothing else is changed by
-a choice (`requires_grad` least of all), and what backward computes again is computed under the role it was first
-computed for. Layers keep the names of the base: adapters stand beside its weights.
+a choice (`requires_grad` least of all), and backward computes again under the same role. Layers keep the base's names.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces.held import held
 from flowmap.workshop.precision import is_mixed
 
 _WHOLE = "modules_to_save"  # as PEFT calls what is trained whole
@@ -132,7 +132,7 @@ class Copied(nn.Module):
 
     def add(self, role: str) -> None:
         """Add a copy of the base in float32."""
-        made = {id(p): nn.Parameter(p.detach().clone().float()) for p in self.base.parameters()}
+        made = {id(p): nn.Parameter(p.detach().to(held(p)).clone().float()) for p in self.base.parameters()}
         self.roles[_key(role)] = copy.deepcopy(self.base, made)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples
+from flowmap.interfaces.held import hold
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
 from flowmap.schema.words import NetworkKind
@@ -41,7 +42,8 @@ class Architecture:
     the names of r's embedder begin with, and what t's do, of which they start as copies. `units`: the parts of a module
     that are gathered one at a time when it is sharded. `adapters`: roles are adapters on one frozen module of two
     times; without, every role is a module of its own. `base` reads pretrained weights, all parameters but those that
-    start as copies; if it gives none, base weights are random. `export` writes a module for one role into an empty
+    start as copies, as they are stored; if it gives none, base weights are random. `held`: in what precision a base
+    weight of that name is held; None: as it is stored. `export` writes a module for one role into an empty
     folder (see Backbone.export).
     """
 
@@ -51,6 +53,7 @@ class Architecture:
     units: Callable[[nn.Module], Sequence[nn.Module]] = lambda module: ()
     adapters: Adapters | None = None
     base: Callable[[], Mapping[str, Tensor] | None] = lambda: None
+    held: Callable[[str], torch.dtype | None] = lambda name: None
     times: Times = "sample"
     export: Callable[[nn.Module, str | None, NetworkKind, Path, str, bool, float], str] | None = None
 
@@ -100,14 +103,15 @@ class ModuleBackbone(Backbone):
         # A role of its own changes what it is given.
         found = self._architecture.base() if weights is None else {k: v.clone() for k, v in weights.items()}
         if found is not None:
-            if self._architecture.adapters is None:
-                # What is trained is held in full, whatever it was stored in.
-                found = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
             # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
             with init_empty_weights(include_buffers=False):
                 module = make(two_times, chosen)
             own = dict(inner(module).named_parameters())
             self._take(inner(module), with_copies(found, own, copies), who)
+            for key, parameter in inner(module).named_parameters():
+                # What is trained is held in full, whatever it was stored in.
+                trained = self._architecture.adapters is None
+                hold(parameter, torch.float32 if trained else self._architecture.held(key) or parameter.dtype)
         else:
             module = _seeded(seed, lambda: make(two_times, chosen))
             own, starts = dict(inner(module).named_parameters()), tuple(copies)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
+from flowmap.interfaces.held import postponed
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.reading.open import open_run, reopened
 from flowmap.training.stage import base_draw, stage_weights
@@ -29,4 +30,6 @@ def student_of_run(folder: Path) -> Role:
     kind = last.stage.objective.roles()["student"].kind
     with reopened(folder):
         own = stage_weights(last, last.stage.name, "ema")
-    return backbone.role("student", kind, own, base_draw(last.seed))
+    with postponed(False):
+        # Its adapter is merged into the base as it was trained beside.
+        return backbone.role("student", kind, own, base_draw(last.seed))

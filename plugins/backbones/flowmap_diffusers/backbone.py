@@ -19,7 +19,7 @@ from flowmap_diffusers.export import write_image_pipeline
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.module import ImageModule, blocks_of, transformer_of
 from flowmap_diffusers.settings import ImageLoraConfig
-from flowmap_diffusers.starting import base_weights, new, source_of
+from flowmap_diffusers.starting import base_weights, held, new, source_of
 from flowmap_diffusers.two_times import DELTA, delta_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _architecture(config: ImageConfig, spec: SampleSpec, sizes: Sizes, source: _
         units=partial(blocks_of, family),
         adapters=None if config.lora is None else adapters_of(config.lora, family),
         base=lambda: base_weights(config, sizes),
+        held=partial(held, config),
         export=export,
     )
 

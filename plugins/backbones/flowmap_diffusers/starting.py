@@ -31,7 +31,7 @@ def source_of(config: ImageConfig) -> Checkpoint:
 
 
 def base_weights(config: ImageConfig, sizes: Sizes) -> dict[str, Tensor] | None:
-    """The base weights, each in the precision in which it is held; None if they are random."""
+    """The base weights, each in the precision in which it is stored; None if they are random."""
     if config.random_base:
         return None
     run = run_in(config.weights)
@@ -44,8 +44,7 @@ def base_weights(config: ImageConfig, sizes: Sizes) -> dict[str, Tensor] | None:
         found = transformer_weights(checkpoint.pipeline, config.weights)
         if checkpoint.two_times:
             found = apart(found, config.family.embedders(sizes))
-    own = _parameters(config, sizes, found)
-    return {key: value.to(held(config, key)) for key, value in own.items()}
+    return _parameters(config, sizes, found)
 
 
 def _parameters(config: ImageConfig, sizes: Sizes, found: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from diffusers.models.transformers.transformer_z_image import TimestepEmbedder
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces.held import keep_exact
 from flowmap.workshop.precision import exactly
 
 DELTA = "delta_embedder"
@@ -80,6 +81,7 @@ def add_second_time(transformer: nn.Module, embedders: Iterable[str], gate: floa
                 f"a {type(transformer).__name__} has no embedder of its time at '{path}' that two times are known for"
             )
         parent = transformer.get_submodule(path.rpartition(".")[0])
+        keep_exact(embedder)
         if both:
             # Its weights are copied by hand: tensors without data have no other copies.
             own = {id(p): nn.Parameter(p.detach().clone()) for p in embedder.parameters()}

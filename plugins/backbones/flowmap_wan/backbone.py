@@ -23,7 +23,7 @@ from flowmap_wan.export import write_pipeline
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LoraConfig
 from flowmap_wan.starting import Start, source_of, start_of
-from flowmap_wan.transformer import WanConfig, new
+from flowmap_wan.transformer import WanConfig, new, stored
 
 _TIMES = r"condition_embedder\.(time_embedder|delta_embedder)\.linear_[12]"
 
@@ -90,6 +90,7 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
         units=_blocks,
         adapters=None if config.lora is None else adapters_of(config.lora, isinstance(config, FarWan21Config)),
         base=source.base,
+        held=partial(stored, config),
         times="either",
         export=export,
     )

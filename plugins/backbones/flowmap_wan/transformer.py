@@ -64,14 +64,14 @@ def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
 
 
 def completed(config: WanConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with what a causal model has besides, each weight in the precision in which the base is held.
+    """`state` with what a causal model has besides, each weight in the precision in which it is stored.
 
     Patches of compressed frames begin as those of full ones, interpolated (FAR). The embedder of r is not made here.
     """
     made = dict(state)
     if isinstance(config, FarWan21Config) and FAR + "weight" not in made and "patch_embedding.weight" in made:
         made |= _compressed(made["patch_embedding.weight"], made["patch_embedding.bias"], config.compressed_patch_size)
-    return {key: value.to(stored(config, key)) for key, value in made.items()}
+    return made
 
 
 def stored(config: WanConfig, key: str) -> torch.dtype:
