@@ -35,6 +35,7 @@ class Processes:
             state = PartialState(cpu=found is None)
             self.number, self.index, self.device = state.num_processes, state.process_index, state.device
         self.precision: Precision = compute.precision
+        self.compiled = compute.compile
         if self.number > 1:
             # Made by all at once, here: later some may be busy elsewhere.
             _group()

@@ -16,17 +16,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
+from flowmap.training.compiled import compile_units
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
 
 
 def place(roles: Iterable[Role], processes: Processes) -> None:
-    """Put the modules of `roles` on the device, in mixed precision if so asked, sharded if there are several processes.
+    """Put the modules of `roles` on the device, in mixed precision and compiled if so asked.
 
-    Roles may share a module. Their `own` parameters are new objects afterwards where they are sharded; whether
-    they are trained must be decided before.
+    They are sharded if there are several processes. Roles may share a module. Their `own` parameters are new objects
+    afterwards where they are sharded; whether they are trained must be decided before.
     """
     roles = list(roles)
+    compile_units(roles, processes.compiled)
     for module in {id(role.module): role.module for role in roles}.values():
         compute_in(module, processes.precision, processes.device)
         if processes.number == 1:

@@ -23,6 +23,7 @@ from flowmap.recipe.outside import Outside
 from flowmap.recipe.tables import sampling_shift
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import FrameView, NetworkKind, Precision, Weights, context_refusal
+from flowmap.training.compiled import compile_units
 from flowmap.training.ledger import counted
 from flowmap.training.precision import compute_in
 from flowmap.training.stage import base_draw, stage_weights
@@ -67,17 +68,21 @@ def open_contestant(
     data: Data | None = None,
     backbone: Backbone | None = None,
     precision: Precision | None = None,
+    compiled: bool | None = None,
 ) -> ReadyModel:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
-    `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
-    that was made before saves reading its base weights again; a student that it made before is then no longer valid.
+    `data` are what it is measured on, `precision` is that of its calls and `compiled` whether its blocks are, if not as
+    its own recipe says. A `backbone` that was made before saves reading its base weights again; a student that it made
+    before is then no longer valid.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    network = _network(backbone, student.kind, own, plan.seed, device, precision or plan.recipe.compute.precision)
+    compute = plan.recipe.compute
+    compiled = compute.compile if compiled is None else compiled
+    network = _network(backbone, student.kind, own, plan.seed, device, precision or compute.precision, compiled)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     shift = sampling_shift(stage, plan.recipe.evaluation)
@@ -92,15 +97,16 @@ def open_weights(
     data: Data,
     backbone: Backbone,
     precision: Precision = "no",
+    compiled: bool = False,
 ) -> ReadyModel:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
 
-    Calls compute in `precision`; "no" is that of the weights.
+    Calls compute in `precision`, "no" being that of the weights, and `compiled` if so asked.
 
     Raises FlowmapError unless every parameter is set.
     """
     kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device, precision)
+    network = _network(backbone, kind, None, seed, device, precision, compiled)
     contexts = weights.backbone.contexts(spec)
     shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
     return ReadyModel(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
@@ -113,12 +119,14 @@ def _network(
     seed: int,
     device: torch.device,
     precision: Precision,
+    compiled: bool,
 ) -> Velocity:
     """The network of a student that nobody trains, on `device`, computing as it was trained."""
     with phase("making the network"):
         role = backbone.role("student", kind, own, base_draw(seed))
         role.freeze()
         compute_in(role.module, precision, device)
+        compile_units([role], compiled)
         role.module.to(device).eval()
     return role.network
 

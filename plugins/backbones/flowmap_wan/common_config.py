@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
-from flowmap.schema.bounds import MOST_TEXT, PathText, Share, Tokens
+from flowmap.schema.bounds import MOST_TEXT, PathText, Recomputed, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
@@ -38,7 +38,11 @@ class CommonConfig(BackboneConfig):
     base_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision in which the base weights are held; bfloat16 only with lora"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
+    gradient_checkpointing: Recomputed = Field(
+        "none",
+        description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
+        "matrix products and attention; true is 'block', false is 'none'",
+    )
     attention: Literal["auto", "dense", "flex"] = Field(
         "auto", description="masked attention: 'flex' needs an accelerator to train; 'auto' takes it there"
     )
@@ -94,8 +98,8 @@ class CommonConfig(BackboneConfig):
         return Origin(PUBLISHED.hub_id(self.weights), Checkpoint(folder).licence())
 
     def recomputes(self) -> bool:
-        """As `gradient_checkpointing` says."""
-        return self.gradient_checkpointing
+        """As `gradient_checkpointing` says; in costs, selective recomputation counts as a whole one."""
+        return self.gradient_checkpointing != "none"
 
     def time_frequency(self) -> float:
         """1000: the fastest sinusoid is sin(1000 t) (`get_timestep_embedding` of diffusers 0.42, of times 1000 t)."""
