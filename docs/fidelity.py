@@ -317,7 +317,7 @@ _PRECISION = (
     fields(
         "gradient checkpointing",
         ["backbone.gradient_checkpointing"],
-        True,
+        "block",
         "yml `models.transformer_cfg.enable_gradient_checkpoint`",
     ),
     fields(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowmap.comparison.budget import seconds_per_step
 from flowmap.interfaces import NoCond, Velocity
 from flowmap.plugin import Precision
+from flowmap.recipe.tables import ComputeConfig
 from flowmap.training.checkpoint import checkpoints, restore
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
@@ -38,7 +39,7 @@ def test_who_is_measured_computes_as_it_was_trained(tmp_path: Path) -> None:
     restore(checkpoints(stage_plan.folder)[-1], stage.optimizers, stage.roles)
     measured = velocities(open_contestant(stage_plan, "raw", CPU).network)
     assert torch.equal(measured, velocities(stage.roles["student"].network))
-    whole = velocities(open_contestant(stage_plan, "raw", CPU, precision="no").network)
+    whole = velocities(open_contestant(stage_plan, "raw", CPU, compute=ComputeConfig(precision="no")).network)
     assert not torch.equal(measured, whole)
     torch.testing.assert_close(measured, whole, rtol=0.05, atol=0.05)
 

@@ -148,7 +148,7 @@ def _help(footprint: Footprint, activations: bool) -> str:
     ways = [] if footprint.base().count else ["adapters on one base (backbone.lora)"]
     ways.append("more devices")
     if activations:
-        ways += ["compute.micro_batch = 1", "backbone.gradient_checkpointing = true"]
+        ways += ["compute.micro_batch = 1", "backbone.gradient_checkpointing = 'block'"]
     elif footprint.base().count:
         if footprint.base().bytes > 3 * footprint.base().count:
             ways.append("backbone.base_precision = 'bfloat16'")

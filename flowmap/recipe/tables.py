@@ -154,6 +154,11 @@ class ComputeConfig(Config):
     precision: Literal["no", "bf16"] = Field(
         "no", description="mixed precision of the network calls, in training, evaluation and samples alike"
     )
+    compile: bool = Field(
+        False,
+        description="compile the blocks of networks (torch.compile), in training, evaluation and samples alike: the "
+        "first steps take minutes, the others less time and memory. Forward-mode derivatives are not compiled",
+    )
     micro_batch: MicroBatch = Field(
         0, description="samples per process that go through a network at once; 0 = all, without accumulation"
     )

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError, core_schema
+
+from flowmap.schema.words import Recomputation
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -371,3 +373,12 @@ def _possible(path: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_possible)]
 """Text that may be the path of a file or folder, which need not be there."""
+
+
+def _in_words(value: object) -> object:
+    """Recipes once said true or false."""
+    return {True: "block", False: "none"}[value] if isinstance(value, bool) else value
+
+
+Recomputed = Annotated[Recomputation, BeforeValidator(_in_words)]
+"""What backward computes again."""

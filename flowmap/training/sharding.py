@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role, share_tokens
 from flowmap.interfaces.held import held, is_exact, take_to
+from flowmap.training.compiled import compile_units
 from flowmap.training.meshes import sharding
 from flowmap.training.precision import compute_in
 from flowmap.training.processes import Processes
@@ -29,12 +30,14 @@ _FEW = 0.01
 
 
 def place(roles: Iterable[Role], processes: Processes) -> dict[str, Reducer]:
-    """Put the modules of `roles` on the device, in mixed precision if so asked, sharded if there are several processes.
+    """Put the modules of `roles` on the device, in mixed precision and compiled if so asked.
 
-    Roles may share a module. Their `own` parameters are new objects afterwards where they are sharded; whether
-    they are trained must be decided before. Returns what averages the gradients of each role.
+    They are sharded if there are several processes. Roles may share a module. Their `own` parameters are new objects
+    afterwards where they are sharded; whether they are trained must be decided before. Returns what averages the
+    gradients of each role.
     """
     roles = list(roles)
+    compile_units(roles, processes.compute.compile)
     reducers: dict[str, Reducer] = {}
     for module in {id(role.module): role.module for role in roles}.values():
         compute_in(module, processes.precision, processes.device)

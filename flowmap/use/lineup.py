@@ -97,14 +97,14 @@ class Lineup:
         Raises FlowmapError if a stage is not finished.
         """
         source, backbone = member.source, self._ready(member.backbone, member.spec)
-        device, data, precision = self._device, self._data, self._plan.recipe.compute.precision
+        device, data, compute = self._device, self._data, self._plan.recipe.compute
         if isinstance(source, StagePlan):
             return open_contestant(source, weights, device, data, backbone)
         if source.run is None:
-            return open_weights(source, member.spec, member.seed, device, data, backbone, precision)
+            return open_weights(source, member.spec, member.seed, device, data, backbone, compute)
         with reopened(source.run):
             # All who are measured together compute alike.
-            found = open_contestant(_of_run(source.run), weights, device, data, backbone, precision)
+            found = open_contestant(_of_run(source.run), weights, device, data, backbone, compute)
         return replace(found, stage=member.name, seed=member.seed)
 
     def held_out(self, contestant: ReadyModel) -> HeldOut:

@@ -122,8 +122,8 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
     processes = _sharing(ComputeConfig(), backbone, spec)
-    place = processes.device, Asked(), backbone.build(spec)
-    contestant = open_weights(weights.sized(spec), spec, 0, *place, tokens=processes.tokens())
+    place = processes.device, Asked(), backbone.build(spec), processes.compute, processes.tokens()
+    contestant = open_weights(weights.sized(spec), spec, 0, *place)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
     return Opened(contestant, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)

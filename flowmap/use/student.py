@@ -19,9 +19,10 @@ from flowmap.phases import phase
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.outside import Outside
-from flowmap.recipe.tables import sampling_shift
+from flowmap.recipe.tables import ComputeConfig, sampling_shift
 from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import FrameView, NetworkKind, Precision, Weights, context_refusal
+from flowmap.schema.words import FrameView, NetworkKind, Weights, context_refusal
+from flowmap.training.compiled import compile_units
 from flowmap.training.ledger import counted
 from flowmap.training.precision import compute_in
 from flowmap.training.stage import base_draw, stage_weights
@@ -63,21 +64,21 @@ def open_contestant(
     device: torch.device,
     data: Data | None = None,
     backbone: Backbone | None = None,
-    precision: Precision | None = None,
+    compute: ComputeConfig | None = None,
     tokens: TokenGroup | None = None,
 ) -> ReadyModel:
     """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
 
-    `data` are what it is measured on, and `precision` is that of its calls, if not as its own recipe says. A `backbone`
-    that was made before saves reading its base weights again; a student that it made before is then no longer valid.
-    The `tokens` of each sample are shared among several processes, if they are given.
+    `data` are what it is measured on, and `compute` says how its calls compute, if not as its own recipe does. A
+    `backbone` that was made before saves reading its base weights again; a student that it made before is then no
+    longer valid. The `tokens` of each sample are shared among several processes, if they are given.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
     backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    precision = precision or plan.recipe.compute.precision
-    network = _network(backbone, student.kind, own, plan.seed, device, precision, tokens)
+    compute = compute or plan.recipe.compute
+    network = _network(backbone, student.kind, own, plan.seed, device, compute, tokens)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     shift = sampling_shift(stage, plan.recipe.evaluation)
@@ -91,17 +92,17 @@ def open_weights(
     device: torch.device,
     data: Data,
     backbone: Backbone,
-    precision: Precision = "no",
+    compute: ComputeConfig,
     tokens: TokenGroup | None = None,
 ) -> ReadyModel:
     """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
 
-    Calls compute in `precision`; "no" is that of the weights. `tokens` as in `open_contestant`.
+    Calls compute as `compute` says, precision "no" being that of the weights; `tokens` as in `open_contestant`.
 
     Raises FlowmapError unless every parameter is set.
     """
     kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device, precision, tokens)
+    network = _network(backbone, kind, None, seed, device, compute, tokens)
     contexts = weights.backbone.contexts(spec)
     shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
     return ReadyModel(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
@@ -113,15 +114,16 @@ def _network(
     own: Mapping[str, Tensor] | None,
     seed: int,
     device: torch.device,
-    precision: Precision,
+    compute: ComputeConfig,
     tokens: TokenGroup | None,
 ) -> Velocity:
     """The network of a student that nobody trains, on `device`, computing as it was trained."""
     with phase("making the network"):
         role = backbone.role("student", kind, own, base_draw(seed))
         role.freeze()
-        compute_in(role.module, precision, device)
+        compute_in(role.module, compute.precision, device)
         share_tokens(role.module, tokens)
+        compile_units([role], compute.compile)
         role.module.to(device).eval()
     return role.network
 

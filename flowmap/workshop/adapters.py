@@ -1,7 +1,7 @@
 """Roles as adapters on one base: low-rank ones (LoRA, arXiv 2106.09685) on linear layers, whole copies of others.
 
-A layer asks one `Chosen` object which role computes. No role is ever made active in a layer, nothing else is changed by
-a choice (`requires_grad` least of all), and backward computes again under the same role. Layers keep the base's names.
+A layer asks one `Chosen` object which role computes. No role is ever made active in a layer, a choice changes nothing
+else, and backward recomputes under the role of the forward. Layers keep their names: adapters stand beside weights.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ class Chosen:
             self.role = before
 
     def checkpointed(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        """`function(*args, **named)`, not kept but computed again in backward, under the role that computes now.
+        """`function(*args, **named)`, computed again in backward, for what is given a function to recompute by."""
+        return checkpoint(self.pinned(function), *args, use_reentrant=False, **named)
 
-        It is what `enable_gradient_checkpointing` of diffusers' models takes for `gradient_checkpointing_func`.
-        """
-        return checkpoint(partial(self._under, self.role, function), *args, use_reentrant=False, **named)
+    def pinned(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` under the role that computes now, whenever it is called."""
+        return partial(self._under, self.role, function)
 
     def _under(self, role: str | None, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         with self.to(role):

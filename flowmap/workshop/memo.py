@@ -46,13 +46,18 @@ class Text:
     memo: TextMemo | None = None
 
     def through(self, layer: nn.Module, parts: Sequence[nn.Module], make: Callable[[Tensor], M]) -> M:
-        """`make` of the tokens, which uses the `parts` of `layer`.
+        """`make` of the tokens, which uses the `parts` of `layer`; remembered if it can be."""
+        found = self.remembered(layer, parts, make)
+        return make(self.tokens) if found is None else found
 
-        Remembered if it depends on the frozen base alone: then the parts are plain layers without anything to train.
+    def remembered(self, layer: nn.Module, parts: Sequence[nn.Module], make: Callable[[Tensor], M]) -> M | None:
+        """The same, made once, or None unless it depends on the frozen base alone.
+
+        It does if the parts are plain layers without anything to train.
         """
         memo, tokens = self.memo, self.tokens
         if memo is None or tokens.requires_grad or not all(_frozen(part) for part in parts):
-            return make(tokens)
+            return None
         return memo.recall(layer, tokens, lambda: make(tokens))
 
 

@@ -21,7 +21,7 @@ from flowmap_distribution.configs import BackwardSimulationConfig
 from flowmap_distribution.matching import dmd_gradient
 from flowmap_flow.configs import FlowMapConfig
 from flowmap_flow.forward import loss_weight
-from flowmap_wan.backbone import adapters_of, transformer_of
+from flowmap_wan.backbone import adapters_of, blocks_of, transformer_of
 from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
@@ -32,8 +32,9 @@ from flowmap.interfaces import Batch, Role, Scene, World
 from flowmap.maths.draw import Draw
 from flowmap.maths.pairs import draw_pairs
 from flowmap.maths.path import draw_times, like, noised, shifted
-from flowmap.plugin import NetworkKind
+from flowmap.plugin import NetworkKind, Recomputation
 from flowmap.schema.settings import BranchesConfig, TimesConfig, uniform_times
+from flowmap.training.compiled import compile_units
 from flowmap.workshop.adapters import Chosen, plain_state
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
 from flowmap.workshop.codec import NoCodec
@@ -167,7 +168,7 @@ def batch_of(shape: Shape, count: int, device: torch.device) -> Batch:
 
 
 def our_backbone(
-    shape: Shape, causal: bool, device: torch.device, precision: torch.dtype, recompute: bool
+    shape: Shape, causal: bool, device: torch.device, precision: torch.dtype, recompute: Recomputation
 ) -> tuple[ModuleBackbone, WanModule]:
     """A backbone whose base is made on `device`: the usual way makes it on the CPU in float32."""
     fields: dict[str, Any] = {
@@ -185,7 +186,8 @@ def our_backbone(
     def make(two_times: bool, chosen: Chosen) -> WanModule:
         return WanModule(transformer(shape, causal, device, precision), config.attention, recompute, chosen)
 
-    architecture = Architecture(make, inner=transformer_of, adapters=adapters_of(config.lora, causal), times="either")
+    adapters = adapters_of(config.lora, causal)
+    architecture = Architecture(make, inner=transformer_of, units=blocks_of, adapters=adapters, times="either")
     codec = NoCodec((frames, 16, height, width))
     backbone = ModuleBackbone(config.type, architecture, codec, chunking=config.splitting())
     role = backbone.role("student", "flow_map", None, Draw.whole(0, "benchmark", 0, "weights", 1, device))
@@ -205,7 +207,8 @@ class Ours(Trainer):
         causal: bool = False,
         device: torch.device | None = None,
         precision: torch.dtype = torch.float32,
-        recompute: bool = True,
+        recompute: Recomputation = "selective",
+        compiled: bool = False,
         replay: bool = True,
     ) -> None:
         device = device or torch.device("cpu")
@@ -222,6 +225,7 @@ class Ours(Trainer):
                         parameter.normal_(std=1e-2, generator=generator)
         if "teacher" in self.roles:
             self.roles["teacher"].freeze()
+        compile_units(self.roles.values(), compiled)
         # A batch that has no sample with r = t has nothing to be balanced with.
         forward = FORWARD.model_copy(update={"rebalance": count * FORWARD.branches.diffusion >= 1})
         on_policy = ON_POLICY.model_copy(update={"replay": replay, "forward": forward})

@@ -90,7 +90,7 @@ def test_recomputation_really_happens() -> None:
     calls = []
     backbone = causal(CHUNKS, SIZE, gradient_checkpointing=True)
     role, network = student(backbone)
-    module(role).transformer.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    module(role).transformer.blocks[0].attn1.register_forward_pre_hook(lambda *_: calls.append(1))
     y = network.velocity(noise(1, FRAMES, CHANNELS, *SIZE), torch.tensor([0.5]), text(1))
     assert len(calls) == 1
     y.sum().backward()

@@ -46,7 +46,7 @@ def test_a_block_is_that_of_diffusers(pieces: list[tuple[int, int]], precision: 
     numbers = [noise(2, groups, 6, DIM, seed=i).to(precision).requires_grad_() for i, (groups, _) in enumerate(pieces)]
     modulations = [(n, groups * size) for n, (groups, size) in zip(numbers, pieces, strict=True)]
     ours = block(hidden, text, modulations, rotation, None, None)
-    theirs = type(block).forward(block, hidden, text, spread(modulations), rotation, None)
+    theirs = type(block).forward(block, hidden, text.tokens, spread(modulations), rotation, None)
     assert error(ours, theirs) == 0
     assert ours.dtype == precision
     # FSDP warns of blocks that return a view.

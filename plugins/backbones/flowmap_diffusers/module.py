@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Cond
+from flowmap.plugin import Recomputation
 from flowmap.workshop import TensorCond
 from flowmap.workshop.adapters import Chosen
+from flowmap.workshop.recompute import recompute
 from flowmap_diffusers.family import Family, Sizes
 from flowmap_diffusers.two_times import Times, add_second_time
 
@@ -19,7 +21,7 @@ from flowmap_diffusers.two_times import Times, add_second_time
 class ImageModule(nn.Module):
     """The transformer of a family, with one time or two; what moves to a device and is sharded.
 
-    `guidance` is what a guidance-distilled one is told; `recompute`: its blocks are computed again in backward.
+    `guidance` is what a guidance-distilled one is told; `recomputation`: what backward computes again.
     """
 
     def __init__(
@@ -30,16 +32,15 @@ class ImageModule(nn.Module):
         both: bool,
         gate: float,
         guidance: float,
-        recompute: bool,
+        recomputation: Recomputation,
         chosen: Chosen,
     ) -> None:
         super().__init__()
         self.transformer = family.settle(transformer)
-        self._family, self._sizes, self._guidance, self._chosen = family, sizes, guidance, chosen
+        self._family, self._sizes, self._guidance = family, sizes, guidance
         self._times = Times()
         add_second_time(transformer, family.embedders(sizes), gate, self._times, both)
-        if recompute:
-            transformer.enable_gradient_checkpointing(self._checkpointed)
+        recompute(blocks_of(family, self), recomputation, chosen, self._times.pinned)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
         """The velocity of `x` `[B, 1, C, h, w]` at times `[B]` in [0, 1]."""
@@ -47,9 +48,6 @@ class ImageModule(nn.Module):
         with self._times.at(seen, seen if r is None else self._family.time(r.float())):
             made = self._family.velocity(self.transformer, x[:, 0], t, self._asked(cond, x), self._guidance)
         return made[:, None]
-
-    def _checkpointed(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        return self._chosen.checkpointed(self._times.pinned(function), *args, **named)
 
     def _asked(self, cond: Cond, x: Tensor) -> Mapping[str, Tensor]:
         """The tensors of `cond`; without any, a text of one token of zeros.

@@ -35,6 +35,9 @@ class Slot:
     written: tuple[Tensor, Tensor] | None = field(default=None)
 
 
+Read = tuple[Tensor, Tensor]
+"""Keys and values of a text `[B, heads, M, head_dim]`."""
+
 Slots = Sequence[Slot] | None
 """One of each layer, where something is remembered."""
 
@@ -80,6 +83,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
             for (begin, end), keys in mask
         ]
         return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+    if torch.compiler.is_compiling():
+        from torch.nn.attention.flex_attention import flex_attention
+
+        result: Tensor = flex_attention(q, k, v, block_mask=mask)
+        return result
     return _flex()(q, k, v, block_mask=mask)
 
 
@@ -128,16 +136,24 @@ class SelfAttention:
 class CrossAttention:
     """The processor of `attn2`: from video tokens to text tokens, all of them (Wan2.1 attends to padding too)."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Text) -> Tensor:
-        """Attend from tokens `[B, L, D]` to text `[B, M, D]`."""
-
-        def read(tokens: Tensor) -> tuple[Tensor, Tensor]:
-            k, v = _heads(attn, attn.norm_k(attn.to_k(tokens))), _heads(attn, attn.to_v(tokens))
-            return k.to(v.dtype), v
-
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Read | Tensor) -> Tensor:
+        """Attend from tokens `[B, L, D]` to text `[B, M, D]`, or to what has been read of it."""
         q = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        k, v = encoder_hidden_states.through(attn, (attn.to_k, attn.norm_k, attn.to_v), read)
+        text = encoder_hidden_states
+        k, v = _read(attn, text) if isinstance(text, Tensor) else text
         return _out(attn, attend(q.to(v.dtype), k, v, None), hidden_states)
+
+
+def read(attn: Any, text: Text) -> Read | Tensor:
+    """The keys and values of `text` that are the same at every call, or else its tokens."""
+    parts = (attn.to_k, attn.norm_k, attn.to_v)
+    found = text.remembered(attn, parts, lambda tokens: _read(attn, tokens))
+    return text.tokens if found is None else found
+
+
+def _read(attn: Any, tokens: Tensor) -> Read:
+    k, v = _heads(attn, attn.norm_k(attn.to_k(tokens))), _heads(attn, attn.to_v(tokens))
+    return k.to(v.dtype), v
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:

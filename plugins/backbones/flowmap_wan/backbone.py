@@ -87,7 +87,7 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
         make,
         inner=transformer_of,
         copies={DELTA: TIME},
-        units=_blocks,
+        units=blocks_of,
         adapters=None if config.lora is None else adapters_of(config.lora, isinstance(config, FarWan21Config)),
         base=source.base,
         held=partial(stored, config),
@@ -102,7 +102,8 @@ def transformer_of(module: nn.Module) -> Any:
     return module.transformer
 
 
-def _blocks(module: nn.Module) -> Sequence[nn.Module]:
+def blocks_of(module: nn.Module) -> Sequence[nn.Module]:
+    """The transformer blocks of a role's module."""
     return list(transformer_of(module).blocks)
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Shared
-from flowmap.workshop.memo import Text
-from flowmap_wan.attention import Slot
+from flowmap_wan.attention import Read, Slot, read
 from flowmap_wan.rotary import Turn
 from flowmap_wan.sight import Mask
 
@@ -29,12 +28,20 @@ def modulate_by_frame(block: nn.Module) -> None:
     The block itself is still what is called: sharding and adapters hook into it and its layers.
     """
     block.forward = MethodType(_forward, block)
+    block.register_forward_pre_hook(_with_text_read)
+
+
+def _with_text_read(block: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments with what has been read of the text in its place: where parameters are gathered, but before what
+    is compiled or computed again."""
+    hidden, text, *rest = given
+    return hidden, read(block.attn2, text), *rest
 
 
 def _forward(
     block: Any,
     hidden: Tensor,
-    text: Text,
+    text: Read | Tensor,
     modulations: Sequence[Modulation],
     rotation: Turn,
     mask: Mask | None,

@@ -13,7 +13,7 @@ from pydantic import Field
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
 from flowmap.plugin.scores import scores_too_large
-from flowmap.schema.bounds import MOST_TEXT, PathText, Share, Tokens
+from flowmap.schema.bounds import MOST_TEXT, PathText, Recomputed, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
@@ -39,7 +39,11 @@ class CommonConfig(BackboneConfig):
     base_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision in which the base weights are held; bfloat16 only with lora"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
+    gradient_checkpointing: Recomputed = Field(
+        "none",
+        description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
+        "matrix products and attention; true is 'block', false is 'none'",
+    )
     attention: Literal["auto", "parts", "dense", "flex"] = Field(
         "auto",
         description="causal attention: chunk by chunk in 'parts' without a mask ('auto'), or with a mask: 'dense', or "
@@ -97,8 +101,8 @@ class CommonConfig(BackboneConfig):
         return Origin(PUBLISHED.hub_id(self.weights), Checkpoint(folder).licence())
 
     def recomputes(self) -> bool:
-        """As `gradient_checkpointing` says."""
-        return self.gradient_checkpointing
+        """As `gradient_checkpointing` says; in costs, selective recomputation counts as a whole one."""
+        return self.gradient_checkpointing != "none"
 
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """Those of the transformer, where its sizes are known."""

@@ -7,16 +7,17 @@ and cached inference differ only in their pieces, in who sees whom, and in what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Cond, Shared, SharesTokens, TokenGroup
+from flowmap.plugin import Recomputation
 from flowmap.workshop.adapters import Chosen, Copied
 from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
+from flowmap.workshop.recompute import recompute
 from flowmap_wan.attention import CrossAttention, SelfAttention, Slot, Slots
 from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
@@ -29,17 +30,17 @@ from flowmap_wan.sight import AttentionKernel, Mask, Runs, Sight, runs
 class WanModule(nn.Module, Passes, SharesTokens):
     """A diffusers AnyFlow transformer with our attention; what moves to a device and is sharded."""
 
-    def __init__(self, transformer: Any, kernel: AttentionKernel, checkpointing: bool, chosen: Chosen) -> None:
+    def __init__(self, transformer: Any, kernel: AttentionKernel, recomputation: Recomputation, chosen: Chosen) -> None:
         super().__init__()
         self.transformer = transformer
         self._chosen = chosen
         self._kernel = kernel
-        self._checkpointing = checkpointing
         self._group: TokenGroup | None = None
         for block in transformer.blocks:
             block.attn1.set_processor(SelfAttention())
             block.attn2.set_processor(CrossAttention())
             modulate_by_frame(block)
+        recompute(transformer.blocks, recomputation, chosen)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
         """The velocity of `x` `[B, F, C, H, W]` at times `[B]` or `[B, F]`, as `cond` (a VideoCond) shows it."""
@@ -72,17 +73,15 @@ class WanModule(nn.Module, Passes, SharesTokens):
         mask = self._mask(pieces, lengths, past, device) if causal else None
         shared = None if self._group is None else Shared(self._group, tuple(grids))
         if shared is not None:
-            hidden, rotation = shared.mine(hidden), shared.mine(rotation)
+            hidden, rotation = shared.mine(hidden), shared.mine(rotation.flatten(1)).unflatten(1, rotation.shape[1:])
             lengths = shared.lengths()
         embs, modulations = self._times(pieces, lengths, hidden)
         text = self._text(text, hidden.dtype)
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
-            run = partial(block, mask=mask, slot=None if slots is None else slots[index], shared=shared)
-            if self._checkpointing and torch.is_grad_enabled():
-                run = partial(self._chosen.checkpointed, run)
-            hidden = run(hidden, text, modulations, rotation)
+            slot = None if slots is None else slots[index]
+            hidden = block(hidden, text, modulations, rotation, mask, slot, shared)
         wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
         begin = sum(lengths[:wanted])
         part = slice(begin, begin + lengths[wanted])
