@@ -282,6 +282,20 @@ def test_two_nodes_of_two_processes(shard: str, held: str, small: Path, tmp_path
     assert_equal(small, tmp_path, ["teacher"])
 
 
+AS_ON_ACCELERATORS = """
+from dataclasses import replace
+from flowmap.training import train
+real = train.run_stage
+train.run_stage = lambda stage, done, due, seconds: real(replace(stage, prefetch=2), done, due, 1e9)
+"""
+"""Steps are read together, and guarded between; samples and noise are made ahead."""
+
+
+def test_two_processes_that_read_now_and_then_train_what_one_trains(alone: Path, tmp_path: Path) -> None:
+    run(tmp_path, DIGITS, 2, micro_batch=1, patch=AS_ON_ACCELERATORS)
+    assert_equal(alone, tmp_path, STAGES)
+
+
 @pytest.mark.parametrize(("processes", "micro_batch"), [(1, 4), (2, 0), (2, 4)])
 def test_groups_of_samples_are_seen_together(processes: int, micro_batch: int, tmp_path: Path) -> None:
     """An objective that compares samples within groups of four trains the same, however the batch is split."""
