@@ -326,7 +326,7 @@ PEAKS = [("wan21", BIDIRECTIONAL[0]), ("far_wan21", CAUSAL[7]), ("far_wan21", CA
 @pytest.mark.parametrize("trained", ["lora", "full"])
 @pytest.mark.parametrize(("model", "shape"), PEAKS, ids=[f"{m}-{s.view}-{s.start}" for m, s in PEAKS])
 def test_the_most_that_is_needed_is_what_torch_allocates(model: str, shape: CallShape, trained: str, how: str) -> None:
-    """Within 6 %; without a mask, which would be a dense one here."""
+    """Within 7 %; without a mask, which would be a dense one here."""
     fields: dict[str, Any] = {"lora": lora()} if trained == "lora" else {}
     fields |= {
         "architecture": architecture(layers=4),
@@ -342,7 +342,7 @@ def test_the_most_that_is_needed_is_what_torch_allocates(model: str, shape: Call
     real = most_allocated(call, gradient)
     said = footprint.workspace("flow_map", shape, 3, gradient)
     said += footprint.held("flow_map", shape, 3) if gradient else 0
-    assert said == pytest.approx(real, rel=0.06)
+    assert said == pytest.approx(real, rel=0.07)
 
 
 def test_measuring_leaves_nothing_behind() -> None:
