@@ -31,9 +31,10 @@ FrameView = Literal["forced", "whole"]
 (teacher forcing), as it will generate them; `whole` is all frames as one chunk, in which every frame sees every other.
 To a model of all frames at once both are the same."""
 
-Recomputation = Literal["none", "block", "selective"]
+Recomputation = Literal["none", "block", "selective", "offload"]
 """What backward computes again instead of keeping: nothing, whole blocks, or blocks but for their matrix products and
-attention, which cost most of the time and little of the memory."""
+attention, which cost most of the time and little of the memory; or whole blocks, from inputs that wait in the memory of
+the CPU."""
 
 FrameChoice = Literal["nearest", "rate"]
 """Which frames of a clip are taken: those nearest in time, or those that counting by declared rates comes to."""

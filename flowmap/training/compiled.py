@@ -39,6 +39,11 @@ def compile_units(roles: Iterable[Role], compiled: bool, backend: str = "inducto
             unit.forward = _Compiled(unit, plain, backend) if compiled else plain
 
 
+def is_compiled(unit: nn.Module) -> bool:
+    """Whether `unit` runs as it is compiled."""
+    return isinstance(unit.forward, _Compiled)
+
+
 def forms() -> int:
     """How many forms of units have been compiled so far in this process."""
     return _watched().forms

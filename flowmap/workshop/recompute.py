@@ -1,13 +1,18 @@
-"""What backward computes again instead of keeping: nothing, whole units, or units but for their matrix products."""
+"""What backward computes again instead of keeping: nothing, whole units, or units but for their matrix products.
+
+What a recomputed unit needs is its input. That of an accelerator can wait in the memory of the CPU (`offload`), which
+has more of it: copies run beside what is computed, for nobody asks for them before backward.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from flowmap.schema.words import Recomputation
@@ -43,16 +48,49 @@ def recompute(units: Iterable[nn.Module], how: Recomputation, chosen: Chosen, pi
     for unit in units:
         # Without dropout nothing is drawn, and the state of no generator has to be kept.
         drawn = any(isinstance(part, nn.Dropout) and part.p for part in unit.modules())
-        unit.forward = _again(unit.forward, chosen, pinned, {**fixed, "preserve_rng_state": drawn})
+        kept = _away if how == "offload" else _where_they_are
+        unit.forward = _again(unit.forward, chosen, pinned, {**fixed, "preserve_rng_state": drawn}, kept)
 
 
-def _again(plain: Callable[..., Any], chosen: Chosen, pinned: Wrap, fixed: dict[str, Any]) -> Callable[..., Any]:
+def _again(
+    plain: Callable[..., Any],
+    chosen: Chosen,
+    pinned: Wrap,
+    fixed: dict[str, Any],
+    kept: Callable[[Tensor], AbstractContextManager[Any]],
+) -> Callable[..., Any]:
     @wraps(plain)
     def forward(*args: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **named)
         # What is compiled holds for one role, and its backward runs no Python.
         now = plain if torch.compiler.is_compiling() else chosen.pinned(pinned(plain))
-        return checkpoint(now, *args, **fixed, **named)
+        with kept(args[0]):
+            return checkpoint(now, *args, **fixed, **named)
 
     return forward
+
+
+def _where_they_are(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep what is kept where it is."""
+    return nullcontext()
+
+
+def _away(x: Tensor) -> AbstractContextManager[Any]:
+    """Keep the input `x` of a unit on the CPU, and whatever has its form; all else is the same for many units."""
+    form = x.shape, x.dtype
+
+    def pack(kept: Tensor) -> Tensor | tuple[Tensor, torch.device]:
+        if (kept.shape, kept.dtype) != form:
+            return kept
+        copy = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.device.type != "cpu")
+        # Into pinned memory, so that nothing waits for it; what brings it back comes after it on the same stream.
+        return copy.copy_(kept, non_blocking=True), kept.device
+
+    def unpack(packed: Tensor | tuple[Tensor, torch.device]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        copy, device = packed
+        return copy.to(device, non_blocking=True)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

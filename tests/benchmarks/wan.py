@@ -26,6 +26,7 @@ from flowmap_wan.condition import VideoCond
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LoraConfig
+from flowmap_wan.sight import AttentionKernel
 from torch import Tensor, nn
 
 from flowmap.interfaces import Batch, Role, Scene, World
@@ -168,13 +169,19 @@ def batch_of(shape: Shape, count: int, device: torch.device) -> Batch:
 
 
 def our_backbone(
-    shape: Shape, causal: bool, device: torch.device, precision: torch.dtype, recompute: Recomputation
+    shape: Shape,
+    causal: bool,
+    device: torch.device,
+    precision: torch.dtype,
+    recompute: Recomputation,
+    attention: AttentionKernel,
 ) -> tuple[ModuleBackbone, WanModule]:
     """A backbone whose base is made on `device`: the usual way makes it on the CPU in float32."""
     fields: dict[str, Any] = {
         "weights": "/nowhere",
         "lora": LoraConfig(rank=shape.rank, alpha=float(shape.rank)),
         "gradient_checkpointing": recompute,
+        "attention": attention,
     }
     if causal:
         config: Wan21Config | FarWan21Config = FarWan21Config(chunks=shape.chunks, **fields)
@@ -208,12 +215,13 @@ class Ours(Trainer):
         device: torch.device | None = None,
         precision: torch.dtype = torch.float32,
         recompute: Recomputation = "selective",
+        attention: AttentionKernel = "auto",
         compiled: bool = False,
         replay: bool = True,
     ) -> None:
         device = device or torch.device("cpu")
         self.shape, self.precision = shape, precision
-        self.backbone, self.module = our_backbone(shape, causal, device, precision, recompute)
+        self.backbone, self.module = our_backbone(shape, causal, device, precision, recompute, attention)
         self.roles: dict[str, Role] = {}
         for seed, (name, kind) in enumerate(KINDS[stage].items()):
             role = self.roles[name] = self.backbone.role(name, kind, None, Draw.whole(seed, "base", 0, "", 1))

@@ -47,7 +47,7 @@ def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
         _step("1.3b", "forward", 3, 90),
         _step("1.3b", "on_policy", 2, 120),
         _step("1.3b", "on_policy", 2, 180, far=True),
-        _probe("masks", "flex masks of a whole video, one layer", 90),
+        _probe("masks", "causal attention of a whole video in parts and by flex, one layer", 150),
         _compiled("1.3b", "forward", 3, 240),
         Entry(
             "rehearsal",
@@ -76,6 +76,7 @@ def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
         _step("1.3b", "forward", 3, 100, published=True),
         _step("1.3b", "on_policy", 1, 120, published=True),
         _compiled("1.3b", "on_policy", 2, 360),
+        _compiled("1.3b", "forward", 3, 360, far=True),
     ]
 
 
@@ -95,11 +96,13 @@ def _step(shape: str, stage: str, steps: int, seconds: float, far: bool = False,
     return Entry(name, what, large, seconds, small if shape == "1.3b" else None)
 
 
-def _compiled(shape: str, stage: str, steps: int, seconds: float) -> Entry:
-    words = ("tests.gpu.compiled", "--stage", stage, "--steps")
-    small = (*words, "1", "--shape", "tiny", "--device", "cpu") if stage == "forward" else None
+def _compiled(shape: str, stage: str, steps: int, seconds: float, far: bool = False) -> Entry:
+    model = ["--model", "far_wan21"] * far
+    words = ("tests.gpu.compiled", *model, "--stage", stage, "--steps")
+    small = (*words, "1", "--shape", "tiny", "--device", "cpu") if stage == "forward" and not far else None
     large = (*words, str(steps), "--shape", shape)
-    return Entry(f"compile-{shape}-{stage}", "the same with compiled blocks", large, seconds, small, 60)
+    name = "-".join(["compile", shape, *["far"] * far, stage])
+    return Entry(name, "the same with compiled blocks", large, seconds, small, 60)
 
 
 def _rehearsal(tree: Path, scratch: Path, recipe: str) -> Sequence[str]:

@@ -46,7 +46,8 @@ class ImageConfig(BackboneConfig):
     gradient_checkpointing: Recomputed = Field(
         "none",
         description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
-        "matrix products and attention; true is 'block', false is 'none'",
+        "matrix products and attention, or (offload) whole blocks whose inputs wait in the memory of the CPU; true is "
+        "'block', false is 'none'",
     )
     gate: Share = Field(0.25, description="share of the r-embedding")
     text_length: Tokens = Field(256, description="tokens of a prompt; longer ones are cut")

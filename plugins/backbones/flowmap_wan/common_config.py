@@ -42,12 +42,13 @@ class CommonConfig(BackboneConfig):
     gradient_checkpointing: Recomputed = Field(
         "none",
         description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
-        "matrix products and attention; true is 'block', false is 'none'",
+        "matrix products and attention, or (offload) whole blocks whose inputs wait in the memory of the CPU; true is "
+        "'block', false is 'none'",
     )
     attention: Literal["auto", "parts", "dense", "flex"] = Field(
         "auto",
-        description="causal attention: chunk by chunk in 'parts' without a mask ('auto'), or with a mask: 'dense', or "
-        "'flex', which needs an accelerator to train",
+        description="causal attention: chunk by chunk in 'parts' without a mask, or with a mask: 'dense', or 'flex', "
+        "which needs an accelerator to train; 'auto' takes parts, and in compiled blocks flex on an accelerator",
     )
     gate: Share = Field(0.25, description="share of the r-embedding, for weights that have none yet")
     text_length: Tokens = Field(512, description="tokens of a prompt; longer ones are cut")

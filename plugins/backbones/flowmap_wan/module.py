@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowmap.interfaces import Cond, Shared, SharesTokens, TokenGroup
 from flowmap.plugin import Recomputation
+from flowmap.training.compiled import is_compiled
 from flowmap.workshop.adapters import Chosen, Copied
 from flowmap.workshop.memo import Text
 from flowmap.workshop.precision import exactly, is_mixed
@@ -153,7 +154,8 @@ class WanModule(nn.Module, Passes, SharesTokens):
         for piece, length in zip(pieces, lengths, strict=True):
             own += runs(piece.chunks, length // len(piece.chunks), piece.noised)
         sight = Sight(own, (*past.runs, *own) if past else own)
-        return sight.mask(self._kernel, self.transformer.config.attention_head_dim, device)
+        compiled = is_compiled(self.transformer.blocks[0])
+        return sight.mask(self._kernel, self.transformer.config.attention_head_dim, device, compiled)
 
     def _frames(self, patches: Tensor, like: Tensor) -> Tensor:
         """Patches `[B, L, p p C]` as frames of the shape of `like`."""

@@ -69,8 +69,13 @@ class Sight:
     queries: Runs
     keys: Runs
 
-    def mask(self, kernel: AttentionKernel, head_dim: int, device: torch.device) -> Mask:
-        """What shows it to attention with heads of `head_dim`: `auto` means in parts."""
+    def mask(self, kernel: AttentionKernel, head_dim: int, device: torch.device, compiled: bool) -> Mask:
+        """What shows it to attention with heads of `head_dim`, in a block that is `compiled` or not.
+
+        `auto` means in parts, but not where blocks are compiled: that is anew for each number of parts, of masks not.
+        """
+        if kernel == "auto" and compiled:
+            kernel = "flex" if device.type == "cuda" else "dense"
         if kernel in ("auto", "parts"):
             return parts(self)
         # Compiled flex attention takes no heads below 16 dimensions; only toys have them.
