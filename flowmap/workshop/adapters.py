@@ -1,7 +1,6 @@
 """Roles as adapters on one base: low-rank ones (LoRA, arXiv 2106.09685) on linear layers, whole copies of others.
 
-A layer asks one `Chosen` object which role computes. No role is ever made active in a layer, a choice changes nothing
-else, and backward recomputes under the role of the forward. Layers keep their names: adapters stand beside weights.
+A layer asks one `Chosen` object which role computes, and backward recomputes under the role of the forward.
 """
 
 from __future__ import annotations

@@ -79,6 +79,8 @@ class Family(ABC):
     """Whether the transformer makes a velocity, up to its sign; others are converted, which no pipeline does."""
     square: ClassVar[bool] = False
     """Whether images must be as high as they are wide."""
+    linear: ClassVar[bool] = False
+    """Whether self-attention goes without a score for every two tokens."""
     unguided: ClassVar[str] = "guidance_scale=1.0"
     """What a call of the pipeline says for a student to be asked as it was trained: `{told}` is the guidance that a
     guidance-distilled transformer is told, and no other guides."""
@@ -99,7 +101,7 @@ class Family(ABC):
 
     def heads(self, sizes: Sizes) -> int:
         """Heads of self-attention that have a score for every two tokens; 0 if its attention is linear."""
-        return int(sizes["num_attention_heads"])
+        return 0 if self.linear else int(sizes.get("num_attention_heads") or sizes["n_heads"])
 
     def tokens(self, length: int) -> int:
         """Tokens of what `texts` makes of texts of at most `length`."""

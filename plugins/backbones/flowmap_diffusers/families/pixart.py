@@ -44,10 +44,9 @@ class PixArt(Family):
 
     def velocity(self, transformer: Any, x: Any, t: Any, cond: Mapping[str, Any], guidance: float) -> Any:
         """See Family.velocity."""
-        height, width = (_SIDE * side for side in x.shape[-2:])
-        sides = t.new_full((len(x), 2), height)
-        sides[:, 1] = width
-        size = {"resolution": sides, "aspect_ratio": t.new_full((len(x), 1), height / width)}
+        height, width = (t.new_full((len(x), 1), _SIDE * side) for side in x.shape[-2:])
+        size = {"resolution": height.new_empty(len(x), 2), "aspect_ratio": height / width}
+        size["resolution"][:, :1], size["resolution"][:, 1:] = height, width
 
         def noise(z: Any, tau: Any) -> Any:
             made = transformer(z, cond["text"], tau, size, encoder_attention_mask=cond.get("mask"))

@@ -37,12 +37,8 @@ class Sana(Family):
         "num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16,
         "caption_channels": 32, "in_channels": 8, "out_channels": 8, "qk_norm": None,
     }  # fmt: skip
-    width, masked, embedder = "caption_channels", True, "time_embed.emb.timestep_embedder"
+    width, masked, linear, embedder = "caption_channels", True, True, "time_embed.emb.timestep_embedder"
     usual = Usual(1024, 20, 4.5, 3.0)  # the pipeline's defaults; flow_shift of the published schedulers
-
-    def heads(self, sizes: Sizes) -> int:
-        """See Family.heads: linear."""
-        return 0
 
     def flaw(self, sizes: Sizes) -> str | None:
         """Sana-Sprint, which has no velocity: it goes to the data at once."""

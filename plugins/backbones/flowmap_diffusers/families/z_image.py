@@ -35,10 +35,6 @@ class ZImage(Family):
         """See Family.patch."""
         return int(sizes["all_patch_size"][0])
 
-    def heads(self, sizes: Sizes) -> int:
-        """See Family.heads."""
-        return int(sizes["n_heads"])
-
     def longest(self, sizes: Sizes) -> int:
         """See Family.longest: texts are filled up to 32s, and a place before and one after them are taken."""
         return (int(sizes["axes_lens"][0]) - 2) // 32 * 32
