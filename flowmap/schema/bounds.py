@@ -380,5 +380,11 @@ def _in_words(value: object) -> object:
     return {True: "block", False: "none"}[value] if isinstance(value, bool) else value
 
 
+RECOMPUTATION = (
+    "what backward recomputes instead of keeping: whole blocks, or (selective) all of them but matrix products and "
+    "attention, or (offload) whole blocks whose inputs wait in the memory of the CPU; true is 'block', false is 'none'"
+)
+"""What a recipe's field of that kind is described as."""
+
 Recomputed = Annotated[Recomputation, BeforeValidator(_in_words)]
 """What backward computes again."""

@@ -6,7 +6,7 @@ has more of it: copies run beside what is computed, for nobody asks for them bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -57,7 +57,7 @@ def _again(
     chosen: Chosen,
     pinned: Wrap,
     fixed: dict[str, Any],
-    kept: Callable[[Tensor], AbstractContextManager[Any]],
+    kept: Callable[[Sequence[Any]], AbstractContextManager[Any]],
 ) -> Callable[..., Any]:
     @wraps(plain)
     def forward(*args: Any, **named: Any) -> Any:
@@ -65,23 +65,25 @@ def _again(
             return plain(*args, **named)
         # What is compiled holds for one role, and its backward runs no Python.
         now = plain if torch.compiler.is_compiling() else chosen.pinned(pinned(plain))
-        with kept(args[0]):
+        with kept((*args, *named.values())):
             return checkpoint(now, *args, **fixed, **named)
 
     return forward
 
 
-def _where_they_are(x: Tensor) -> AbstractContextManager[Any]:
-    """Keep what is kept where it is."""
+def _where_they_are(given: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Keep what is `given` to a unit where it is."""
     return nullcontext()
 
 
-def _away(x: Tensor) -> AbstractContextManager[Any]:
-    """Keep the input `x` of a unit on the CPU, and whatever has its form; all else is the same for many units."""
-    form = x.shape, x.dtype
+def _away(given: Sequence[Any]) -> AbstractContextManager[Any]:
+    """Keep on the CPU the tokens `[B, L, D]` that are `given` to a unit; all else is the same for many units."""
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    # The first of a network's units may be given tokens that need no gradient.
+    forms = {(x.shape, x.dtype) for x in tensors if x is tensors[0] or (x.requires_grad and x.ndim == 3)}
 
     def pack(kept: Tensor) -> Tensor | tuple[Tensor, torch.device]:
-        if (kept.shape, kept.dtype) != form:
+        if (kept.shape, kept.dtype) not in forms:
             return kept
         copy = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.device.type != "cpu")
         # Into pinned memory, so that nothing waits for it; what brings it back comes after it on the same stream.

@@ -13,7 +13,7 @@ from pydantic import Field
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
 from flowmap.plugin.scores import scores_too_large
-from flowmap.schema.bounds import MOST_TEXT, Guidance, PathText, Recomputed, Share, Tokens
+from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, Guidance, PathText, Recomputed, Share, Tokens
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run, origin
 from flowmap_diffusers.checkpoint import SPACES, at_hand, claims, foreign, text_precision
@@ -43,12 +43,7 @@ class ImageConfig(BackboneConfig):
     base_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision in which the base weights are held; bfloat16 only with lora"
     )
-    gradient_checkpointing: Recomputed = Field(
-        "none",
-        description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
-        "matrix products and attention, or (offload) whole blocks whose inputs wait in the memory of the CPU; true is "
-        "'block', false is 'none'",
-    )
+    gradient_checkpointing: Recomputed = Field("none", description=RECOMPUTATION)
     gate: Share = Field(0.25, description="share of the r-embedding")
     text_length: Tokens = Field(256, description="tokens of a prompt; longer ones are cut")
     negative_prompt: str = Field("", max_length=MOST_TEXT, description="the prompt of the null condition")

@@ -13,7 +13,7 @@ from pydantic import Field
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
 from flowmap.plugin.scores import scores_too_large
-from flowmap.schema.bounds import MOST_TEXT, PathText, Recomputed, Share, Tokens
+from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, PathText, Recomputed, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
@@ -39,12 +39,7 @@ class CommonConfig(BackboneConfig):
     base_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision in which the base weights are held; bfloat16 only with lora"
     )
-    gradient_checkpointing: Recomputed = Field(
-        "none",
-        description="what backward recomputes instead of keeping: whole blocks, or (selective) all of them but their "
-        "matrix products and attention, or (offload) whole blocks whose inputs wait in the memory of the CPU; true is "
-        "'block', false is 'none'",
-    )
+    gradient_checkpointing: Recomputed = Field("none", description=RECOMPUTATION)
     attention: Literal["auto", "parts", "dense", "flex"] = Field(
         "auto",
         description="causal attention: chunk by chunk in 'parts' without a mask, or with a mask: 'dense', or 'flex', "
