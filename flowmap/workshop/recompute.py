@@ -85,7 +85,8 @@ def _away(given: Sequence[Any]) -> AbstractContextManager[Any]:
     def pack(kept: Tensor) -> Tensor | tuple[Tensor, torch.device]:
         if (kept.shape, kept.dtype) not in forms:
             return kept
-        copy = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.device.type != "cpu")
+        # Its strides too: what is computed of them may be kept in another order otherwise.
+        copy = torch.empty_like(kept, device="cpu", pin_memory=kept.device.type != "cpu")
         # Into pinned memory, so that nothing waits for it; what brings it back comes after it on the same stream.
         return copy.copy_(kept, non_blocking=True), kept.device
 
