@@ -62,7 +62,7 @@ class _Compiled:
         _watched()
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        if any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in args):
+        if _has_tangent((*args, *named.values())):
             # Forward-mode derivatives are not compiled.
             return self.plain(*args, **named)
         # The limit is one of the calling thread, and backward may call in another.
@@ -75,6 +75,13 @@ class _Compiled:
             except torch._dynamo.exc.TorchDynamoException as error:
                 why = f"{self._what} cannot be compiled: {str(error).strip().splitlines()[0]}"
                 raise FlowmapError(f"compute.compile: {why}; set it to false", 1) from error
+
+
+def _has_tangent(given: Any) -> bool:
+    """Whether any tensor within `given` carries a forward derivative: of one in time alone only modulations do."""
+    if isinstance(given, Tensor):
+        return forward_ad.unpack_dual(given).tangent is not None
+    return isinstance(given, tuple | list) and any(map(_has_tangent, given))
 
 
 @final

@@ -68,10 +68,9 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
                 with error.measuring(taken[index]):
                     made = _take_turn(stage, turn, parts, ledger, branches)
                 records.add(made)
-                if now and (wrong := records.read()):
-                    yield from records.told(before=wrong.step)
-                    raise wrong
-                if not now:
+                if now:
+                    yield from _read(records)
+                else:
                     guard = guard or Guard(list(stage.optimizers.values()), stage.processes)
                     guard.see(made)
                 optimizer.step()
@@ -81,7 +80,16 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
             measured, doubts = error.take()
             records.end(lr=rates, measured=measured, doubts=doubts, **ledger.take())
             if now:
+                # A step without a turn has read nothing of those before.
+                yield from _read(records)
                 yield from records.told()
+
+
+def _read(records: Records) -> Iterator[StepRecord]:
+    """Read what is not read yet; if that is not finite, tell the steps before, and raise what is wrong."""
+    if wrong := records.read():
+        yield from records.told(before=wrong.step)
+        raise wrong
 
 
 def _draws(stage: Stage, turns: Sequence[Turn], steps: Iterable[int]) -> Iterator[Draw]:

@@ -121,6 +121,8 @@ class Records:
         One transfer for all their numbers: on an accelerator each is a synchronisation.
         """
         unread = [(step, turn) for step in self._steps for turn in step.turns[step.read :]]
+        if not unread:
+            return None
         found: list[float] = torch.cat([turn.numbers for _, turn in unread]).tolist()
         counts = [float(count) for _, turn in unread for count in turn.counts.values()]
         summed, own = iter(self._processes.total([*found, *counts])), iter(found)

@@ -38,7 +38,7 @@ class Saver:
 
     def __init__(self, stage: Path, keep: int, processes: Processes, last: Checkpoint | None = None) -> None:
         self.last = last
-        self._stage, self._keep, self._first = stage, keep, processes.first
+        self._stage, self._keep, self._first, self._wait = stage, keep, processes.first, processes.wait
         self._aside = processes.number > 1 or processes.device.type != "cpu"
         self._writing: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -69,6 +69,8 @@ class Saver:
         Raises StoppedError if this one, or the one before, cannot be written.
         """
         self.finish()
+        # Or the others would wait for the first, which may still write, in what gathers: accelerators give up on that.
+        self._wait()
         if not (self._aside and _fits(size_of_contents(optimizers, roles))):
             self.last = save(self._stage, step, optimizers, roles, self._keep, self._first, steps)
             return

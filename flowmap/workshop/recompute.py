@@ -1,7 +1,7 @@
 """What backward computes again instead of keeping: nothing, whole units, or units but for their matrix products.
 
 What a recomputed unit needs is its input. That of an accelerator can wait in the memory of the CPU (`offload`), which
-has more of it: copies run beside what is computed, for nobody asks for them before backward.
+has more of it: the program does not wait for copies, but they take their turn in the accelerator's own order of work.
 """
 
 from __future__ import annotations

@@ -312,6 +312,21 @@ def test_derivatives_forward_are_not_compiled() -> None:
     assert forms() == before + 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_derivatives_in_time_alone_are_not_compiled() -> None:
+    """Then a block's modulations carry the derivative, within what the block is given, and not its tokens."""
+    r = torch.tensor([0.2, 0.1])
+
+    def derivative(backend: str | None) -> tuple[Tensor, Tensor]:
+        role = of(bidirectional(2, lora=lora()), backend, {"student": "flow_map"})["student"]
+        network, x, t = as_flow_map(role.network), noise(2, 2, CHANNELS, 4, 4), torch.tensor([0.8, 0.3])
+        with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            both = torch.func.jvp(lambda r: network.mean_velocity(x, t, r, text(2)), (r,), (torch.ones(2),))
+        return both[0], both[1]
+
+    assert all(map(torch.equal, derivative("eager"), derivative(None)))
+
+
 # --- several processes
 
 VIDEO = """
