@@ -6,9 +6,7 @@ import math
 from functools import cache
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import gammaln, ndtr
-from scipy.stats import t as student_t
+from scipy.special import gammaln, ndtr, stdtrit
 
 _RANGE, _RANGE_WEIGHTS = np.polynomial.legendre.leggauss(96)
 _Z, _Z_WEIGHTS = 8.5 * _RANGE, 8.5 * _RANGE_WEIGHTS
@@ -18,7 +16,7 @@ _LOG_S = np.linspace(-7.0, 2.5, 240)
 @cache
 def student(probability: float, freedom: float) -> float:
     """The quantile of Student's t with `freedom` degrees of freedom."""
-    return float(student_t.ppf(probability, freedom))
+    return float(stdtrit(freedom, probability))
 
 
 @cache
@@ -35,6 +33,9 @@ def studentized_range(probability: float, count: int, freedom: float) -> float:
     definition's double integral by quadrature: to 1e-6 what `scipy.stats.studentized_range` gives, in a tenth of the
     time. A page asks for dozens.
     """
+    # Slow to import, and few commands need it.
+    from scipy.optimize import brentq
+
     freedom = min(freedom, 200.0)
 
     def beyond(quantile: float) -> float:
