@@ -52,7 +52,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def saver_of(stage: Stage) -> Saver:
     """One that writes aside, as with several processes."""
     processes = Processes(ComputeConfig(device="cpu"))
-    processes.number = 2
+    processes.number, processes.wait = 2, lambda: None  # type: ignore[method-assign]
     return Saver(stage.plan.folder, 1, processes)
 
 
