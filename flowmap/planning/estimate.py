@@ -96,10 +96,10 @@ def estimate(
     specs, compute = plan.stage.objective.roles(), plan.recipe.compute
     own = {name: footprint.own(spec.kind) for name, spec in specs.items()}
     trained = tuple(name for name, spec in specs.items() if spec.trained)
-    moment = fullest(cost, specs, footprint)
+    moment = _of_one_device(fullest(cost, specs, footprint), compute.sequence)
     copies = _copies(plan, devices, max(own[name].count for name in trained))
     held = memory_of(specs, footprint, compute, devices, room)
-    memory = replace(held, activations=_of_one_device(moment, compute.sequence), copies=copies)
+    memory = replace(held, activations=moment.total, copies=copies)
     flops = (devices // compute.sequence) * sum(
         times * event.samples * _cost(event, specs, footprint)
         for script, times in cost.scripts.items()
@@ -116,12 +116,10 @@ def _cost(call: Call, specs: Mapping[str, RoleSpec], footprint: Footprint) -> in
     return footprint.flops(specs[call.role].kind, call.shape, call.gradient)
 
 
-def _of_one_device(moment: Moment, sequence: int) -> int:
-    """Bytes of the activations of `moment` on one of the `sequence` devices that share a sample.
-
-    Each has its part of the tokens and of the memories, and the whole prompt.
-    """
-    return math.ceil((moment.total - moment.prompts) / sequence) + moment.prompts
+def _of_one_device(moment: Moment, sequence: int) -> Moment:
+    """`moment` on one of `sequence` devices that share a sample: a part of tokens and memories, the whole prompt."""
+    parts = {name: math.ceil(getattr(moment, name) / sequence) for name in ("graphs", "memories", "workspace")}
+    return replace(moment, **parts)
 
 
 def _copies(plan: StagePlan, devices: int, trained: int) -> int:

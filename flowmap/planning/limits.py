@@ -103,10 +103,9 @@ def fitting(most: int, memory: int) -> str | None:
 def _unshared(devices: int, sequence: int) -> str:
     below, above = devices // sequence * sequence, (devices // sequence + 1) * sequence
     near = f"{below} or {above}" if below else str(above)
-    fits = " or ".join(str(n) for n in range(1, min(devices, sequence) + 1) if devices % n == 0)
     return (
         f"compute.sequence = {sequence}: {_devices(devices)} cannot be divided into groups of {sequence}, which share "
-        f"the tokens of a sample; use {near} devices (torchrun --nproc-per-node), or compute.sequence = {fits}"
+        f"the tokens of a sample; use {near} devices (torchrun --nproc-per-node), or a number that divides {devices}"
     )
 
 

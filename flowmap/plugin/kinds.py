@@ -135,9 +135,9 @@ class BackboneConfig(ComponentConfig):
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """The attention heads of its networks, where the tokens of a sample can be shared among processes.
 
-        As many processes can share them as divide that number. None: they cannot be shared, or it is not known yet.
+        As many processes can share them as divide that number. 1: they cannot be shared; None: it is not known yet.
         """
-        return None
+        return 1
 
     def no_forward_mode(self, spec: SampleSpec) -> str | None:
         """Why its networks have no forward-mode derivative (jvp) on samples of `spec` that fits; None if they have one.

@@ -27,12 +27,10 @@ def _sequence_findings(sequence: int, backbone: BackboneConfig, spec: SampleSpec
     if sequence == 1:
         return
     heads = backbone.attention_heads(spec)
-    if heads is None:
-        # What is not here yet is said elsewhere.
-        if not any(backbone.missing()):
-            why = f"backbone '{backbone.type}' cannot share the tokens of a sample among processes; leave it out"
-            yield Finding("error", ("compute", "sequence"), why)
-    elif heads % sequence:
+    if heads == 1:
+        why = f"backbone '{backbone.type}' cannot share the tokens of a sample among processes; leave it out"
+        yield Finding("error", ("compute", "sequence"), why)
+    elif heads is not None and heads % sequence:
         fits = [str(n) for n in range(1, heads + 1) if heads % n == 0]
         why = (
             f"{sequence} processes cannot share the {heads} attention heads of backbone '{backbone.type}' evenly; use "

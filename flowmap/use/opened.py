@@ -71,15 +71,17 @@ def open_wished(where: str, wish: Wish) -> Opened:
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
     if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
-        return open_wished_run(open_run(folder), wish)
+        return open_wished_run(open_run(folder), wish, together=process()[1])
     if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
     found = look_up(where)
-    return open_wished_run(open_run(found.run), wish) if found.run else _open_weights(found, wish)
+    if found.run:
+        return open_wished_run(open_run(found.run), wish, together=process()[1])
+    return _open_weights(found, wish)
 
 
-def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening) -> Opened:
-    """A finished stage of the run of `plan`, opened by `opening`."""
+def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, together: int = 1) -> Opened:
+    """A finished stage of the run of `plan`, opened by `opening`, for so many processes that sample `together`."""
     for name in (*_SIZES, "shift"):
         if getattr(wish, name) is not None:
             raise FlowmapError(f"{option(name)}: is for weights; a run's samples are as its recipe says")
@@ -87,16 +89,15 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening) -> Open
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
-    processes = _sharing(plan.recipe.compute, plan.recipe.backbone, spec)
+    processes = _sharing(plan.recipe.compute, plan.recipe.backbone, spec, together)
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
     return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
 
 
-def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec) -> Processes:
-    """The processes that sample: all of them share the tokens of each sample. Raises FlowmapError if they cannot."""
-    number = process()[1]
+def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int) -> Processes:
+    """The `number` processes that sample and share the tokens of each sample. Raises FlowmapError if they cannot."""
     for finding in compute_findings(compute.model_copy(update={"sequence": number}), (), backbone, spec):
         raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
     return Processes(compute.model_copy(update={"sequence": number}))
@@ -121,7 +122,7 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
             "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
-    processes = _sharing(ComputeConfig(), backbone, spec)
+    processes = _sharing(ComputeConfig(), backbone, spec, process()[1])
     place = processes.device, Asked(), backbone.build(spec), processes.compute, processes.tokens()
     contestant = open_weights(weights.sized(spec), spec, 0, *place)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))

@@ -11,7 +11,7 @@ import torch
 
 from flowmap.interfaces import Scene, World, as_flow_map
 from flowmap.maths.draw import Draw
-from flowmap.training.loop import peak_memory, reset_peak_memory
+from flowmap.training.memory import peak_memory, reset_peak_memory
 from tests.benchmarks.wan import SHAPES, Ours
 from tests.gpu.device import finish
 

@@ -13,7 +13,7 @@ from flowmap.interfaces import Cond, Sampler, Velocity
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.networks.rollout import rollout
-from flowmap.training.loop import peak_memory, reset_peak_memory
+from flowmap.training.memory import peak_memory, reset_peak_memory
 from flowmap.training.precision import compute_in
 from tests.benchmarks.wan import SHAPES, Ours
 from tests.gpu.device import finish

@@ -42,7 +42,7 @@ from .support import (
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{what}:UserWarning")
     for what in ("The .grad attribute of a Tensor", ".*context_fn is passed", ".*flex_attention")
-]
+] + [pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")]
 CHUNKS, FRAMES = (1, 2, 1, 2), 6
 KINDS: Mapping[str, Literal["velocity", "flow_map"]] = {
     "student": "flow_map",
