@@ -5,7 +5,7 @@ they are on a CPU and follow mixed precision; arithmetic on those of the meta de
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,12 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from flowmap.schema.words import Precision
-
-Masks = Mapping[tuple[int, int], int]
-"""Of attention from so many queries to so many keys: how many pairs see each other, where a mask hides others.
-
-Block-sparse attention computes no others, and keeps next to nothing of the mask.
-"""
 
 
 @final
@@ -35,14 +29,10 @@ class Taken:
 
 @final
 class Meter(TorchDispatchMode):
-    """Adds up the bytes of every tensor that is made in its context, for as long as it lives.
+    """Adds up the bytes of every tensor that is made in its context, for as long as it lives."""
 
-    Tensors of the shape of a mask are left out.
-    """
-
-    def __init__(self, masks: Masks | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._masks = masks or {}
         self._known: dict[int, weakref.ref[Any]] = {}
         self.alive: int = 0
         self.peak: int = 0
@@ -53,7 +43,7 @@ class Meter(TorchDispatchMode):
         # A view, and what is written in place, is no new memory.
         if not (func.is_view or func._schema.is_mutable):
             for made in result if isinstance(result, tuple | list) else (result,):
-                if isinstance(made, Tensor) and tuple(made.shape) not in self._masks:
+                if isinstance(made, Tensor):
                     self._count(made.untyped_storage())
         return result
 
@@ -71,13 +61,7 @@ class Meter(TorchDispatchMode):
         self.peak = max(self.peak, self.alive)
 
 
-def measure(
-    call: Callable[[], Any],
-    gradient: bool,
-    precision: Precision,
-    masks: Masks | None = None,
-    backward: bool = True,
-) -> Taken:
+def measure(call: Callable[[], Any], gradient: bool, precision: Precision, backward: bool = True) -> Taken:
     """What `call` takes under fake tensors, in mixed `precision`, and with `gradient` its `backward` if it is wanted.
 
     With gradient `call` returns a tensor to differentiate.
@@ -85,7 +69,7 @@ def measure(
     mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
     # Attention whose table of scores is never whole, where it can be done so.
     fused = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
-    with fused, Meter(masks) as meter:
+    with fused, Meter() as meter:
         with torch.set_grad_enabled(gradient), mixed:
             result = call()
         held = meter.alive if gradient else 0
@@ -98,13 +82,11 @@ def measure(
 class Arithmetic(TorchDispatchMode):
     """Counts the floating-point operations in its context, by torch's own formulas (torch.utils.flop_counter).
 
-    A multiply-add counts as 2. Attention on the meta device is made of products of tables; of those of a mask's shape
-    only the pairs count that see each other.
+    A multiply-add counts as 2. Attention on the meta device is made of products of tables.
     """
 
-    def __init__(self, masks: Masks) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._masks = {**masks, **{(keys, queries): pairs for (queries, keys), pairs in masks.items()}}
         self.flops: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,18 +94,8 @@ class Arithmetic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            flops: int = formula(*args, **(kwargs or {}), out_val=result)
-            if func.overloadpacket is torch.ops.aten.bmm:
-                flops = self._seen(flops, (*args, result))
-            self.flops += flops
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
-
-    def _seen(self, flops: int, tables: tuple[Tensor, ...]) -> int:
-        for table in tables:
-            pairs = self._masks.get((table.shape[-2], table.shape[-1]))
-            if pairs is not None:
-                return flops * pairs // (table.shape[-2] * table.shape[-1])
-        return flops
 
 
 @final
@@ -139,9 +111,9 @@ class Flops:
         return self.both if gradient else self.forward
 
 
-def arithmetic(call: Callable[[], Any], gradient: bool, masks: Masks) -> Flops:
+def arithmetic(call: Callable[[], Any], gradient: bool) -> Flops:
     """The floating-point operations of `call` on the meta device, and with `gradient` those of its backward too."""
-    with Arithmetic(masks) as counted, torch.set_grad_enabled(gradient):
+    with Arithmetic() as counted, torch.set_grad_enabled(gradient):
         result = call()
         forward = int(counted.flops)
         if gradient:

@@ -16,7 +16,7 @@ from flowmap.plugin.footprint import CallShape, Footprint, Weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Precision
 from flowmap.workshop.combinations import Linear
-from flowmap.workshop.fake import Flops, Masks, Taken, arithmetic, measure
+from flowmap.workshop.fake import Flops, Taken, arithmetic, measure
 from flowmap.workshop.rig import Rig
 
 
@@ -40,9 +40,8 @@ class MeasuredFootprint(Footprint):
 
     `make(units)` builds the backbone, from random weights, with so many of the parts that are alike (`Role.units`: the
     blocks of a transformer). Those with one and with two of them stand for the real one with `depth`; where that is 1,
-    what is made is the real one. Prompts for so many samples are what `prompts` gives. Where attention has masks,
-    `masks` says of a call who sees whom. All of it happens `within` a context, for what a backbone would remember
-    beyond it.
+    what is made is the real one. Prompts for so many samples are what `prompts` gives. All of it happens `within` a
+    context, for what a backbone would remember beyond it.
 
     Where `extent` says of a call what its arithmetic is linear in, outside of the parts that are alike and inside of
     one, only so many calls are measured as that takes (flowmap.workshop.combinations). Its forward is then taken to be
@@ -55,12 +54,11 @@ class MeasuredFootprint(Footprint):
         depth: int,
         precision: Precision,
         prompts: Callable[[int], Any] = lambda count: None,
-        masks: Callable[[CallShape], Masks] = lambda shape: {},
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
         extent: Callable[[CallShape], Extent] | None = None,
     ) -> None:
         self._make, self._depth, self._precision = make, depth, precision
-        self._prompts, self._masks, self._within, self._extent = prompts, masks, within, extent
+        self._prompts, self._within, self._extent = prompts, within, extent
         self._rigs: dict[tuple[int, str], Rig] = {}
         self._flops: dict[tuple[NetworkKind, CallShape, bool], int] = {}
         self._counted: dict[tuple[int, NetworkKind, CallShape, bool], Flops] = {}
@@ -156,7 +154,7 @@ class MeasuredFootprint(Footprint):
     def _counted_on(self, device: str, units: int, kind: NetworkKind, shape: CallShape, gradient: bool) -> Flops:
         rig = self._few(units, device)
         with self._within(), rig.running(), sdpa_kernel(SDPBackend.MATH):
-            return arithmetic(rig.call(kind, shape, 1), gradient, self._masks(shape))
+            return arithmetic(rig.call(kind, shape, 1), gradient)
 
     def _take(self, units: int, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> Taken:
         key = (units, kind, shape, samples, gradient)
@@ -170,7 +168,7 @@ class MeasuredFootprint(Footprint):
         with rig.running():
             call = rig.call(kind, shape, samples)
             # Of two units only what they hold is asked for.
-            return measure(call, gradient, self._precision, self._masks(shape), backward=units == 1)
+            return measure(call, gradient, self._precision, backward=units == 1)
 
     def _remembered(self, units: int, frames: int | None) -> int:
         """Bytes of what stays of one sample's first `frames`, read; None: of its prompt, after a call."""

@@ -19,7 +19,6 @@ from flowmap_wan.checkpoint import DELTA, FAR, TIME, Checkpoint
 from flowmap_wan.codec import WanCodec
 from flowmap_wan.condition import conditions
 from flowmap_wan.configs import FarWan21Config
-from flowmap_wan.export import write_pipeline
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LoraConfig
 from flowmap_wan.starting import Start, source_of, start_of
@@ -80,6 +79,9 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
     def export(
         module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, shift: float
     ) -> str:
+        # The libraries' schedulers and pipelines: nothing else needs them.
+        from flowmap_wan.export import write_pipeline
+
         encoders = None if config.random_base else source.encoders()
         return write_pipeline(config, transformer_of(module), role, encoders, folder, form, merged, shift, kind)
 

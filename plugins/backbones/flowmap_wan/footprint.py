@@ -1,4 +1,4 @@
-"""What Wan networks take, measured on ones of few blocks; and who sees whom where a mask rules it."""
+"""What Wan networks take, measured on ones of few blocks; and who sees whom in causal attention."""
 
 from __future__ import annotations
 
