@@ -53,6 +53,8 @@ def saver_of(stage: Stage) -> Saver:
     """One that writes aside, as with several processes."""
     processes = Processes(ComputeConfig(device="cpu"))
     processes.number = 2
+    # Nobody else is there to be waited for.
+    processes.wait = lambda: None  # type: ignore[method-assign]
     return Saver(stage.plan.folder, 1, processes)
 
 
