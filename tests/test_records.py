@@ -56,6 +56,15 @@ def test_steps_read_together_are_those_read_one_by_one(due: tuple[int, ...], new
     assert len({record.seconds for record in found}) == len(newest)
 
 
+def test_a_step_without_a_turn_tells_those_before_it(tmp_path: Path) -> None:
+    """Every other step has one, and the last, by which all are read, has none."""
+    turn = replace(losses(), taken=lambda step: step % 2 == 0)
+    one, several = (opened(tmp_path, scripted(turn)) for name in ("one", "several"))
+    found = list(run_stage(several, 0, lambda step: False, seconds=math.inf))
+    assert [plain(record) for record in found] == [plain(record) for record in run_stage(one, 0)]
+    assert [bool(record.losses) for record in found] == [True, False] * 3
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_found_out_late_has_touched_nothing(bad: float, tmp_path: Path) -> None:
     stage, good = (opened(tmp_path, scripted(made)) for made in (losses(bad, 3), losses()))
