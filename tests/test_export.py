@@ -14,7 +14,7 @@ import diffusers
 import pytest
 import torch
 import yaml
-from flowmap_wan import backbone as wan_backbone
+from flowmap_wan import export as wan_export
 from safetensors import safe_open
 from torch import Tensor
 
@@ -390,13 +390,13 @@ def test_a_backbone_without_such_a_form_writes_nothing(run: Callable[[str], Path
 def test_what_fails_half_way_leaves_nothing(
     failure: BaseException, run: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wan_backbone.write_pipeline
+    real = wan_export.write_pipeline
 
     def fail(*args: Any) -> str:
         real(*args)
         raise failure
 
-    monkeypatch.setattr(wan_backbone, "write_pipeline", fail)
+    monkeypatch.setattr(wan_export, "write_pipeline", fail)
     with pytest.raises((FlowmapError, KeyboardInterrupt)) as caught:
         export_run(run("wan21"), tmp_path / "made", None, "ema", None, True)
     if isinstance(failure, OSError):
