@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu import compiled, installed
+from tests.gpu import installed
 from tests.gpu.items import entries
 from tests.gpu.planned import STEPS, measured
 from tests.gpu.schedule import OUTPUT, RESULTS, TABLE, Item, run
@@ -131,4 +131,4 @@ def test_its_small_form_runs_on_a_cpu(tmp_path: Path) -> None:
     told = {result["name"]: dict(result["numbers"]) for result in results}
     assert float(told["attention"]["dense mask, float32: output off by"]) < 1e-6
     assert "a step" in told["step-1.3b-far-on_policy"]
-    assert ("compiled blocks" in told["compile-1.3b-forward"]) != compiled.there()
+    assert "a step" in told["compile-1.3b-forward"]
