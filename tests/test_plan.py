@@ -490,3 +490,22 @@ def test_what_a_stranger_s_backbone_takes_is_not_known(here: Path, install: Call
     stage: Mapping[str, Any] = json.loads(as_json(planned))["stages"][0]
     assert "memory_per_device" not in stage
     assert stage["roles"][0]["calls_with_gradient"] == 1
+
+
+def test_what_helps_is_not_done_yet() -> None:
+    """The published recipe takes one sample at a time and recomputes whole blocks; its heads can be shared."""
+    few = {"devices": 2, "memory": 60.0}
+    (said,) = (w for w in plan_recipe(FAR_14B, [*FEWER], **few).warnings if "stage 'on_policy'" in w)
+    assert said.endswith("What helps: more devices, more that share a sample (compute.sequence)")
+    (said,) = (
+        w
+        for w in plan_recipe(FAR_14B, [*FEWER, "backbone.gradient_checkpointing='selective'"], **few).warnings
+        if "stage 'teacher'" in w
+    )
+    assert said.endswith("backbone.gradient_checkpointing = 'block'")
+
+
+def test_the_fullest_moment_is_of_one_device() -> None:
+    for stage in plan_recipe(FAR_14B, [*FEWER, "compute.sequence=4"], devices=4).stages:
+        assert stage.estimate is not None
+        assert stage.estimate.moment.total == stage.estimate.memory.activations

@@ -69,7 +69,8 @@ def _steps_of_calls(plan: StagePlan, amount: float) -> int:
     Raises FlowmapError if the objective falls idle before, or if a stage could not have so many steps.
     """
     tally = Tally(plan)
-    turns = [_TurnCosts(tally, index, plan.recipe.backbone.recomputes()) for index in range(tally.turns)]
+    recomputes = plan.recipe.backbone.recomputation() != "none"
+    turns = [_TurnCosts(tally, index, recomputes) for index in range(tally.turns)]
     words = f"{plan.recipe.name}: counting what steps of {plan.stage.name} cost"
     with phase(words, amount, "calls") as doing:
         return _counted(plan, amount, turns, doing)

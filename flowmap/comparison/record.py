@@ -42,7 +42,7 @@ def record(comparison: Comparison, command: str) -> dict[str, Any]:
                 "name": entrant.name,
                 "recipe": entrant.of_seed(comparison.seeds[0]).as_tables(),
                 "own": list(entrant.own),
-                "recomputes": entrant.recipe.backbone.recomputes(),
+                "recomputes": entrant.recipe.backbone.recomputation() != "none",
             }
             for entrant in comparison.entrants
         ],

@@ -129,7 +129,7 @@ def _copies(plan: StagePlan, devices: int, trained: int) -> int:
     several devices is so in bfloat16.
     """
     recipe = plan.recipe
-    made = devices == 1 and recipe.compute.precision == "bf16" and recipe.backbone.recomputes()
+    made = devices == 1 and recipe.compute.precision == "bf16" and recipe.backbone.recomputation() != "none"
     return _BFLOAT16 * trained if made else 0
 
 

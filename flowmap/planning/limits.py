@@ -47,7 +47,7 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
             raise FlowmapError(
                 f"stage '{stage.stage.name}' does not fit: on each of {_devices(devices)} it takes at least "
                 f"{_gb(taken.least)} GB without activations ({_parts(taken)}), and there are {_gb(memory)} GB. "
-                f"What helps: {_help(footprint, activations=False)}"
+                f"What helps: {_help(recipe, footprint, activations=False)}"
             )
 
     if recipe.evaluation is not None:
@@ -81,7 +81,7 @@ def named(encoders: Mapping[str, int]) -> str:
     return " and ".join(f"{name} ({_gb(size)} GB)" for name, size in encoders.items())
 
 
-def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | None:
+def tight(name: str, taken: Memory, recipe: Recipe, footprint: Footprint, memory: int) -> str | None:
     """A warning if stage `name` fills nearly all of a device's `memory`, or more."""
     if taken.total <= _TIGHT * memory:
         return None
@@ -89,7 +89,7 @@ def tight(name: str, taken: Memory, footprint: Footprint, memory: int) -> str | 
     return (
         f"stage '{name}' is estimated at {_gb(taken.total)} GB on each device ({_parts(taken)}, activations "
         f"{_gb(taken.activations + taken.copies)}), {word} its {_gb(memory)} GB. "
-        f"What helps: {_help(footprint, activations=True)}"
+        f"What helps: {_help(recipe, footprint, activations=True)}"
     )
 
 
@@ -143,11 +143,17 @@ def _parts(taken: Memory) -> str:
     return ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
 
 
-def _help(footprint: Footprint, activations: bool) -> str:
+def _help(recipe: Recipe, footprint: Footprint, activations: bool) -> str:
+    """Ways to take less that `recipe` does not go yet."""
     ways = [] if footprint.base().count else ["adapters on one base (backbone.lora)"]
     ways.append("more devices")
     if activations:
-        ways += ["compute.micro_batch = 1", "backbone.gradient_checkpointing = 'block'"]
+        if recipe.backbone.attention_heads(recipe.data.spec()) != 1:
+            ways.append("more that share a sample (compute.sequence)")
+        if recipe.compute.micro_batch != 1:
+            ways.append("compute.micro_batch = 1")
+        if recipe.backbone.recomputation() in ("none", "selective"):
+            ways.append("backbone.gradient_checkpointing = 'block'")
     elif footprint.base().count:
         if footprint.base().bytes > 3 * footprint.base().count:
             ways.append("backbone.base_precision = 'bfloat16'")

@@ -111,15 +111,17 @@ def plan_recipe(
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     with phase("estimating what evaluation takes"):
         evaluation = None if footprint is None else evaluation_of(recipe, footprint)
-    full = [*_full(stages, footprint, room), *crowded(evaluation, room)]
+    full = [*_full(recipe, stages, footprint, room), *crowded(evaluation, room)]
     encoders = encoders_of(recipe)
     return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room, evaluation, encoders)
 
 
-def _full(stages: Sequence[PlannedStage], footprint: Footprint | None, room: int | None) -> Iterator[str]:
+def _full(
+    recipe: Recipe, stages: Sequence[PlannedStage], footprint: Footprint | None, room: int | None
+) -> Iterator[str]:
     for stage in stages:
         if stage.estimate is not None and footprint is not None and room is not None:
-            words = tight(stage.plan.stage.name, stage.estimate.memory, footprint, room)
+            words = tight(stage.plan.stage.name, stage.estimate.memory, recipe, footprint, room)
             if words is not None:
                 yield f"warning: {words}"
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from flowmap.schema.bounds import PathText
 from flowmap.schema.config import Config, Finding
 from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
-from flowmap.schema.words import Better, NetworkKind, Precision
+from flowmap.schema.words import Better, NetworkKind, Precision, Recomputation
 
 if TYPE_CHECKING:
     from flowmap.interfaces import (
@@ -128,9 +128,9 @@ class BackboneConfig(ComponentConfig):
         """
         return {}
 
-    def recomputes(self) -> bool:
-        """Whether backward computes the forward once more instead of keeping what it needs."""
-        return False
+    def recomputation(self) -> Recomputation:
+        """What backward computes once more instead of keeping what it needs (gradient checkpointing)."""
+        return "none"
 
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """The attention heads of its networks, where the tokens of a sample can be shared among processes.

@@ -62,7 +62,7 @@ class RunFiles:
             config = catalogue().find("backbone", backbone["type"]).model_validate(backbone) if backbone else None
         except (LookupError, TypeError, ValidationError):
             return None
-        return config.recomputes() if isinstance(config, BackboneConfig) else None
+        return config.recomputation() != "none" if isinstance(config, BackboneConfig) else None
 
 
 class _Role(BaseModel):

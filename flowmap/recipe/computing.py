@@ -16,13 +16,13 @@ def compute_findings(
 ) -> Iterator[Finding]:
     """Parts in which batches of `stages`, or samples of `spec`, cannot be taken."""
     yield from micro_batch_findings(compute.micro_batch, stages)
-    if compute.compile and getattr(backbone, "gradient_checkpointing", None) == "offload":
+    if compute.compile and backbone.recomputation() == "offload":
         why = "compiled blocks cannot offload their inputs; take gradient_checkpointing = 'block', or leave compile out"
         yield Finding("error", ("compute", "compile"), why)
-    yield from _sequence_findings(compute.sequence, backbone, spec)
+    yield from sequence_findings(compute.sequence, backbone, spec)
 
 
-def _sequence_findings(sequence: int, backbone: BackboneConfig, spec: SampleSpec) -> Iterator[Finding]:
+def sequence_findings(sequence: int, backbone: BackboneConfig, spec: SampleSpec) -> Iterator[Finding]:
     """A number of processes that cannot share the tokens of a sample of `spec`: they divide the attention heads."""
     if sequence == 1:
         return

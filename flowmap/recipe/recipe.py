@@ -85,7 +85,7 @@ class Recipe(Config):
         return StageFacts(
             stage.batch,
             spec.conditional,
-            self.backbone.recomputes(),
+            self.backbone.recomputation() != "none",
             micro_batch=self.compute.micro_batch,
             steps=stage.steps,
             channels=spec.shape[1] if len(spec.shape) > 1 else 0,

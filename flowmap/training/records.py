@@ -130,8 +130,10 @@ class Records:
         for (step, turn), (numbers, mine) in zip(unread, sums, strict=True):
             step.read += 1
             several = turn.parts * self._processes.number
-            step.losses |= {name: total / several for name, total in zip(turn.branches, numbers, strict=False)}
-            totals = zip(turn.counts, numbers[len(turn.branches) :], strict=False)
+            # The last number is the norm.
+            sums_of_losses, totals_of_raw = numbers[: len(turn.branches)], numbers[len(turn.branches) : -1]
+            step.losses |= {name: total / several for name, total in zip(turn.branches, sums_of_losses, strict=True)}
+            totals = zip(turn.counts, totals_of_raw, strict=True)
             step.raw |= {name: total / count for name, total in totals if (count := next(summed))}
             step.norms[turn.role] = mine[-1]
             if error := _error(step, turn):

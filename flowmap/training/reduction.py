@@ -98,7 +98,10 @@ def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 @torch.no_grad()
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradients of `parameters` to a norm of at most `limit` (0: any); returns the norm before, a scalar."""
-    groups = alike(parameters)
+    parameters = list(parameters)
+    groups = alike(p for p in parameters if p.grad is not None)
+    if not groups:
+        return torch.zeros((), device=parameters[0].device)
     norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups]
     norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

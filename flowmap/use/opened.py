@@ -24,7 +24,7 @@ from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
-from flowmap.recipe.computing import compute_findings
+from flowmap.recipe.computing import sequence_findings
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
@@ -98,7 +98,7 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
 
 def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int) -> Processes:
     """The `number` processes that sample and share the tokens of each sample. Raises FlowmapError if they cannot."""
-    for finding in compute_findings(compute.model_copy(update={"sequence": number}), (), backbone, spec):
+    for finding in sequence_findings(number, backbone, spec):
         raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
     return Processes(compute.model_copy(update={"sequence": number}))
 

@@ -111,7 +111,7 @@ def rolled(backbone: ModuleBackbone, roles: Mapping[str, Role]) -> tuple[list[Te
     return said, [backward(roles["student"], said[-1])]
 
 
-def same(work: Any, how: str, backend: str, **fields: Any) -> None:
+def assert_same(work: Any, how: str, backend: str, **fields: Any) -> None:
     """Whether `work` comes to the same compiled."""
     made, before = [], forms()
     for each in (None, backend):
@@ -128,12 +128,12 @@ def same(work: Any, how: str, backend: str, **fields: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["none", "block", "selective"])
 def test_compiled_roles_compute_what_they_compute(how: str) -> None:
-    same(everything, how, "aot_eager" if how == "selective" else "eager")
+    assert_same(everything, how, "aot_eager" if how == "selective" else "eager")
 
 
 @pytest.mark.slow
 def test_a_compiled_rollout_is_that_rollout() -> None:
-    same(rolled, "block", "eager")
+    assert_same(rolled, "block", "eager")
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_generated_code_computes_the_same(how: str) -> None:
         out = as_flow_map(roles["student"].network).mean_velocity(batch.x0, T[:2], R[:2], batch.cond)
         return [out], [backward(roles["student"], out)]
 
-    same(once, how, "inductor")
+    assert_same(once, how, "inductor")
 
 
 def test_all_frames_at_once() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
+from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, Recomputation, SampleSpec
 from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, Guidance, PathText, Recomputed, Share, Tokens
 from flowmap.weights.names import RANDOM, find
@@ -109,9 +109,9 @@ class ImageConfig(BackboneConfig):
 
         return None if self.random_base else pretrained(self.weights, self.family)
 
-    def recomputes(self) -> bool:
-        """As `gradient_checkpointing` says; in costs, selective recomputation counts as a whole one."""
-        return self.gradient_checkpointing != "none"
+    def recomputation(self) -> Recomputation:
+        """As `gradient_checkpointing` says."""
+        return self.gradient_checkpointing
 
     def no_forward_mode(self, spec: SampleSpec) -> str | None:
         """Where the scores of attention would be too large, of the picture alone; see `flowmap.plugin.scores`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, SampleSpec
+from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, Recomputation, SampleSpec
 from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, PathText, Recomputed, Share, Tokens
 from flowmap.weights.fingerprints import of_tensors
@@ -96,9 +96,9 @@ class CommonConfig(BackboneConfig):
             return super().origin()
         return Origin(PUBLISHED.hub_id(self.weights), Checkpoint(folder).licence())
 
-    def recomputes(self) -> bool:
-        """As `gradient_checkpointing` says; in costs, selective recomputation counts as a whole one."""
-        return self.gradient_checkpointing != "none"
+    def recomputation(self) -> Recomputation:
+        """As `gradient_checkpointing` says."""
+        return self.gradient_checkpointing
 
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """Those of the transformer, where its sizes are known."""

@@ -18,6 +18,7 @@ from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.rotary import turn
+from flowmap_wan.sight import Run
 from flowmap_wan.transformer import WanConfig
 
 
@@ -66,19 +67,11 @@ def _without_turns() -> Iterator[None]:
 @final
 @dataclass(frozen=True)
 class _Tokens:
-    """Tokens that stand together: whether they are noised, in which chunk, `coarse`, or `past` (not asked about)."""
+    """A run of tokens, which may be `coarse`, or `past` (not asked about)."""
 
-    count: int
-    chunk: int = 0
-    noised: bool = False
+    run: Run
     coarse: bool = False
     past: bool = False
-
-    def sees(self, other: _Tokens) -> bool:
-        """The rule of flowmap_wan.sight.Run."""
-        if other.noised:
-            return self.noised and self.chunk == other.chunk
-        return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
 
 
 class _Calls:
@@ -98,9 +91,9 @@ class _Calls:
         tokens = self._tokens(shape)
         new = [each for each in tokens if not each.past]
         pairs = _pairs(tokens, masked=self._masked(shape))
-        fine, coarse = (sum(each.count for each in new if each.coarse == kind) for kind in (False, True))
-        noised = sum(each.count for each in new if each.noised)
-        pieces = len({(each.noised, each.coarse) for each in new})
+        fine, coarse = (sum(each.run.length for each in new if each.coarse == kind) for kind in (False, True))
+        noised = sum(each.run.length for each in new if each.run.noised)
+        pieces = len({(each.run.noised, each.coarse) for each in new})
         # The embedding of compressed frames is trained beside adapters: then the first block has a gradient to pass on.
         return Extent((pieces, noised or fine, coarse), (1, fine + coarse, pairs), "compressed" if coarse else "")
 
@@ -110,7 +103,7 @@ class _Calls:
     def _tokens(self, shape: CallShape) -> list[_Tokens]:
         """The tokens of a call, in any order."""
         own, given = (frames * self._cells[0] for frames in (shape.frames, shape.start))
-        return [_Tokens(own, noised=True), *([_Tokens(given)] if given else [])]
+        return [_Tokens(Run(0, own, noised=True)), *([_Tokens(Run(0, given))] if given else [])]
 
 
 @final
@@ -128,16 +121,16 @@ class _Causal(_Calls):
         stop = shape.start + shape.frames
         if shape.view == "forced":
             own = [(i, size) for i, first, size in self._chunks() if shape.start <= first < stop]
-            noised = [_Tokens(size * self._cells[0], i, noised=True) for i, size in own]
-            clean = [_Tokens(size * self._cells[0], i) for i, size in own]
+            noised = [_Tokens(Run(i, size * self._cells[0], noised=True)) for i, size in own]
+            clean = [_Tokens(Run(i, size * self._cells[0])) for i, size in own]
             old = [(i, size) for i, first, size in self._chunks() if first < shape.start]
-            return [*(_Tokens(size * self._cells[1], i, coarse=True) for i, size in old), *noised, *clean]
+            return [*(_Tokens(Run(i, size * self._cells[1]), coarse=True) for i, size in old), *noised, *clean]
         if shape.view == "reading":
             # The compressed part of what was remembered stays, and all else is read again.
             kept, memory = self._compressed(shape.start), self._memory(stop)
             return [replace(each, past=place < kept) for place, each in enumerate(memory)]
         before = [replace(each, past=True) for each in self._memory(shape.start)]
-        return [*before, _Tokens(shape.frames * self._cells[0], len(before), noised=True)]
+        return [*before, _Tokens(Run(len(before), shape.frames * self._cells[0], noised=True))]
 
     def _chunks(self) -> list[tuple[int, int, int]]:
         """Index, first frame and frames of every chunk."""
@@ -147,7 +140,7 @@ class _Causal(_Calls):
         """The first `frames`, read: the newest chunks at full resolution, older ones compressed."""
         old = self._compressed(frames)
         chunks = [(i, size) for i, first, size in self._chunks() if first < frames]
-        return [_Tokens(size * self._cells[i < old], i, coarse=i < old) for i, size in chunks]
+        return [_Tokens(Run(i, size * self._cells[i < old]), coarse=i < old) for i, size in chunks]
 
     def _compressed(self, frames: int) -> int:
         """How many of the chunks in the first `frames` are compressed."""
@@ -157,4 +150,4 @@ class _Causal(_Calls):
 def _pairs(tokens: Sequence[_Tokens], masked: bool) -> int:
     """How many pairs of tokens see each other."""
     new = [each for each in tokens if not each.past]
-    return sum(query.count * key.count for query in new for key in tokens if not masked or query.sees(key))
+    return sum(q.run.length * k.run.length for q in new for k in tokens if not masked or q.run.sees(k.run))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import BackboneConfig, DataConfig, Finding, SampleSpec
+from flowmap.plugin import BackboneConfig, DataConfig, Finding, Recomputation, SampleSpec
 
 
 class UNet1dConfig(BackboneConfig):
@@ -48,8 +48,8 @@ class Sd3Config(BackboneConfig):
             why = f"'sd3_labels' takes square images [1, C, H, H] of even H; these data are {list(spec.shape)}"
             yield Finding("error", ("type",), why)
 
-    def recomputes(self) -> bool:
-        return self.gradient_checkpointing
+    def recomputation(self) -> Recomputation:
+        return "block" if self.gradient_checkpointing else "none"
 
     def time_frequency(self) -> float:
         return 1000.0
