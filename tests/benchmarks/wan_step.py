@@ -7,25 +7,27 @@
 480 x 832 pixels, 81 frames (`tiny`: 5 small latent frames), LoRA, gradient checkpointing; the base is made in bfloat16
 where it stays (on a CPU in float32). Prints seconds of a step, peak memory and the use of the accelerator's
 arithmetic: FLOPs of matrix products and attention, those of recomputed blocks left out, over what `--peak-tflops`
-could do in that time.
+could do in that time. `--profile` adds a step under torch's profiler: what kinds of kernels take its time.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowmap.plugin import Recomputation
+from flowmap.training.compiled import compile_units
 from flowmap.training.memory import peak_memory, reset_peak_memory
 from flowmap.training.precision import compute_in
 from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Trainer
+from tests.gpu.device import finish
 
 PEAK_TFLOPS = 989.0
 """Of an H100 or H200 (SXM) in bfloat16, dense."""
@@ -88,7 +90,7 @@ def made(options: argparse.Namespace, device: torch.device) -> Trainer:
         device=device,
         precision=precision,
         replay=not options.hold,
-        compiled=options.compile,
+        recompute=options.recompute,
     )
     if options.published:
         if causal:
@@ -109,9 +111,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", choices=["wan21", "far_wan21"], default="wan21")
     found.add_argument("--published", action="store_true", help="the published loop instead of flowmap")
     found.add_argument("--compile", action="store_true", help="compile the blocks")
+    found.add_argument(
+        "--recompute", choices=get_args(Recomputation), default="block", help="as gradient_checkpointing"
+    )
+    found.add_argument("--profile", action="store_true", help="one more step, by kinds of kernels")
     found.add_argument("--hold", action="store_true", help="hold the graphs of all chunks (replay = false)")
     found.add_argument("--batch", type=int, default=1)
-    found.add_argument("--steps", type=int, default=4, help="timed steps, after one that is not")
+    found.add_argument("--steps", type=int, default=4, help="timed steps, after one that counts FLOPs")
     found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     found.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
     return found
@@ -128,30 +134,73 @@ def main() -> None:
     whose = "published" if options.published else "flowmap"
     print(f"{whose}, {options.model} {options.shape}, {options.stage}, batch {options.batch}, {name}", flush=True)
     print(f"  parameters   {trainer.parameter_bytes() / 2**30:8.3f} GiB", flush=True)
-    # torch counts no FLOPs of flex attention, which masks take on an accelerator.
-    # Neither does it see into compiled blocks.
-    counted = not options.compile and (device.type == "cpu" or options.model == "wan21")
-    flops = model_flops(trainer) if counted else math.nan
-    if not counted:
-        trainer.step(0)  # it compiles
+    begin = time.perf_counter()
+    flops = model_flops(trainer)
+    finish(device)
+    print(f"  first step   {time.perf_counter() - begin:8.3f} s", flush=True)
+    print(f"  first peak   {peak_memory(device) / 2**30:8.3f} GiB", flush=True)
+    if options.compile:
+        # FLOPs are counted before: the counter does not see into what is compiled.
+        assert isinstance(trainer, Ours)
+        begin = time.perf_counter()
+        compile_units(trainer.roles.values(), True)
+        trainer.step(0)
+        finish(device)
+        print(f"  compiling    {time.perf_counter() - begin:8.3f} s, with a step", flush=True)
+    if options.steps:
+        timed(trainer, options.steps, flops, options.peak_tflops, device)
+    if options.profile:
+        for kind, share in kinds_of_kernels(trainer, device).items():
+            print(f"  {kind:<28}  {share}", flush=True)
+
+
+def timed(trainer: Trainer, steps: int, flops: float, peak: float, device: torch.device) -> None:
+    """Print the mean time of `steps` steps, their peak of memory, and the use of the arithmetic in the first."""
     reset_peak_memory(device)
     seconds = []
-    for number in range(options.steps):
+    for number in range(steps):
         begin = time.perf_counter()
         trainer.step(number)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         seconds.append(time.perf_counter() - begin)
-    print(f"  a step       {statistics.mean(seconds):8.3f} s (mean of {options.steps})")
+    print(f"  a step       {statistics.mean(seconds):8.3f} s (mean of {steps})")
     print(f"  peak memory  {peak_memory(device) / 2**30:8.3f} GiB")
-    if not counted:
-        print("  arithmetic   not counted: torch counts no FLOPs of flex attention and of compiled blocks")
-        return
     print(f"  arithmetic   {flops / 1e12:8.3f} TFLOP in the first of these steps")
     if device.type == "cuda":
-        print(
-            f"  utilisation  {flops / seconds[0] / options.peak_tflops / 1e12:8.1%} of {options.peak_tflops:g} TFLOP/s"
-        )
+        print(f"  utilisation  {flops / seconds[0] / peak / 1e12:8.1%} of {peak:g} TFLOP/s", flush=True)
+
+
+KINDS_OF_KERNELS = {
+    "attention": ("flash", "fmha", "attention", "sdpa"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "addmm", "::mm", "bmm", "matmul"),
+    "copies and casts": ("copy", "memcpy", "catarray", "::cat", "memset", "fill"),
+    "fused by the compiler": ("triton",),
+}
+"""Words in the names of kernels, in lower case; the first that fits counts."""
+
+
+def kinds_of_kernels(trainer: Trainer, device: torch.device) -> dict[str, str]:
+    """Seconds of one step by kinds of kernels, of the rest the longest by name, and those without any kernel."""
+    there = device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if there else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity], acc_events=True) as profiler:
+        begin = time.perf_counter()
+        trainer.step(0)
+        finish(device)
+        whole = time.perf_counter() - begin
+    kinds = dict.fromkeys((*KINDS_OF_KERNELS, "other"), 0.0)
+    others: dict[str, float] = {}
+    for event in profiler.key_averages():
+        seconds = (event.self_device_time_total if there else event.self_cpu_time_total) / 1e6
+        name = event.key.lower()
+        kind = next((kind for kind, words in KINDS_OF_KERNELS.items() if any(word in name for word in words)), "other")
+        kinds[kind] += seconds
+        if kind == "other":
+            others[event.key] = others.get(event.key, 0.0) + seconds
+    kinds["idle"] = max(0.0, whole - sum(kinds.values()))
+    longest = sorted(others.items(), key=lambda item: -item[1])[:8]
+    rows = {**kinds, **{f"other: {name[:70]}": seconds for name, seconds in longest}}
+    return {kind: f"{seconds:.3f} s, {seconds / whole:.1%}" for kind, seconds in rows.items()}
 
 
 if __name__ == "__main__":

@@ -40,7 +40,11 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="time for all of it")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="where results are written")
-    parser.add_argument("--only", default="", help="of these only what has this in its name, such as step")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="of these only those whose names begin with one of these words, such as step-1.3b,kernels",
+    )
     parser.add_argument("--small", action="store_true", help="the small form, though there is an accelerator")
     asked = parser.parse_args()
     if not asked.minutes > 0:
@@ -52,7 +56,9 @@ def main() -> int:
         environment = {**os.environ, "PYTHONPATH": added, "PYTHONUNBUFFERED": "1"}
         facts = facts_of(environment)
         accelerator = "driver" in facts and not asked.small
-        chosen = [entry for entry in entries(TREE, out, Path(scratch)) if asked.only in entry.name]
+        chosen = [
+            entry for entry in entries(TREE, out, Path(scratch)) if entry.name.startswith(tuple(asked.only.split(",")))
+        ]
         items = [item for entry in chosen if (item := entry.on(accelerator)) is not None]
         if not items:
             parser.error(f"--only {asked.only}: there are {', '.join(entry.name for entry in entries(TREE, out, out))}")

@@ -41,22 +41,17 @@ def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
     pytest = ("pytest", "-q", "-p", "no:cacheprovider", accelerator)
     return [
         Entry("device", "what it does at most", ("tests.gpu.device",), 20, ("tests.gpu.device",), 10),
-        _probe("attention", "kernels against the CPU, relative", 90),
+        _probe("attention", "kernels against the CPU, relative", 60),
         Entry("accelerator-tests", "tests/wan/test_accelerator.py", pytest, 120, pytest),
+        _probe("waiting", "steps that wait for the device, and where", 90),
+        _probe("rehearsals", "every path of a recipe on the device", 120, 60),
+        _probe("kernels", "attention of a whole video by torch's kernels", 30),
         _probe("precision", "losses of a step in bf16 against float32", 60, 30),
         _step("1.3b", "forward", 3, 90),
         _step("1.3b", "on_policy", 2, 120),
         _step("1.3b", "on_policy", 2, 180, far=True),
         _probe("masks", "causal attention of a whole video in parts and by flex, one layer", 150),
         _compiled("1.3b", "forward", 3, 240),
-        Entry(
-            "rehearsal",
-            "every path of a recipe on the device",
-            ("flowmap", *_rehearsal(tree, scratch, "moving_digits_far"), "--set", "compute.device=auto"),
-            240,
-            ("flowmap", *_rehearsal(tree, scratch, "quickstart")),
-            60,
-        ),
         _step("14b", "on_policy", 2, 330, far=True),
         Entry(
             "sampling",
@@ -103,7 +98,3 @@ def _compiled(shape: str, stage: str, steps: int, seconds: float, far: bool = Fa
     large = (*words, str(steps), "--shape", shape)
     name = "-".join(["compile", shape, *["far"] * far, stage])
     return Entry(name, "the same with compiled blocks", large, seconds, small, 60)
-
-
-def _rehearsal(tree: Path, scratch: Path, recipe: str) -> Sequence[str]:
-    return ("run", str(tree / "recipes" / f"{recipe}.toml"), "--rehearse", "--runs", str(scratch))
