@@ -9,11 +9,17 @@ import torch
 
 def is_mixed(device: torch.device) -> bool:
     """Whether what is multiplied on `device` is cast to a lower precision now."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return _has_mixed(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def exactly(device: torch.device) -> AbstractContextManager[object]:
     """Within this context nothing is cast on `device`."""
-    if not torch.amp.is_autocast_available(device.type):
+    if not _has_mixed(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+# The compiler of torch 2.11 and before does not see into the question, whose answer never changes.
+@torch.compiler.assume_constant_result
+def _has_mixed(kind: str) -> bool:
+    return bool(torch.amp.is_autocast_available(kind))
