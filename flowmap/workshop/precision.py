@@ -20,6 +20,6 @@ def exactly(device: torch.device) -> AbstractContextManager[object]:
 
 
 # The compiler of torch 2.11 and before does not see into the question, whose answer never changes.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_mixed(kind: str) -> bool:
     return bool(torch.amp.is_autocast_available(kind))

@@ -331,7 +331,7 @@ class Published(Trainer):
             derivative = (u_late - u_early) / like(late - early, x_t) / w
             target = v - like(t - r, x_t) * derivative
         u_hat = (u - (1 - w) * null) / w
-        losses = (u_hat - target).square().flatten(1).mean(1) * loss_weight("beta08", t, SHIFT)
+        losses = (u_hat - target).square().flatten(1).mean(1) * loss_weight("beta08", pairs.here.t, SHIFT).to(t)
         with torch.no_grad():
             diffusion = pairs.branch == 0
             mean = losses[diffusion].mean() if diffusion.any() else losses + 1e-5

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -26,7 +27,7 @@ from flowmap.plugin import Recomputation
 from flowmap.training.compiled import compile_units
 from flowmap.training.memory import peak_memory, reset_peak_memory
 from flowmap.training.precision import compute_in
-from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Trainer
+from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, Shape, Trainer
 from tests.gpu.device import finish
 
 PEAK_TFLOPS = 989.0
@@ -70,21 +71,30 @@ def recomputed(trainer: Trainer) -> Iterator[list[int]]:
         hook.remove()
 
 
-def model_flops(trainer: Trainer) -> float:
-    """FLOPs of one step without those of recomputation."""
-    with recomputed(trainer) as again, _counter() as counter:
-        trainer.step(0)
-    return float(counter.get_total_flops() - again[0])
+def model_flops(options: argparse.Namespace, device: torch.device) -> float:
+    """FLOPs of the first step without those of recomputation: those of one block and the rest, from two small models.
+
+    Blocks are alike, and counting takes Python some 50 microseconds an operation, of which a step may have a million.
+    """
+    shape, counts = SHAPES[options.shape], []
+    for layers in (1, 2):
+        # What is recomputed is taken for whole blocks.
+        whole = argparse.Namespace(**{**vars(options), "recompute": "block"})
+        trainer = made(whole, replace(shape, layers=layers), device)
+        with recomputed(trainer) as again, _counter() as counter:
+            trainer.step(0)
+        counts.append(float(counter.get_total_flops() - again[0]))
+    return counts[0] + (shape.layers - 1) * (counts[1] - counts[0])
 
 
-def made(options: argparse.Namespace, device: torch.device) -> Trainer:
+def made(options: argparse.Namespace, shape: Shape, device: torch.device) -> Trainer:
     """What is to be measured."""
     mixed = device.type != "cpu"
     precision = torch.bfloat16 if mixed else torch.float32
     causal = options.model == "far_wan21"
     trainer: Trainer = Ours(
         options.stage,
-        SHAPES[options.shape],
+        shape,
         options.batch,
         causal=causal,
         device=device,
@@ -117,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--profile", action="store_true", help="one more step, by kinds of kernels")
     found.add_argument("--hold", action="store_true", help="hold the graphs of all chunks (replay = false)")
     found.add_argument("--batch", type=int, default=1)
-    found.add_argument("--steps", type=int, default=4, help="timed steps, after one that counts FLOPs")
+    found.add_argument("--steps", type=int, default=4, help="timed steps, after the first")
     found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     found.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS)
     return found
@@ -130,44 +140,40 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, one thread"
     if device.type == "cpu":
         torch.set_num_threads(1)
-    trainer = made(options, device)
+    # Before the model is there: what is counted needs memory of its own.
+    flops = model_flops(options, device)
+    trainer = made(options, SHAPES[options.shape], device)
     whose = "published" if options.published else "flowmap"
     print(f"{whose}, {options.model} {options.shape}, {options.stage}, batch {options.batch}, {name}", flush=True)
     print(f"  parameters   {trainer.parameter_bytes() / 2**30:8.3f} GiB", flush=True)
-    begin = time.perf_counter()
-    flops = model_flops(trainer)
-    finish(device)
-    print(f"  first step   {time.perf_counter() - begin:8.3f} s", flush=True)
-    print(f"  first peak   {peak_memory(device) / 2**30:8.3f} GiB", flush=True)
+    print(f"  arithmetic   {flops / 1e12:8.3f} TFLOP in the first step", flush=True)
     if options.compile:
         # FLOPs are counted before: the counter does not see into what is compiled.
         assert isinstance(trainer, Ours)
-        begin = time.perf_counter()
         compile_units(trainer.roles.values(), True)
-        trainer.step(0)
-        finish(device)
-        print(f"  compiling    {time.perf_counter() - begin:8.3f} s, with a step", flush=True)
-    if options.steps:
-        timed(trainer, options.steps, flops, options.peak_tflops, device)
+    first, peak = timed(trainer, 0, device)
+    print(f"  first step   {first:8.3f} s{', with compiling' if options.compile else ''}")
+    print(f"  first peak   {peak / 2**30:8.3f} GiB", flush=True)
+    steps = [timed(trainer, number, device) for number in range(options.steps)]
+    if steps:
+        each = ", ".join(f"{seconds:.3f}" for seconds, _ in steps)
+        print(f"  a step       {statistics.mean(seconds for seconds, _ in steps):8.3f} s (mean of {each})")
+        print(f"  peak memory  {max(peak for _, peak in steps) / 2**30:8.3f} GiB")
+    if device.type == "cuda":
+        use = flops / (steps[0][0] if steps else first) / options.peak_tflops / 1e12
+        print(f"  utilisation  {use:8.1%} of {options.peak_tflops:g} TFLOP/s", flush=True)
     if options.profile:
         for kind, share in kinds_of_kernels(trainer, device).items():
             print(f"  {kind:<28}  {share}", flush=True)
 
 
-def timed(trainer: Trainer, steps: int, flops: float, peak: float, device: torch.device) -> None:
-    """Print the mean time of `steps` steps, their peak of memory, and the use of the arithmetic in the first."""
+def timed(trainer: Trainer, number: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of a step, and its peak of memory in bytes."""
     reset_peak_memory(device)
-    seconds = []
-    for number in range(steps):
-        begin = time.perf_counter()
-        trainer.step(number)
-        finish(device)
-        seconds.append(time.perf_counter() - begin)
-    print(f"  a step       {statistics.mean(seconds):8.3f} s (mean of {steps})")
-    print(f"  peak memory  {peak_memory(device) / 2**30:8.3f} GiB")
-    print(f"  arithmetic   {flops / 1e12:8.3f} TFLOP in the first of these steps")
-    if device.type == "cuda":
-        print(f"  utilisation  {flops / seconds[0] / peak / 1e12:8.1%} of {peak:g} TFLOP/s", flush=True)
+    begin = time.perf_counter()
+    trainer.step(number)
+    finish(device)
+    return time.perf_counter() - begin, peak_memory(device)
 
 
 KINDS_OF_KERNELS = {

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import torch
 from flowmap_wan.chunking import Causal
+from flowmap_wan.condition import VideoCond
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Window
@@ -22,7 +23,8 @@ def pass_over(backbone: ModuleBackbone, device: str, mixed: bool, graded: bool) 
     """The output of a pass, of a causal model a teacher-forced one, and the gradient of all that is trained."""
     role, network = student(backbone)
     role.module.to(device)
-    batch = Batch(noise(2, FRAMES, CHANNELS, *SIZE).to(device), text(2), text(2))
+    prompts = VideoCond(text(2).text.to(device))
+    batch = Batch(noise(2, FRAMES, CHANNELS, *SIZE).to(device), prompts, prompts)
     chunking = backbone.chunking()
     if isinstance(chunking, Causal):
         batch = chunking.forced(batch, Window(1, FRAMES))

@@ -45,6 +45,7 @@ def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
         Entry("accelerator-tests", "tests/wan/test_accelerator.py", pytest, 120, pytest),
         _probe("waiting", "steps that wait for the device, and where", 90),
         _probe("rehearsals", "every path of a recipe on the device", 120, 60),
+        _probe("families", "a step of every image family against the CPU's, relative", 60),
         _probe("kernels", "attention of a whole video by torch's kernels", 30),
         _probe("precision", "losses of a step in bf16 against float32", 60, 30),
         _step("1.3b", "forward", 3, 90),

@@ -42,7 +42,7 @@ def waits(model: str, objective: str, device: str, folder: Path) -> str:
     with mock.patch.multiple(Records, **unread), mock.patch.object(tangent_error, "due", return_value=False):
         run(stage)  # what is made once for all calls of a layout may wait
         try:
-            with _errors(device == "cuda"):
+            with _errors(device == "auto"):
                 run(stage)
         except RuntimeError as error:
             ours = [f for f in traceback.extract_tb(error.__traceback__) if "flowmap" in f.filename]
@@ -58,7 +58,7 @@ def main() -> int:
     waited = 0
     with tempfile.TemporaryDirectory() as folder:
         for model, objective in cases:
-            where = waits(model, objective, "cpu" if small else "cuda", Path(folder))
+            where = waits(model, objective, "cpu" if small else "auto", Path(folder))
             waited += bool(where)
             if where:
                 print(f"  {model}, {objective.strip('{} ')}  {where}", flush=True)

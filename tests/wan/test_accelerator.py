@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from flowmap_samplers.samplers import FlowMapEuler
+from flowmap_wan.condition import VideoCond
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Window, as_flow_map
@@ -21,7 +22,8 @@ def pass_over(kernel: str, device: str, mixed: bool = False) -> tuple[Tensor, di
     """A teacher-forced pass with compressed context, and its gradients."""
     role, network = student(causal(CHUNKS, architecture=architecture(head_dim=16), attention=kernel))
     role.module.to(device)
-    batch = Batch(noise(2, FRAMES, CHANNELS, 6, 10).to(device), text(2), text(2))
+    prompts = VideoCond(text(2).text.to(device))
+    batch = Batch(noise(2, FRAMES, CHANNELS, 6, 10).to(device), prompts, prompts)
     forced = chunking(causal(CHUNKS)).forced(batch, Window(1, FRAMES))
     t, r = (torch.tensor(times, device=device) for times in ([0.8, 0.3], [0.2, 0.0]))
     with torch.autocast(device, torch.bfloat16, enabled=mixed):
@@ -30,14 +32,16 @@ def pass_over(kernel: str, device: str, mixed: bool = False) -> tuple[Tensor, di
     return out.detach().cpu(), {key: value.cpu() for key, value in gradients(role).items()}
 
 
-def test_flex_compiled_is_dense() -> None:
-    (dense, dense_gradients), (flex, flex_gradients) = pass_over("dense", "cpu"), pass_over("flex", "cuda")
-    assert error(flex, dense) < 1e-4
-    assert relative(flex_gradients, dense_gradients) < 1e-2
+@pytest.mark.parametrize("kernel", ["flex", "parts", "dense"])
+def test_it_is_dense_attention_on_a_cpu(kernel: str) -> None:
+    (dense, dense_gradients), (there, gradients_there) = pass_over("dense", "cpu"), pass_over(kernel, "cuda")
+    assert error(there, dense) < 1e-4
+    assert relative(gradients_there, dense_gradients) < 1e-2
 
 
-def test_mixed_precision_is_near() -> None:
-    (exact, _), (mixed, _) = pass_over("dense", "cpu"), pass_over("flex", "cuda", mixed=True)
+@pytest.mark.parametrize("kernel", ["flex", "parts"])
+def test_mixed_precision_is_near(kernel: str) -> None:
+    (exact, _), (mixed, _) = pass_over("dense", "cpu"), pass_over(kernel, "cuda", mixed=True)
     assert error(mixed, exact) < 0.05 * float(exact.abs().max())
 
 
@@ -51,5 +55,6 @@ def test_a_rollout_is_that_of_the_cpu() -> None:
         draw = Draw.whole(0, "wan", 0, "test", 2, torch.device(device))
         with torch.no_grad():
             network = as_flow_map(role.network)
-            made.append(rollout(FlowMapEuler(), network, start, grid, text(2), chunking(backbone), draw).cpu())
+            prompts = VideoCond(text(2).text.to(device))
+            made.append(rollout(FlowMapEuler(), network, start, grid, prompts, chunking(backbone), draw).cpu())
     assert error(*made) < 1e-4
