@@ -132,6 +132,13 @@ class BackboneConfig(ComponentConfig):
         """What backward computes once more instead of keeping what it needs (gradient checkpointing)."""
         return "none"
 
+    def cudnn_attention(self) -> bool:
+        """Whether gradients through cuDNN's kernels of attention were checked at the shapes of its networks.
+
+        Where they were not, training takes others: some are wrong (`flowmap.training.kernels`).
+        """
+        return False
+
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """The attention heads of its networks, where the tokens of a sample can be shared among processes.
 

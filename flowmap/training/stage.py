@@ -20,6 +20,7 @@ from flowmap.recipe.tables import OptimizerConfig, RoleConfig
 from flowmap.schema.words import Weights
 from flowmap.training.checkpoint import read_weights
 from flowmap.training.ema import start_average
+from flowmap.training.kernels import choose_attention
 from flowmap.training.processes import Processes
 from flowmap.training.reduction import Reducer, alike
 from flowmap.training.sharding import place
@@ -85,6 +86,7 @@ def open_stage(plan: StagePlan, processes: Processes, lowered: float = 1.0) -> S
     """
     spec = plan.recipe.data.spec()
     backbone = plan.recipe.backbone.build(spec)
+    choose_attention(processes.compute.cudnn_attention, plan.recipe.backbone.cudnn_attention())
     roles: dict[str, Role] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     schedules: dict[str, OptimizerConfig] = {}

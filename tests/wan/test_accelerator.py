@@ -14,7 +14,10 @@ from flowmap.networks.rollout import rollout
 
 from .support import CHANNELS, architecture, causal, chunking, error, gradients, noise, relative, student, text
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # its compiler's own
+]
 CHUNKS, FRAMES = (1, 2, 2, 2), 7
 
 
