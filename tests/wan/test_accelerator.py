@@ -16,7 +16,8 @@ from .support import CHANNELS, architecture, causal, chunking, error, gradients,
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # its compiler's own
+    # The compiler's own, which it makes errors of where pytest makes errors of warnings.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
 ]
 CHUNKS, FRAMES = (1, 2, 2, 2), 7
 

@@ -50,13 +50,12 @@ class CommonConfig(BackboneConfig):
     negative_prompt: str = Field(
         NEGATIVE_PROMPT,
         max_length=MOST_TEXT,
-        description="the prompt of the null condition; Wan's own Chinese one if left out",
+        description="the prompt of the null condition; if left out Wan's own",
     )
     null_embedding: PathText | None = Field(
         None,
         min_length=1,
-        description="a safetensors file with the embedding of the null condition, [tokens, dimensions], in place of "
-        "negative_prompt",
+        description="a safetensors file with the null condition's embedding [tokens, dimensions], not negative_prompt",
     )
 
     @property
@@ -82,8 +81,7 @@ class CommonConfig(BackboneConfig):
             yield Finding("error", ("weights",), problem)
         file = self.null_file()
         if file is not None:
-            sizes = self._sizes()
-            wrong = file.problem(self.text_length, None if sizes is None else sizes["text_dim"])
+            wrong = file.problem(self.text_length, (self._sizes() or {}).get("text_dim"))
             if wrong is not None:
                 yield Finding("error", ("null_embedding",), wrong)
 
@@ -106,8 +104,8 @@ class CommonConfig(BackboneConfig):
 
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """Those of the transformer, where its sizes are known."""
-        sizes = self._sizes()
-        return None if sizes is None else int(sizes["num_attention_heads"])
+        heads = (self._sizes() or {}).get("num_attention_heads")
+        return None if heads is None else int(heads)
 
     def no_forward_mode(self, spec: SampleSpec) -> str | None:
         """Where the scores of attention would be too large; see `flowmap.plugin.scores`."""
