@@ -157,6 +157,10 @@ WRONG = {
         "compute.sequence=2",
         "compute.sequence: backbone 'mlp' cannot share the tokens of a sample among processes; leave it out",
     ),
+    "blocks that are not there": (
+        "compute.compile=true",
+        "compute.compile: networks of backbone 'mlp' have no blocks to compile; leave it out",
+    ),
     "what is no part of a batch": (
         "compute.micro_batch=3",
         "micro-batches of compute.micro_batch = 3; use a batch of 6 or 9",

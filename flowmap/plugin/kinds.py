@@ -128,6 +128,10 @@ class BackboneConfig(ComponentConfig):
         """
         return {}
 
+    def has_blocks(self) -> bool:
+        """Whether its networks have blocks, the `units` of their roles, which can be compiled one by one."""
+        return True
+
     def recomputation(self) -> Recomputation:
         """What backward computes once more instead of keeping what it needs (gradient checkpointing)."""
         return "none"

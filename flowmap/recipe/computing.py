@@ -16,6 +16,9 @@ def compute_findings(
 ) -> Iterator[Finding]:
     """Parts in which batches of `stages`, or samples of `spec`, cannot be taken."""
     yield from micro_batch_findings(compute.micro_batch, stages)
+    if compute.compile and not backbone.has_blocks():
+        why = f"networks of backbone '{backbone.type}' have no blocks to compile; leave it out"
+        yield Finding("error", ("compute", "compile"), why)
     if compute.compile and backbone.recomputation() == "offload":
         why = "compiled blocks cannot offload their inputs; take gradient_checkpointing = 'block', or leave compile out"
         yield Finding("error", ("compute", "compile"), why)

@@ -18,7 +18,7 @@ COUNT, FRAMES, ROWS, COLUMNS = 2, 5, 12, 20
 
 def test_modulation(benchmark: Any) -> None:
     torch.set_num_threads(1)
-    block: Any = Ours("forward", SHAPE, COUNT).module.transformer.blocks[0]
+    block: Any = Ours("forward", SHAPE, COUNT, recompute="none").module.transformer.blocks[0]
     dim, tokens = SHAPE.heads * SHAPE.head_dim, FRAMES * ROWS * COLUMNS
     hidden = torch.randn(COUNT, tokens, dim, requires_grad=True)
     text = Text(torch.randn(COUNT, SHAPE.text, dim))
@@ -31,7 +31,7 @@ def test_modulation(benchmark: Any) -> None:
 
     def theirs() -> Tensor:
         spread = numbers.repeat_interleave(tokens // FRAMES, dim=1)
-        result: Tensor = type(block).forward(block, hidden, text, spread, rotation, None)
+        result: Tensor = type(block).forward(block, hidden, text.tokens, spread, rotation, None)
         return result
 
     assert torch.equal(ours(), theirs())

@@ -18,6 +18,8 @@ from tests.benchmarks.wan import KINDS, SHAPES, Ours, Published, StageName
 STEPS = 4  # the same few draws, so that both take rollouts of the same lengths
 
 
+# The compiler's own, which it makes errors of where pytest makes errors of warnings.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("stage", list(KINDS))
 def test_wan_step(stage: StageName, benchmark: Any) -> None:
     torch.set_num_threads(1)

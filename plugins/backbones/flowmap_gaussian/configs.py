@@ -52,6 +52,10 @@ class GaussianConfig(BackboneConfig):
         """It fits samples of any shape."""
         return []
 
+    def has_blocks(self) -> bool:
+        """None that are worth compiling."""
+        return False
+
     def pretrained(self) -> Pretrained:
         """The exact flow map, right on any grid."""
         return Pretrained("flow_map", shift=None)

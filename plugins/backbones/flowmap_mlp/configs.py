@@ -34,6 +34,10 @@ class MlpConfig(BackboneConfig):
         if spec.shape[0] != 1:
             yield Finding("error", ("type",), f"'mlp' takes single frames; these data have {spec.shape[0]}")
 
+    def has_blocks(self) -> bool:
+        """None that are worth compiling."""
+        return False
+
     def time_frequency(self) -> float:
         """As `frequency` says."""
         return self.frequency
