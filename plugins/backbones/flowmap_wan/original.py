@@ -2,7 +2,7 @@
 
 One table, read in both directions, so that what is written is what is read. It has every module of Wan2.1 and Wan2.2
 for text and for images (the image encoder's projections, the keys and values of images, the places of two images);
-what it does not know has no name in the other form. The original's `norm2` and `norm3` are diffusers' `norm3` and `norm2`.
+what it does not know has no name in the other form. The original's norm2 and norm3 are diffusers' norm3 and norm2.
 """
 
 from __future__ import annotations
