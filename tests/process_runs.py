@@ -58,6 +58,9 @@ def _become_several(number: int, nodes: int, patience: float) -> None:
         pid = os.fork()
         if not pid:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank % here))
+            # Whatever PYTHONUNBUFFERED says: else a line is several writes, among which another's may come.
+            for stream in (sys.stdout, sys.stderr):
+                stream.reconfigure(line_buffering=True, write_through=False)
             return
         alive.append(pid)
     for known in (signal.SIGINT, signal.SIGTERM):
@@ -146,7 +149,7 @@ def torchrun(folder: Path, *words: str, number: int = 2, patch: str = "") -> Ite
         popen = subprocess.Popen(
             [*launcher, *program, *words],
             cwd=folder,
-            env={**os.environ, **threads},
+            env={**os.environ, **threads, "PYTHONUNBUFFERED": ""},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
