@@ -37,6 +37,7 @@ from flowmap.interfaces import (
     Role,
     Sampler,
     Samples,
+    SamplingGrid,
     Scene,
     Turn,
     Velocity,
@@ -542,7 +543,7 @@ class _Wrapped(Backbone):
     def precompute(self, samples: Samples, draw: Draw) -> Samples:
         return samples
 
-    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, grid: SamplingGrid) -> str:
         raise FlowmapError("nothing to export")
 
     def chunking(self) -> Chunking:

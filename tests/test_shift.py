@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from flowmap.interfaces import SamplingGrid
 from flowmap.launch.run import run_recipe
 from flowmap.plugin import ObjectiveConfig, SamplerConfig
 from flowmap.plugin.catalogue import catalogue
@@ -82,8 +83,8 @@ def test_samples_exports_and_the_run_as_weights_have_it(
     assert look_up(str(run)).pretrained.shift == 5
     told: list[float] = []
 
-    def export(backbone: ModuleBackbone, role: Any, folder: Path, form: str, merged: bool, shift: float) -> str:
-        told.append(shift)
+    def export(backbone: ModuleBackbone, role: Any, folder: Path, form: str, merged: bool, grid: SamplingGrid) -> str:
+        told.append(grid.shift)
         return "FOLDER"
 
     monkeypatch.setattr(ModuleBackbone, "export", export)

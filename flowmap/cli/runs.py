@@ -182,16 +182,22 @@ def export(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", help="For whom, of Wan: diffusers (if not given), or released: AnyFlow's own classes."
+            "--format",
+            help="For whom, of Wan: diffusers (if not given), released: AnyFlow's own classes, original: Wan's own "
+            "code, or comfyui.",
         ),
     ] = None,
+    nfe: Annotated[
+        int,
+        typer.Option("--nfe", min=1, help="For original and comfyui: the steps a flow map is to be sampled in."),
+    ] = 4,
 ) -> None:
     """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
     with working(consoles.out, f"nothing was written to {to}"):
         with phase("starting"):
             from flowmap.use.export import export_run
             from flowmap.use.wish import known_weights
-        chosen, loading = export_run(run, to, stage, known_weights(weights), train_seed, not keep_lora, form)
+        chosen, loading = export_run(run, to, stage, known_weights(weights), train_seed, not keep_lora, form, nfe)
     consoles.out.print(
         f"[green]✓[/] {escape(str(to))}: stage {escape(chosen.stage.name)}. Load it with", soft_wrap=True
     )

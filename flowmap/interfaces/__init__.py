@@ -4,7 +4,7 @@ Conventions, everywhere outside a backbone: times t, r in [0, 1] with 1 = noise,
 wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
 """
 
-from flowmap.interfaces.backbones import Backbone
+from flowmap.interfaces.backbones import Backbone, SamplingGrid
 from flowmap.interfaces.chunks import Chunking, LaidOutAs, OneChunk, Window
 from flowmap.interfaces.metrics import Evidence, Features, Metric, References
 from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
@@ -34,6 +34,7 @@ __all__ = [
     "Role",
     "Sampler",
     "Samples",
+    "SamplingGrid",
     "Scene",
     "Shared",
     "SharesTokens",

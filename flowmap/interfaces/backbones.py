@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -14,7 +15,21 @@ from flowmap.interfaces.chunks import Chunking
 from flowmap.interfaces.networks import Cond, Role
 from flowmap.interfaces.samples import Batch, Samples
 from flowmap.maths.draw import Draw
+from flowmap.maths.path import grid
 from flowmap.schema.words import NetworkKind
+
+
+@final
+@dataclass(frozen=True)
+class SamplingGrid:
+    """Where what is exported is to be sampled: on the grid of `shift`, and, in forms that know one list, in `calls`."""
+
+    shift: float
+    calls: int
+
+    def times(self) -> list[float]:
+        """The `calls + 1` times from 1 to 0; see `flowmap.maths.path.grid`."""
+        return [float(t) for t in grid(self.calls, self.shift)]
 
 
 class Backbone(ABC):
@@ -67,10 +82,10 @@ class Backbone(ABC):
         """How frames are split into chunks; `OneChunk()` for a model of all frames at once."""
 
     @abstractmethod
-    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, grid: SamplingGrid) -> str:
         """Write `role` into the empty `folder` in a form in which others load it; return how to load it.
 
         `form` is one that the configuration names (`forms`), or empty if it names none. Adapters are `merged` into the
-        weights, or written beside them; `shift` is that of the sampling grid.
+        weights, or written beside them; `grid` is where it is to be sampled.
         Raises FlowmapError if this backbone has no such form.
         """

@@ -12,6 +12,7 @@ import torch
 from flowmap.console.commands import going_on
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import readable, write_whole_folder
+from flowmap.interfaces import SamplingGrid
 from flowmap.phases import phase
 from flowmap.reading.open import choose_stage, open_run, rerun
 from flowmap.reading.read import read_about
@@ -37,11 +38,13 @@ def export_run(
     train_seed: int | None,
     merged: bool,
     form: str | None = None,
+    calls: int = 4,
 ) -> tuple[StagePlan, str]:
     """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
 
-    `form` is one of the backbone's, the first if it is None. All is written or nothing. Raises FlowmapError if `to`
-    exists, if the stage is not finished, or if there is no form of it that others load.
+    `form` is one of the backbone's, the first if it is None; in forms that know one list of times it has `calls`
+    steps. All is written or nothing. Raises FlowmapError if `to` exists, if the stage is not finished, or if there is
+    no form of it that others load.
     """
     if os.path.lexists(to):
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
@@ -69,7 +72,7 @@ def export_run(
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
-            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, shift)
+            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, SamplingGrid(shift, calls))
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
         (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift), "utf-8")
         for file in part.rglob("*.safetensors"):

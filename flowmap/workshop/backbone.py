@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples
+from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples, SamplingGrid
 from flowmap.interfaces.held import hold
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
@@ -55,7 +55,7 @@ class Architecture:
     base: Callable[[], Mapping[str, Tensor] | None] = lambda: None
     held: Callable[[str], torch.dtype | None] = lambda name: None
     times: Times = "sample"
-    export: Callable[[nn.Module, str | None, NetworkKind, Path, str, bool, float], str] | None = None
+    export: Callable[[nn.Module, str | None, NetworkKind, Path, str, bool, SamplingGrid], str] | None = None
 
     def __post_init__(self) -> None:
         if self.times not in get_args(Times):
@@ -205,14 +205,14 @@ class ModuleBackbone(Backbone):
         """All frames at once, unless another was given."""
         return self._chunking
 
-    def export(self, role: Role, folder: Path, form: str, merged: bool, shift: float) -> str:
+    def export(self, role: Role, folder: Path, form: str, merged: bool, grid: SamplingGrid) -> str:
         """See Backbone.export."""
         if self._architecture.export is None:
             why = f"backbone '{self._name}' has no form that others load"
             raise FlowmapError(f"{why}; its weights are in the run's checkpoints")
         name = None if self._architecture.adapters is None else role.name
         kind: NetworkKind = "flow_map" if isinstance(role.network, FlowMap) else "velocity"
-        return self._architecture.export(role.module, name, kind, folder, form, merged, shift)
+        return self._architecture.export(role.module, name, kind, folder, form, merged, grid)
 
 
 def _adapted(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.phases import Phase, phase
+from flowmap.weights.shapes import Shapes
 from flowmap.workshop.filling import finite
 
 _STEM, _END = "diffusion_pytorch_model", ".safetensors"
@@ -36,25 +37,42 @@ def write_model(
     if odd := sorted(wanted.keys() ^ makes.keys()):
         raise FlowmapError(f"{len(odd)} parameters are not those of a {type(shell).__name__}, first {odd[0]}", code=1)
     shell.save_config(folder)
+    write_weights(wanted, makes, precision, folder, most=most)
+
+
+def write_weights(
+    wanted: Shapes,
+    makes: Mapping[str, Callable[[], Tensor]],
+    precision: Callable[[str], torch.dtype],
+    folder: Path,
+    stem: str = _STEM,
+    most: int = _MOST_BYTES,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write into `folder` the weights that `makes` make, of shapes `wanted`, as `stem`.safetensors or in parts of it.
+
+    Each file has `about` in its metadata; the rest is as in `write_model`.
+    """
     sizes = {key: math.prod(shape) * precision(key).itemsize for key, shape in wanted.items()}
     shards = list(_shards(sizes, most))
     places: dict[str, str] = {}
     with phase(f"writing {folder.name}", sum(sizes.values()), "bytes") as doing:
         for number, keys in enumerate(shards, start=1):
-            name = f"{_STEM}-{number:05d}-of-{len(shards):05d}{_END}" if len(shards) > 1 else _STEM + _END
-            _write(folder / name, {key: makes[key] for key in keys}, precision, wanted, doing)
+            name = f"{stem}-{number:05d}-of-{len(shards):05d}{_END}" if len(shards) > 1 else stem + _END
+            _write(folder / name, {key: makes[key] for key in keys}, precision, wanted, doing, about or {})
             places |= dict.fromkeys(keys, name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
-        (folder / f"{_STEM}{_END}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"{stem}{_END}.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _write(
     file: Path,
     makes: Mapping[str, Callable[[], Tensor]],
     precision: Callable[[str], torch.dtype],
-    wanted: Mapping[str, tuple[int, ...]],
+    wanted: Shapes,
     doing: Phase,
+    about: Mapping[str, str],
 ) -> None:
     """Make these weights and write them into one file."""
     tensors = {}
@@ -67,7 +85,7 @@ def _write(
         tensors[key] = value
         doing.advance(value.nbytes)
     with phase("waiting for the disk"):
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, file, metadata={"format": "pt", **about})
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

@@ -18,7 +18,7 @@ from flowmap_samplers.samplers import Euler, FlowMapEuler
 from safetensors.torch import load_file, save_file
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Samples
+from flowmap.interfaces import Samples, SamplingGrid
 from flowmap.maths.path import grid
 from flowmap.networks.guidance import GuidedCond
 
@@ -147,7 +147,7 @@ def test_an_exported_student_is_a_two_time_model_or_nothing(name: str, twins: Pa
     _, backbone, side = opened(kind, twin(kind, twins), lora={"rank": 2, "alpha": 4.0}, gate=0.6)
     student, folder = disturbed_student(backbone), tmp_path / "out"
     folder.mkdir()
-    how = backbone.export(student, folder, "diffusers", True, SHIFT)
+    how = backbone.export(student, folder, "diffusers", True, SamplingGrid(SHIFT, 4))
     assert "trust_remote_code=True" in how
     # As it was trained, and not as the pipeline would have it.
     assert f"height={side}, width={side}, max_sequence_length={length_of(name)}" in how

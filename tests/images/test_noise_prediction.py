@@ -17,6 +17,7 @@ from flowmap_diffusers.noise_prediction import FREQUENCY, NOISINESS, SCHEDULE, T
 from flowmap_diffusers.twin import make_twin
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces import SamplingGrid
 from flowmap.weights.names import RANDOM
 
 from .support import CPU, KINDS, VELOCITIES, draw, pictures, spec_of
@@ -115,7 +116,7 @@ def test_a_velocity_is_exported_as_the_model_of_noise_that_it_is(name: str, tmp_
     backbone = kind(weights=str(folder), text_length=16).build(pictures(kind, 64))
     role = backbone.role("teacher", "velocity", None, draw())
     out.mkdir()
-    backbone.export(role, out, "diffusers", True, 2.0)
+    backbone.export(role, out, "diffusers", True, SamplingGrid(2.0, 4))
     pipe = getattr(diffusers, kind.family.pipeline).from_pretrained(out)
     assert isinstance(pipe.scheduler, DDIMScheduler)
     assert pipe.scheduler.config.beta_end == 0.02
@@ -123,7 +124,7 @@ def test_a_velocity_is_exported_as_the_model_of_noise_that_it_is(name: str, tmp_
         assert torch.equal(value, role.module.transformer.state_dict()[key]), key
     student = backbone.role("student", "flow_map", None, draw())
     with pytest.raises(FlowmapError, match="asks for noise, and this student makes a velocity"):
-        backbone.export(student, tmp_path / "no", "diffusers", True, 2.0)
+        backbone.export(student, tmp_path / "no", "diffusers", True, SamplingGrid(2.0, 4))
 
 
 @pytest.mark.parametrize("name", NOISES)

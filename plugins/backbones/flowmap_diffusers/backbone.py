@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 from torch import nn
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces import SamplingGrid
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.schema.words import unknown_word
 from flowmap.workshop import Adapters, Architecture, Chosen, ModuleBackbone, NoCodec, conditions, labelled
@@ -71,11 +72,11 @@ def _architecture(config: ImageConfig, spec: SampleSpec, sizes: Sizes, source: _
         return ImageModule(made, family, sizes, two_times, share, config.told(), config.gradient_checkpointing, chosen)
 
     def export(
-        module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, shift: float
+        module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, on: SamplingGrid
     ) -> str:
         encoders = None if config.random_base else source.here
         return write_image_pipeline(
-            config, spec, sizes, transformer_of(module), role, encoders, folder, merged, shift, kind
+            config, spec, sizes, transformer_of(module), role, encoders, folder, merged, on.shift, kind
         )
 
     return Architecture(

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from flowmap.interfaces import Chunking
+from flowmap.interfaces import Chunking, SamplingGrid
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.workshop.adapters import Adapters, Chosen
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
@@ -77,13 +77,13 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
         return WanModule(transformer, config.attention, config.gradient_checkpointing, chosen)
 
     def export(
-        module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, shift: float
+        module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, on: SamplingGrid
     ) -> str:
         # The libraries' schedulers and pipelines: nothing else needs them.
         from flowmap_wan.export import write_pipeline
 
         encoders = None if config.random_base else source.encoders()
-        return write_pipeline(config, transformer_of(module), role, encoders, folder, form, merged, shift, kind)
+        return write_pipeline(config, transformer_of(module), role, encoders, folder, form, merged, on, kind)
 
     return Architecture(
         make,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Wan21Config(CommonConfig):
     """Wan2.1, bidirectional: every frame sees every other. Text- and image-to-video."""
 
+    forms: ClassVar[tuple[str, ...]] = ("diffusers", "released", "original", "comfyui")
     type: Literal["wan21"] = "wan21"
     first_frame: Probability = Field(
         0.0, description="share of training steps in which the first frame is given (image-to-video)"

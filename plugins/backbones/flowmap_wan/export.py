@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer3DModel
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
-from torch import Tensor
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces import SamplingGrid
 from flowmap.plugin import NetworkKind
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.pipeline import ADAPTER
@@ -22,8 +21,9 @@ from flowmap.workshop.adapters import merged as weights_of
 from flowmap.workshop.adapters import own_of
 from flowmap.workshop.exporting import copy_encoders, dtype_words, loading, write_config, write_index, write_scheduler
 from flowmap.workshop.writing import write_model
-from flowmap_wan.checkpoint import DELTA, FAR, FIRST_RELEASE, TIME, Checkpoint
+from flowmap_wan.checkpoint import FAR, FIRST_RELEASE, Checkpoint
 from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.other_tools import OTHER_FORMS, of_one_time, write_for_others
 from flowmap_wan.transformer import WanConfig, kept, shell, stored
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
@@ -47,17 +47,20 @@ def write_pipeline(
     folder: Path,
     form: str,
     merged: bool,
-    shift: float,
+    grid: SamplingGrid,
     kind: NetworkKind,
 ) -> str:
     """Write `transformer` under `adapter`, and the encoders of `source`, into `folder`; returns how to load them.
 
-    `form` is `diffusers` or `released` (the classes of NVlabs/AnyFlow). A flow map becomes an AnyFlow model, a velocity
-    the plain Wan model that it is. Adapters are merged into the weights, or written beside the base in the form of
-    diffusers' LoRA files (the patches of compressed frames, which are trained whole, are always in the weights).
-    Raises FlowmapError for a velocity that plain Wan is not, and for a form that cannot be.
+    `form` is `diffusers`, `released` (the classes of NVlabs/AnyFlow), or another of flowmap_wan.other_tools. A flow map
+    becomes an AnyFlow model, a velocity the plain Wan model that it is. Adapters are merged into the weights, or
+    written beside the base in the form of diffusers' LoRA files (the patches of compressed frames, which are trained
+    whole, are always in the weights). Raises FlowmapError for a velocity that plain Wan is not, and for a form that
+    cannot be.
     """
-    apart = adapter is not None and not merged
+    if form in OTHER_FORMS:
+        return write_for_others(config, transformer, adapter, folder, form, merged, grid, kind)
+    shift, apart = grid.shift, adapter is not None and not merged
     if apart and form == "released":
         raise FlowmapError("--keep-lora: AnyFlow's released classes take whole weights only; leave it out")
     if kind == "velocity" and form == "released":
@@ -68,7 +71,7 @@ def write_pipeline(
     if apart:
         makes |= {k: make for k, make in weights_of(transformer, adapter).items() if k.startswith(FAR)}
     if kind == "velocity":
-        makes = _of_one_time(makes)
+        makes = of_one_time(makes)
     plain = shell(config, transformer.config, single_time=kind == "velocity")
     write_model(plain, makes, partial(stored, config), folder / "transformer")
     dtype = dtype_words(config.base_precision, source and source.pipeline)
@@ -90,18 +93,6 @@ def write_pipeline(
         assert adapter is not None
         loads.append(_write_lora(config, transformer, adapter, folder / ADAPTER))
     return "\n".join(loads)
-
-
-def _of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
-    """Plain Wan's weights among those of a two-time network, which at r = t must be plain Wan."""
-    for key in makes:
-        if key.startswith(DELTA) and not torch.equal(makes[key](), makes[key.replace(DELTA, TIME)]()):
-            raise FlowmapError(
-                "this stage trains a velocity whose two embedders of time differ (its base is AnyFlow's, or it trains "
-                "every weight, without backbone.lora): it is neither an any-step model nor one that plain Wan's class "
-                "computes, so there is no form of it that others load; export a stage that trains a flow map"
-            )
-    return {key: make for key, make in makes.items() if not key.startswith((DELTA, FAR))}
 
 
 def _scheduler(kind: NetworkKind, shift: float) -> Any:

@@ -1,0 +1,153 @@
+"""Exports by Wan's original names: read as other tools read them, and walked along their own list of times."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from flowmap_samplers.samplers import FlowMapEuler
+from flowmap_wan.original import of_diffusers
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flowmap.errors import FlowmapError
+from flowmap.maths.draw import Draw
+from flowmap.maths.path import grid
+from flowmap.reading.open import open_run
+from flowmap.use.export import export_run
+from flowmap.use.student import open_contestant
+from tests.video_runs import wan_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a bidirectional model with adapters."""
+    return wan_run(tmp_path_factory.getbasetemp(), "wan21")
+
+
+def plain(run: Path, tensors: dict[str, Tensor]) -> Any:
+    """diffusers' one-time Wan with weights under the original names, through diffusers' own converter."""
+    sizes = json.loads((base_of(run) / "transformer" / "config.json").read_text())
+    model = WanTransformer3DModel.from_config({k: v for k, v in sizes.items() if not k.startswith("_")})
+    model.load_state_dict({k: v.float() for k, v in convert_wan_transformer_to_diffusers(tensors).items()}, strict=True)
+    return model.float().eval()
+
+
+def base_of(run: Path) -> Path:
+    config: Any = open_run(run).recipe.backbone
+    return Path(config.weights)
+
+
+def ours(run: Path, steps: int) -> tuple[Tensor, Tensor, Any]:
+    """Start noise, latents of the flow map's sampler, and the prompts."""
+    who = open_contestant(open_run(run).find("forward", 0), "ema", CPU)
+    draw = Draw.whole(0, "others", 0, "test", 2)
+    noise = draw.normal("noise", who.backbone.latent_shape())
+    cond, _ = who.backbone.condition(["a ball", "a red square"], 2, CPU)
+    with torch.no_grad():
+        network: Any = who.network
+        return noise, FlowMapEuler().sample(network, noise, grid(steps, who.shift), cond, draw), cond
+
+
+@torch.no_grad()
+def walked(model: Any, x: Tensor, sigmas: list[float], text: Tensor) -> Tensor:
+    """Euler along a list, as any tool does it."""
+    for now, after in itertools.pairwise(sigmas):
+        velocity = model(x.transpose(1, 2), torch.full((len(x),), 1000 * now), text, return_dict=False)[0]
+        x = x - (now - after) * velocity.transpose(1, 2)
+    return x
+
+
+def off(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("form", ["original", "comfyui"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_whole_weights(form: str, steps: int, run: Path, tmp_path: Path) -> None:
+    _, how = export_run(run, tmp_path / "out", None, "ema", None, True, form, steps)
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    assert json.loads((tmp_path / "out" / "times.json").read_text()).items() <= about.items()
+    sigmas = json.loads(about["flowmap.sigmas"])
+    assert json.loads(about["flowmap.timesteps"]) == [pytest.approx(1000 * t, abs=1e-4) for t in sigmas[:-1]]
+    assert (len(sigmas), sigmas[0], sigmas[-1], about["flowmap.guidance"]) == (steps + 1, 1.0, 0.0, "1")
+    listed = how.partition("sigmas = [")[2].partition("]")[0]
+    assert [float(t) for t in listed.split(",")] == pytest.approx(sigmas, rel=1e-5)
+    noise, wanted, cond = ours(run, steps)
+    assert off(walked(plain(run, load_file(file)), noise, sigmas, cond.text), wanted) < 5e-3 * precision(run)
+    if form == "original":
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert (config["_class_name"], config["model_type"], config["in_dim"]) == ("WanModel", "t2v", 16)
+
+
+def precision(run: Path) -> float:
+    """1 where the base is stored in bfloat16, which merging rounds to; 1e-3 in float32."""
+    config: Any = open_run(run).recipe.backbone
+    return 1.0 if config.base_precision == "bfloat16" else 1e-3
+
+
+def test_a_lora_on_plain_wan(run: Path, tmp_path: Path) -> None:
+    """As ComfyUI applies it: low-rank pairs by alpha / rank, differences as they are, on the base's own file."""
+    export_run(run, tmp_path / "out", None, "ema", None, False, "comfyui", 3)
+    (file,) = (tmp_path / "out").glob("*_lora.safetensors")
+    assert not (tmp_path / "out" / "transformer").exists()
+    lora = load_file(file)
+    base = {}
+    for part in (base_of(run) / "transformer").glob("*.safetensors"):
+        base |= {key: value.float() for key, value in load_file(part).items()}
+    used = set()
+    for key in lora:
+        layer, _, rest = key.removeprefix("diffusion_model.").partition(".lora_down.weight")
+        if not rest and key.endswith(".lora_down.weight"):
+            name = of_diffusers(f"{layer}.weight")
+            assert name is not None
+            parts = [f"diffusion_model.{layer}.{x}" for x in ("lora_down.weight", "lora_up.weight", "alpha")]
+            down, up, alpha = (lora[part] for part in parts)
+            base[name] = base[name] + float(alpha) / len(down) * up @ down
+            used |= set(parts)
+        for ending, part in ((".diff", ".weight"), (".diff_b", ".bias")):
+            if key.endswith(ending):
+                name = of_diffusers(key.removeprefix("diffusion_model.").removesuffix(ending) + part)
+                assert name is not None
+                base[name] = base[name] + lora[key]
+                used.add(key)
+    assert used == lora.keys()
+    sizes = json.loads((base_of(run) / "transformer" / "config.json").read_text())
+    model = WanTransformer3DModel.from_config({k: v for k, v in sizes.items() if not k.startswith("_")})
+    model.load_state_dict(base, strict=True)
+    noise, wanted, cond = ours(run, 3)
+    sigmas = [float(t) for t in grid(3, open_contestant(open_run(run).find("forward", 0), "ema", CPU).shift)]
+    assert off(walked(model.float().eval(), noise, sigmas, cond.text), wanted) < 5e-3 * precision(run)
+
+
+def test_a_velocity_is_for_any_number_of_steps(run: Path, tmp_path: Path) -> None:
+    _, how = export_run(run, tmp_path / "out", "teacher", "ema", None, True, "comfyui")
+    assert "a velocity, for a solver with many steps" in how
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        assert "flowmap.sigmas" not in opened.metadata()
+    who = open_contestant(open_run(run).find("teacher", 0), "ema", CPU)
+    cond, _ = who.backbone.condition(["a ball", "a red square"], 2, CPU)
+    x, t = torch.randn(2, *who.backbone.latent_shape()), torch.tensor([0.7, 0.2])
+    model = plain(run, load_file(file))
+    with torch.no_grad():
+        theirs = model(x.transpose(1, 2), 1000 * t, cond.text, return_dict=False)[0].transpose(1, 2)
+        assert off(theirs, who.network.velocity(x, t, cond)) < 5e-3 * precision(run)
+
+
+def test_wans_own_code_has_no_adapters(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FlowmapError, match="--keep-lora: Wan's own code reads whole weights only"):
+        export_run(run, tmp_path / "out", None, "ema", None, False, "original")
+    assert not (tmp_path / "out").exists()
