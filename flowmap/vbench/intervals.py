@@ -5,8 +5,8 @@ prompts (strata) of the mean of n_p videos, and its variance is the sum over pro
 variance of a prompt's videos and N the number of all (Cochran, Sampling Techniques, 5.3, without a correction for
 finite populations). Student's t has sum (n_p - 1) degrees of freedom, hundreds, so that its form hardly matters. A
 total is linear in the scores, so each clip adds something to it that can be told: clips that several dimensions look
-at are counted once, with all that they add, and no independence of dimensions is assumed. Nothing is said of other prompts,
-and nothing of another training.
+at are counted once, with all that they add, and no independence of dimensions is assumed. Nothing is said of other
+prompts, and nothing of another training.
 """
 
 from __future__ import annotations
