@@ -117,6 +117,8 @@ def run_isolated(python: Path, arguments: Sequence[str], log: Path, cwd: Path | 
     # Processes of a launcher's: the package would take itself for one of them.
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         variables.pop(name, None)
+    if not python.exists():
+        raise FlowmapError(f"there is no interpreter {python}; make the environment anew: {INSTALL}", code=1)
     with log.open("ab") as words:
         child = subprocess.Popen(
             [str(python), "-I", *arguments],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -108,17 +107,11 @@ def _run(python: Path, arguments: Sequence[str], log: Path) -> None:
 
 def _asked(folder: Path, wanted: Kit) -> Made:
     """What is installed, as the environment itself says."""
-    said = subprocess.run(
-        [str(interpreter(folder)), "-I", "-c", _PACKAGES], capture_output=True, text=True, check=False, env=_plain()
-    )
     try:
+        said = subprocess.run([interpreter(folder), "-I", "-c", _PACKAGES], capture_output=True, text=True, check=True)
         return Made.model_validate({"kit": wanted.name, "broken": {}, **parse_json(said.stdout)})
-    except (TextError, TypeError, ValueError):
-        raise FlowmapError(f"the new environment in {folder} does not run: {said.stderr[-200:]}", code=1) from None
-
-
-def _plain() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    except (OSError, subprocess.SubprocessError, TextError, TypeError, ValueError) as error:
+        raise FlowmapError(f"the new environment in {folder} does not run ({error})", code=1) from None
 
 
 def _broken(folder: Path, dimensions: Sequence[str], log: Path) -> dict[str, str]:
