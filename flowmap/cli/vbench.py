@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from flowmap.cli import runs as cli_runs
 from flowmap.console.commands import process
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
-from flowmap.files.texts import home_in, is_file
+from flowmap.files.texts import home_in
 from flowmap.phases import phase
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _TABLE_WIDTH = 110
-_LOCK = "recipe.lock.toml"
 
 
 def _folder(about: str) -> typer.models.OptionInfo:
@@ -107,17 +107,17 @@ def vbench(
         if (where is None) == (videos is None):
             raise FlowmapError("give a run or weights to make clips from, or --videos FOLDER with clips that are there")
         with phase("starting"):
-            from flowmap.launch.vbench import STATIC, Order
+            from flowmap.launch.vbench import STATIC, Order, default_out
             from flowmap.launch.vbench import vbench as judged
             from flowmap.use.wish import Wish, known_weights
             from flowmap.vbench.dimensions import VIDEOS
         if flickering not in (VIDEOS, STATIC):
             raise FlowmapError(f"--flickering {flickering}: {VIDEOS} or {STATIC} are possible")
         chosen = known_weights(weights)
-        size = {"length": length, "height": height, "width": width}
-        wish = Wish(stage, chosen, sampler, nfe, None, seed, train_seed, cfg_scale=guidance, shift=shift, **size)
+        wish = Wish(stage, chosen, sampler, nfe, None, seed, train_seed, cfg_scale=guidance, shift=shift)
+        wish = replace(wish, length=length, height=height, width=width)
         images = (repository, resolution)
-        place_out = out or _out(where, videos)
+        place_out = out or default_out(where, videos)
         order = Order(
             place_out, place, i2v, info, prompts, asked, subset, flickering, videos, *images, device, download
         )
@@ -142,14 +142,6 @@ def _install(place: Path, i2v: bool, asked: tuple[str, ...], python: str | None,
         raise FlowmapError(f"--dimensions: there is no '{unknown[0]}'; there are {', '.join(known)}{more}")
     made = install(place, asked or tuple(known), python, detectron2)
     show_readiness(made, asked or tuple(known), consoles.out)
-
-
-def _out(where: str | None, videos: Path | None) -> Path:
-    """Where the results go if nobody says: into a run, beside clips, or below `vbench`."""
-    if videos is not None:
-        return videos.with_name(f"{videos.resolve().name}-vbench")
-    assert where is not None
-    return Path(where, "vbench") if is_file(Path(where, _LOCK)) else Path("vbench", Path(where).resolve().name)
 
 
 def _show(record: Record, out: Path) -> None:

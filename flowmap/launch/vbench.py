@@ -11,6 +11,7 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked, make_folder, writing
 from flowmap.files.texts import MOST_RECORD, TextError, digest, is_file, parse_json, read_text
 from flowmap.phases import phase
+from flowmap.report.vbench import FOLDER
 from flowmap.use.wish import Wish
 from flowmap.vbench.asked import Asked, refuse_other
 from flowmap.vbench.clips import Clips, look_at
@@ -24,6 +25,7 @@ from flowmap.vbench.record import Record, Row, row, total_of, write_record
 from flowmap.vbench.scoring import Judge
 from flowmap.vbench.totals import missing
 from flowmap.version import __version__
+from flowmap.weights.runs import is_run
 
 STATIC = 25
 """Videos of a prompt where flickering is to be scored on the static ones among them."""
@@ -61,6 +63,14 @@ class Order:
     def clips(self) -> Path:
         """The folder of the clips."""
         return self.videos or self.out / "clips"
+
+
+def default_out(where: str | None, videos: Path | None) -> Path:
+    """Where the results go if nobody says: into a run, where its page finds them, beside clips, or below `vbench`."""
+    if videos is not None:
+        return videos.with_name(f"{videos.resolve().name}-{FOLDER}")
+    assert where is not None
+    return Path(where, FOLDER) if is_run(Path(where)) else Path(FOLDER, Path(where).resolve().name)
 
 
 def vbench(where: str | None, wish: Wish, order: Order) -> Record | None:
