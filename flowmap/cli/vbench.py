@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_TABLE_WIDTH = 110
+_TABLE_WIDTH = 140
 
 
 def _folder(about: str) -> typer.models.OptionInfo:
@@ -141,14 +141,19 @@ def _install(place: Path, i2v: bool, asked: tuple[str, ...], python: str | None,
         more = "" if i2v or unknown[0] not in I2V.dimensions else "; it is one of --i2v"
         raise FlowmapError(f"--dimensions: there is no '{unknown[0]}'; there are {', '.join(known)}{more}")
     made = install(place, asked or tuple(known), python, detectron2)
-    show_readiness(made, asked or tuple(known), consoles.out)
+    show_readiness(made, asked or tuple(known), _wide())
+
+
+def _wide() -> Console:
+    """Elsewhere than on a terminal lines may be as long as a table needs."""
+    return consoles.out if consoles.out.is_terminal else Console(width=_TABLE_WIDTH)
 
 
 def _show(record: Record, out: Path) -> None:
     from flowmap.vbench.record import RECORD
     from flowmap.vbench.table import show
 
-    show(record, consoles.out if consoles.out.is_terminal else Console(width=_TABLE_WIDTH))
+    show(record, _wide())
     consoles.out.print(str(out / RECORD), soft_wrap=True, markup=False, highlight=False)
     if record.missing:
         raise FlowmapError(f"no score for {', '.join(record.missing)}; the list above says why", 1)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from flowmap.console.commands import process
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked, make_folder, writing
-from flowmap.files.texts import MOST_RECORD, TextError, digest, is_file, parse_json, read_text
-from flowmap.phases import phase
+from flowmap.files.texts import MOST_RECORD, TextError, is_file, parse_json, read_bytes
 from flowmap.report.vbench import FOLDER
 from flowmap.use.wish import Wish
-from flowmap.vbench.asked import Asked, refuse_other
 from flowmap.vbench.clips import Clips, look_at
 from flowmap.vbench.dimensions import VIDEOS, suite
 from flowmap.vbench.environment import Environment, needed
 from flowmap.vbench.intervals import Values
-from flowmap.vbench.names import clip_name, refuse_blind
+from flowmap.vbench.names import ENDING, clip_name, refuse_blind
 from flowmap.vbench.prompts import Prompts, read_prompts
 from flowmap.vbench.protocol import FLICKERING, SEED_RULE, Clip, Protocol, part, read_protocol
 from flowmap.vbench.record import Record, Row, row, total_of, write_record
@@ -111,13 +110,13 @@ def _produce(where: str, wish: Wish, order: Order, protocol: Protocol, prompts: 
     """Make the clips that are not there yet, by all processes. The one place that knows who makes them."""
     from flowmap.use.produce import Piece, produce  # type: ignore[import-untyped]
 
-    clips = protocol.clips(wish.seed)
-    images = {clip.name: _image(clip, wish, order) for clip in clips}
-    asked = {clip.name: digest([prompts.text(clip.entry), clip.seed, str(images[clip.name] or "")]) for clip in clips}
-    common = digest([where, repr(replace(wish, seed=0))])
-    refuse_other(order.out / "asked.json", Asked(common=common, clips=asked), order.clips, writes=not process()[0])
-    pieces = [Piece(clip.name, prompts.text(clip.entry), clip.seed, images[clip.name]) for clip in clips]
-    produce(where, wish, pieces, order.clips)
+    pieces = [
+        Piece(clip.name, prompts.text(clip.entry), clip.seed, _image(clip, wish, order))
+        for clip in protocol.clips(wish.seed)
+    ]
+    made = produce(where, wish, pieces, order.clips)
+    if made.ending != ENDING:
+        raise FlowmapError(f"{where} makes images, and VBench judges videos")
 
 
 def _image(clip: Clip, wish: Wish, order: Order) -> Path | None:
@@ -240,8 +239,10 @@ def _made_of(wish: Wish, order: Order, prompts: Prompts, where: str | None) -> d
     beside = order.clips.with_name(order.clips.name + ".json")
     if is_file(beside):
         try:
-            with phase(f"reading {beside}"):
-                return said | {"record": parse_json(read_text(beside, MOST_RECORD))}
-        except (OSError, TextError) as error:
+            content = read_bytes(beside, MOST_RECORD)
+            # Prompt and seed of each are in the file itself, which the digest names.
+            kept = {key: value for key, value in dict(parse_json(content)).items() if key != "pieces"}
+        except (OSError, TextError, TypeError, ValueError) as error:
             raise FlowmapError(f"{beside} {error}; it says how the clips were made: make them again", code=1) from None
+        return said | {"record": kept, "record sha256": hashlib.sha256(content).hexdigest()}
     return said | {"record": "none: how the clips were made is not known"}

@@ -14,16 +14,19 @@ from flowmap.files.folder import clear, locked, writing
 from flowmap.files.texts import TextError, parse_json
 from flowmap.files.whole import write_whole
 from flowmap.phases import each, phase
-from flowmap.vbench.dimensions import VERSION
+from flowmap.vbench.dimensions import T2V, VERSION
 from flowmap.vbench.environment import MARKER, Environment, Made, ask, interpreter, needed, opened, run_isolated
 from flowmap.vbench.failures import explained
-from flowmap.vbench.pins import PYTHONS, Kit, kit, serves
+from flowmap.vbench.pins import PYTHONS, SMALL, Kit, kit, serves
+from flowmap.vbench.protocol import FLICKERING
 
 _PACKAGES = (
     "import importlib.metadata as m, json, sys;"
     "print(json.dumps({'python': sys.version.split()[0],"
     " 'packages': {d.metadata['Name'].lower(): d.version for d in m.distributions()}}))"
 )
+# All that the package itself has: camera_motion is computed by what its repository has.
+_TRIED = (*T2V.dimensions, "i2v_subject", "i2v_background")
 _VERSION = "import sys; print(*sys.version_info[:2])"
 
 
@@ -54,7 +57,7 @@ def install(folder: Path, dimensions: Sequence[str], python: str | None, detectr
                 with phase(f"installing {', '.join(word for word in step if not word.startswith('-'))}"):
                     _run(interpreter(folder), ["-m", "pip", "install", "--no-input", *step], log)
         made = _asked(folder, wanted)
-        broken = _broken(folder, dimensions, log)
+        broken = _broken(folder, _TRIED if wanted is not SMALL else (FLICKERING,), log)
         with phase("noting what was made"):
             write_whole(folder / MARKER, made.model_copy(update={"broken": broken}).model_dump_json(indent=1))
     return needed(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -56,9 +57,7 @@ def knows_case(folder: Path) -> bool:
     with writing(folder):
         made = folder.parent
         make_folder(made)
-        small = made / ".part-vbench-case"
-        small.write_bytes(b"")
-        try:
+        # Its name has small letters and is nobody else's: several processes may ask at once.
+        with tempfile.NamedTemporaryFile(prefix=".part-vbench-", dir=made) as file:
+            small = Path(file.name)
             return not small.with_name(small.name.upper()).exists()
-        finally:
-            small.unlink()

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -59,17 +59,21 @@ class Making:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces: list[tuple[str, str, int, Path | None]] = []
+        self.ending = ".mp4"
         module = ModuleType("flowmap.use.produce")
         module.Piece = lambda *fields: fields  # type: ignore[attr-defined]
         module.produce = self.produce  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "flowmap.use.produce", module)
 
-    def produce(self, where: str, wish: Wish, pieces: Sequence[tuple[str, str, int, Path | None]], out: Path) -> None:
+    def produce(
+        self, where: str, wish: Wish, pieces: Sequence[tuple[str, str, int, Path | None]], out: Path
+    ) -> SimpleNamespace:
         self.pieces = list(pieces)
         out.parent.mkdir(exist_ok=True)
         absent = [name for name, *_ in pieces if not (out / f"{name}.mp4").exists()]
         make_clips(out, absent)
-        out.with_name(f"{out.name}.json").write_text(json.dumps({"nfe": wish.calls, "weights": where}))
+        out.with_name(f"{out.name}.json").write_text(json.dumps({"nfe": wish.calls, "where": where, "pieces": {}}))
+        return SimpleNamespace(ending=self.ending)
 
 
 def test_clips_that_are_there_are_scored(call: Call, environment: Environment, tmp_path: Path) -> None:
@@ -165,21 +169,15 @@ def test_clips_are_asked_for_by_the_protocol(
     assert (name, prompt, image) == (f"{FLICKERING} 18-1", f"more {FLICKERING} 18", None)
     assert seed == 100_000 * 18 + 1 + 7
     assert len(making.pieces) == 10
-    assert record.made_of["record"] == {"nfe": 4, "weights": "weights"}
+    assert record.made_of["record"] == {"nfe": 4, "where": "weights"}
     assert (record.made_of["prompts"], record.made_of["S"]) == ("aug.json", 7)
-    # More of the same list goes on; another prompt, seed or number of calls does not take these clips for its own.
-    vbench("weights", Wish(calls=4, seed=7), Order(**{**vars(order), "subset": 6}))
-    for wish, changed in (
-        (Wish(calls=4, seed=8), {}),
-        (Wish(calls=2, seed=7), {}),
-        (Wish(calls=4, seed=7), {"prompts": None}),
-    ):
-        with pytest.raises(FlowmapError, match="the clips there were made otherwise"):
-            vbench("weights", wish, Order(**{**vars(order), **changed}))
     record = vbench("weights", Wish(calls=4, seed=7), Order(**{**vars(order), "flickering": 25}))
     assert record is not None
     assert "static_filter" in record.missing[FLICKERING]
     assert len(making.pieces) == 50
+    making.ending = ".png"
+    with pytest.raises(FlowmapError, match="weights makes images, and VBench judges videos"):
+        vbench("weights", Wish(calls=4, seed=7), order)
 
 
 @pytest.mark.parametrize(
