@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from flowmap.cli import consoles, jobs
 from flowmap.cli import runs as cli_runs
+from flowmap.cli import vbench as cli_vbench
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
 from flowmap.errors import FlowmapError
@@ -28,7 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
-_SHARED = ("run", "sample")
+app.add_typer(cli_vbench.app)
+_SHARED = ("run", "sample", "vbench")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
@@ -45,8 +47,8 @@ def _root(
     number = process()[1]
     if number > 1 and context.invoked_subcommand not in _SHARED:
         raise FlowmapError(
-            f"only `flowmap run` and `flowmap sample` are shared by processes, and this was started as {number}; start "
-            "it without torchrun"
+            "only `flowmap run`, `flowmap sample` and `flowmap vbench` are shared by processes, and this was started "
+            f"as {number}; start it without torchrun"
         )
 
 

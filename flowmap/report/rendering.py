@@ -11,16 +11,20 @@ import jinja2
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.catalogue import catalogue
+from flowmap.report.vbench import boards
 from flowmap.schema.words import Better
 from flowmap.statistics.sense import bound_word, direction
 
 
 def rendered(template: str, view: Mapping[str, Any], folder: Path) -> str:
-    """The page that `template` makes of `view`; raises FlowmapError if a file of `folder` lacks what it shows."""
+    """The page that `template` makes of `view` and of the rows of VBench in `folder`.
+
+    Raises FlowmapError if a file of `folder` lacks what the page shows.
+    """
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     try:
-        return pages.get_template(template).render(view)
+        return pages.get_template(template).render({**view, "boards": boards(folder)})
     except (KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise FlowmapError(f"{folder}: a file of this run is not as flowmap writes it: {error!r}", code=1) from error
 
