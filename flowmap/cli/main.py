@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, jobs
+from flowmap.cli import consoles, jobs, page
 from flowmap.cli import runs as cli_runs
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
+app.add_typer(page.app)
 _SHARED = ("run", "sample")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
