@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, jobs
+from flowmap.cli import consoles, jobs, page
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
 from flowmap.console.commands import process
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
 app.add_typer(cli_vbench.app)
+app.add_typer(page.app)
 _SHARED = ("run", "sample", "vbench")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5

@@ -56,6 +56,18 @@ Where = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a field of --recipe. Repeatable.")
 ]
+Stage = Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")]
+Guidance = Annotated[
+    float | None,
+    amount(1, "w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors."),
+]
+Length = Annotated[
+    int | None, typer.Option(min=1, help="Frames of a video, of weights only; what they were made for if not given.")
+]
+Side = Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")]
+GridShift = Annotated[
+    float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
+]
 WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
 
@@ -88,21 +100,11 @@ def sample(
             help="A sampler; if not given the stage's first in the recipe, or what the weights are made for.",
         ),
     ] = None,
-    guidance: Annotated[
-        float | None,
-        amount(
-            1, "w in null + w (cond - null), for networks with none fused in: 1 (none), or as the weights' authors."
-        ),
-    ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(min=1, help="Frames of a video, of weights only; what they were made for if not given."),
-    ] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Pixels, of weights only.")] = None,
-    shift: Annotated[
-        float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
-    ] = None,
+    guidance: Guidance = None,
+    length: Length = None,
+    height: Side = None,
+    width: Side = None,
+    shift: GridShift = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="How many samples: 64 images, 4 videos, or 1 per prompt or class.")
     ] = None,
@@ -110,7 +112,7 @@ def sample(
     out: Annotated[
         Path, typer.Option(help="Writes OUT.png, OUT.safetensors and, of videos, OUT.mp4.", callback=at_home)
     ] = Path("samples"),
-    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    stage: Stage = None,
     weights: WhichWeights = "ema",
     train_seed: TrainSeed = None,
 ) -> None:
@@ -173,7 +175,7 @@ def evaluate(
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(help="A new folder.", callback=at_home)],
-    stage: Annotated[str | None, typer.Option(help="Which stage; the last flow map if not given.")] = None,
+    stage: Stage = None,
     weights: WhichWeights = "ema",
     train_seed: TrainSeed = None,
     keep_lora: Annotated[

@@ -1,4 +1,4 @@
-"""What was asked for, called as whoever asked calls it: options of a command, or arguments in Python."""
+"""What was asked for, called as whoever asked calls it: options of a command, arguments in Python, fields of a page."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ARGUMENTS = {"set": "overrides", "prompt": "prompts", "class": "classes", "trai
 _LISTED = ("overrides", "stages", "redo")
 
 _in_python: ContextVar[Mapping[str, str] | None] = ContextVar("in_python", default=None)
+_on_page: ContextVar[Mapping[str, str] | None] = ContextVar("on_page", default=None)
 
 
 @contextmanager
@@ -25,9 +26,21 @@ def from_python(**others: str) -> Iterator[None]:
         _in_python.reset(token)
 
 
+@contextmanager
+def from_page(fields: Mapping[str, str]) -> Iterator[None]:
+    """In this context a page has asked; `fields` are what options are called there. Others are those of its command."""
+    token = _on_page.set(fields)
+    try:
+        yield
+    finally:
+        _on_page.reset(token)
+
+
 def option(name: str, *values: object) -> str:
-    """The option `name` as it is given, with `values` if there are any: `--nfe 4`, and in Python `nfe=4`."""
-    arguments = _in_python.get()
+    """The option `name` as it is given, with `values`, if any: `--nfe 4`, in Python `nfe=4`, on a page `Calls 4`."""
+    fields, arguments = _on_page.get(), _in_python.get()
+    if fields is not None and name in fields:
+        return " ".join([fields[name], *(value.name if isinstance(value, Path) else str(value) for value in values)])
     if arguments is None:
         words = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
         return " ".join(f"--{name} {word}" for word in words) if words else f"--{name}"

@@ -7,7 +7,7 @@ objectives all come through here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
@@ -33,6 +33,7 @@ def rollout(
     stop: int | None = None,
     still: int = 0,
     replay: bool = False,
+    shown: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Samples `[B, F, ...]` along `times` `[N + 1]`, the clean `context` `[B, k, ...]` first.
 
@@ -44,6 +45,8 @@ def rollout(
     With `replay`, where several chunks need gradient, all are made without it; backward makes those chunks again,
     one after the other, so that one graph and one memory are alive at a time. Such a result is for `backward`, which
     adds to the `grad` of the network's parameters: `torch.autograd.grad` would not see them.
+
+    After each chunk but the last, `shown` is given all frames that are finished `[B, f, ...]`, the context among them.
     """
     maker = _Maker(sampler, network, times, chunking, draw)
     made = [] if context is None else [context]
@@ -61,6 +64,8 @@ def rollout(
         with torch.no_grad() if replays or index < quiet else nullcontext():
             made.append(maker.chunk(index, piece, memory))
         if index + 1 < count:
+            if shown is not None:
+                shown(torch.cat(made, dim=1).detach())
             memory = maker.remembered(memory, made[-1])
     if replays:
         before, after = made[: quiet - count], made[quiet - count :]

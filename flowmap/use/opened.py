@@ -51,9 +51,10 @@ def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyMo
 @final
 @dataclass(frozen=True)
 class Opened:
-    """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is."""
+    """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is, `backbone` made its network."""
 
     contestant: ReadyModel
+    backbone: BackboneConfig
     spec: SampleSpec
     sampler: SamplerConfig
     calls: int
@@ -61,11 +62,21 @@ class Opened:
     cfg_scale: float
     facts: dict[str, str]
 
+    def asked(self, wish: Wish) -> Opened:
+        """The same network for another wish: of prompts, classes, frames that are given, calls, seed and number.
 
-def open_wished(where: str, wish: Wish) -> Opened:
+        Raises FlowmapError for what cannot be done.
+        """
+        _refuse(wish, self.spec, self.sampler, self.backbone.reads_text(), lower=("n",))
+        if isinstance(self.contestant.data, Asked):
+            _refuse_nothing(wish, self.spec)
+        return replace(self, calls=wish.calls or self.calls)
+
+
+def open_wished(where: str, wish: Wish, later: bool = False) -> Opened:
     """Open `where` as `wish` says: the folder of a run, a folder of weights, or a hub id in the hub's cache.
 
-    Raises FlowmapError for what cannot be done.
+    What is to be shown may be said `later`, to what was opened (`asked`). Raises FlowmapError for what cannot be done.
     """
     if not where.strip():
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
@@ -77,7 +88,7 @@ def open_wished(where: str, wish: Wish) -> Opened:
     found = look_up(where)
     if found.run:
         return open_wished_run(open_run(found.run), wish, together=process()[1])
-    return _open_weights(found, wish)
+    return _open_weights(found, wish, later)
 
 
 def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, together: int = 1) -> Opened:
@@ -93,7 +104,8 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
-    return Opened(contestant, spec, config, wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0, facts)
+    shift, cfg_scale = contestant.shift, wish.cfg_scale or 1.0
+    return Opened(contestant, plan.recipe.backbone, spec, config, wish.calls or _CALLS, shift, cfg_scale, facts)
 
 
 def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int) -> Processes:
@@ -103,7 +115,7 @@ def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec,
     return Processes(compute.model_copy(update={"sequence": number}))
 
 
-def _open_weights(weights: Outside, wish: Wish) -> Opened:
+def _open_weights(weights: Outside, wish: Wish, later: bool) -> Opened:
     """Weights that are no run's, sampled as their authors do unless `wish` says otherwise."""
     for name, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
         if given:
@@ -113,8 +125,8 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
     config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are")
     backbone = weights.sized(spec).backbone
     _refuse(wish, spec, config, backbone.reads_text(), lower=("n", *_SIZES))
-    if spec.text and not wish.prompts:
-        raise FlowmapError(f"{option('prompt')}: say what to show; there are no data whose prompts could be taken")
+    if not later:
+        _refuse_nothing(wish, spec)
     shift = told.shift if wish.shift is None else wish.shift
     if shift is None:
         raise FlowmapError(
@@ -127,7 +139,12 @@ def _open_weights(weights: Outside, wish: Wish) -> Opened:
     contestant = open_weights(weights.sized(spec), spec, 0, *place)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
-    return Opened(contestant, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)
+    return Opened(contestant, backbone, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)
+
+
+def _refuse_nothing(wish: Wish, spec: SampleSpec) -> None:
+    if spec.text and not wish.prompts:
+        raise FlowmapError(f"{option('prompt')}: say what to show; there are no data whose prompts could be taken")
 
 
 def _spec(weights: Outside, wish: Wish) -> SampleSpec:

@@ -25,6 +25,7 @@ from flowmap.reading.open import open_run
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.opened import Opened, open_wished, open_wished_run
 from flowmap.use.student import ReadyModel, generate, latent_context
+from flowmap.use.watching import Watcher
 from flowmap.use.wish import Wish
 from flowmap.video.clips import clip_as, image_as, to_float, to_uint8, write_mp4
 from flowmap.video.pictures import png
@@ -59,25 +60,29 @@ def _refuse_name(out: Path) -> None:
 def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
     """Draw the samples and write them; where several processes share them, the first writes."""
     samples, facts = draw_samples(opened, wish, out)
-    files = [] if process()[0] else _write(out, samples, opened.contestant, opened.spec, facts)
+    files = [] if process()[0] else write_samples(out, samples, opened, facts)
     return files, ", ".join(f"{k} {v}" for k, v in facts.items())
 
 
-def draw_samples(opened: Opened, wish: Wish, out: Path | None = None) -> tuple[Tensor, dict[str, object]]:
+def draw_samples(
+    opened: Opened, wish: Wish, out: Path | None = None, watcher: Watcher | None = None, noise: str | None = None
+) -> tuple[Tensor, dict[str, object]]:
     """Samples `[N, F, ...]` in data space, on the CPU, and what there is to say of how they were made.
 
-    If they are to be written as `out`, its folder is made before the work. Raises FlowmapError if any of them has
-    values that are no finite numbers.
+    If they are to be written as `out`, its folder is made before the work. A `watcher` is told how far it is. They are
+    made from the noise of the opened sampler, or of the sampler called `noise`, beside whose samples they are to be
+    seen. Raises FlowmapError if any of them has values that are no finite numbers.
     """
     contestant, spec, config = opened.contestant, opened.spec, opened.sampler
     count = wish.number or (1 if wish.asked else _VIDEOS if spec.fps else _IMAGES)
-    draw = Draw.whole(wish.seed, "flowmap sample", 0, config.type, count * max(1, wish.asked), contestant.device)
+    total, turn = count * max(1, wish.asked), noise or config.type
+    draw = Draw.whole(wish.seed, "flowmap sample", 0, turn, total, contestant.device)
     given = _given(wish, contestant, spec)
     start = _start(wish, contestant, given, count, draw)
     if out is not None:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-    samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale)
+    samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale, watcher)
     _refuse_no_numbers(samples)
     facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
     if opened.cfg_scale != 1:
@@ -154,9 +159,9 @@ def _refuse_no_numbers(samples: Tensor) -> None:
         )
 
 
-def _write(
-    out: Path, samples: Tensor, contestant: ReadyModel, spec: SampleSpec, facts: dict[str, object]
-) -> list[Path]:
+def write_samples(out: Path, samples: Tensor, opened: Opened, facts: dict[str, object]) -> list[Path]:
+    """Write `samples` as `sample` does, all files or none; returns them, the picture and the tensors last."""
+    contestant, spec = opened.contestant, opened.spec
     stem = out.with_suffix("") if out.suffix in _ENDINGS else out
     picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
 
@@ -192,10 +197,10 @@ def _write_picture(file: Path, picture: NDArray[np.uint8]) -> None:
 
 def _write_video(file: Path, video: Tensor, contestant: ReadyModel, fps: float) -> None:
     with phase(f"writing {file.name.removeprefix(SKIP_PREFIX)}"):
-        write_mp4(file, _film(video, contestant), fps)
+        write_mp4(file, film(video, contestant), fps)
 
 
-def _film(video: Tensor, contestant: ReadyModel) -> NDArray[np.uint8]:
+def film(video: Tensor, contestant: ReadyModel) -> NDArray[np.uint8]:
     """A video `[F, C, H, W]` as frames `[F, H, W, 3]`: its own colours, or drawn as its data draw themselves."""
     if video.shape[1] == 3:
         return to_uint8(video).permute(0, 2, 3, 1).numpy()

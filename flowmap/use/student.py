@@ -26,6 +26,7 @@ from flowmap.training.compiled import compile_units
 from flowmap.training.ledger import counted
 from flowmap.training.precision import compute_in
 from flowmap.training.stage import base_draw, stage_weights
+from flowmap.use.watching import Watcher
 
 _TEXTS_TOGETHER = 64
 
@@ -149,13 +150,14 @@ def generate(
     draw: Draw,
     start: Batch | None = None,
     cfg_scale: float = 1.0,
+    watcher: Watcher | None = None,
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
     The grid has the `shift` given, or the contestant's own.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
-    those of the samples; otherwise conditions are the data's prompts. Raises FlowmapError if the sampler cannot
-    take so many calls.
+    those of the samples; otherwise conditions are the data's prompts. A `watcher` is told of calls and chunks, and
+    what it raises ends the work. Raises FlowmapError if the sampler cannot take so many calls.
     """
     steps = steps_for(sampler, calls)
     if steps is None:
@@ -179,7 +181,13 @@ def generate(
     parts: list[Tensor] = []
     at_once = together(shape)
     with phase("sampling", unit="network calls") as sampling:
-        network = counted(network, lambda samples, graded, passes: sampling.advance(passes))
+
+        def note(samples: int, graded: bool, passes: int) -> None:
+            if watcher is not None:
+                watcher.calling()
+            sampling.advance(passes)
+
+        network, shown = counted(network, note), None if watcher is None else watcher.finished
         chunks = len(chunking.sizes(shape[0], begin))
         # What a chunk is made from, its context and the chunks before it, takes a call to read.
         reads = (chunks - 1 + bool(begin)) * (1 + (cfg_scale != 1))
@@ -191,7 +199,7 @@ def generate(
             given = start.x0[first : first + part.count] if start is not None and begin else None
             noise = part.normal("start noise", shape)[:, begin:]
             both = GuidedCond(cond, null) if cfg_scale != 1 else cond
-            x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given)
+            x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given, shown=shown)
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
     return torch.cat(parts)
