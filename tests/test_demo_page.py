@@ -1,6 +1,6 @@
-"""`flowmap demo` in a real browser: Debian's Chromium, by Selenium. CI without them, or without Gradio, skips it.
+"""`flowmap demo` in a real browser: Debian's Chromium; skipped where there is none.
 
-pip install -c requirements/constraints.txt -e '.[demo]' selenium; apt-get install chromium chromium-driver
+apt-get install chromium chromium-driver
 """
 
 from __future__ import annotations
