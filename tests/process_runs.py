@@ -24,7 +24,7 @@ from typing import Any
 from flowmap.recipe.step_length import NAME
 from tests.small_runs import NO_REPORT, Process, start, tensors
 
-PATIENCE = 500
+PATIENCE = 900
 """Seconds after which a run is said to hang."""
 
 
