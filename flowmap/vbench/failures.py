@@ -39,6 +39,11 @@ _KNOWN: Sequence[tuple[str, str, str]] = (
         "install both from the same place into the environment",
     ),
     (
+        r"PytorchStreamReader failed|unexpected EOF|data was truncated|Missing key\(s\) in state_dict|invalid load key",
+        "a file of weights is cut off, damaged or another one",
+        "delete it and fetch it again: flowmap vbench --install says which it is, and from where",
+    ),
+    (
         r"Weights only load failed|WeightsUnpickler",
         "its file of weights holds more than tensors, which torch 2.6 and later do not load",
         "if you trust the file, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1",

@@ -97,4 +97,9 @@ on Hugging Face: dc-ai/vbench_pretrained_models."""
 
 def absent(dimension: str) -> list[Weight]:
     """The files that a dimension needs and that are not where the package looks for them."""
-    return [weight for weight in WEIGHTS[dimension] if not weight.place.is_file()]
+    return [weight for weight in WEIGHTS[dimension] if not _has_content(weight.place)]
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a file is there; a download that has failed leaves an empty one."""
+    return path.is_file() and path.stat().st_size > 0

@@ -86,6 +86,17 @@ def test_a_clip_cut_after_its_index_is_not_taken_for_a_short_one(tmp_path: Path)
             count_frames(folder / "long.mp4")
 
 
+def test_a_clip_cut_between_two_frames_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    """There a decoder has nothing to complain of: the file ends, and only its index knows of more."""
+    folder = make_clips(tmp_path / "clips", ["long"], frames=33, side=64)
+    faststart(folder / "long.mp4")
+    with av.open(str(folder / "long.mp4")) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.pos is not None]
+    (folder / "long.mp4").write_bytes((folder / "long.mp4").read_bytes()[: sorted(ends)[19]])
+    with pytest.raises(ClipError, match=r"long\.mp4: it breaks off: \d+ of its 33 frames are there"):
+        count_frames(folder / "long.mp4")
+
+
 def test_clips_unlike_the_others_and_of_one_frame(tmp_path: Path) -> None:
     make_clips(tmp_path / "clips", NAMES)
     make_clips(tmp_path / "clips", NAMES[:1], side=32)

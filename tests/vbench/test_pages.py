@@ -32,6 +32,14 @@ def record(score: float, without: str = "") -> Record:
     )
 
 
+def test_a_part_of_the_list_has_no_total() -> None:
+    values = {f"p-{v}": 0.5 for v in range(5)}
+    of = dict.fromkeys(T2V.dimensions, values)
+    scores = dict.fromkeys(T2V.dimensions, 0.5)
+    assert total_of(Protocol(T2V, (), "list.json", ""), scores, of) is not None
+    assert total_of(Protocol(T2V, (), "list.json", "", subset=11), scores, of) is None
+
+
 def test_a_page_shows_whose_rows_lie_in_its_folder(tmp_path: Path) -> None:
     for label, found in (("one/seed-0", record(0.8)), ("two/seed-0", record(0.7, "scene"))):
         write_record(tmp_path / label / "vbench", found)

@@ -48,6 +48,25 @@ def test_the_list_for_images_is_another(tmp_path: Path) -> None:
         read_protocol(write_list(tmp_path / "list.json"), I2V)
 
 
+def test_the_list_for_images_has_its_own_counts_and_images(tmp_path: Path) -> None:
+    quality = ["aesthetic_quality", "imaging_quality", FLICKERING]
+    of_subjects = ["i2v_subject", "subject_consistency", "motion_smoothness", "dynamic_degree", *quality]
+    of_places = ["i2v_background", "background_consistency", *quality]
+    entries: list[dict[str, object]] = [
+        {"prompt_en": f"{dimensions[0]} {number}", "dimension": dimensions, "image_name": f"{number}.jpg"}
+        for count, dimensions in ((246, of_subjects), (109, of_places), (763, ["camera_motion"]))
+        for number in range(count)
+    ]
+    whole = read_protocol(write_list(tmp_path / "list.json", entries), I2V)
+    assert len(whole.clips()) == 5590
+    assert whole.entries[1].image == "1.jpg"
+    assert len(part(whole, ["camera_motion"]).entries) == 763
+    # An older version of the file has no quality dimensions.
+    old = [{**entry, "dimension": [str(entry["prompt_en"]).split()[0]]} for entry in entries]
+    with pytest.raises(FlowmapError, match="is not the list of VBench-I2V: it has aesthetic_quality 0 instead of 355"):
+        read_protocol(write_list(tmp_path / "list.json", old), I2V)
+
+
 def test_seeds_are_the_leaderboard_s_and_the_same_in_every_part(tmp_path: Path) -> None:
     entries = full_list()
     entries[900] = {**entries[900], "prompt_en": entries[3]["prompt_en"]}

@@ -108,6 +108,10 @@ def test_what_is_known_to_fail_is_not_begun(tmp_path: Path, monkeypatch: pytest.
     strict = Scene(tmp_path, "scene")
     strict.judge = replace(strict.judge, download=False)
     assert f"1 of its files of weights are not there: {tmp_path}/cache/caption_model" in strict.refused()
+    weights = tmp_path / "cache/caption_model/tag2text_swin_14m.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    assert "1 of its files of weights are not there" in strict.refused()  # a failed download leaves an empty one
     made = strict.environment.made.model_copy(update={"broken": {"scene": "scene: no"}})
     strict.judge = replace(strict.judge, environment=replace(strict.environment, made=made))
     assert strict.refused() == "scene: no"
@@ -137,6 +141,8 @@ def test_what_is_known_to_fail_is_not_begun(tmp_path: Path, monkeypatch: pytest.
         ("NotImplementedError: UnImplemented dimension i2v_background!, No module named 'dreamsim'", "other versions"),
         ("ImportError: cannot import name 'apply_chunking_to_forward' from 'x'", "other versions of its libraries"),
         ("ModuleNotFoundError: No module named 'torch'", "the environment lacks torch"),
+        ("RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central", "cut off, damaged or"),
+        ('RuntimeError: Error(s) in loading state_dict for MUSIQ: Missing key(s) in state_dict: "a"', "another one"),
         ("EOFError: Ran out of input", "no TorchScript archive"),
         ("ZeroDivisionError: division by zero", "found nothing that it could score"),
     ],
