@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from flowmap.cli import consoles, jobs
 from flowmap.cli import runs as cli_runs
+from flowmap.cli.shared import SHARED
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
 from flowmap.errors import FlowmapError
@@ -28,7 +29,6 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
-_SHARED = ("run", "sample")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
@@ -43,10 +43,11 @@ def _root(
         consoles.out.print(f"flowmap {__version__}")
         raise typer.Exit
     number = process()[1]
-    if number > 1 and context.invoked_subcommand not in _SHARED:
+    if number > 1 and context.invoked_subcommand not in SHARED:
+        names = [f"`flowmap {name}`" for name in SHARED]
         raise FlowmapError(
-            f"only `flowmap run` and `flowmap sample` are shared by processes, and this was started as {number}; start "
-            "it without torchrun"
+            f"only {', '.join(names[:-1])} and {names[-1]} are shared by processes, and this was started as {number}; "
+            "start it without torchrun"
         )
 
 
