@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flowmap.cli import consoles
 from flowmap.cli import runs as cli_runs
-from flowmap.console.commands import process
+from flowmap.cli.shared import sharing
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import home_in
@@ -69,28 +69,19 @@ def run(
     """
     if rehearse and (stage or fresh):
         raise FlowmapError("--rehearse tries the whole recipe, anew; leave out --stage and --fresh")
-    try:
-        with working(consoles.out, _GO_ON):
-            if rehearse:
-                with phase("starting"):
-                    _refuse_wrong(recipe, overrides)
+    with sharing(), working(consoles.out, _GO_ON):
+        if rehearse:
+            with phase("starting"):
+                _refuse_wrong(recipe, overrides)
 
-                    from flowmap.launch.rehearse import rehearse as rehearsal
-                rehearsal(recipe, overrides or [], runs, consoles.out)
-            else:
-                with phase("starting"):
-                    _refuse_wrong(recipe, overrides, absent="error")
+                from flowmap.launch.rehearse import rehearse as rehearsal
+            rehearsal(recipe, overrides or [], runs, consoles.out)
+        else:
+            with phase("starting"):
+                _refuse_wrong(recipe, overrides, absent="error")
 
-                    from flowmap.launch.run import run_recipe
-                run_recipe(recipe, overrides or [], stage or [], fresh, runs, consoles.out)
-            if process()[1] > 1:
-                from flowmap.training.processes import leave
-
-                leave()
-    except RuntimeError as error:
-        if process()[1] == 1 or "by peer" not in str(error):
-            raise
-        raise FlowmapError("another process has stopped; its own message says why", 1) from error
+                from flowmap.launch.run import run_recipe
+            run_recipe(recipe, overrides or [], stage or [], fresh, runs, consoles.out)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.markup import escape
 from flowmap.cli import consoles, jobs, page
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
+from flowmap.cli.shared import SHARED
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
 from flowmap.errors import FlowmapError
@@ -31,7 +32,6 @@ app.add_typer(jobs.app)
 app.add_typer(cli_runs.app)
 app.add_typer(cli_vbench.app)
 app.add_typer(page.app)
-_SHARED = ("run", "sample", "vbench")
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended
@@ -46,10 +46,11 @@ def _root(
         consoles.out.print(f"flowmap {__version__}")
         raise typer.Exit
     number = process()[1]
-    if number > 1 and context.invoked_subcommand not in _SHARED:
+    if number > 1 and context.invoked_subcommand not in SHARED:
+        names = [f"`flowmap {name}`" for name in SHARED]
         raise FlowmapError(
-            "only `flowmap run`, `flowmap sample` and `flowmap vbench` are shared by processes, and this was started "
-            f"as {number}; start it without torchrun"
+            f"only {', '.join(names[:-1])} and {names[-1]} are shared by processes, and this was started as {number}; "
+            "start it without torchrun"
         )
 
 

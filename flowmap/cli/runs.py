@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from flowmap.cli import consoles
+from flowmap.cli.shared import sharing
 from flowmap.console.commands import process
 from flowmap.console.working import working
+from flowmap.errors import FlowmapError
 from flowmap.files.texts import home, home_in
 from flowmap.phases import phase
 
 app = typer.Typer()
+
+_PIECES_KEPT = "samples that were finished are kept. Run the same command again to go on"
 
 
 def _samplers(incomplete: str) -> list[str]:
@@ -78,6 +82,14 @@ def sample(
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to show; the data's own if not given. Repeatable.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A prompt a line (or .jsonl: prompt, seed, name, image): a file each in the folder OUT.",
+            callback=at_home,
+        ),
+    ] = None,
     classes: Annotated[
         list[int] | None,
         typer.Option("--class", help="Which class, of data with class labels; random ones if not given. Repeatable."),
@@ -115,11 +127,18 @@ def sample(
     stage: Stage = None,
     weights: WhichWeights = "ema",
     train_seed: TrainSeed = None,
+    together: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many processes share each sample: 1 of --prompts, else all that were started."),
+    ] = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
-    console = Console(quiet=True) if process()[0] else consoles.out
-    with working(console, "nothing was finished"):
+    if together and not prompts and together != process()[1]:
+        raise FlowmapError(f"--together {together}: without --prompts all processes share each sample; leave it out")
+    with sharing(), working(consoles.out, _PIECES_KEPT if prompts else "nothing was finished"):
         with phase("starting"):
+            from flowmap.use.pieces import read_pieces
+            from flowmap.use.produce import produce
             from flowmap.use.sample import sample as sample_from
             from flowmap.use.wish import Wish, known_weights
         wish = Wish(
@@ -141,12 +160,15 @@ def sample(
             width=width,
             shift=shift,
         )
-        files, summary = sample_from(where, wish, out)
-        if process()[1] > 1:
-            from flowmap.training.processes import leave
-
-            leave()
+        if prompts:
+            pieces = read_pieces(prompts, seed, image)
+            done = produce(where, replace(wish, image=None), pieces, out, together or 1)
+        else:
+            files, summary = sample_from(where, wish, out)
     if process()[0]:
+        return
+    if prompts:
+        consoles.out.print(f"[green]✓[/] {escape(done.summary())}", soft_wrap=True)
         return
     shown = [str(file) for file in files]
     listed = ", ".join([*shown[:2], "..."] if len(shown) > 6 else shown[:-1])

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flowmap.demo.sides import Side
-from flowmap.use.sample import film, write_samples
+from flowmap.use.sample import write_samples
+from flowmap.use.showing import film
 from flowmap.use.wish import Wish
 from flowmap.version import __version__
 from flowmap.video.clips import write_mp4

@@ -50,7 +50,7 @@ class Side:
     @property
     def prompts(self) -> bool:
         """Whether it can be asked in words."""
-        return self.opened.spec.text and self.opened.backbone.reads_text()
+        return self.opened.reads_text
 
     @property
     def per_step(self) -> int:

@@ -116,9 +116,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, otherwise: str = "give this recipe another name") -> Iterator[None]:
     """Make `folder`, and hold it for this process; raises FlowmapError at once if another run holds it.
 
+    `otherwise` is what to do for who cannot wait.
     While it is held, it is not made again if it vanishes. Raises FlowmapError too if its name is no UTF-8, in which
     safetensors can write no file.
     """
@@ -128,7 +129,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise FlowmapError(f"{folder}: the name of a folder on the way is no UTF-8; choose another") from None
     new = not folder.exists()
     with writing(folder):
-        _hold(folder)
+        _hold(folder, otherwise)
     try:
         yield
     finally:
@@ -147,14 +148,14 @@ def _let_go(held: _Held, new: bool) -> None:
     held.lock.release()
 
 
-def _hold(folder: Path) -> None:
+def _hold(folder: Path, otherwise: str = "") -> None:
     from filelock import Timeout
 
     try:
         _held[folder] = _Held.take(folder)
     except Timeout:
         raise FlowmapError(
-            f"{folder}: another flowmap run is writing here; wait for it, stop it, or give this recipe another name"
+            f"{folder}: another flowmap run is writing here; wait for it, stop it, or {otherwise}"
         ) from None
 
 

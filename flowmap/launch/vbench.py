@@ -108,7 +108,7 @@ def _info(order: Order, environment: Environment) -> Path:
 
 def _produce(where: str, wish: Wish, order: Order, protocol: Protocol, prompts: Prompts) -> None:
     """Make the clips that are not there yet, by all processes. The one place that knows who makes them."""
-    from flowmap.use.produce import Piece, produce  # type: ignore[import-untyped]
+    from flowmap.use.produce import Piece, produce
 
     pieces = [
         Piece(clip.name, prompts.text(clip.entry), clip.seed, _image(clip, wish, order))

@@ -8,7 +8,6 @@ together. What is measured of a member (which sampler, which metrics) is the bus
 from __future__ import annotations
 
 import gc
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import final
 
 import torch
 
-from flowmap.files.manifest import MANIFEST, checkpoints
 from flowmap.interfaces import Backbone, Data
 from flowmap.phases import phase
 from flowmap.plugin.kinds import BackboneConfig
@@ -25,9 +23,9 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
+from flowmap.use.identity import stage_identity, weights_identity
 from flowmap.use.real import HeldOut
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
-from flowmap.weights.fingerprints import fingerprint
 
 
 @final
@@ -84,10 +82,10 @@ class Lineup:
         if not is_weights(name):
             stage = self._plan.find(name, seed)
             kind = stage.stage.objective.roles()["student"].kind
-            return Member(name, seed, kind, _identity(stage), self._plan.recipe.backbone, spec, stage)
+            return Member(name, seed, kind, stage_identity(stage), self._plan.recipe.backbone, spec, stage)
         if name not in self._known:
             found = find_weights(name, self._plan.recipe.backbone).sized(spec)
-            self._known[name] = found, _identity(_of_run(found.run)) if found.run else _contents(found)
+            self._known[name] = found, stage_identity(_of_run(found.run)) if found.run else weights_identity(found)
         found, identity = self._known[name]
         return Member(name, seed, found.pretrained.kind, identity, found.backbone, spec, found)
 
@@ -125,17 +123,3 @@ class Lineup:
 def _of_run(folder: Path) -> StagePlan:
     """The stage that a run of ours is for, of its first seed."""
     return choose_stage(open_run(folder), None, None)
-
-
-def _identity(plan: StagePlan) -> str:
-    """A short name for the weights of a finished stage."""
-    newest = checkpoints(plan.folder)[-1:]
-    manifest = newest[0].path / MANIFEST if newest else plan.folder / "nothing"
-    return hashlib.blake2b(manifest.read_bytes(), digest_size=6).hexdigest() if manifest.is_file() else ""
-
-
-def _contents(found: Outside) -> str:
-    """A short name for weights and for what a backbone makes of them."""
-    with phase(f"looking at the weights of {found.name}"):
-        text = f"{found.backbone.model_dump_json()} {fingerprint(found.pretrained.files)}"
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -51,8 +51,13 @@ def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyMo
 @final
 @dataclass(frozen=True)
 class Opened:
-    """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is, `backbone` made its network."""
+    """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is, `source` is what was opened.
 
+    Each sample is shared by as many of the `processes` as were asked for; `backbone` made the network.
+    """
+
+    source: StagePlan | Outside
+    processes: Processes
     contestant: ReadyModel
     backbone: BackboneConfig
     spec: SampleSpec
@@ -61,6 +66,11 @@ class Opened:
     shift: float
     cfg_scale: float
     facts: dict[str, str]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether prompts can be given."""
+        return self.spec.text and self.backbone.reads_text()
 
     def asked(self, wish: Wish) -> Opened:
         """The same network for another wish: of prompts, classes, frames that are given, calls, seed and number.
@@ -73,22 +83,24 @@ class Opened:
         return replace(self, calls=wish.calls or self.calls)
 
 
-def open_wished(where: str, wish: Wish, later: bool = False) -> Opened:
+def open_wished(where: str, wish: Wish, together: int | None = None, later: bool = False) -> Opened:
     """Open `where` as `wish` says: the folder of a run, a folder of weights, or a hub id in the hub's cache.
 
-    What is to be shown may be said `later`, to what was opened (`asked`). Raises FlowmapError for what cannot be done.
+    Each sample is made by so many processes `together`, by all if it is None. What is to be shown may be said `later`,
+    to what was opened (`asked`). Raises FlowmapError for what cannot be done.
     """
+    together = together or process()[1]
     if not where.strip():
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
     if any(is_file(place / RUN_LOCK) for place in (folder, folder.parent)):
-        return open_wished_run(open_run(folder), wish, together=process()[1])
+        return open_wished_run(open_run(folder), wish, together=together)
     if is_nowhere(where):
         raise FlowmapError(f"{where} is no folder, neither of a run nor of weights{runs_near(folder)}")
     found = look_up(where)
     if found.run:
-        return open_wished_run(open_run(found.run), wish, together=process()[1])
-    return _open_weights(found, wish, later)
+        return open_wished_run(open_run(found.run), wish, together=together)
+    return _open_weights(found, wish, together, later)
 
 
 def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, together: int = 1) -> Opened:
@@ -104,18 +116,23 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
-    shift, cfg_scale = contestant.shift, wish.cfg_scale or 1.0
-    return Opened(contestant, plan.recipe.backbone, spec, config, wish.calls or _CALLS, shift, cfg_scale, facts)
+    numbers = wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0
+    return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts)
 
 
 def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int) -> Processes:
-    """The `number` processes that sample and share the tokens of each sample. Raises FlowmapError if they cannot."""
+    """The processes that sample, of which each `number` share the tokens of each sample.
+
+    Raises FlowmapError if they cannot.
+    """
+    if process()[1] % number:
+        raise FlowmapError(f"{option('together', number)}: {process()[1]} processes are no whole groups of {number}")
     for finding in sequence_findings(number, backbone, spec):
         raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
     return Processes(compute.model_copy(update={"sequence": number}))
 
 
-def _open_weights(weights: Outside, wish: Wish, later: bool) -> Opened:
+def _open_weights(weights: Outside, wish: Wish, together: int, later: bool) -> Opened:
     """Weights that are no run's, sampled as their authors do unless `wish` says otherwise."""
     for name, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
         if given:
@@ -134,12 +151,13 @@ def _open_weights(weights: Outside, wish: Wish, later: bool) -> Opened:
             "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
-    processes = _sharing(ComputeConfig(), backbone, spec, process()[1])
+    processes = _sharing(ComputeConfig(), backbone, spec, together)
     place = processes.device, Asked(), backbone.build(spec), processes.compute, processes.tokens()
     contestant = open_weights(weights.sized(spec), spec, 0, *place)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
-    return Opened(contestant, backbone, spec, config, wish.calls or told.calls, shift, cfg_scale, facts)
+    numbers = wish.calls or told.calls, shift, cfg_scale
+    return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts)
 
 
 def _refuse_nothing(wish: Wish, spec: SampleSpec) -> None:

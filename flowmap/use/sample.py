@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from flowmap.console.commands import process
 from flowmap.console.options import option
-from flowmap.errors import ClipError, FlowmapError
-from flowmap.files.folder import SKIP_PREFIX, writing
+from flowmap.errors import FlowmapError
+from flowmap.files.folder import writing
 from flowmap.files.whole import readable, write_together
-from flowmap.interfaces import Batch, Samples
-from flowmap.maths.draw import Draw
-from flowmap.phases import phase
 from flowmap.reading.open import open_run
-from flowmap.schema.specs import SampleSpec
 from flowmap.use.opened import Opened, open_wished, open_wished_run
-from flowmap.use.student import ReadyModel, generate, latent_context
+from flowmap.use.showing import in_colour, pictured, write_picture, write_video
+from flowmap.use.start import given_frames, noise_of, start_of
+from flowmap.use.student import generate
 from flowmap.use.watching import Watcher
 from flowmap.use.wish import Wish
-from flowmap.video.clips import clip_as, image_as, to_float, to_uint8, write_mp4
-from flowmap.video.pictures import png
 
 _IMAGES, _VIDEOS = 64, 4
 _ENDINGS = (".png", ".safetensors", ".mp4")
@@ -75,10 +67,9 @@ def draw_samples(
     """
     contestant, spec, config = opened.contestant, opened.spec, opened.sampler
     count = wish.number or (1 if wish.asked else _VIDEOS if spec.fps else _IMAGES)
-    total, turn = count * max(1, wish.asked), noise or config.type
-    draw = Draw.whole(wish.seed, "flowmap sample", 0, turn, total, contestant.device)
-    given = _given(wish, contestant, spec)
-    start = _start(wish, contestant, given, count, draw)
+    draw = noise_of(wish.seed, noise or config.type, count * max(1, wish.asked), contestant.device)
+    given = given_frames(wish, contestant, spec)
+    start = start_of(wish, contestant, given, count, draw)
     if out is not None:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,61 +81,6 @@ def draw_samples(
     if given is not None:
         facts["frames given"] = f"{len(given)} of {spec.shape[0]}"
     return samples, facts
-
-
-def _given(wish: Wish, contestant: ReadyModel, spec: SampleSpec) -> Tensor | None:
-    """The frames given clean, in data space `[k, C, H, W]`; None if nothing is."""
-    try:
-        if wish.image is not None:
-            latent_context(contestant.contexts, 1)
-            pixels = image_as(wish.image, spec)
-        elif wish.video is not None:
-            pixels = _clip(wish.video, wish.frames, contestant, spec)
-        else:
-            return None
-    except ClipError as error:
-        raise FlowmapError(str(error)) from None
-    x = to_float(pixels)
-    return x.mean(1, keepdim=True) if spec.shape[1] == 1 else x
-
-
-def _clip(path: Path, frames: int | None, contestant: ReadyModel, spec: SampleSpec) -> Tensor:
-    """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
-    if frames is not None:
-        try:
-            latent_context(contestant.contexts, frames)
-        except FlowmapError as error:
-            raise FlowmapError(f"{option('frames', frames)}: {error}") from None
-        return clip_as(path, frames, spec)
-    problem = ClipError(f"{path}: the model of this run cannot be given frames")
-    for possible in sorted(contestant.contexts, reverse=True):
-        try:
-            return clip_as(path, possible, spec)
-        except ClipError as error:
-            problem = error
-    raise problem
-
-
-def _start(wish: Wish, contestant: ReadyModel, given: Tensor | None, count: int, draw: Draw) -> Batch | None:
-    """The given frames and the conditions of all samples; None if everything comes from the data's own prompts."""
-    if given is None and not wish.asked:
-        return None
-    backbone, device = contestant.backbone, contestant.device
-    asked: Any = contestant.data.prompts(draw)
-    if wish.asked:
-        each = [each for each in (*wish.prompts, *wish.classes) for _ in range(count)]
-        asked = torch.tensor(each, device=device) if wish.classes else each
-    cond, null = backbone.condition(asked, draw.count, device)
-    backbone.release()
-    if given is None:
-        x0 = torch.zeros(draw.count, 0, *backbone.latent_shape()[1:], device=device)
-    else:
-        # The prompts are read above; a video needs none to be encoded.
-        with phase("encoding the frames given"):
-            once = Draw.whole(0, "given frames", 0, "encoding", 1, device)
-            x0 = backbone.precompute(Samples(given[None].to(device), prompts=[]), once).x
-        x0 = x0.expand(draw.count, *x0.shape[1:])
-    return Batch(x0, cond, null)
 
 
 def _refuse_no_numbers(samples: Tensor) -> None:
@@ -173,35 +109,14 @@ def write_samples(out: Path, samples: Tensor, opened: Opened, facts: dict[str, o
     if spec.fps is not None:
         for index, video in enumerate(samples):
             number = f"-{index}" if len(samples) > 1 else ""
-            fill_video = partial(_write_video, video=video, contestant=contestant, fps=spec.fps)
+            fill_video = partial(write_video, video=video, contestant=contestant, fps=spec.fps)
             files[stem.with_name(f"{stem.name}{number}.mp4")] = fill_video
-    images = [to_uint8(x[0]).permute(1, 2, 0).numpy() for x in samples] if _in_colour(spec) else []
+    images = [pictured(x) for x in samples] if in_colour(spec) else []
     if len(images) > 1:
         for index, image in enumerate(images):
-            files[stem.with_name(f"{stem.name}-{index}.png")] = partial(_write_picture, picture=image)
+            files[stem.with_name(f"{stem.name}-{index}.png")] = partial(write_picture, picture=image)
     sheet = images[0] if len(images) == 1 else contestant.data.picture(samples)
-    files[picture] = partial(_write_picture, picture=sheet)
+    files[picture] = partial(write_picture, picture=sheet)
     files[tensors] = fill_tensors
     write_together(files)
     return list(files)
-
-
-def _in_colour(spec: SampleSpec) -> bool:
-    """Whether samples are pictures that can be shown as they are."""
-    return spec.fps is None and len(spec.shape) == 4 and spec.shape[:2] == (1, 3)
-
-
-def _write_picture(file: Path, picture: NDArray[np.uint8]) -> None:
-    file.write_bytes(png(picture))
-
-
-def _write_video(file: Path, video: Tensor, contestant: ReadyModel, fps: float) -> None:
-    with phase(f"writing {file.name.removeprefix(SKIP_PREFIX)}"):
-        write_mp4(file, film(video, contestant), fps)
-
-
-def film(video: Tensor, contestant: ReadyModel) -> NDArray[np.uint8]:
-    """A video `[F, C, H, W]` as frames `[F, H, W, 3]`: its own colours, or drawn as its data draw themselves."""
-    if video.shape[1] == 3:
-        return to_uint8(video).permute(0, 2, 3, 1).numpy()
-    return np.stack([contestant.data.picture(frame[None, None]) for frame in video])

@@ -45,6 +45,8 @@ _CODECS = {
 }
 # Sizes of coded frames are rounded up to blocks; what is read of them is asked for in `seen`.
 _OPTIONS = {"format_whitelist": _FORMATS, "max_pixels": str(2 * MOST_PIXELS)}
+# x264's mbtree looks at memory that nobody has written: the same frames then make now this file and now that.
+_X264 = {"crf": "18", "x264-params": "mbtree=0"}
 
 
 def read_clip(source: Path | BinaryIO, frames: int, height: int, width: int, fps: float | None) -> Tensor:
@@ -101,6 +103,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     """Write `frames` `[T, H, W, 3]` as H.264 (MPEG-4 where x264 is missing), 4:2:0; the file is whole or absent.
 
     The file says what its colours are: BT.709 of limited range, and so they are coded, whatever the size.
+    The same frames make the same file.
     An odd height or width grows by one pixel, which repeats the edge: 4:2:0 has no odd sizes. Raises FlowmapError
     if the file cannot be written.
     """
@@ -115,8 +118,10 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
             stream = container.add_stream("libx264" if good else "mpeg4", rate=Fraction(fps).limit_denominator(1001))
             assert isinstance(stream, VideoStream)
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-            stream.options = {"crf": "18"} if good else {"qscale": "3"}
+            stream.options = dict(_X264) if good else {"qscale": "3"}
             context = stream.codec_context
+            # How many there are would decide, a little, what is coded; by itself it is how many cores there are.
+            context.thread_count = 1
             context.colorspace = context.color_primaries = context.color_trc = BT709
             context.color_range = LIMITED
             for picture in frames:

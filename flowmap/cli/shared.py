@@ -1,0 +1,26 @@
+"""Commands that several processes carry out together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flowmap.console.commands import process
+from flowmap.errors import FlowmapError
+
+SHARED = ("run", "sample", "vbench")
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Work in this context with all other processes; raises FlowmapError if one of them has ended before its time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if process()[1] == 1 or "by peer" not in str(error):
+            raise
+        raise FlowmapError("another process has stopped; its own message says why", 1) from error
+    if process()[1] > 1:
+        from flowmap.training.processes import leave
+
+        leave()
