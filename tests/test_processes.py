@@ -474,8 +474,8 @@ def test_other_commands_are_not_shared(tmp_path: Path) -> None:
     code, said = shared(recipe(tmp_path, SMALL), "check", "recipe.toml")
     assert (code, said) == (
         2,
-        "error: only `flowmap run` and `flowmap sample` are shared by processes, and this was started as 2; start it "
-        "without torchrun\n",
+        "error: only `flowmap run`, `flowmap sample` and `flowmap encode` are shared by processes, and this was "
+        "started as 2; start it without torchrun\n",
     )
 
 
