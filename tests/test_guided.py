@@ -191,7 +191,7 @@ class Asked:
         self.starts: list[Batch | None] = []
 
         def asked(who: Any, sampler: Any, calls: int, shift: float, drawn: Any, *more: Any, **named: Any) -> Tensor:
-            if not named:
+            if drawn.turn not in ("reference", "floor"):
                 start, scale = more
                 self.calls.append((who.stage, sampler.type, 0 if start is None else start.x0.shape[1], scale))
                 self.starts.append(start)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -474,8 +475,8 @@ def test_other_commands_are_not_shared(tmp_path: Path) -> None:
     code, said = shared(recipe(tmp_path, SMALL), "check", "recipe.toml")
     assert (code, said) == (
         2,
-        "error: only `flowmap run`, `flowmap sample` and `flowmap vbench` are shared by processes, and this was "
-        "started as 2; start it without torchrun\n",
+        "error: only `flowmap run`, `flowmap sample`, `flowmap evaluate`, `flowmap encode` and `flowmap vbench` are "
+        "shared by processes, and this was started as 2; start it without torchrun\n",
     )
 
 
@@ -604,3 +605,57 @@ def test_processes_that_sample_share_each_sample(tmp_path: Path) -> None:
         "started as 3 processes, which would share each sample: 3 processes cannot share the 2 attention heads" in said
     )
     assert "use 1 or 2" in said
+
+
+MEASURED = (
+    SMALL
+    + """
+[evaluation]
+teacher = "teacher"
+teacher_calls = 2
+calls = [1, 2]
+samples = 5000
+repeats = 2
+real = 200
+metrics = ["frechet_pixels", { type = "frechet_teacher", space = "pixels" }]
+contests = [{ stage = "teacher", samplers = ["euler"] }]
+"""
+)
+
+MADE = """
+import os
+import flowmap.use.evaluate as evaluation
+generate = evaluation.generate
+def told(*args):
+    made = generate(*args)
+    print("made:", os.environ.get("RANK", "0"), len(made), flush=True)
+    return made
+evaluation.generate = told
+"""
+"""Every process says how many samples it has made."""
+
+
+def measured(folder: Path) -> bytes:
+    return (folder / "runs/small/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_samples_of_an_evaluation_are_made_by_all(number: int, tmp_path: Path) -> None:
+    """Of 5000 points, three batches in one process, the scores are the same to the bit; so from what was kept."""
+    run(tmp_path, MEASURED, 1)
+    scores = measured(tmp_path)
+    assert len(scores.splitlines()) == 4
+    shutil.rmtree(tmp_path / "runs/small/.shelf")
+    code, said = shared(tmp_path, "evaluate", "runs/small", "--fresh", number=number, patch=MADE + SPY)
+    assert code == 0, said
+    assert "a second writer" not in said
+    assert measured(tmp_path) == scores
+    made = [tuple(map(int, each)) for each in re.findall(r"made: (\d) (\d+)", said)]
+    # 10000 + 5000 of the teacher, and 5000 for two numbers of calls, twice.
+    assert sum(count for _, count in made) == 35000
+    share = {rank: sum(count for who, count in made if who == rank) for rank, _ in made}
+    assert all(share[rank] > 0 for rank in range(min(number, 3)))
+    (tmp_path / "runs/small/metrics.jsonl").write_bytes(b"".join(scores.splitlines(keepends=True)[1:]))
+    code, said = shared(tmp_path, "evaluate", "runs/small", number=number, patch=MADE)
+    assert code == 0, said
+    assert measured(tmp_path) == scores

@@ -158,7 +158,7 @@ def encode(
     overrides: Overrides = None,
 ) -> None:
     """Encode raw data once, ahead of training, with the recipe's own encoders. Finished parts are not made again."""
-    with working(consoles.out, _GO_ON):
+    with sharing(), working(consoles.out, _GO_ON):
         with phase("starting"):
             _refuse_wrong(recipe, overrides)
 

@@ -187,7 +187,7 @@ def evaluate(
     runs: Annotated[Path, typer.Option(help="Where the results of weights go.", callback=at_home)] = Path("runs"),
 ) -> None:
     """Measure a finished run again, or weights by a recipe, and write a report. Trains nothing."""
-    with working(consoles.out, "what was measured is saved. Run the same command again to go on"):
+    with sharing(), working(consoles.out, "what was measured is saved. Run the same command again to go on"):
         with phase("starting"):
             from flowmap.launch.measure import evaluate_at
         evaluate_at(where, recipe, overrides or [], runs, fresh, consoles.out)

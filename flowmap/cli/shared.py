@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from flowmap.console.commands import process
 from flowmap.errors import FlowmapError
 
-SHARED = ("run", "sample", "vbench")
+SHARED = ("run", "sample", "evaluate", "encode", "vbench")
 
 
 @contextmanager

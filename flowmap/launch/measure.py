@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from flowmap.console.commands import evaluate_line, going_on
+from flowmap.console.commands import evaluate_line, going_on, process
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, set_aside
 from flowmap.files.texts import TextError, is_file, read_text
@@ -68,12 +68,12 @@ def _evaluate_run(folder: Path, fresh: bool, console: Console) -> Plan:
         )
     with going_on(rerun(folder)):
         for stage in plan.stages:
-            if finished(stage.folder, stage.stage.steps) is None:
+            if finished(stage.folder, stage.stage.steps, check=process()[0] == 0) is None:
                 raise StoppedError(f"stage '{stage.stage.name}' is not finished in {stage.folder}.")
     absent = [finding.message for finding in plan.recipe.here("error") if finding.level == "error"]
     if absent:
         raise FlowmapError("\n".join(absent))
-    if fresh:
+    if fresh and process()[0] == 0:
         set_aside(plan.folder / METRICS)
     # All stages are finished: nothing is trained.
     return carry_out(plan.recipe, plan.folder.parent, console, Commands(rerun(folder), rerun(folder)))
@@ -95,9 +95,9 @@ def _evaluate_weights(
     if said["error"]:
         raise FlowmapError("\n".join(said["error"]))
     _refuse_others(runs / measured.name, weights.name)
-    for text in said["warning"]:
+    for text in () if process()[0] else said["warning"]:
         console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
-    if fresh:
+    if fresh and process()[0] == 0:
         set_aside(runs / measured.name / METRICS)
     command = evaluate_line(where, path, overrides, runs)
     return carry_out(measured, runs, console, Commands(command, command))

@@ -126,8 +126,8 @@ def carry_out(
                 )
                 return plan
             written = plan.folder
+            _evaluate(plan, processes, console)
             if processes.first:
-                _evaluate(plan, processes.device, console)
                 with phase("writing the report"):
                     written = write_report(plan.folder) if page else written
             processes.wait()
@@ -172,7 +172,7 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
+def _evaluate(plan: Plan, processes: Processes, console: Console) -> None:
     began = time.monotonic()
     with display(console) as shown:
 
@@ -180,7 +180,7 @@ def _evaluate(plan: Plan, device: torch.device, console: Console) -> None:
             if not shown.live:
                 console.print(f"evaluating {escape(text)}", soft_wrap=True)
 
-        evaluate(plan, device, tell)
+        evaluate(plan, processes.device, tell, processes)
     if plan.recipe.evaluation:
         console.print(f"[green]✓[/] evaluated in {time.monotonic() - began:.1f} s")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flowmap.errors import ClipError, FlowmapError
 from flowmap.files.json_lines import read_lines, rewrite_lines
+from flowmap.files.turns import turn
 from flowmap.interfaces import Archive, Samples
 from flowmap.maths.draw import Draw
 from flowmap.shards.configs import ENCODED, ShardsConfig
@@ -145,7 +146,8 @@ class ShardArchive(Archive):
                     self._encode_one(entry, precompute, writer)
                     yield 1
             finally:
-                self._record(part, folder)
+                with turn(folder):
+                    self._record(part, folder)
 
     def _refuse_other_state(self, folder: Path) -> None:
         """Refuse a folder that has parts of what is not here any more: their samples would be there twice."""
@@ -177,6 +179,9 @@ class ShardArchive(Archive):
         before = read_lines(folder / FAULTS)
         after = [line for line in before if not isinstance(line, dict) or line.get("tar") not in found]
         after += [asdict(fault) | {"tar": name} for name, faults in found.items() for fault in faults]
+        # Whoever is done first, and how many there are: the lines are the same.
+        places = {name: place for place, (name, _) in enumerate(self._parts)}
+        after.sort(key=lambda line: places.get(str(line.get("tar")), -1))
         if after != before:
             rewrite_lines(folder / FAULTS, after)
 

@@ -18,6 +18,7 @@ from typing import final
 
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import SKIP_PREFIX, make_folder, sync, writing
+from flowmap.files.turns import turn
 from flowmap.files.whole import write_whole
 from flowmap.interfaces import EncodedText, Samples
 from flowmap.shards.configs import ENCODED, ShardsConfig
@@ -74,7 +75,8 @@ class ShardWriter:
         content = pack(sample)
         size = pixels if spec.sizes else ()
         if size not in self._agreed:
-            _agree(self._path.parent, self._config, sample, pixels)
+            with turn(self._path.parent):
+                _agree(self._path.parent, self._config, sample, pixels)
             self._agreed.add(size)
         with writing(self._path):
             add_file(self._tar, key + LATENT, content)

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from typing import Any, final
 
 import torch
 from accelerate import PartialState
-from torch import distributed
+from torch import Tensor, distributed
 
 from flowmap.console.commands import node, process
 from flowmap.interfaces import TokenGroup
@@ -94,6 +95,28 @@ class Processes:
     def agreed(self, numbers: Sequence[float]) -> list[float]:
         """The `numbers` of the first process, for all to go by; the others may see their files later or earlier."""
         return self.total(numbers if self.first else [0.0] * len(numbers))
+
+    def dealt(self, count: int) -> list[tuple[int, int]]:
+        """The first and the end of what each process takes of so many things in a row; the first never has least."""
+        ends = [-(-count * index // self.number) for index in range(self.number + 1)]
+        return list(pairwise(ends))
+
+    def collected(self, rows: Tensor, sizes: Sequence[int]) -> Tensor | None:
+        """In the first process the `rows` of all, one process's after another's, on the CPU; None in the others.
+
+        Process i has `sizes[i]` rows, the first at least one. Nobody waits but the first and whoever gives it rows.
+        """
+        if not self.first:
+            if len(rows):
+                distributed.send(rows.cpu().contiguous(), 0, _group())
+            return None
+        parts = [rows.cpu()]
+        for index, size in enumerate(sizes):
+            if index and size:
+                parts.append(torch.empty(size, *rows.shape[1:], dtype=rows.dtype))
+                with phase("waiting for the samples of the other processes"):
+                    distributed.recv(parts[-1], index, _group())
+        return torch.cat(parts)
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """The sums of `numbers` over all processes."""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flowmap.console.commands import process
 from flowmap.console.display import display
 from flowmap.console.signals import CTRL_C, Signalled
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked
 from flowmap.files.names import expanded, printable
+from flowmap.files.turns import turns_in
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.phases import each, phase
@@ -30,9 +31,9 @@ from flowmap.recipe.made_with import MadeWith, agree
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.training.processes import Processes
+from flowmap.use.listener import Listener
 
 _FAULTS = "faults.jsonl"
-_OF_FAULTS = "flowmap.data"  # the logger
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -41,10 +42,14 @@ def encode_recipe(
 ) -> None:
     """Encode the parts of `raw` with the recipe's backbone into `to`, or where the recipe looks for its data.
 
-    Parts whose file is there are skipped. `quiet` leaves out the recipe's warnings and how to go on. Raises
-    FlowmapError for everything that the user can act on, a signal included (its code is the signal's).
+    Parts whose file is there are skipped; all processes share the others. `quiet` leaves out the recipe's warnings and
+    how to go on. Raises FlowmapError for everything that the user can act on, a signal included (its code is the
+    signal's).
     """
     recipe, warnings = read(path, overrides)
+    loud = console
+    if process()[0]:
+        console = Console(quiet=True)
     for warning in () if quiet else warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
     if not isinstance(recipe.data, ArchiveConfig):
@@ -53,25 +58,41 @@ def encode_recipe(
     folder = _target(path, recipe.data, to)
     _refuse_same(raw, folder)
     _refuse_missing(source, recipe.backbone)
-    device = Processes(recipe.compute).device
-    with _Listener(console) as faults, locked(folder):
+    processes = Processes(recipe.compute)
+    with Listener(console) as faults, _held(folder, processes):
         with phase("looking at the raw data"):
             archive = source.build()
             names = archive.parts()
-        doubt = agree(folder, MadeWith.now(recipe.backbone, device.type, names))
-        if doubt:
-            console.print(f"[yellow]{escape(doubt)}[/]", soft_wrap=True)
-        left = [name for name in names if not (folder / name).exists()]
+        if processes.first:
+            doubt = agree(folder, MadeWith.now(recipe.backbone, processes.device.type, names))
+            if doubt:
+                console.print(f"[yellow]{escape(doubt)}[/]", soft_wrap=True)
+        absent = processes.agreed([not (folder / name).exists() for name in names])
+        left = [name for name, gone in zip(names, absent, strict=True) if gone]
         if len(left) < len(names):
             there = f"{len(names) - len(left)} of {len(names)} parts are in {folder} already; skipped"
             console.print(escape(there), soft_wrap=True)
         if left:
+            # What is wrong with a part is said by the one process that looks at that.
+            faults.console = loud
             with _explained(folder, names):
-                _encode(archive, left, _precompute(recipe, device), folder, console, faults)
+                _encode(archive, left, _precompute(recipe, processes.device), folder, console, faults, processes)
+    if not processes.first:
+        return
     size = _size(sum((folder / name).stat().st_size for name in names))
     console.print(f"[green]✓[/] {escape(str(folder))} has all {len(names)} parts, {size}", soft_wrap=True)
     if not quiet:
         console.print(f"To go on: {escape(_go_on(path, recipe.data, folder, overrides))}", soft_wrap=True)
+
+
+@contextmanager
+def _held(folder: Path, processes: Processes) -> Iterator[None]:
+    """Hold the folder for all processes."""
+    if not processes.first:
+        yield
+        return
+    with locked(folder), turns_in(folder, processes.number == 1):
+        yield
 
 
 @contextmanager
@@ -97,13 +118,15 @@ def _encode(
     precompute: Callable[[Samples], Samples],
     folder: Path,
     console: Console,
-    faults: _Listener,
+    faults: Listener,
+    processes: Processes,
 ) -> None:
-    """Encode `parts` one after the other, and say what became of their samples.
+    """Encode this process's share of `parts`, one after the other, and say what became of the samples of all.
 
     Raises FlowmapError, and leaves no part behind, if not one sample could be used.
     """
-    counts = {part: archive.count(part) for part in each(parts, "counting samples", "parts")}
+    mine = parts[processes.index :: processes.number]
+    counts = {part: archive.count(part) for part in each(mine, "counting samples", "parts")}
     bar = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
@@ -116,7 +139,7 @@ def _encode(
     task = bar.add_task("", total=sum(counts.values()), faults=_faults(0))
 
     with display(console) as shown, shown.added(bar), torch.no_grad():
-        for number, part in enumerate(parts, start=1):
+        for number, part in enumerate(mine, start=1):
             bar.update(task, description=escape(printable(part)))
             done, before = 0, faults.count
             for some in archive.encode(part, precompute, folder):
@@ -124,16 +147,18 @@ def _encode(
                 bar.update(task, advance=some, faults=_faults(faults.count - began))
             total += done
             if not shown.live:
-                found = f"{done} samples, {_faults(faults.count - before)}"
-                console.print(f"{escape(printable(part))}: {found}; {number} of {len(parts)} parts", soft_wrap=True)
-    encoded = total - (faults.count - began)
-    # With those that were found before: of whole parts, and of samples that are not even counted.
-    listed = f", listed in {folder / _FAULTS}" if faults.count else ""
-    summary = f"encoded {encoded} samples in {len(parts)} parts, {_faults(faults.count)}{listed}"
+                told = f"{done} samples, {_faults(faults.count - before)}"
+                console.print(f"{escape(printable(part))}: {told}; {number} of {len(mine)} parts", soft_wrap=True)
+    total, found = map(int, processes.total([total, faults.count - began]))
+    encoded = total - found
+    # With those that were found before, by every process: of whole parts, and of samples that are not even counted.
+    counted = _faults(began + found)
+    listed = f", listed in {folder / _FAULTS}" if began + found else ""
+    summary = f"encoded {encoded} samples in {len(parts)} parts, {counted}{listed}"
     if not encoded and not any((folder / part).exists() for part in archive.parts() if part not in parts):
         for part in parts:
             (folder / part).unlink(missing_ok=True)
-        raise FlowmapError(f"no sample could be encoded: {_faults(faults.count)}{listed}", code=1)
+        raise FlowmapError(f"no sample could be encoded: {counted}{listed}", code=1)
     console.print(f"[green]✓[/] {escape(summary)}", soft_wrap=True)
 
 
@@ -208,26 +233,3 @@ def _go_on(path: Path, data: ArchiveConfig, folder: Path, overrides: Sequence[st
     if expanded(data.path).resolve() != folder.resolve():
         settings += ["--set", f"data.path={folder}"]
     return shlex.join(["flowmap", "run", str(path), *settings])
-
-
-@final
-class _Listener(logging.Handler):
-    """Shows what is said meanwhile, and counts what data sources say of unusable samples."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-        self._logger = logging.getLogger("flowmap")
-        self.count = 0
-
-    def __enter__(self) -> _Listener:
-        self._logger.addHandler(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._logger.removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one warning above the bar."""
-        self.count += record.name == _OF_FAULTS
-        self._console.print(f"[yellow]{escape(record.getMessage())}[/]", soft_wrap=True)

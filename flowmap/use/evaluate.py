@@ -5,34 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.files.folder import writing
 from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
-from flowmap.files.whole import write_whole_file
-from flowmap.interfaces import Evidence, Metric, References
+from flowmap.interfaces import Batch, Evidence, Metric, References
+from flowmap.maths.draw import Draw
 from flowmap.phases import each, phase
-from flowmap.plugin.kinds import MetricConfig
+from flowmap.plugin.kinds import MetricConfig, SamplerConfig
 from flowmap.recipe.layout import Plan
 from flowmap.recipe.outside import file_name
-from flowmap.recipe.tables import EvaluationConfig
+from flowmap.recipe.tables import ComputeConfig, EvaluationConfig
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
+from flowmap.training.processes import Processes
 from flowmap.use.lineup import Lineup
 from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
-from flowmap.use.student import ReadyModel, generate
-from flowmap.video.pictures import png
+from flowmap.use.showing import save_picture
+from flowmap.use.student import ReadyModel, at_once, generate
 
-PICTURES = "pictures"
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
 
@@ -46,27 +42,32 @@ class _Measure:
     remarks: tuple[str, ...]
 
 
-def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) -> None:
+def evaluate(
+    plan: Plan, device: torch.device, report: Callable[[str], None], processes: Processes | None = None
+) -> None:
     """Score every contest of the recipe for every seed into `metrics.jsonl`, skipping what is there already.
 
-    `report` is told what is being measured. An interrupted evaluation loses at most one row. Raises
-    FlowmapError if a stage is not finished, or weights from outside cannot be read.
+    All `processes` make samples, each whole batches of them, as one process would; the first scores and writes.
+    `report` is told what is being measured. An interrupted evaluation loses at most one row. Raises FlowmapError if a
+    stage is not finished, or weights from outside cannot be read.
     """
     config = plan.recipe.evaluation
     if config is None:
         return
+    processes = processes or Processes(ComputeConfig(device="cpu"))
     found = read_scores(plan.folder / METRICS)
     lineup = Lineup(plan, device)
     entries = [entry for seed in plan.recipe.seeds for entry in entries_of(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
     rows = [recorded(entry, found, config) for entry in entries]
-    _write(plan, rows)
+    absent = processes.agreed([row is None for row in rows])
+    _write(plan, rows, processes)
     for seed in plan.recipe.seeds:
-        missing = [i for i, entry in enumerate(entries) if entry.member.seed == seed and rows[i] is None]
+        missing = [i for i, entry in enumerate(entries) if entry.member.seed == seed and absent[i]]
         if not missing:
             continue
         report(f"seed {seed}: the teacher's reference samples")
-        measures = _measures(lineup, plan, config, seed)
+        measures = _measures(lineup, plan, config, seed, processes)
         # One backbone after the other: the base weights of each are read once.
         backbones = [entries[i].member.backbone for i in missing]
         ordered = sorted(missing, key=lambda i: backbones.index(entries[i].member.backbone))
@@ -74,15 +75,19 @@ def evaluate(plan: Plan, device: torch.device, report: Callable[[str], None]) ->
             entry = entries[i]
             by = f"by {entry.label}" if entry.sampler else "the network itself"
             report(f"seed {seed}: {entry.member.name} ({entry.weights}), {by}")
-            rows[i] = [asdict(score) for score in _score(entry, plan, config, measures, lineup)]
-            _write(plan, rows)
+            rows[i] = [asdict(score) for score in _score(entry, plan, config, measures, lineup, processes)]
+            _write(plan, rows, processes)
 
 
-def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None]) -> None:
-    rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
+def _write(plan: Plan, rows: Sequence[list[dict[str, object]] | None], processes: Processes) -> None:
+    if processes.first:
+        rewrite_lines(plan.folder / METRICS, [line for row in rows for line in row or []])
 
 
-def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -> dict[MetricConfig, _Measure]:
+def _measures(
+    lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int, processes: Processes
+) -> dict[MetricConfig, _Measure]:
+    """What the first process scores with: the others help to make the teacher's samples, and have nothing."""
     member, shelf = lineup.member(config.teacher, seed), Shelf(plan.folder / SHELF)
     teacher = lineup.open(member, "ema")
     settings = {
@@ -91,14 +96,27 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
         "device": str(teacher.device),
         "teacher": member.dependencies(),
     }
-    kept = shelf.kept("teacher", settings, lambda: _of_teacher(teacher, config))
+    if not processes.first:
+        if processes.agreed([0])[0]:
+            _of_teacher(teacher, config, processes)
+        return {}
+    asked = False
+
+    def make() -> dict[str, Tensor]:
+        nonlocal asked
+        asked = bool(processes.agreed([1])[0])
+        return _of_teacher(teacher, config, processes)
+
+    kept = shelf.kept("teacher", settings, make)
+    if not asked:
+        processes.agreed([0])
     reference, again = kept["reference"], kept["again"]
     splits: tuple[Literal["train", "held_out"], ...] = ("train", "held_out")
     read = (teacher.data.reference(split, config.real) for split in each(splits, "reading real samples"))
     train, held_out = (decoded(teacher.backbone, samples, teacher.device) for samples in read)
     if seed == plan.recipe.seeds[0]:
-        _save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
-        _save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
+        save_picture(plan.folder, "real", teacher.data.picture(train.x[:_SHEET]))
+        save_picture(plan.folder, "teacher", teacher.data.picture(reference[:_SHEET]))
     references = References(train, held_out, reference, again, shelf, teacher.device)
     built: dict[MetricConfig, _Measure] = {}
     spec, samples = plan.recipe.measured_data().spec(), config.samples
@@ -110,13 +128,14 @@ def _measures(lineup: Lineup, plan: Plan, config: EvaluationConfig, seed: int) -
     return built
 
 
-def _of_teacher(teacher: ReadyModel, config: EvaluationConfig) -> dict[str, Tensor]:
-    """The teacher's many-step samples; they depend on the settings that `_OF_TEACHER` names."""
+def _of_teacher(teacher: ReadyModel, config: EvaluationConfig, processes: Processes) -> dict[str, Tensor]:
+    """The teacher's many-step samples, in the first process; they depend on the settings that `_OF_TEACHER` names."""
     sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
     draws["again"] = teacher.draw("floor", 0, config.samples)
-    made = {name: generate(teacher, sampler, calls, shift, draw, cfg_scale=scale) for name, draw in draws.items()}
+    found = {name: _made(processes, teacher, sampler, calls, shift, draw, None, scale) for name, draw in draws.items()}
+    made = {name: samples for name, samples in found.items() if samples is not None}
     if not all(samples.isfinite().all() for samples in made.values()):
         raise FlowmapError(
             f"the reference samples of the teacher '{teacher.stage}' (seed {teacher.seed}; {calls} calls of "
@@ -127,20 +146,45 @@ def _of_teacher(teacher: ReadyModel, config: EvaluationConfig) -> dict[str, Tens
     return made
 
 
+def _made(
+    processes: Processes,
+    contestant: ReadyModel,
+    sampler: SamplerConfig,
+    calls: int,
+    shift: float | None,
+    draw: Draw,
+    start: Batch | None,
+    scale: float,
+) -> Tensor | None:
+    """In the first process all samples of `draw`, which all processes have made; None in the others."""
+    if processes.number == 1:
+        return generate(contestant, sampler, calls, shift, draw, start, scale)
+    size = at_once(contestant)
+    batches = processes.dealt(-(-draw.count // size))
+    rows = [(min(begin * size, draw.count), min(end * size, draw.count)) for begin, end in batches]
+    mine = generate(contestant, sampler, calls, shift, draw, start, scale, rows[processes.index])
+    return processes.collected(mine, [end - begin for begin, end in rows])
+
+
 def _score(
     entry: Entry,
     plan: Plan,
     config: EvaluationConfig,
     measures: dict[MetricConfig, _Measure],
     lineup: Lineup,
+    processes: Processes,
 ) -> Iterator[Score]:
+    if entry.sampler is None and not processes.first:
+        return
     contestant = lineup.open(entry.member, entry.weights)
     calls = sorted({nfe for _, nfe, _ in wanted(entry, config)})
     chosen = {m: measure for m, measure in measures.items() if looks_at(m, entry)}
     for nfe in calls:
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
-            evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat)
+            evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat, processes)
+            if evidence is None:
+                continue
             for m, measure in each(list(chosen.items()), "scoring", "metrics"):
                 # No metric need know what to make of samples that are no numbers; they are the worst there are.
                 usable = m.network is not None or bool(evidence.samples.isfinite().all())
@@ -179,7 +223,9 @@ def _evidence(
     lineup: Lineup,
     nfe: int,
     repeat: int,
-) -> Evidence:
+    processes: Processes,
+) -> Evidence | None:
+    """What the first process scores; None in the others, which have helped to make the samples."""
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
     if config.noise == "common":
         draw = contestant.common_draw(repeat, config.samples)
@@ -189,18 +235,14 @@ def _evidence(
         batch = encoded(contestant.backbone, samples, draw.child("encoding"))
         return Evidence(samples.x[:0], contestant.network, batch, draw)
     start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
-    if start is None:
+    if start is None and processes.first:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    made = generate(contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    made = _made(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    if made is None:
+        return None
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
         name = f"{file_name(contestant.stage)}.{entry.weights}.{entry.label}.{nfe}"
         # What is no number has no colour: it is drawn as 0, and what is too large as the largest.
         shown = made[:_SHEET].nan_to_num(0.0, 1.0, -1.0)
-        _save_picture(plan.folder, name, contestant.data.picture(shown))
+        save_picture(plan.folder, name, contestant.data.picture(shown))
     return Evidence(made, contestant.network, None, draw, prompts)
-
-
-def _save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
-    with writing(folder / PICTURES):
-        (folder / PICTURES).mkdir(exist_ok=True)
-    write_whole_file(folder / PICTURES / f"{name}.png", lambda part: part.write_bytes(png(picture)))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.files.folder import SKIP_PREFIX
+from flowmap.files.folder import SKIP_PREFIX, writing
+from flowmap.files.whole import write_whole_file
 from flowmap.phases import phase
 from flowmap.schema.specs import SampleSpec
 from flowmap.use.student import ReadyModel
 from flowmap.video.clips import to_uint8, write_mp4
 from flowmap.video.pictures import png
+
+PICTURES = "pictures"
+"""Of an evaluation, in the folder of a run."""
 
 
 def in_colour(spec: SampleSpec) -> bool:
@@ -42,3 +47,10 @@ def film(video: Tensor, contestant: ReadyModel) -> NDArray[np.uint8]:
     if video.shape[1] == 3:
         return to_uint8(video).permute(0, 2, 3, 1).numpy()
     return np.stack([contestant.data.picture(frame[None, None]) for frame in video])
+
+
+def save_picture(folder: Path, name: str, picture: NDArray[np.uint8]) -> None:
+    """Write a picture of an evaluation into the run's `folder`."""
+    with writing(folder / PICTURES):
+        (folder / PICTURES).mkdir(exist_ok=True)
+    write_whole_file(folder / PICTURES / f"{name}.png", partial(write_picture, picture=picture))

@@ -151,8 +151,11 @@ def generate(
     start: Batch | None = None,
     cfg_scale: float = 1.0,
     watcher: Watcher | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
+
+    Of `rows`, whole batches of `at_once` from the first to the end, alone, if they are given; `[0]` if they are none.
 
     The grid has the `shift` given, or the contestant's own.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
@@ -179,7 +182,7 @@ def generate(
         chunking = chunking.unchunked()
     begin = 0 if start is None else start.x0.shape[1]
     parts: list[Tensor] = []
-    at_once = together(shape)
+    at_once, (first_row, end) = together(shape), rows or (0, draw.count)
     with phase("sampling", unit="network calls") as sampling:
 
         def note(samples: int, graded: bool, passes: int) -> None:
@@ -191,10 +194,10 @@ def generate(
         chunks = len(chunking.sizes(shape[0], begin))
         # What a chunk is made from, its context and the chunks before it, takes a call to read.
         reads = (chunks - 1 + bool(begin)) * (1 + (cfg_scale != 1))
-        sampling.total = -(-draw.count // at_once) * (calls * chunks + reads)
+        sampling.total = -(-(end - first_row) // at_once) * (calls * chunks + reads)
         if cfg_scale != 1:
             network, chunking = Guided(network, cfg_scale), GuidedChunks(chunking)
-        for first, cond, null in _asked(contestant, draw, start, at_once):
+        for first, cond, null in _asked(contestant, draw, start, at_once, (first_row, end)):
             part = draw.part(first, at_once)
             given = start.x0[first : first + part.count] if start is not None and begin else None
             noise = part.normal("start noise", shape)[:, begin:]
@@ -202,17 +205,26 @@ def generate(
             x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given, shown=shown)
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.empty(0)
 
 
-def _asked(contestant: ReadyModel, draw: Draw, start: Batch | None, size: int) -> Iterator[tuple[int, Cond, Cond]]:
-    """The first of each `size` samples of `draw`, their conditions, and the null conditions.
+def at_once(contestant: ReadyModel) -> int:
+    """How many samples go through the network of `contestant` together."""
+    return together(contestant.backbone.latent_shape())
+
+
+def _asked(
+    contestant: ReadyModel, draw: Draw, start: Batch | None, size: int, wanted: tuple[int, int]
+) -> Iterator[tuple[int, Cond, Cond]]:
+    """The first of each `size` samples of `draw` in the rows `wanted`, their conditions, and the null conditions.
 
     They are those of `start`, or else the data's prompts, of which many are read at a time: the encoder of texts leaves
     its accelerator before anything is sampled.
     """
     many = draw.count if start is not None else max(1, _TEXTS_TOGETHER // size) * size
     for begin in range(0, draw.count, many):
+        if begin + many <= wanted[0] or begin >= wanted[1]:
+            continue
         some = draw.part(begin, many)
         if start is None:
             cond, null = contestant.backbone.condition(contestant.data.prompts(some), some.count, contestant.device)
@@ -221,4 +233,6 @@ def _asked(contestant: ReadyModel, draw: Draw, start: Batch | None, size: int) -
             cond, null = start.cond, start.null
         # On the CPU: it indexes tensors of any device, and conditions need not be on the network's.
         for rows in torch.arange(some.count).split(size):
-            yield begin + int(rows[0]), cond.take(rows), null.take(rows)
+            first = begin + int(rows[0])
+            if wanted[0] <= first < wanted[1]:
+                yield first, cond.take(rows), null.take(rows)

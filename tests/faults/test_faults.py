@@ -92,12 +92,12 @@ flowmap.launch.run.carry_out = carry_out
 NO_END = "while True: pass\n"
 SWALLOWED = """
 import flowmap.use.evaluate
-def save(folder, name, picture, save=flowmap.use.evaluate._save_picture):
+def save(folder, name, picture, save=flowmap.use.evaluate.save_picture):
     try:
         save(folder, name, picture)
     except Exception:
         pass
-flowmap.use.evaluate._save_picture = save
+flowmap.use.evaluate.save_picture = save
 """
 
 
