@@ -346,7 +346,8 @@ def test_forms_that_are_none(run: Callable[[str], Path], tmp_path_factory: Any, 
             run("wan21"),
             "relesed",
             True,
-            "--format relesed: unknown format 'relesed'; allowed: diffusers, released, original, comfyui. Did you mean 'released'?",
+            "--format relesed: unknown format 'relesed'; allowed: diffusers, released, original, comfyui. Did you mean "
+            "'released'?",
         ),
         (
             run("wan21"),

@@ -162,7 +162,7 @@ def _made(
     size = at_once(contestant)
     batches = processes.dealt(-(-draw.count // size))
     rows = [(min(begin * size, draw.count), min(end * size, draw.count)) for begin, end in batches]
-    mine = generate(contestant, sampler, calls, shift, draw, start, scale, rows[processes.index])
+    mine = generate(contestant, sampler, calls, shift, draw, start, scale, rows=rows[processes.index])
     return processes.collected(mine, [end - begin for begin, end in rows])
 
 
