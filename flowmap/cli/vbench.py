@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flowmap.cli import consoles
 from flowmap.cli import runs as cli_runs
+from flowmap.cli.shared import sharing
 from flowmap.console.commands import process
 from flowmap.console.working import working
 from flowmap.errors import FlowmapError
@@ -96,7 +97,7 @@ def vbench(
     """
     asked = tuple(name.strip() for each in dimensions or () for name in each.split(",") if name.strip())
     console = Console(quiet=True) if process()[0] else consoles.out
-    with working(console, "what was finished is kept. Run the same command again to go on"):
+    with sharing(), working(console, "what was finished is kept. Run the same command again to go on"):
         with phase("starting"):
             from flowmap.vbench.environment import default_folder
 
@@ -122,10 +123,6 @@ def vbench(
             place_out, place, i2v, info, prompts, asked, subset, flickering, videos, *images, device, download
         )
         record = judged(where, wish, order)
-        if process()[1] > 1:
-            from flowmap.training.processes import leave
-
-            leave()
     if record is not None:
         _show(record, order.out)
 

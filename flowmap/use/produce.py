@@ -1,8 +1,9 @@
 """Make a list of samples, each a file of its own, by all processes that were started: what a benchmark asks for.
 
 Every process takes its part of what is not there yet. A sample comes from its prompt, its seed and its image alone, and
-is computed by itself: it is the same to the bit whatever else is in the list, in whatever order, and however many
-processes there are (beyond rounding where several share it), as `flowmap sample` makes it.
+is computed by itself: it is the same whatever else is in the list, in whatever order, and however many processes there
+are, as `flowmap sample` makes it. To the bit in float32, but where several processes share it; products in bfloat16 on
+a CPU round differently from one process to another now and then.
 """
 
 from __future__ import annotations
