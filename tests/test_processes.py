@@ -626,8 +626,8 @@ MADE = """
 import os
 import flowmap.use.evaluate as evaluation
 generate = evaluation.generate
-def told(*args):
-    made = generate(*args)
+def told(*args, **named):
+    made = generate(*args, **named)
     print("made:", os.environ.get("RANK", "0"), len(made), flush=True)
     return made
 evaluation.generate = told

@@ -99,6 +99,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "report": (("report", "runs/small"), 0, "runs/small/report.html"),
     "report nothing": (("report", "✓"), 2, "is no run folder"),
     "encode": (("encode", "rezept ✓.toml", "--from", "roh ✓"), 2, "is not read from files"),
+    "vbench nothing": (("vbench",), 2, "give a run or weights"),
+    "demo nothing": (("demo", "läufe/✓"), 2, "error:"),
     "compare": (("compare", "beides ✓.toml"), 0, "comparison:"),
 }
 

@@ -26,6 +26,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from flowmap.errors import ClipError, FlowmapError
+from flowmap.files.turns import turns_in
 from flowmap.interfaces import Archive, EncodedText, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
@@ -132,7 +133,8 @@ def fake(samples: Samples) -> Samples:
 
 def encode_all(source: VideoShardsConfig, folder: Path, precompute: Callable[[Samples], Samples] = fake) -> int:
     archive = source.build()
-    return sum(done for part in archive.parts() for done in archive.encode(part, precompute, folder))
+    with turns_in(folder, alone=True):
+        return sum(done for part in archive.parts() for done in archive.encode(part, precompute, folder))
 
 
 @pytest.fixture
