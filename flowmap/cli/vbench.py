@@ -101,12 +101,17 @@ def vbench(
         with phase("starting"):
             from flowmap.vbench.environment import default_folder
 
-        place = environment or default_folder()
+        # Absolute: what runs in it has a folder of its own.
+        place = (environment or default_folder()).absolute()
         if install:
             _install(place, i2v, asked, python, detectron2)
             return
-        if (where is None) == (videos is None):
+        if where is None and videos is None:
             raise FlowmapError("give a run or weights to make clips from, or --videos FOLDER with clips that are there")
+        if where is not None and videos is not None:
+            raise FlowmapError(
+                f"--videos {videos}: is for clips that are there, of which {where} makes none; leave one out"
+            )
         with phase("starting"):
             from flowmap.launch.vbench import STATIC, Order, default_out
             from flowmap.launch.vbench import vbench as judged

@@ -11,6 +11,7 @@ from flowmap.console.commands import process
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import locked, make_folder, writing
 from flowmap.files.texts import MOST_RECORD, TextError, is_file, parse_json, read_bytes
+from flowmap.launch.judging import refuse_device, refuse_misplaced, refuse_unfiltered
 from flowmap.report.vbench import FOLDER
 from flowmap.use.wish import Wish
 from flowmap.vbench.clips import Clips, look_at
@@ -19,7 +20,7 @@ from flowmap.vbench.environment import Environment, needed
 from flowmap.vbench.intervals import Values
 from flowmap.vbench.names import ENDING, clip_name, refuse_blind
 from flowmap.vbench.prompts import Prompts, read_prompts
-from flowmap.vbench.protocol import FLICKERING, SEED_RULE, Clip, Protocol, part, read_protocol
+from flowmap.vbench.protocol import SEED_RULE, Clip, Protocol, part, read_protocol
 from flowmap.vbench.record import Record, Row, row, total_of, write_record
 from flowmap.vbench.scoring import Judge
 from flowmap.vbench.totals import missing
@@ -79,6 +80,8 @@ def vbench(where: str | None, wish: Wish, order: Order) -> Record | None:
     cannot be begun. What a single dimension lacks is in the record, without a total.
     """
     environment = needed(order.environment)
+    refuse_misplaced(order.out, order.videos)
+    refuse_device(order.device)
     whole = read_protocol(_info(order, environment), suite(order.i2v))
     prompts = read_prompts(order.prompts, whole)
     chosen = part(whole, order.dimensions or tuple(whole.suite.dimensions), order.flickering, order.subset)
@@ -89,7 +92,7 @@ def vbench(where: str | None, wish: Wish, order: Order) -> Record | None:
         return None
     with writing(order.out):
         make_folder(order.out)
-    with locked(order.out):
+    with locked(order.out, "name another folder with --out"):
         return _judged(order, environment, whole, chosen, _made_of(wish, order, prompts, where))
 
 
@@ -161,7 +164,8 @@ def _judged(
     failed: dict[str, str] = {}
     for dimension in asked:
         try:
-            _refuse_unfiltered(order, dimension)
+            if order.videos is None:
+                refuse_unfiltered(dimension, order.flickering, order.clips)
             result = judge.score(chosen, clips, dimension)
         except FlowmapError as error:
             failed[dimension] = str(error)
@@ -196,7 +200,8 @@ def _recorded(
             "videos of a prompt": VIDEOS,
             "videos of a prompt of temporal_flickering": chosen.flickering,
         },
-        environment={**environment.versions, "device": order.device},
+        # Without torch there is one device.
+        environment={**environment.versions, "device": order.device if "torch" in environment.versions else "cpu"},
         rows=rows,
         total=total_of(chosen, scores, values),
         missing=failed,
@@ -218,16 +223,6 @@ def _resolution(order: Order, clips: Clips) -> str:
             f"--resolution {order.resolution}: the clips have {height} x {width} pixels, which is {found}"
         )
     return found
-
-
-def _refuse_unfiltered(order: Order, dimension: str) -> None:
-    """Of 25 videos of a prompt the package looks at the first five, which need not be static ones."""
-    if dimension == FLICKERING and order.flickering != VIDEOS and order.videos is None:
-        raise FlowmapError(
-            f"{dimension}: of {order.flickering} videos of a prompt five static ones are chosen by VBench's own "
-            f"static_filter (with RAFT's weights): run it on {order.clips}, then score its folder: --videos FOLDER "
-            f"--dimensions {dimension}"
-        )
 
 
 def _made_of(wish: Wish, order: Order, prompts: Prompts, where: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ class Environment:
         """The list of prompts for text, which is in the package."""
         found = sorted(self.folder.glob("**/site-packages/vbench/VBench_full_info.json"))
         if not found:
-            raise FlowmapError(f"{self.folder} has no VBench_full_info.json in its package; make it anew: {INSTALL}")
+            raise FlowmapError(
+                f"{self.folder} has no VBench_full_info.json in its package; make it anew: {install_line(self.folder)}"
+            )
         return found[0]
 
     @property
@@ -84,6 +87,11 @@ def default_folder() -> Path:
     return caches / "flowmap" / f"vbench-{VERSION}"
 
 
+def install_line(folder: Path) -> str:
+    """What to type to make the environment in `folder`."""
+    return INSTALL if folder == default_folder() else f"{INSTALL} --environment {shlex.quote(str(folder))}"
+
+
 def interpreter(folder: Path) -> Path:
     """The Python of the environment in `folder`."""
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -103,7 +111,9 @@ def needed(folder: Path) -> Environment:
     found = opened(folder)
     if found is None:
         half = " (what is there was not finished)" if folder.exists() else ""
-        raise FlowmapError(f"there is no environment with VBench's package in {folder}{half}; make it: {INSTALL}")
+        raise FlowmapError(
+            f"there is no environment with VBench's package in {folder}{half}; make it: {install_line(folder)}"
+        )
     return found
 
 
@@ -118,7 +128,9 @@ def run_isolated(python: Path, arguments: Sequence[str], log: Path, cwd: Path | 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         variables.pop(name, None)
     if not python.exists():
-        raise FlowmapError(f"there is no interpreter {python}; make the environment anew: {INSTALL}", code=1)
+        raise FlowmapError(
+            f"there is no interpreter {python}; make the environment anew: {install_line(python.parent.parent)}", code=1
+        )
     with log.open("ab") as words:
         child = subprocess.Popen(
             [str(python), "-I", *arguments],

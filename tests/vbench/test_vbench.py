@@ -184,7 +184,10 @@ def test_clips_are_asked_for_by_the_protocol(
     ("words", "said"),
     [
         ((), "give a run or weights to make clips from, or --videos FOLDER"),
-        (("x", "--videos", "y"), "give a run or weights to make clips from, or --videos FOLDER"),
+        (("x", "--videos", "y"), "--videos y: is for clips that are there, of which x makes none; leave one out"),
+        (("--videos", "y", "--out", "y/z"), "--out y/z: lies in the folder of the clips"),
+        (("x", "--device", "tpu"), "--device tpu: the package computes on cpu or cuda"),
+        (("x", "--environment", "a b"), "a b'"),
         (("--videos", "nowhere"), "nowhere: the clips cannot be listed"),
         (("x", "--dimensions", "flicker"), "VBench has no 'flicker'"),
         (("x", "--flickering", "7"), "--flickering 7: 5 or 25 are possible"),
