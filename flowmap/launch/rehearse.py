@@ -39,6 +39,7 @@ from flowmap.use.wish import Wish
 
 _COUNTED = 32
 _TWIN = "twin.toml"
+_RAW, _ENCODED = ".raw", "encoded"
 _LEFT = (_TWIN, "parts", "encoded", "run", "exported")
 """What a rehearsal leaves, beside samples."""
 
@@ -72,6 +73,8 @@ def rehearse(path: Path, overrides: Sequence[str], runs: Path, console: Console)
             clear(folder)
             _prepare(recipe, processes.number, folder, console)
         processes.wait()
+        _encode(folder, console)
+        processes.wait()
         plan = _run_twice(folder / _TWIN, folder, console)
         files = _finish(plan, console) if processes.first else []
         processes.wait()
@@ -96,18 +99,23 @@ def _refuse_others(folder: Path) -> None:
 
 
 def _prepare(recipe: Recipe, processes: int, folder: Path, console: Console) -> None:
-    """Make the twin of `recipe` for so many `processes`, and its data, encoded where the recipe's can be."""
+    """Make the twin of `recipe` for so many `processes`, its data, and a note of what is to be encoded of them."""
     twin = twin_of(recipe, folder, processes)
     written = folder / _TWIN
     _say(console, "a tiny twin", f"of model and data is in {folder}; the recipe it runs is {written}")
     raw = twin.data
     if isinstance(raw, ArchiveConfig):
-        encoded = folder / "encoded"
-        twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(encoded)})})
-        _write(twin, written)
-        _say(console, "encode", "the samples, as `flowmap encode` does")
-        encode_recipe(written, raw.path, encoded, (), console, quiet=True)
+        (folder / _RAW).write_text(raw.path, "utf-8")
+        twin = twin.model_copy(update={"data": raw.model_copy(update={"path": str(folder / _ENCODED)})})
     _write(twin, written)
+
+
+def _encode(folder: Path, console: Console) -> None:
+    """Encode the twin's data, where the recipe's can be, by all processes."""
+    if (folder / _RAW).is_file():
+        _say(console, "encode", "the samples, as `flowmap encode` does")
+        raw = (folder / _RAW).read_text("utf-8")
+        encode_recipe(folder / _TWIN, raw, folder / _ENCODED, (), console, quiet=True)
 
 
 def _say(console: Console, what: str, how: str) -> None:
