@@ -85,6 +85,9 @@ def test_whole_weights(form: str, steps: int, run: Path, tmp_path: Path) -> None
     assert (len(sigmas), sigmas[0], sigmas[-1], about["flowmap.guidance"]) == (steps + 1, 1.0, 0.0, "1")
     listed = how.partition("sigmas = [")[2].partition("]")[0]
     assert [float(t) for t in listed.split(",")] == pytest.approx(sigmas, rel=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"on one list of {steps} steps" in card
+    assert "any number of steps" not in card
     noise, wanted, cond = ours(run, steps)
     assert off(walked(plain(run, load_file(file)), noise, sigmas, cond.text), wanted) < 5e-3 * precision(run)
     if form == "original":

@@ -68,6 +68,8 @@ class BackboneConfig(ComponentConfig):
     """Whether its networks take samples of several sizes, one in each step (`SampleSpec.sizes`)."""
     forms: ClassVar[tuple[str, ...]] = ()
     """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
+    listed_forms: ClassVar[frozenset[str]] = frozenset()
+    """Those of them in which a flow map is one for a single list of times, `SamplingGrid.times()`."""
 
     def origin(self) -> Origin:
         """What the base weights are, for a model card."""

@@ -27,6 +27,7 @@ from flowmap.version import __version__
 _MOST_ROWS = 40
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 _ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
+_ONE_LIST = "It is a flow map on one list of {} steps, which `times.json` has; on any other list it means nothing."
 _MANY_STEPS = "It is a velocity u(x, t), and no flow map: it is sampled with many steps, as its base is."
 
 
@@ -67,6 +68,7 @@ def export_run(
     # They are in the role now: once is enough.
     del own
     shift = sampling_shift(chosen.stage, recipe.evaluation)
+    any_step = _ONE_LIST.format(calls) if form in recipe.backbone.listed_forms else _ANY_STEP
     loading = ""
 
     def fill(part: Path) -> None:
@@ -74,7 +76,7 @@ def export_run(
         with torch.no_grad():
             loading = backbone.export(role, part, form or next(iter(forms), ""), merged, SamplingGrid(shift, calls))
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
-        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift, any_step), "utf-8")
         for file in part.rglob("*.safetensors"):
             # What is linked is the base's own file, and none of our business.
             if file.stat().st_nlink == 1:
@@ -84,7 +86,7 @@ def export_run(
     return chosen, loading.replace("FOLDER", str(to))
 
 
-def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float) -> str:
+def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float, any_step: str) -> str:
     """The model card: what it is, how it was made and measured, how it is loaded, under which licence."""
     recipe = plan.recipe
     origin = recipe.backbone.origin()
@@ -115,7 +117,7 @@ def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: 
             f"`{chosen.stage.name}` (training seed {chosen.seed}), {'distilled' if flow_map else 'trained'} with "
             f"[flowmap](https://arxiv.org/abs/2605.13724) {__version__} by the recipe in `{_RECIPE}`.",
             "",
-            _ANY_STEP if flow_map else _MANY_STEPS,
+            any_step if flow_map else _MANY_STEPS,
             "",
             "## Load",
             "```python",

@@ -21,6 +21,7 @@ class Wan21Config(CommonConfig):
     """Wan2.1, bidirectional: every frame sees every other. Text- and image-to-video."""
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released", "original", "comfyui")
+    listed_forms: ClassVar[frozenset[str]] = frozenset(("original", "comfyui"))
     type: Literal["wan21"] = "wan21"
     first_frame: Probability = Field(
         0.0, description="share of training steps in which the first frame is given (image-to-video)"
