@@ -150,6 +150,12 @@ def test_a_velocity_is_for_any_number_of_steps(run: Path, tmp_path: Path) -> Non
         assert off(theirs, who.network.velocity(x, t, cond)) < 5e-3 * precision(run)
 
 
+def test_a_number_of_steps_is_for_forms_of_one_list(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FlowmapError, match=r"--nfe 2: is for forms of one list of times \(comfyui, original\)"):
+        export_run(run, tmp_path / "out", None, "ema", None, True, None, 2)
+    assert not (tmp_path / "out").exists()
+
+
 def test_wans_own_code_has_no_adapters(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FlowmapError, match="--keep-lora: Wan's own code reads whole weights only"):
         export_run(run, tmp_path / "out", None, "ema", None, False, "original")

@@ -212,9 +212,8 @@ def export(
         ),
     ] = None,
     nfe: Annotated[
-        int,
-        typer.Option("--nfe", min=1, help="For original and comfyui: the steps a flow map is to be sampled in."),
-    ] = 4,
+        int | None, typer.Option("--nfe", min=1, help="For original and comfyui: a flow map's steps, 4 if not given.")
+    ] = None,
 ) -> None:
     """Write a stage's student as others load it (diffusers' pipelines, for Wan), with a model card."""
     with working(consoles.out, f"nothing was written to {to}"):

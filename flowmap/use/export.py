@@ -25,6 +25,7 @@ from flowmap.training.stage import base_draw, stage_weights
 from flowmap.version import __version__
 
 _MOST_ROWS = 40
+_STEPS = 4
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 _ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
 _ONE_LIST = "It is a flow map on one list of {} steps, which `times.json` has; on any other list it means nothing."
@@ -39,13 +40,13 @@ def export_run(
     train_seed: int | None,
     merged: bool,
     form: str | None = None,
-    calls: int = 4,
+    calls: int | None = None,
 ) -> tuple[StagePlan, str]:
     """Export a stage of the run in `folder` into the new folder `to`; returns the stage, and how to load it.
 
     `form` is one of the backbone's, the first if it is None; in forms that know one list of times it has `calls`
-    steps. All is written or nothing. Raises FlowmapError if `to` exists, if the stage is not finished, or if there is
-    no form of it that others load.
+    steps (4 if None). All is written or nothing. Raises FlowmapError if `to` exists, if the stage is not finished, or
+    if there is no form of it that others load.
     """
     if os.path.lexists(to):
         raise FlowmapError(f"--to {to}: is there already; name a new folder, or move it away")
@@ -54,6 +55,10 @@ def export_run(
     recipe, forms = plan.recipe, plan.recipe.backbone.forms
     if form is not None and forms and form not in forms:
         raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
+    if calls is not None and form not in recipe.backbone.listed_forms:
+        listed = ", ".join(sorted(recipe.backbone.listed_forms)) or "none here"
+        raise FlowmapError(f"--nfe {calls}: is for forms of one list of times ({listed})")
+    calls = calls or _STEPS
     student = chosen.stage.objective.roles()["student"]
     if student.kind == "velocity" and student.view == "forced" and recipe.backbone.causal():
         raise FlowmapError(
