@@ -99,7 +99,7 @@ OBJECTIVES = [
     "trajectory",
     "transition",
 ]
-SAMPLERS = ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
+SAMPLERS = ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "lcm", "unipc"]
 
 
 def test_the_first_party_plugins_are_found() -> None:

@@ -533,8 +533,8 @@ def test_samples_do_not_depend_on_the_size_of_the_pieces(plan: Plan, monkeypatch
 
 def test_how_many_steps_take_so_many_calls(plan: Plan) -> None:
     euler, heun = plan.recipe.evaluation.contests[0].samplers  # type: ignore[union-attr]
-    assert [contestant.steps_for(euler, n) for n in (1, 2, 3)] == [1, 2, 3]
-    assert [contestant.steps_for(heun, n) for n in (1, 2, 3, 4)] == [None, 1, None, 2]
+    assert [euler.steps(n) for n in (1, 2, 3)] == [1, 2, 3]
+    assert [heun.steps(n) for n in (1, 2, 3, 4)] == [None, 1, None, 2]
 
 
 def test_an_endless_source_gives_a_bounded_reference(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ UNKNOWN_COMPONENTS = {
     "sampler": (
         ('["flow_map"]', '["flowmap"]'),
         "r.toml:28: evaluation.contests.0.samplers.0: unknown sampler 'flowmap'; "
-        "allowed: consistency, dpm_solver, euler, flow_map, gamma, heun, unipc. Did you mean 'flow_map'?",
+        "allowed: consistency, dpm_solver, euler, flow_map, gamma, heun, lcm, unipc. Did you mean 'flow_map'?",
     ),
     "nothing near": (
         ('"mlp"', '"transformer"'),

@@ -135,7 +135,8 @@ def _fields(one: Side, twice: bool, sides: Sequence[Side]) -> dict[str, Any]:
 
 def _calls(side: Side, label: str, name: str, visible: bool = True, first: bool = False) -> gr.Slider:
     step = side.per_step
-    usual = step if first else min(MOST_CALLS, side.opened.calls)
+    own = side.opened.sampler.own_times()
+    usual = own.steps * step if own else step if first else min(MOST_CALLS, side.opened.calls)
     return gr.Slider(step, MOST_CALLS, value=usual, step=step, label=label, visible=visible, elem_id=name)
 
 

@@ -8,7 +8,6 @@ from typing import final
 
 from flowmap.demo.sides import MOST_CALLS, Side
 from flowmap.errors import FlowmapError
-from flowmap.use.student import steps_for
 from flowmap.use.wish import Wish
 
 FIELDS = {
@@ -51,12 +50,8 @@ class Question:
         """The wish for `side`; raises FlowmapError, in the words of the page, for what is none."""
         if not 1 <= calls <= MOST_CALLS:
             raise FlowmapError(f"Calls {calls}: 1 to {MOST_CALLS} are possible here")
-        if steps_for(side.opened.sampler, calls) is None:
-            step = side.per_step
-            raise FlowmapError(
-                f"Calls {calls}: the sampler {side.opened.sampler.type} takes {step} calls a step, so only multiples "
-                f"of {step} are possible"
-            )
+        if side.opened.sampler.steps(calls) is None:
+            raise FlowmapError(f"Calls {calls}: not possible, as the sampler {side.opened.sampler.takes()}")
         prompt = " ".join(self.prompt.split())
         if len(prompt) > MOST_CHARACTERS:
             raise FlowmapError(

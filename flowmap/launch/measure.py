@@ -147,7 +147,7 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
             found.append(contest.model_copy(update=same))
     if not found:
         told = weights.pretrained
-        sampler = sampler_called(told.sampler, kind, "these weights are")
+        sampler = sampler_called(told.sampler, kind, "these weights are", told.sampler_fields)
         scale = told.cfg_scale if spec.conditional else 1.0
         found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=scale))
     return tuple(found)

@@ -54,9 +54,17 @@ def twin_of(recipe: Recipe, folder: Path, processes: int) -> Recipe:
         "checkpoints": recipe.checkpoints.model_copy(update={"every": STOP_AFTER}),
     }
     if recipe.evaluation is not None:
-        per_step = recipe.evaluation.teacher_sampler.calls_per_step
+        teacher = recipe.evaluation.teacher_sampler
+        own = teacher.own_times()
         calls = tuple(n for n in recipe.evaluation.calls if n in _CALLS) or recipe.evaluation.calls[:1]
-        small = {"calls": calls, "teacher_calls": 2 * per_step, "samples": 2, "repeats": 2, "real": 4, "data": None}
+        small = {
+            "calls": calls,
+            "teacher_calls": (own.steps if own else 2) * teacher.calls_per_step,
+            "samples": 2,
+            "repeats": 2,
+            "real": 4,
+            "data": None,
+        }
         small["metrics"] = tuple(metric.rehearsed(parts) for metric in recipe.evaluation.metrics)
         everything["evaluation"] = recipe.evaluation.model_copy(update=small | of_twins(recipe, recipe.evaluation))
     return recipe.model_copy(update=everything)

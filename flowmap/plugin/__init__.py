@@ -16,7 +16,7 @@ from flowmap.plugin.kinds import (
     SamplerConfig,
 )
 from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle, idle_drop_findings
-from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
+from flowmap.schema.specs import Origin, OwnTimes, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import (
     NAME,
     Better,
@@ -57,6 +57,7 @@ __all__ = [
     "NetworkKind",
     "ObjectiveConfig",
     "Origin",
+    "OwnTimes",
     "Precision",
     "Pretrained",
     "Recomputation",

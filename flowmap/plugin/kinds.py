@@ -11,13 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 from pydantic import Field
 
 from flowmap.schema.bounds import PathText
 from flowmap.schema.config import Config, Finding
-from flowmap.schema.specs import Origin, Pretrained, RoleSpec, SampleSpec, StageFacts
+from flowmap.schema.specs import Origin, OwnTimes, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import Better, NetworkKind, Precision, Recomputation
 
 if TYPE_CHECKING:
@@ -249,6 +249,25 @@ class SamplerConfig(ComponentConfig):
     """The kind of network the sampler calls."""
     calls_per_step: ClassVar[int]
     """Network calls that one step along the grid takes."""
+
+    def own_times(self) -> OwnTimes | None:
+        """The one list of times that it goes along, whatever grid others are sampled on; None: any grid."""
+        return None
+
+    @final
+    def steps(self, calls: int) -> int | None:
+        """How many steps take exactly `calls` network calls; None if no number does."""
+        own = self.own_times()
+        possible = calls == own.steps * self.calls_per_step if own else calls % self.calls_per_step == 0
+        return calls // self.calls_per_step if possible and calls > 0 else None
+
+    @final
+    def takes(self) -> str:
+        """Say how many calls it takes: the middle of a sentence."""
+        own, each = self.own_times(), self.calls_per_step
+        if own is None:
+            return f"'{self.type}' takes {each} calls a step"
+        return f"'{self.type}' has {own.steps} times of its own, so it takes {own.steps * each} calls"
 
     @abstractmethod
     def build(self) -> Sampler:

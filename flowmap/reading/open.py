@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,8 +103,10 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
     return sampler_called(name, kind, f"stage '{plan.stage.name}' trains")
 
 
-def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:
-    """The sampler called `name`, with its defaults, for a network of `kind`; `whose` says whose network that is.
+def sampler_called(
+    name: str, kind: NetworkKind, whose: str, fields: Mapping[str, object] | None = None
+) -> SamplerConfig:
+    """The sampler called `name`, with its `fields` or defaults, for a network of `kind`; `whose` says whose that is.
 
     Raises FlowmapError if there is none of that name, or if it does not go with such a network.
     """
@@ -113,7 +115,7 @@ def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:
     except LookupError as error:
         raise FlowmapError(f"{option('sampler', name)}: {error.args[0]}") from None
     try:
-        config = found.model_validate({"type": name})
+        config = found.model_validate({"type": name, **(fields or {})})
     except ValidationError as error:
         raise FlowmapError(
             f"{option('sampler', name)}: needs settings of its own: {error.errors()[0]['msg']}"

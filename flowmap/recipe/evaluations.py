@@ -41,9 +41,9 @@ def evaluation_findings(
         yield Finding("error", ("teacher",), _unknown_stage(evaluation.teacher, stages))
     else:
         yield from _sampler_findings(("teacher_sampler",), evaluation.teacher_sampler, evaluation.teacher, networks)
-    if evaluation.teacher_calls % evaluation.teacher_sampler.calls_per_step:
-        per_step = evaluation.teacher_sampler.calls_per_step
-        message = f"'{evaluation.teacher_sampler.type}' takes {per_step} calls a step; give a multiple of it"
+    if evaluation.teacher_sampler.steps(evaluation.teacher_calls) is None:
+        own = evaluation.teacher_sampler.own_times()
+        message = f"{evaluation.teacher_sampler.takes()}; give {'that' if own else 'a multiple of it'}"
         yield Finding("error", ("teacher_calls",), message)
     held = evaluation.samples * math.prod(spec.shape)
     if held > MOST_HELD:
@@ -103,9 +103,9 @@ def _contest_findings(
             if contest.cfg_scale != 1 and sampler.network == "flow_map":
                 why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
                 yield Finding("error", (*where, "cfg_scale"), why)
-            if all(calls % sampler.calls_per_step for calls in evaluation.calls):
-                per_step = f"'{sampler.type}' takes {sampler.calls_per_step} calls a step"
-                yield Finding("warning", place, f"{per_step}; none of 'calls' fits, so it is not measured")
+            if all(sampler.steps(calls) is None for calls in evaluation.calls):
+                why = f"{sampler.takes()}; none of 'calls' fits, so it is not measured"
+                yield Finding("warning", place, why)
             entry = (contest.stage, contest.weights, sampler.type, contest.context)
             if entry in seen:
                 yield Finding("error", place, f"'{sampler.type}' on stage '{contest.stage}' is listed twice")

@@ -208,6 +208,9 @@ Shift = Annotated[float, Range(1e-3, 1e3, "1 is none, 5 usual; beyond, all times
 Time = Annotated[float, Range(0, 1, "times are in [0, 1]")]
 """Where on the path: 0 is data, 1 noise."""
 
+Thousandths = Annotated[float, Range(0, 1000, "times are in [0, 1000] where they are counted in thousandths")]
+"""A time in thousandths, as schedulers count."""
+
 Difference = Annotated[
     float, Range(1e-6, 0.1, "below, it is the rounding of times (6e-8 near 1) that a difference shows; above, no slope")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,13 +64,29 @@ class SampleSpec:
 
 
 @dataclass(frozen=True)
+class OwnTimes:
+    """A list of `times` in [0, 1], from the first to the last, which is 0; no other can be taken in its place.
+
+    `start` is the level of the noise that it begins with: what unit noise is multiplied by.
+    """
+
+    times: tuple[float, ...]
+    start: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """How many steps the list has."""
+        return len(self.times) - 1
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """What a backbone's base weights are as they stand, without any training of ours.
 
     `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
     from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
-    not known), `calls` network calls of `sampler`, guided by `cfg_scale` (w in null + w (cond - null)). For `diagonal`
-    see RoleSpec.
+    not known), `calls` network calls of `sampler` with `sampler_fields`, guided by `cfg_scale` (w in null + w (cond -
+    null)). For `diagonal` see RoleSpec.
     """
 
     kind: NetworkKind
@@ -81,6 +98,7 @@ class Pretrained:
     calls: int = 4
     cfg_scale: float = 1.0
     diagonal: bool = True
+    sampler_fields: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

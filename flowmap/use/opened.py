@@ -139,7 +139,8 @@ def _open_weights(weights: Outside, wish: Wish, together: int, later: bool) -> O
             raise FlowmapError(f"{option(name)}: is for runs; {weights.name} is one set of weights")
     told = weights.pretrained
     spec = _spec(weights, wish)
-    config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are")
+    own = {} if wish.sampler not in (None, told.sampler) else told.sampler_fields
+    config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are", own)
     backbone = weights.sized(spec).backbone
     _refuse(wish, spec, config, backbone.reads_text(), lower=("n", *_SIZES))
     if not later:

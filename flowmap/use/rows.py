@@ -16,7 +16,6 @@ from flowmap.plugin.kinds import MetricConfig, SamplerConfig
 from flowmap.recipe.tables import EvaluationConfig
 from flowmap.schema.words import Weights
 from flowmap.use.lineup import Lineup, Member
-from flowmap.use.student import steps_for
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def wanted(entry: Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
     """The (sampler, nfe, metric) that the entry's lines must have."""
     if entry.sampler is None:
         return {(m.network or "", m.calls, m.label()) for m in config.metrics if looks_at(m, entry)}
-    calls = [calls for calls in config.calls if steps_for(entry.sampler, calls) is not None]
+    calls = [calls for calls in config.calls if entry.sampler.steps(calls) is not None]
     return {(entry.label, n, m.label()) for n in calls for m in config.metrics if looks_at(m, entry)}
 
 

@@ -129,11 +129,6 @@ def _network(
     return role.network
 
 
-def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
-    """How many steps of `sampler` take exactly `calls` network calls; None if no number does."""
-    return calls // sampler.calls_per_step if calls % sampler.calls_per_step == 0 else None
-
-
 def latent_context(contexts: Mapping[int, int], frames: int) -> int:
     """How many frames in model space `frames` of context in data space are; raises FlowmapError if impossible."""
     if frames not in contexts:
@@ -157,18 +152,16 @@ def generate(
 
     Of `rows`, whole batches of `at_once` from the first to the end, alone, if they are given; `[0]` if they are none.
 
-    The grid has the `shift` given, or the contestant's own.
+    The grid has the `shift` given, or the contestant's own; a sampler with a list of its own goes along that.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
     those of the samples; otherwise conditions are the data's prompts. A `watcher` is told of calls and chunks, and
     what it raises ends the work. Raises FlowmapError if the sampler cannot take so many calls.
     """
-    steps = steps_for(sampler, calls)
+    steps, own = sampler.steps(calls), sampler.own_times()
     if steps is None:
-        per_step = sampler.calls_per_step
-        raise FlowmapError(
-            f"sampler '{sampler.type}' takes {per_step} calls a step, so {calls} is not possible; "
-            f"nearest: {max(per_step, calls - calls % per_step)}"
-        )
+        each = sampler.calls_per_step
+        near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
+        raise FlowmapError(f"sampler {sampler.takes()}, so {calls} is not possible{near}")
     if cfg_scale != 1 and sampler.network == "flow_map":
         raise FlowmapError(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
@@ -176,6 +169,8 @@ def generate(
         )
     backbone, network = contestant.backbone, contestant.network
     times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
+    if own is not None:
+        times = torch.tensor(own.times, dtype=torch.float64, device=contestant.device)
     shape, chunking = backbone.latent_shape(), backbone.chunking()
     if contestant.view == "whole":
         # As it was trained: a causal model of this kind was never asked for a chunk after another.
@@ -200,7 +195,7 @@ def generate(
         for first, cond, null in _asked(contestant, draw, start, at_once, (first_row, end)):
             part = draw.part(first, at_once)
             given = start.x0[first : first + part.count] if start is not None and begin else None
-            noise = part.normal("start noise", shape)[:, begin:]
+            noise = (own.start if own else 1.0) * part.normal("start noise", shape)[:, begin:]
             both = GuidedCond(cond, null) if cfg_scale != 1 else cond
             x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given, shown=shown)
             with phase("decoding"):

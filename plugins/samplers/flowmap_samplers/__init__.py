@@ -1,4 +1,4 @@
-"""Samplers `euler`, `heun`, `unipc`, `dpm_solver` (velocities), `flow_map`, `consistency` and `gamma` (flow maps)."""
+"""Samplers of velocities: euler, heun, unipc, dpm_solver; of flow maps: flow_map, consistency, gamma, lcm."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flowmap_samplers.configs import (
     FlowMapConfig,
     GammaConfig,
     HeunConfig,
+    LcmConfig,
     UniPCConfig,
 )
 
@@ -27,4 +28,5 @@ def flowmap_components() -> Iterable[type[ComponentConfig]]:
         FlowMapConfig,
         ConsistencyConfig,
         GammaConfig,
+        LcmConfig,
     ]

@@ -1,14 +1,15 @@
-"""Samplers `euler`, `heun`, `unipc`, `dpm_solver` (velocities), `flow_map`, `consistency` and `gamma` (flow maps)."""
+"""Samplers of velocities: euler, heun, unipc, dpm_solver; of flow maps: flow_map, consistency, gamma, lcm."""
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from flowmap.plugin import NetworkKind, SamplerConfig
-from flowmap.schema.bounds import Share
+from flowmap.plugin import NetworkKind, OwnTimes, SamplerConfig
+from flowmap.schema.bounds import MOST_PARTS, Share, Shift, Thousandths
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Sampler
@@ -116,3 +117,54 @@ class DpmSolverConfig(OneCallConfig):
         from flowmap_samplers.multistep import dpm_solver
 
         return dpm_solver()
+
+
+class LcmConfig(OneJumpConfig):
+    """Jump to data and noise again along one list of times: how released few-step students are sampled."""
+
+    type: Literal["lcm"] = "lcm"
+    times: tuple[Thousandths, ...] = Field(
+        min_length=1,
+        max_length=MOST_PARTS,
+        description="the times of the steps in thousandths, falling; 1000 is noise, and each step is a call",
+    )
+    shift: Shift = Field(1.0, description="that of the noise levels which the network was trained on")
+    warped: bool = Field(True, description="whether `times` stand on an even grid, to be shifted; no: as they are")
+    levels: Literal["exact", "nearest", "whole"] = Field(
+        "exact",
+        description="the noise level of a time: the time itself ('exact'), the 'nearest' of a thousand shifted levels "
+        "(Self-Forcing, CausVid, Krea, FastVideo), or by times cut to 'whole' thousandths (LightX2V)",
+    )
+    start: Literal["noise", "scaled"] = Field(
+        "noise", description="whether a list that begins below 1000 begins with unit noise, or with noise of that level"
+    )
+    time_input: Literal["exact", "bfloat16"] = Field(
+        "exact", description="how the network is told a time: as it is, or rounded to bfloat16 (rCM as released)"
+    )
+    boundary: Thousandths | None = Field(
+        None, description="from this time up each step goes to it, and not to data: where one of two networks ends"
+    )
+
+    @model_validator(mode="after")
+    def _falling(self) -> Self:
+        if any(later >= earlier for earlier, later in itertools.pairwise(self.times)):
+            raise ValueError("times must fall from step to step, such as [1000, 750, 500, 250]")
+        return self
+
+    def own_times(self) -> OwnTimes:
+        """The list, shifted if it is to be, and 0 after it."""
+        even = [time / 1000 for time in self.times]
+        s = self.shift if self.warped else 1.0
+        times = tuple(s * t / (1 + (s - 1) * t) for t in even)
+        return OwnTimes((*times, 0.0), times[0] if self.start == "scaled" else 1.0)
+
+    def build(self) -> Sampler:
+        """Make the sampler."""
+        from flowmap_samplers import lcm
+
+        level = lcm.exact
+        if self.levels != "exact":
+            level = (lcm.nearest if self.levels == "nearest" else lcm.whole_thousandths)(self.shift)
+        boundary = None if self.boundary is None else self.boundary / 1000
+        told = lcm.in_bfloat16 if self.time_input == "bfloat16" else lcm.as_it_is
+        return lcm.Lcm(level, boundary, told)
