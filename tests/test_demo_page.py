@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,15 @@ def test_a_clip_of_moving_digits_is_made_without_the_internet_and_taken_home(
     local = ("http://127.0.0.1:", "data:", "blob:")
     assert [address for address in addresses if not address.startswith(local)] == []
     assert [line["message"] for line in page.log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_no_other_name_of_this_machine_is_answered(port: int) -> None:
+    def status(host: str) -> int:
+        connection = HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/config", headers={"Host": host})
+        return connection.getresponse().status
+
+    assert [status(f"127.0.0.1:{port}"), status("localhost"), status("evil.example")] == [200, 200, 400]
 
 
 def test_two_numbers_of_calls_side_by_side(page: Page) -> None:

@@ -21,6 +21,7 @@ from flowmap.phases import phase
 from flowmap.use.wish import Wish
 
 HOST = "127.0.0.1"
+_PUBLIC = "*.gradio.live"
 _LAST_CALL_SECONDS = 5
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
@@ -96,10 +97,14 @@ def _launched(answering: Answering, about: str, folder: Path, port: int, share: 
         # pydub looks for ffmpeg, which nothing here needs.
         warnings.simplefilter("ignore")
         import gradio as gr
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from flowmap.demo.page import CSS, layout
 
     page = layout(answering, about)
+    # Another site that a reader's browser visits could give itself a name for this machine, and read the answers.
+    guard = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost", *([_PUBLIC] if share else [])])
     try:
         _, local, public = page.launch(
             server_name=HOST,
@@ -111,6 +116,7 @@ def _launched(answering: Answering, about: str, folder: Path, port: int, share: 
             # Names of fonts that every system has: Gradio's own come from elsewhere.
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             allowed_paths=[str(folder)],
+            app_kwargs={"middleware": [guard]},
             max_file_size="500mb",
             footer_links=[],
             ssr_mode=False,

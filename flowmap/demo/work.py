@@ -50,7 +50,8 @@ class Answering:
 
     def answers(self, question: Question) -> Iterator[Answer]:
         """How far the answer is, again and again, until it is there; the last has all of it, or says why not."""
-        pairs = list(zip(self.sides, question.calls, strict=False))
+        # The other side is left out where nobody asks for it.
+        pairs = list(zip(self.sides[: len(question.calls)], question.calls, strict=True))
         try:
             with from_page(FIELDS):
                 tasks = [(side, _checked(question, side, calls)) for side, calls in pairs]

@@ -24,6 +24,7 @@ from flowmap.phases import phase
 from flowmap.vbench.names import ENDING
 from flowmap.video.counting import count_frames
 
+_MISSING = "is missing"
 _SHOWN = 3
 _MOST_BYTES = 50_000_000
 
@@ -63,7 +64,8 @@ class Clips:
 
     def refuse_faults(self, what: str, names: Sequence[str]) -> None:
         """Raise ClipError, counting and naming, if any of `names` cannot be scored for `what`."""
-        faults = [self.faults[name] for name in names if name in self.faults]
+        # Missing ones last: that they are not there yet is known, that others are broken is news.
+        faults = sorted((self.faults[name] for name in names if name in self.faults), key=_is_of_missing)
         if faults:
             raise ClipError(f"{what}: {len(faults):,} of its {len(names):,} clips cannot be scored: {_some(faults)}", 1)
 
@@ -87,7 +89,7 @@ def look_at(folder: Path, wanted: Sequence[str], known: Iterable[str], book: Pat
             "VBench takes the type of all clips from the file that it lists first; move them away"
         )
     seen, faults = _seen(folder, [name for name in wanted if name + ENDING in names], book)
-    faults |= {name: f"'{name}{ENDING}' is missing" for name in wanted if name + ENDING not in names}
+    faults |= {name: f"'{name}{ENDING}' {_MISSING}" for name in wanted if name + ENDING not in names}
     if seen:
         usual = Counter(map(_form, seen.values())).most_common(1)[0][0]
         for name, each in list(seen.items()):
@@ -97,6 +99,10 @@ def look_at(folder: Path, wanted: Sequence[str], known: Iterable[str], book: Pat
                 faults[name] = f"'{name}{ENDING}' {what}, {why}"
                 del seen[name]
     return Clips(folder, seen, faults)
+
+
+def _is_of_missing(fault: str) -> bool:
+    return fault.endswith(_MISSING)
 
 
 def _listed(folder: Path) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ftfy
 import torch
@@ -12,6 +13,8 @@ from torch.nn.functional import pad
 
 from flowmap.phases import each
 
+_log = logging.getLogger("flowmap.prompts")
+_SHOWN = 60
 _TOKENS_TOGETHER = 2048
 _MOST_PADDED = 1.25  # times the shortest text of a group, the longest one
 
@@ -19,6 +22,16 @@ _MOST_PADDED = 1.25  # times the shortest text of a group, the longest one
 def cleaned(prompt: str) -> str:
     """Mended encoding, no HTML entities, single spaces: what encoders saw in training (`prompt_clean` of diffusers)."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+def say_cut(lengths: Mapping[str, int], most: int) -> None:
+    """Warn of texts, given with their tokens, of which only the first `most` tokens are read, if there are any."""
+    cut = {text: length for text, length in lengths.items() if length > most}
+    if cut:
+        first, length = next(iter(cut.items()))
+        which = "a prompt is" if len(cut) == 1 else f"{len(cut):,} prompts are"
+        shown = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}..."
+        _log.warning("%s cut: '%s' has %s tokens, and %s are read", which, shown, f"{length:,}", f"{most:,}")
 
 
 def embeddings(

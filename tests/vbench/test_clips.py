@@ -75,6 +75,15 @@ def test_each_fault_is_named(tmp_path: Path) -> None:
     found.refuse_faults("scene", NAMES[4:])
 
 
+def test_broken_clips_are_named_before_any_number_of_missing_ones(tmp_path: Path) -> None:
+    folder = make_clips(tmp_path / "clips", NAMES)
+    for name in NAMES[:4]:
+        (folder / f"{name}.mp4").unlink()
+    (folder / f"{NAMES[4]}.mp4").write_bytes(b"")
+    with pytest.raises(ClipError, match=rf"cannot be scored: {NAMES[4]}\.mp4"):
+        look(tmp_path).refuse_faults("scene", NAMES)
+
+
 def test_a_clip_cut_after_its_index_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
     folder = make_clips(tmp_path / "clips", ["long"], frames=33, side=64)
     faststart(folder / "long.mp4")

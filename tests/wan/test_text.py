@@ -101,3 +101,13 @@ def test_no_prompts_are_no_embeddings(codec: WanCodec) -> None:
 
 def test_the_precision_is_that_of_the_device() -> None:
     assert (text_precision("cuda"), text_precision("cpu"), text_precision("mps")) == ("bfloat16", "float32", "float32")
+
+
+def test_a_prompt_that_is_cut_is_said(codec: WanCodec, caplog: pytest.LogCaptureFixture) -> None:
+    longest = next(n for n in range(1, 99) if len(codec._tokenizer("ball " * n).input_ids) > LENGTH)
+    fits, over = ("ball " * (longest - 1)).strip(), ("ball " * (longest + 3)).strip()
+    codec.embedded([fits], CPU)
+    assert not caplog.messages
+    codec.embedded([fits, over], CPU)
+    tokens = len(codec._tokenizer(over).input_ids)
+    assert caplog.messages == [f"a prompt is cut: '{over[:60]}...' has {tokens} tokens, and {LENGTH} are read"]

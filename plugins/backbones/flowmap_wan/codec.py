@@ -16,7 +16,7 @@ from flowmap.plugin import SampleSpec
 from flowmap.workshop.codec import Codec
 from flowmap.workshop.null import NullText
 from flowmap.workshop.parts import OnDevices, read_model, read_tokenizer, weights_of, with_both_names
-from flowmap.workshop.texts import cleaned, embeddings
+from flowmap.workshop.texts import cleaned, embeddings, say_cut
 from flowmap_wan.checkpoint import Checkpoint, text_precision
 from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.layout import LATENT_CHANNELS, TextEncoderFields, VaeFields
@@ -98,8 +98,11 @@ class WanCodec(Codec):
             states: Tensor = encoder(ids.to(device), mask.to(device)).last_hidden_state
             return states
 
-        found = self._tokenizer(words, max_length=most, truncation=True, add_special_tokens=True)
-        made = dict(zip(words, embeddings(found.input_ids, encode, most, width), strict=True))
+        tokens = self._tokenizer(words, max_length=most, truncation=True, add_special_tokens=True).input_ids
+        full = [word for word, row in zip(words, tokens, strict=True) if len(row) == most]
+        if full:
+            say_cut(dict(zip(full, map(len, self._tokenizer(full).input_ids), strict=True)), most)
+        made = dict(zip(words, embeddings(tokens, encode, most, width), strict=True))
         return torch.stack([made[cleaned(prompt)] for prompt in prompts])
 
     @torch.no_grad()
