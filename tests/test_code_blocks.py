@@ -10,6 +10,7 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def test_a_block_is_what_it_says(block: Block) -> None:
         check_toml(block.text)
     elif block.language == "python":
         check_python(block.text)
+    elif block.text.startswith("#!"):
+        check_script(block.text)
     elif block.language in SHELL and not ERROR.match(block.text):
         lines = [line for line in commands(block.text) if line]
         assert lines
@@ -84,6 +87,16 @@ def commands(text: str) -> Iterator[str]:
     """The lines of a block of commands, continued ones whole, without comments."""
     for line in text.replace("\\\n", " ").splitlines():
         yield line.split(" #")[0].strip() if not line.startswith("#") else ""
+
+
+def check_script(text: str) -> None:
+    """Its syntax is bash's, and the flowmap commands in it are the CLI's."""
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    values = dict(re.findall(r"^(\w+)=(\S+)$", text, re.MULTILINE))
+    lines = [line.split(" || ")[0].removesuffix(" &") for line in commands(text) if re.match(r"flowmap|torchrun", line)]
+    assert lines
+    for line in lines:
+        check_command(re.sub(r'"\$(\w+)"', lambda name: values[name[1]], line))
 
 
 def check_command(line: str) -> None:
