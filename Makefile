@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-all faults lint bench clean
+.PHONY: help install quickstart test test-slow test-all faults lint bench docs clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,5 +43,8 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 bench: $(INSTALLED) ## Time the loop, the tangents and the start-up, as ratios
 	$(BIN)/pytest tests/benchmarks -o addopts='' --benchmark-only -s
 
+docs: $(INSTALLED) ## Build the documentation, site/index.html: readable without a network
+	PYTHONPATH=docs $(BIN)/zensical build --strict --clean
+
 clean: ## Remove .venv and caches (never runs/)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .cache site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

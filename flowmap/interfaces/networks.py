@@ -53,7 +53,8 @@ class Velocity(ABC):
 class FlowMap(Velocity):
     """A network that knows the average velocity u(x, t, r) between two times: a student.
 
-    It defines the flow map X_{t->r}(x) = x - (t - r) u(x, t, r) for r <= t; u(x, t, t) is the velocity.
+    It defines the flow map X_{t->r}(x) = x - (t - r) u(x, t, r) for r <= t; u(x, t, t) is the velocity
+    (docs/derivations.md, eqs. 4 and 5).
     """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """The rectified-flow path between data (t = 0) and noise (t = 1), the shift, and sampling grids.
 
 x_t = (1 - t) x0 + t e, with sample velocity v = dx/dt = e - x0 (flow matching, arXiv 2210.02747; rectified
-flow, arXiv 2209.03003). Times live in [0, 1], in float32 or wider.
+flow, arXiv 2209.03003; docs/derivations.md, eq. 1). Times live in [0, 1], in float32 or wider.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv 2207.12598), in one convention.
+"""Classifier-free guidance (arXiv 2207.12598), in one convention (docs/derivations.md, eq. 15).
 
 `cfg_scale` w means null + w (cond - null) everywhere in flowmap: 1 is no guidance. (AnyFlow's stage-3 code
 writes cond + 3 (cond - null), which is cfg_scale 4 here.)
@@ -27,7 +27,8 @@ def guided_velocity(network: Velocity, x: Tensor, t: Tensor, cond: Cond, null: C
 def unguided(guided: Tensor, null: Tensor, cfg_scale: float) -> Tensor:
     """The conditional velocity of which `guided` is the guided one: (guided - (1 - w) null) / w, `[B, F, ...]`.
 
-    With it a student learns guided velocities from data, which know no guidance (AnyFlow, arXiv 2605.13724).
+    With it a student learns guided velocities from data, which know no guidance (AnyFlow, arXiv 2605.13724;
+    docs/derivations.md, eq. 16).
     """
     return (guided - (1 - cfg_scale) * null) / cfg_scale
 

@@ -2,7 +2,7 @@
 
 Along a trajectory, with r held fixed: d/dt u(x_t, t, r) = (v . grad_x) u + du/dt, where v = dx/dt. It enters the
 MeanFlow identity u = v - (t - r) du/dt (arXiv 2505.13447; by central difference: AnyFlow, arXiv 2605.13724, and TiM,
-2509.04394) and is taken without gradient.
+2509.04394; docs/derivations.md, eqs. 10 and 13) and is taken without gradient.
 
 In r, with x and t held fixed: d/dr X_{t->r}(x) = u - (t - r) du/dr, the speed with which the point that x is mapped to
 moves (arXiv 2406.07507). A loss on it needs its gradient.

@@ -2,7 +2,8 @@
 
 With data sum_k w_k N(m_k, s_k^2) the marginal at t is sum_k w_k N((1 - t) m_k, (1 - t)^2 s_k^2 + t^2). The
 velocity is E[e - x0 | x_t]. In one dimension the flow of a velocity preserves quantiles, so the flow map is
-X_{t->r}(x) = F_r^-1(F_t(x)) with F the distribution functions; for one component it is affine.
+X_{t->r}(x) = F_r^-1(F_t(x)) with F the distribution functions; for one component it is affine
+(docs/derivations.md, eq. 26).
 """
 
 from __future__ import annotations

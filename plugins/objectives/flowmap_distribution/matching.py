@@ -1,7 +1,8 @@
 """Distribution matching (DMD2, arXiv 2405.14867): the student's loss, and the critic's that stands for the student.
 
 The gradient of KL(student || data) at a sample x, noised to y at time tau, is proportional to fake - real, the
-difference of what critic and teacher predict as x0 from y. A loss with that gradient is |x - sg(x - g)|^2.
+difference of what critic and teacher predict as x0 from y. A loss with that gradient is |x - sg(x - g)|^2
+(docs/derivations.md, eqs. 20 and 21).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The semigroup property X_{t->r} = X_{s->r}(X_{t->s}), with X_{t->s} by one step of the teacher and X_{s->r} by
 the student's moving average, reads u* = w v + (1 - w) sg u_ema(x_s, s, r), where w = (t - s) / (t - r) and v
-is the average velocity of the teacher's step. No derivative is needed.
+is the average velocity of the teacher's step. No derivative is needed (docs/derivations.md, eq. 14).
 """
 
 from __future__ import annotations

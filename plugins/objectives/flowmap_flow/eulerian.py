@@ -1,7 +1,7 @@
 """Eulerian distillation: flow map matching (arXiv 2406.07507), self-distilled (2505.18825), AYF's EMD (2506.14603).
 
-A trajectory's points are all mapped to the same one: d/dt X_{t->r}(x_t) = v - u - (t - r) du/dt = 0, where v = dx/dt.
-Minus that residual is g = u - v + (t - r) du/dt, and u is regressed on sg[u - g].
+A trajectory's points are all mapped to the same one: d/dt X_{t->r}(x_t) = v - u - (t - r) du/dt = 0, where v = dx/dt
+(docs/derivations.md, eq. 10). Minus that residual is g = u - v + (t - r) du/dt, and u is regressed on sg[u - g].
 """
 
 from __future__ import annotations

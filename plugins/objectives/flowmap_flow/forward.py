@@ -1,6 +1,7 @@
 """Forward flow-map training: AnyFlow's stage 2 (arXiv 2605.13724), the MeanFlow identity (2505.13447).
 
-u(x_t, t, r) is regressed on sg[v - (t - r) du/dt], with guidance fused into the student.
+u(x_t, t, r) is regressed on sg[v - (t - r) du/dt], with guidance fused into the student (docs/derivations.md, eqs. 12
+and 16). docs/worked-objective.md goes through it line by line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Lagrangian distillation: flow map matching (arXiv 2406.07507), self-distilled (2505.18825).
 
 The point that x_t is mapped to moves, as r does, with the velocity of where it is:
-d/dr X_{t->r}(x_t) = v(X_{t->r}(x_t), r). From X = x - (t - r) u the left side is u - (t - r) du/dr.
+d/dr X_{t->r}(x_t) = v(X_{t->r}(x_t), r). From X = x - (t - r) u the left side is u - (t - r) du/dr
+(docs/derivations.md, eqs. 8 and 9).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 The average velocity of a trajectory satisfies u = v - (t - r) du/dt (equation 6), so u(x_t, t, r) is regressed on
 sg[v - (t - r) du/dt] (equations 9 to 11), with v = e - x0 and the weight 1 / (|delta|^2 + c)^p (equation 22).
+The derivation: (docs/derivations.md, eqs. 10 and 12).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The semigroup property of flow maps, self-distilled (arXiv 2505.18825, progressive self-distillation).
 
 X_{t->r} = X_{s->r}(X_{t->s}) for t > s > r reads, for average velocities,
-u(x_t, t, r) = lambda u(x_t, t, s) + (1 - lambda) u(X_{t->s}(x_t), s, r), with lambda = (t - s) / (t - r).
+u(x_t, t, r) = lambda u(x_t, t, s) + (1 - lambda) u(X_{t->s}(x_t), s, r), with lambda = (t - s) / (t - r)
+(docs/derivations.md, eqs. 6 and 7).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Shortcut models (arXiv 2410.12557): the semigroup at the midpoint, on jumps of dyadic lengths.
 
 A jump of length d, from t = k d to t - d, learns from two of d / 2 (equation 4); d = 1, 1/2, ... 1/64. The other
-samples learn the velocity of the data, at r = t.
+samples learn the velocity of the data, at r = t (docs/derivations.md, eq. 7).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 @final
 class Euler(Sampler):
-    """x <- x - (t - r) v(x, t)."""
+    """x <- x - (t - r) v(x, t), along the ODE (docs/derivations.md, eq. 2)."""
 
     def order(self) -> int | None:
         """First order."""
@@ -54,7 +54,7 @@ class Heun(Sampler):
 
 @final
 class FlowMapEuler(Sampler):
-    """x <- X_{t->r}(x)."""
+    """x <- X_{t->r}(x) (docs/derivations.md, eq. 4)."""
 
     def order(self) -> int | None:
         """None: the error is the map's, whatever the grid."""
@@ -70,7 +70,10 @@ class FlowMapEuler(Sampler):
 
 @final
 class ConsistencyMultistep(Sampler):
-    """x0 <- X_{t->0}(x), then fresh noise up to the next time (consistency models, arXiv 2303.01469, alg. 1)."""
+    """x0 <- X_{t->0}(x), then fresh noise up to the next time (consistency models, arXiv 2303.01469, alg. 1).
+
+    (docs/derivations.md, eq. 23)
+    """
 
     def order(self) -> int | None:
         """None: stochastic."""

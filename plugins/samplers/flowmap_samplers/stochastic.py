@@ -6,8 +6,9 @@ x_t = (1 - t) x0 + t e that is
     x_r = a X_{t->s}(x_t) + sqrt(r^2 - a^2 s^2) e',  a = (1 - r) / (1 - s):
 
 a turns the share 1 - s of the data in x_s into 1 - r, what noise x_s has becomes a s, and the variances of independent
-noises add up to r^2. So for the exact map every x_r has the right distribution, whatever gamma. gamma = 0 is the
-sampler `flow_map`, gamma = 1 (s = 0, a = 1 - r) the sampler `consistency`.
+noises add up to r^2. So for the exact map every x_r has the right distribution, whatever gamma
+(docs/derivations.md, eq. 22). gamma = 0 is the sampler `flow_map`, gamma = 1 (s = 0, a = 1 - r) the sampler
+`consistency`.
 
 The convention is that gamma is linear in time. In consistency trajectory models, on the path x0 + sigma e, it is
 sigma_s = sqrt(1 - gamma^2) sigma_r; both agree at the ends and name the same family of samplers.
