@@ -753,8 +753,11 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "chunks": (_backbone(chunking=_Uneven()), "the chunks (1, 1) of 'broken' must be above 0 and sum to 1 frames"),
     "joined": (_backbone(condition=_stubborn(take=False)), "joined conditions of 'broken' must act as each does alone"),
     "taken": (_backbone(condition=_stubborn(take=True)), "taking rows of a condition of 'broken'"),
-    "deaf": (_backbone(condition=_deaf), "must use its condition: what it is asked for and nothing give the same"),
-    "r ignored": (_backbone(_times(lambda t, r: (t, t))), "must depend on r; u(x, t, r) is u(x, t, t) everywhere"),
+    "deaf": (_backbone(condition=_deaf), "must use its condition: with the prompts of other samples"),
+    "r ignored": (
+        _backbone(_times(lambda t, r: (t, t))),
+        "must depend on r; u(x, t, r) of `mean_velocity` is u(x, t, t) in 3 of 3 samples",
+    ),
     "t ignored": (_backbone(_times(lambda t, r: (0 * t, 0 * r))), "a flow_map role of 'broken' must depend on t"),
     "name": (_backbone(_renamed), "must have the name that was asked for"),
     "kind": (_backbone(_always_two_times), "a velocity role of 'broken' has a network of the wrong kind"),
@@ -789,7 +792,7 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "anew": (_backbone(_anew), "must be the same for the same draw"),
     "global initialisation": (
         _backbone(_global_initialisation),
-        "a role of 'broken' must take random numbers from its Draw",
+        "a velocity role of 'broken' must take random numbers from its Draw",
     ),
     "diagonal": (_backbone(_off_the_diagonal), "must equal that velocity at r = t"),
 }
@@ -959,7 +962,7 @@ def test_the_stubs_of_these_data_keep_the_contract() -> None:
 
 def _metric(
     score: Callable[[Evidence], Any] | None = None,
-    floor: float = 0.0,
+    floor: float | None = None,
     build: Callable[[], Any] | None = None,
 ) -> MetricConfig:
     inner = SlicedWassersteinConfig()
@@ -982,7 +985,7 @@ def _metric(
                     return score(evidence) if score else good.score(evidence)  # type: ignore[no-any-return]
 
                 def floor(self, size: int) -> float:
-                    return floor
+                    return good.floor(size) if floor is None else floor
 
             return Stub()
 
