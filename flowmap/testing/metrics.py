@@ -19,7 +19,7 @@ from flowmap.testing.referenced import ReferencedSubject, spec_of
 LAWS = Laws("metric")
 
 _FLOOR = 4.0  # within this factor of what perfect samples score: both have chance in them
-_GROWN = 1.5
+_GROWN, _KEPT = 1.5, 1.15  # what is plain growth, and what is some
 
 
 @final
@@ -210,7 +210,7 @@ def floors_go_by_the_size(subject: MetricSubject) -> None:
     many, few = subject.count, subject.count // 4
     perfect, floor = ([at(size) for size in (few, many)] for at in (subject.perfect, subject.metric.floor))
     grown, kept = (max(pair) / max(min(pair), 1e-12) for pair in (perfect, floor))
-    good = grown < _GROWN**2 or kept > math.sqrt(_GROWN)
+    good = grown < _GROWN or kept > _KEPT
     require(
         good,
         f"the floor of {subject.who} must go by the number of samples: perfect ones score {perfect[0]:.3g} ({few} "
