@@ -1,10 +1,9 @@
-"""The conformance kit over every installed component, and over components that break one rule each."""
+"""The sentences of the conformance kit, on components that break one rule each (every component of ours: tests/kit)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,9 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from flowmap_datasets.configs import CheckerboardConfig, DigitsConfig
+from flowmap_datasets.configs import CheckerboardConfig
 from flowmap_flow.configs import FlowMapConfig
-from flowmap_gaussian.configs import GaussianConfig
 from flowmap_metrics.configs import SemigroupConfig, SlicedWassersteinConfig
 from flowmap_mlp.configs import MlpConfig
 from flowmap_samplers.configs import EulerConfig
@@ -50,7 +48,6 @@ from flowmap.plugin import (
     ComponentConfig,
     Config,
     DataConfig,
-    FeaturesConfig,
     Finding,
     MetricConfig,
     ObjectiveConfig,
@@ -58,12 +55,11 @@ from flowmap.plugin import (
     SamplerConfig,
     SampleSpec,
 )
-from flowmap.plugin.catalogue import KINDS, catalogue
+from flowmap.plugin.catalogue import KINDS
 from flowmap.testing import (
     check_backbone,
     check_config,
     check_data,
-    check_features,
     check_metric,
     check_objective,
     check_sampler,
@@ -78,80 +74,6 @@ pytestmark = [
 
 POINT = SampleSpec((1, 2), classes=0)
 IMAGE = SampleSpec((1, 1, 4, 4), classes=3)
-
-
-def installed(kind: str) -> Any:
-    """Every installed component of a kind that needs no settings, nor weights that others made, with its defaults."""
-    ours = [c for c in catalogue().components if c.kind == kind]
-    needy = {c.name for c in ours if any(field.is_required() for field in c.config.model_fields.values())}
-    found = [c.config.model_validate({"type": c.name}) for c in ours if c.name not in needy]
-    found = [config for config in found if not any(config.missing())]
-    return pytest.mark.parametrize("config", found, ids=lambda config: config.type)
-
-
-@installed("sampler")
-def test_samplers(config: SamplerConfig) -> None:
-    check_sampler(config)
-
-
-@installed("objective")
-def test_objectives(config: ObjectiveConfig) -> None:
-    check_objective(config)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"type": "flow_matching", "drop_condition": 0.5},
-        {"type": "flow_map", "velocity": "teacher", "rebalance": False, "cfg_scale": 2.0},
-        {"type": "flow_map", "cfg_scale": 3.0, "drop_condition": 0.1, "tangent": {"method": "jvp"}},
-        {"type": "consistency", "schedule": "improved", "start_stage": 4, "cfg_scale": 2.0},
-        {"type": "tcm", "velocity": "teacher", "start_stage": 4},
-        {"type": "scm", "velocity": "data"},
-        {"type": "scm", "tangent": {"method": "central"}},
-        {"type": "mean_flow", "velocity": "teacher", "cfg_scale": 2.0},
-        {"type": "eulerian", "velocity": "self", "normalize": True, "warmup": 2},
-        {"type": "lagrangian", "velocity": "self", "tangent": {"method": "central"}},
-        {"type": "semigroup", "velocity": "data", "middle": "midpoint"},
-        {"type": "backward_simulation", "unroll": "full"},
-        {"type": "flow_map", "tangent": {"batched": False}, "weight": "beta08", "shift": 5.0},
-        {"type": "discrete_flow_map", "cfg_scale": 2.0, "solver": "euler"},
-        {"type": "consistency", "cfg_scale": 2.0, "points": 4},
-        {"type": "backward_simulation", "forward": "flow_map", "cfg_scale": 4.0},
-        {"type": "backward_simulation", "forward": "consistency", "sampler": "consistency"},
-    ],
-    ids=lambda fields: " ".join(str(value) for value in fields.values()),
-)
-def test_objectives_with_other_settings(fields: dict[str, Any]) -> None:
-    check_objective(catalogue().find("objective", fields["type"]).model_validate(fields))  # type: ignore[arg-type]
-
-
-@installed("backbone")
-@pytest.mark.parametrize("spec", [POINT, IMAGE], ids=["point", "image"])
-def test_backbones(config: BackboneConfig, spec: SampleSpec) -> None:
-    if isinstance(config, MlpConfig):
-        config = MlpConfig(width=8, depth=1)
-    # The exact velocity of a mixture knows no classes.
-    check_backbone(config, replace(spec, classes=0) if isinstance(config, GaussianConfig) else spec)
-
-
-@installed("data")
-def test_data(config: DataConfig) -> None:
-    check_data(config)
-
-
-def test_conditional_data() -> None:
-    check_data(DigitsConfig(conditional=True))
-
-
-@installed("metric")
-def test_metrics(config: MetricConfig) -> None:
-    check_metric(config)
-
-
-@installed("features")
-def test_features(config: FeaturesConfig) -> None:
-    check_features(config)
 
 
 def wrong(contract: str, check: Callable[..., None], *arguments: Any) -> None:

@@ -45,7 +45,7 @@ class Requirements:
     @classmethod
     def examination(cls) -> Examination:
         """The checks of it. Raises TypeError for an attribute that is neither of these nor a capability."""
-        known = {*vars(Requirements), *NAMES}
+        known = {*vars(Requirements), *Requirements.__annotations__, *NAMES}
         strange = [name for name in vars(cls) if not name.startswith("_") and name not in known]
         if strange:
             raise TypeError(f"{cls.__name__}.{strange[0]} is no capability; these are: {', '.join(NAMES)}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowmap.testing.alike import same_samples, some_rows
 from flowmap.testing.check import Laws
 from flowmap.testing.contract import halves, require, whole
-from flowmap.testing.data.subject import COUNT, MANY, REFERENCES, DataSubject, Split, pictured
+from flowmap.testing.data.subject import COUNT, REFERENCES, DataSubject, Split, pictured
 
 LAWS = Laws("data")
 
@@ -80,8 +80,8 @@ def held_out_is_another_split(subject: DataSubject) -> None:
 )
 def held_out_is_not_trained_on(subject: DataSubject) -> None:
     """A few batches against many held-out samples; where few samples are possible, some are in both by chance."""
-    held_out, train = (_rows(subject.data.reference(split, 4096).x) for split in ("held_out", "train"))
-    rows = [row for step in range(_STEPS) for row in _rows(subject.data.batch(whole(MANY, step)).x)]
+    held_out, train = (_rows(subject.data.reference(split, 32 * subject.number).x) for split in ("held_out", "train"))
+    rows = [row for step in range(_STEPS) for row in _rows(subject.data.batch(whole(subject.number, step)).x)]
     known, chance = (sum(row in set(held_out) for row in some) / len(some) for some in (rows, train))
     require(
         known < _KNOWN + 1.5 * chance,

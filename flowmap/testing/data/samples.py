@@ -12,7 +12,7 @@ from flowmap.interfaces import EncodedText
 from flowmap.testing.alike import alike, captions, some_prompts
 from flowmap.testing.check import Laws
 from flowmap.testing.contract import halves, own_randomness_only, require, require_like, whole
-from flowmap.testing.data.subject import COUNT, MANY, DataSubject, pictured
+from flowmap.testing.data.subject import COUNT, DataSubject, pictured
 
 LAWS = Laws("data")
 
@@ -118,7 +118,7 @@ def classes_are_counted(subject: DataSubject) -> None:
     asked = [*((f"the prompts of {who}", samples.prompts) for who, samples, _ in subject.all())]
     asked += [
         (f"the prompts of a batch of {subject.who}", subject.many.prompts),
-        (f"the prompts of {subject.who}", subject.data.prompts(whole(MANY))),
+        (f"the prompts of {subject.who}", subject.data.prompts(whole(subject.number))),
     ]
     for who, prompts in asked:
         good = isinstance(prompts, Tensor) and prompts.ndim == 1 and prompts.dtype == torch.int64
@@ -144,7 +144,7 @@ def prompts_go_with_labels(subject: DataSubject) -> None:
     assert labels is not None
     if len(set(labels.tolist())) < 2 or len(set(prompts.tolist())) < 2:
         return
-    told, chance = _told(prompts, labels), _told(prompts, labels.roll(MANY // 3))
+    told, chance = _told(prompts, labels), _told(prompts, labels.roll(subject.number // 3))
     require(
         told > chance + 0.1,
         f"the prompts of a batch of {subject.who} must go with its labels: by the prompt {100 * told:.0f} % of the "

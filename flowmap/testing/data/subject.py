@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
@@ -17,7 +18,7 @@ from flowmap.testing.examination import Subject
 Split = Literal["train", "held_out"]
 
 COUNT = 11
-MANY = 128
+_LARGE = 20_000  # numbers of a sample, of which fewer are read from then on
 REFERENCES = (3, 64)
 
 
@@ -46,10 +47,15 @@ class DataSubject(Subject):
         """A batch of the first step."""
         return self.data.batch(whole(COUNT))
 
+    @property
+    def number(self) -> int:
+        """How many samples are many."""
+        return 24 if math.prod(self.spec.shape) > _LARGE else 128
+
     @cached_property
     def many(self) -> Samples:
         """More samples of another step."""
-        return self.data.batch(whole(MANY, step=7))
+        return self.data.batch(whole(self.number, step=7))
 
     def all(self) -> list[tuple[str, Samples, int]]:
         """A batch and references of both splits, with what a sentence calls them, and how many there should be."""

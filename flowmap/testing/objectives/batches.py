@@ -151,7 +151,7 @@ def _strange(subject: ObjectiveSubject, shape: tuple[int, ...], draw: Draw, row:
     def roles() -> dict[str, Role]:
         made = subject.roles()
         for name, spec in subject.config.roles().items():
-            field = _Marked(made[name].module.theta.tolist(), row, draw.total)  # type: ignore[union-attr, operator]
+            field = _Marked(made[name].module.theta.tolist(), row, draw.total)  # type: ignore[operator]
             fields.append(field)
             role = Role(name, network(spec.kind, field), field, dict(field.named_parameters()))
             role.average = made[name].average
