@@ -40,11 +40,9 @@ def leads_to_the_flow(subject: ObjectiveSubject) -> None:
         cosine = _cosine(there - back, torch.tensor(_ERROR))
         require(
             cosine > _AWAY,
-            f"{subject.who} must lead to the flow map; it drives a '{name}' that is {max(_ERROR):g} off further "
-            "away: the "
-            f"cosine of its gradient with the error is {cosine:.2f} (is a sign wrong? say follows_the_flow = False "
-            "if it "
-            "leads elsewhere)",
+            f"{subject.who} must lead to the flow map; it drives a '{name}' that is {max(_ERROR):g} off further away: "
+            f"the cosine of its gradient with the error is {cosine:.2f} (is a sign wrong? say follows_the_flow = "
+            "False if it leads elsewhere)",
         )
 
 
