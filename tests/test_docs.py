@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_the_readme_s_error_is_what_one_sees(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_plugin_page_s_sampler_keeps_every_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, sampler, _ = blocks("docs/plugins.md", "python")
+    config, sampler, suite, plain = blocks("docs/plugins.md", "python")
     package = tmp_path / "my_samplers"
     package.mkdir()
     (package / "__init__.py").write_text(config)
@@ -58,6 +59,11 @@ def test_the_plugin_page_s_sampler_keeps_every_promise(tmp_path: Path, monkeypat
     module = importlib.import_module("my_samplers")
     check_sampler(module.OvershootConfig())
     check_sampler(module.OvershootConfig(share=0.0))
+    told: dict[str, Any] = {}
+    exec(suite, told)
+    assert {outcome.status for outcome in told["Overshoot"].examination().outcomes()} == {"passed"}
+    exec(plain, told)
+    told["test_my_sampler"]()
 
 
 @pytest.mark.parametrize(

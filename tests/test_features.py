@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -291,12 +291,14 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
+COUNTED = itertools.count()
+
 BROKEN: dict[str, tuple[FeaturesConfig, str]] = {
     "no vectors": (broken(lambda x: x), "must give vectors [24, D], not torch.float32 [24, 1, 1, 8, 8]"),
     "integers": (broken(lambda x: flat(x).long()), "must give vectors [24, D], not torch.int64"),
     "not finite": (broken(lambda x: flat(x) / 0), "must give finite numbers"),
     "standardised over the batch": (broken(lambda x: flat(x) - flat(x).mean(0)), "must not depend on the others"),
-    "restless": (broken(lambda x: flat(x) + random.random()), "must give the same vectors for the same samples"),
+    "restless": (broken(lambda x: flat(x) + next(COUNTED)), "must give the same vectors for the same samples"),
     "in place": (broken(lambda x: flat(x.mul_(2))), "must not change the samples"),
     "blind": (broken(lambda x: torch.ones(len(x), 3)), "must tell the reference from noise"),
     "nothing unseen": (broken(flat, lambda r: Samples(r.train.x[:0])), "and at least one"),

@@ -83,6 +83,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "nothing": ((), 2, "Usage"),
     "help": (("--help",), 0, "Usage"),
     "plugins": (("plugins",), 0, "kind"),
+    "plugins check": (("plugins", "check", "euler"), 0, "15 passed"),
+    "plugins check nothing": (("plugins", "check", "✗"), 2, "unknown component or package"),
     "check": (("check", "rezept ✓.toml"), 0, "ok rezept ok.toml: teacher"),
     "check a comparison": (("check", "beides ✓.toml"), 0, "ok beides ok.toml: map"),
     "check what is wrong": (("check", "rezept ✓.toml", "--set", "data=✗"), 2, "error: --set data=failed"),

@@ -1,4 +1,4 @@
-"""The commands on recipes and comparisons: run, compare, check, encode, plugins, plan."""
+"""The commands on recipes and comparisons: run, compare, check, encode, plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flowmap.cli import consoles
 from flowmap.cli import runs as cli_runs
@@ -164,29 +163,6 @@ def encode(
 
             from flowmap.use.encode import encode_recipe
         encode_recipe(recipe, raw, to, overrides or [], consoles.out)
-
-
-@app.command()
-def plugins() -> None:
-    """List what is installed: every component a recipe can name, and plugins that could not be loaded."""
-    from flowmap.plugin.catalogue import catalogue
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name", "from", "what it is"):
-        table.add_column(column, overflow="fold")
-    found = catalogue()
-    for component in found.components:
-        twice = len(found.claims(component.kind, component.name)) > 1
-        name = f"[red]{component.name} (claimed twice)[/]" if twice else f"[bold]{component.name}[/]"
-        table.add_row(component.kind, name, component.distribution, escape(component.summary))
-    for plugin in found.broken:
-        table.add_row(
-            "[red]broken[/]",
-            escape(plugin.entry_point),
-            plugin.distribution,
-            f"[red]{escape(plugin.reason)}[/]",
-        )
-    consoles.out.print(table)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, jobs, page
+from flowmap.cli import consoles, jobs, page, plugins
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
 from flowmap.cli.shared import SHARED
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(jobs.app)
+app.add_typer(plugins.app)
 app.add_typer(cli_runs.app)
 app.add_typer(cli_vbench.app)
 app.add_typer(page.app)

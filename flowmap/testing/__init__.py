@@ -1,23 +1,43 @@
-"""The conformance kit: one function per kind of component, which tests that yours keeps its contract.
+"""The conformance kit: named checks, each of which proves one law of `docs/laws.md`.
+
+In a test module of your own, every check is a test:
+
+    from flowmap.testing.suite import *
+
+    class Mine(Requirements):
+        config = MySamplerConfig()
+
+Or all at once, which raises AssertionError with a sentence for each law that is broken:
 
     from flowmap.testing import check_sampler
 
-    def test_my_sampler():
-        check_sampler(MySamplerConfig())
+    check_sampler(MySamplerConfig())
 
-Each takes a configuration, builds the component, uses it as flowmap does, and raises AssertionError with a
-sentence that says which part of the contract is broken. All run on the CPU, without files, in about a second.
+Each builds the component from its configuration and uses it as flowmap does, on the CPU.
 """
 
-from flowmap.testing.backbones import check_backbone
-from flowmap.testing.contract import check_config
-from flowmap.testing.data import check_data
-from flowmap.testing.features import check_features
-from flowmap.testing.metrics import check_metric
-from flowmap.testing.objectives import check_objective
-from flowmap.testing.samplers import check_sampler
+from flowmap.testing.capabilities import Capabilities
+from flowmap.testing.check import Check
+from flowmap.testing.configurations import check_config
+from flowmap.testing.examination import Case, Examination, Outcome
+from flowmap.testing.kit import CHECKS, cases, checks_of, examination
+from flowmap.testing.plain import (
+    check_backbone,
+    check_data,
+    check_features,
+    check_metric,
+    check_objective,
+    check_sampler,
+)
 
 __all__ = [
+    "CHECKS",
+    "Capabilities",
+    "Case",
+    "Check",
+    "Examination",
+    "Outcome",
+    "cases",
     "check_backbone",
     "check_config",
     "check_data",
@@ -25,4 +45,6 @@ __all__ = [
     "check_metric",
     "check_objective",
     "check_sampler",
+    "checks_of",
+    "examination",
 ]

@@ -1,24 +1,20 @@
-"""What all checks share: saying what is broken, watching the global generators, and configurations."""
+"""What all checks share: saying what is broken, and by how much, and watching the global generators."""
 
 from __future__ import annotations
 
 import random
-import tomllib
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import tomli_w
 import torch
-from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import ComponentConfig
-from flowmap.schema.config import Config, Finding
+from flowmap.schema.config import Finding
 
 T = TypeVar("T")
 
@@ -71,9 +67,21 @@ def require_equal(a: Tensor, b: Tensor, contract: str, tolerance: float = 1e-4) 
 
     Rows are samples, and what is small in one of them may be a difference of what is large.
     """
-    require(a.shape == b.shape, contract)
+    require(a.shape == b.shape, f"{contract} (shapes {list(a.shape)} and {list(b.shape)})")
     largest = b.abs().amax(tuple(range(1, b.ndim)), keepdim=True) if b.numel() else b
-    require(bool(((a - b).abs() <= tolerance * (1 + largest)).all()), contract)
+    kept = bool(((a - b).abs() <= tolerance * (1 + largest)).all())
+    require(kept, f"{contract} ({difference(a, b)})")
+
+
+def difference(a: Tensor, b: Tensor) -> str:
+    """By how much two tensors of one shape differ, and what size their numbers are."""
+    off, largest = float((a - b).detach().abs().max()), float(b.detach().abs().max())
+    return f"they differ by up to {off:.2g}, in numbers of up to {largest:.2g}"
+
+
+def unchanged_rows(a: Tensor, b: Tensor) -> int:
+    """How many rows of `a` `[B, ...]` are those of `b` to the bit."""
+    return int((a == b).flatten(1).all(dim=1).sum())
 
 
 def whole(count: int, step: int = 0, group: int = 1) -> Draw:
@@ -86,39 +94,3 @@ def halves(count: int, step: int = 0) -> tuple[Draw, Draw]:
     draw = whole(count, step)
     others = tuple(row for row in draw.rows if row % 3)
     return replace(draw, rows=draw.rows[::3]), replace(draw, rows=others)
-
-
-def check_config(config: ComponentConfig) -> None:
-    """Check a configuration of any kind; the other checks begin with it.
-
-    Every field, at any depth, has a description; the class says what it is; the configuration can be hashed,
-    and written to a lock file and read again; a field that it does not know is refused.
-    """
-    cls = type(config)
-    require(bool(cls.__doc__), f"{cls.__name__} has no docstring; `flowmap plugins` shows its first line")
-    for name, info in _fields(cls, cls.__name__):
-        require(bool(info.description), f"the field {name} has no description")
-    dumped = config.as_tables()
-    again = cls.model_validate(tomllib.loads(tomli_w.dumps(dumped)))
-    require(again == config, f"{cls.__name__} changes when it is written as TOML and read again")
-    try:
-        hash(config)
-    except TypeError as error:
-        raise AssertionError(f"{cls.__name__} cannot be hashed ({error}); use tuples and frozen tables") from None
-    require(cls.model_config.get("extra") == "forbid", f"{cls.__name__} must refuse fields it does not know")
-
-
-def _fields(cls: type[Config], path: str) -> Iterator[tuple[str, FieldInfo]]:
-    """All fields of `cls` and of the tables in it, except `type`, by their dotted names."""
-    for name, info in cls.model_fields.items():
-        if name != "type":
-            yield f"{path}.{name}", info
-        for inner in _tables(info.annotation):
-            yield from _fields(inner, f"{path}.{name}")
-
-
-def _tables(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config) and not issubclass(annotation, ComponentConfig):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _tables(argument)

@@ -1,53 +1,112 @@
-"""The contract of features."""
+"""The laws of features."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from functools import cached_property
+from typing import ClassVar
 
-from flowmap.interfaces import Features, References
+import torch
+
+from flowmap.interfaces import Features
 from flowmap.plugin.kinds import FeaturesConfig
 from flowmap.schema.specs import SampleSpec
-from flowmap.testing.contract import build_quietly, check_config, own_randomness_only, require, require_no_errors, whole
-from flowmap.testing.metrics import two_classes
+from flowmap.testing.check import Laws
+from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.referenced import ReferencedSubject
+
+LAWS = Laws("features")
 
 _COUNT = 24
 _TOLERANCE = 1e-4  # of the largest number: sums of float32 come out otherwise in batches of another size
 
 
-def check_features(config: FeaturesConfig, references: References | None = None) -> None:
-    """Check the features that `config` builds; raises AssertionError with what is broken.
+class FeaturesSubject(ReferencedSubject):
+    """The features that `config` builds with `references`: images `[128, 1, 1, 8, 8]` of two classes if not given."""
 
-    They are one finite vector a sample, of that sample alone and the same whenever it is asked for; they tell the
-    reference from noise, and change no sample. What they say is unseen are real training samples, a part or all.
+    kind: ClassVar[str] = "features"
+    config: FeaturesConfig
 
-    `references` are what to build them with: images `[128, 1, 1, 8, 8]` of two labelled classes if not given.
-    """
-    check_config(config)
-    references = references or two_classes()
-    train = references.train
-    shape = tuple(train.x.shape[1:])
-    require_no_errors(config.findings(SampleSpec(shape, labelled=train.labels is not None)), f"'{config.type}'")
-    features = build_quietly(config, lambda: config.build(references))
-    with own_randomness_only(f"'{config.type}'"):
-        _check_vectors(config, features, references.held_out.x[:_COUNT])
-        real, noise = references.teacher, whole(len(references.teacher)).normal("noise", shape)
-        apart = (features.of(real).double().mean(0) - features.of(noise).double().mean(0)).norm()
-    require(bool(apart > 0), f"'{config.type}' must tell the reference from noise, whose features have the same mean")
-    rows = {row.numpy().tobytes() for row in train.x.cpu()}
-    unseen = config.unseen(references).x
-    known = len(unseen) > 0 and all(row.numpy().tobytes() in rows for row in unseen.cpu())
-    require(known, f"what '{config.type}' has not learned from must be some of the training samples, and at least one")
+    def found(self, name: str) -> bool:
+        """See Subject.found."""
+        return False
+
+    @cached_property
+    def features(self) -> Features:
+        """What the configuration builds."""
+        train = self.references.train
+        shape = tuple(train.x.shape[1:])
+        require_no_errors(self.config.findings(SampleSpec(shape, labelled=train.labels is not None)), self.who)
+        return build_quietly(self.config, lambda: self.config.build(self.references))
+
+    def some(self) -> torch.Tensor:
+        """A few samples."""
+        return self.references.held_out.x[:_COUNT].clone()
 
 
-def _check_vectors(config: FeaturesConfig, features: Features, x: Tensor) -> None:
-    before = x.clone()
-    found = features.of(x)
-    require(torch.equal(x, before), f"'{config.type}' must not change the samples")
+@LAWS.proven(
+    "They take the samples that they are examined with, and building them draws no random number.",
+    "FeaturesConfig.findings, FeaturesConfig.build",
+)
+def takes_its_samples(subject: FeaturesSubject) -> None:
+    """Findings have no error."""
+    assert subject.features
+
+
+@LAWS.proven("Samples are left as they are.", "Features.of", after=("takes_its_samples",))
+def leaves_samples_alone(subject: FeaturesSubject) -> None:
+    """Not in place."""
+    x = subject.some()
+    subject.features.of(x)
+    require(torch.equal(x, subject.some()), f"{subject.who} must not change the samples")
+
+
+@LAWS.proven("A sample has one finite vector.", "Features.of", after=("takes_its_samples",))
+def gives_vectors(subject: FeaturesSubject) -> None:
+    """[N, D]."""
+    x, who = subject.some(), subject.who
+    with own_randomness_only(who):
+        found = subject.features.of(x)
     good = found.ndim == 2 and len(found) == len(x) and found.is_floating_point()
-    require(good, f"'{config.type}' must give vectors [{len(x)}, D], not {found.dtype} {list(found.shape)}")
-    require(bool(found.isfinite().all()), f"'{config.type}' must give finite numbers")
-    require(torch.equal(features.of(x), found), f"'{config.type}' must give the same vectors for the same samples")
-    alone = torch.cat([features.of(part) for part in x.flip(0).split(len(x) // 3)]).flip(0)
+    require(good, f"{who} must give vectors [{len(x)}, D], not {found.dtype} {list(found.shape)}")
+    require(bool(found.isfinite().all()), f"{who} must give finite numbers")
+
+
+@LAWS.proven("The same samples have the same vectors.", "Features.of", after=("gives_vectors",))
+def repeats_itself(subject: FeaturesSubject) -> None:
+    """To the bit."""
+    first, again = (subject.features.of(subject.some()) for _ in range(2))
+    require(torch.equal(first, again), f"{subject.who} must give the same vectors for the same samples")
+
+
+@LAWS.proven("The vector of a sample is of that sample alone.", "Features.of", after=("repeats_itself",))
+def samples_are_alone(subject: FeaturesSubject) -> None:
+    """In parts, backwards."""
+    x = subject.some()
+    found = subject.features.of(x)
+    alone = torch.cat([subject.features.of(part) for part in x.flip(0).split(len(x) // 3)]).flip(0)
     error = float((alone - found).abs().max() / found.abs().max().clamp(min=1e-12))
-    require(error < _TOLERANCE, f"the vector of a sample must not depend on the others: '{config.type}'")
+    require(
+        error < _TOLERANCE,
+        f"the vector of a sample must not depend on the others: {subject.who} (off by {error:.2g} of the largest "
+        "number)",
+    )
+
+
+@LAWS.proven("The reference and noise are told apart.", "Features", after=("gives_vectors",))
+def tells_noise(subject: FeaturesSubject) -> None:
+    """By the mean."""
+    real = subject.references.teacher
+    noise = whole(len(real)).normal("noise", tuple(real.shape[1:]))
+    apart = (subject.features.of(real).double().mean(0) - subject.features.of(noise).double().mean(0)).norm()
+    require(bool(apart > 0), f"{subject.who} must tell the reference from noise, whose features have the same mean")
+
+
+@LAWS.proven(
+    "What is unseen are real training samples, a part or all.", "FeaturesConfig.unseen", after=("takes_its_samples",)
+)
+def unseen_are_real(subject: FeaturesSubject) -> None:
+    """Row by row."""
+    rows = {row.numpy().tobytes() for row in subject.references.train.x.cpu()}
+    unseen = subject.config.unseen(subject.references).x
+    known = len(unseen) > 0 and all(row.numpy().tobytes() in rows for row in unseen.cpu())
+    require(known, f"what {subject.who} has not learned from must be some of the training samples, and at least one")

@@ -1,107 +1,218 @@
-"""The contract of metrics."""
+"""The laws of metrics."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samples
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Batch, Evidence, Metric, NoCond
 from flowmap.plugin.kinds import MetricConfig
-from flowmap.schema.specs import SampleSpec
+from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, network, points
-from flowmap.testing.contract import build_quietly, check_config, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.referenced import ReferencedSubject, spec_of
 
-_SHAPE = (1, 1, 8, 8)
-_COUNT = 128
+LAWS = Laws("metric")
+
+_FLOOR = 4.0  # within this factor of what perfect samples score: both have chance in them
+_GROWN, _KEPT = 1.5, 1.15  # what is plain growth, and what is some
 
 
-def check_metric(config: MetricConfig, references: References | None = None) -> None:
-    """Check the metric that `config` builds; raises AssertionError with what is broken.
+@final
+@dataclass(frozen=True)
+class Scored:
+    """A score, what else there was to see while it was made."""
 
-    Scores are finite, the same for the same evidence, and better for samples of the reference distribution
-    (or the exact network) than for noise (or a wrong network): lower, or higher and never below 0, as `better` says.
-    The floor is finite and not worse than noise. It calls the network as often as `calls` says, and changes no sample.
+    value: float
+    again: float
+    changed: bool
+    calls: int
 
-    `references` are what to build it with: images `[128, 1, 1, 8, 8]` of two labelled classes if not given.
-    Samples like the reference are then taken to be `references.teacher`, of which half are scored; if the references
-    have labels, held-out ones of as many, which were asked for by their labels.
+
+class MetricSubject(ReferencedSubject):
+    """The metric that `config` builds with `references`: images `[128, 1, 1, 8, 8]` of two classes if not given.
+
+    Samples like the reference are taken to be `references.teacher`, of which half are scored; if the references have
+    labels, held-out ones of as many, which were asked for by their labels.
     """
-    check_config(config)
-    references = references or two_classes()
-    shape = tuple(references.train.x.shape[1:])
-    spec, real = spec_of(references.train), references.held_out
-    require_no_errors(config.findings(spec), f"'{config.type}'")
-    metric = build_quietly(config, lambda: config.build(references))
-    good_field, bad_field = Field(), Field((0.5, 0.5, 1.0))
-    count = len(references.teacher) // 2
-    # Those whose classes are known, where a sample may be asked for by one.
-    like = references.teacher if real.labels is None else real.x
-    asked = None if real.labels is None else real.labels[:count]
-    good = _evidence(config, like[:count], good_field, asked)
-    bad = _evidence(config, whole(count).normal("noise", shape), bad_field, asked)
-    score, noise = (_score(config, metric, evidence) for evidence in (good, bad))
-    sign, way = (1, "below") if config.better == "lower" else (-1, "above")
+
+    kind: ClassVar[str] = "metric"
+    config: MetricConfig
+
+    def found(self, name: str) -> bool:
+        """See Subject.found."""
+        return name == "own_floor" and self.config.network is None
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What the configuration builds."""
+        require_no_errors(self.config.findings(spec_of(self.references.train)), self.who)
+        return build_quietly(self.config, lambda: self.config.build(self.references))
+
+    @property
+    def count(self) -> int:
+        """How many samples are scored."""
+        return len(self.references.teacher) // 2
+
+    @cached_property
+    def good(self) -> Scored:
+        """Samples like the reference, by the exact network."""
+        real, count = self.references.held_out, self.count
+        # Those whose classes are known, where a sample may be asked for by one.
+        like = self.references.teacher if real.labels is None else real.x
+        return self._scored(like[:count], Field())
+
+    @cached_property
+    def bad(self) -> Scored:
+        """Noise, by a wrong network."""
+        shape = tuple(self.references.train.x.shape[1:])
+        return self._scored(whole(self.count).normal("noise", shape), Field((0.5, 0.5, 1.0)))
+
+    def _scored(self, samples: Tensor, field: Field) -> Scored:
+        labels = self.references.held_out.labels
+        evidence = self._evidence(samples.clone(), field, None if labels is None else labels[: len(samples)])
+        before = evidence.samples.clone()
+        value = self.metric.score(evidence)
+        changed = not evidence.samples.equal(before)
+        # What it has spoilt is another check's.
+        evidence.samples.copy_(before)
+        return Scored(value, self.metric.score(evidence), changed, field.calls // 2)
+
+    def _evidence(self, samples: Tensor, field: Field, prompts: Tensor | None) -> Evidence:
+        draw = whole(len(samples))
+        if self.config.network is None:
+            return Evidence(samples, network("flow_map", field), None, draw, prompts)
+        batch = Batch(points(draw, tuple(samples.shape[1:])), NoCond(), NoCond())
+        return Evidence(samples[:0], network(self.config.network, field), batch, draw)
+
+    def perfect(self, size: int) -> float:
+        """What real held-out samples score, on average over as many parts of so many as there are."""
+        real = self.references.held_out
+        scores = []
+        for begin in range(0, len(real.x) - size + 1, size):
+            part = slice(begin, begin + size)
+            evidence = self._evidence(real.x[part].clone(), Field(), None if real.labels is None else real.labels[part])
+            scores.append(self.metric.score(evidence))
+        return sum(scores) / len(scores)
+
+
+@LAWS.proven(
+    "It takes the samples that it is examined with, and random numbers come from its draw alone.",
+    "MetricConfig.findings, MetricConfig.build, Evidence.draw",
+)
+def draws_from_its_draw(subject: MetricSubject) -> None:
+    """No global generator."""
+    assert subject.metric
+    with own_randomness_only(subject.who):
+        assert subject.good
+        assert subject.bad
+
+
+@LAWS.proven("A score is a finite float.", "Metric.score", after=("draws_from_its_draw",))
+def scores_are_finite(subject: MetricSubject) -> None:
+    """Of good samples and of bad ones."""
+    for score in (subject.good.value, subject.bad.value):
+        good = isinstance(score, float) and math.isfinite(score)
+        require(good, f"{subject.who} must give a finite float, not {score!r}")
+
+
+@LAWS.proven("Samples are left as they are.", "Metric.score", after=("draws_from_its_draw",))
+def leaves_samples_alone(subject: MetricSubject) -> None:
+    """Not in place."""
+    require(not (subject.good.changed or subject.bad.changed), f"{subject.who} must not change the samples")
+
+
+@LAWS.proven("The same evidence has the same score.", "Metric.score", after=("scores_are_finite",))
+def repeats_itself(subject: MetricSubject) -> None:
+    """To the last digit."""
+    for scored in (subject.good, subject.bad):
+        require(
+            scored.value == scored.again,
+            f"{subject.who} must give the same score for the same evidence, not {scored.value!r} and {scored.again!r}",
+        )
+
+
+@LAWS.proven(
+    "The reference scores better than noise, in the way that the configuration says is better.",
+    "MetricConfig.better",
+    after=("repeats_itself",),
+)
+def better_is_better(subject: MetricSubject) -> None:
+    """Lower or higher."""
+    better, score, noise = subject.config.better, subject.good.value, subject.bad.value
+    sign, way = (1, "below") if better == "lower" else (-1, "above")
     require(
         sign * score < sign * noise,
-        f"{config.better} is better: '{config.type}' must score the reference ({score:g}) {way} noise ({noise:g})",
+        f"{better} is better: {subject.who} must score the reference ({score:g}) {way} noise ({noise:g})",
     )
     least = min(score, noise)
     require(
-        config.better == "lower" or least >= 0,
-        f"scores of '{config.type}' are better when higher, so they are 0 or above; {least:g} is not",
+        better == "lower" or least >= 0,
+        f"scores of {subject.who} are better when higher, so they are 0 or above; {least:g} is not",
     )
-    _check_calls(config, good_field)
-    floor = metric.floor(count)
+
+
+@LAWS.proven(
+    "It makes as many network calls per sample as the configuration says.",
+    "MetricConfig.calls",
+    after=("draws_from_its_draw",),
+)
+def makes_its_calls(subject: MetricSubject) -> None:
+    """Counted by the network."""
+    expected = subject.config.calls if subject.config.network is not None else 0
+    made = subject.good.calls
+    require(made == expected, f"{subject.who} says {expected} network calls per sample; it made {made}")
+
+
+@LAWS.proven("The floor is finite, and no worse than noise.", "Metric.floor", after=("better_is_better",))
+def floors_are_no_noise(subject: MetricSubject) -> None:
+    """At the number of samples that is scored."""
+    sign, noise = 1 if subject.config.better == "lower" else -1, subject.bad.value
+    floor = subject.metric.floor(subject.count)
     require(
         math.isfinite(floor) and sign * floor <= sign * noise,
-        f"the floor of '{config.type}' is what a perfect model would score; {floor:g} is not (noise: {noise:g})",
+        f"the floor of {subject.who} is what a perfect model would score; {floor:g} is not (noise: {noise:g})",
     )
 
 
-def two_classes() -> References:
-    """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other."""
-
-    def images(draw: Draw) -> Samples:
-        side = 2 * (draw.uniform("side") < 0.5).float() - 1
-        bright = torch.linspace(-1, 1, 8).expand(_SHAPE) * side.reshape(-1, 1, 1, 1, 1)
-        # Some labels are wrong: a classifier that could be perfect would be trained into denormal numbers.
-        labels = ((side > 0) ^ (draw.uniform("mistake") < 0.15)).long()
-        return Samples(bright + 0.25 * draw.normal("pixels", _SHAPE), labels)
-
-    train, held_out, teacher, again = (images(whole(_COUNT, step)) for step in range(4))
-    return References(train, held_out, teacher.x, again.x)
-
-
-def spec_of(samples: Samples) -> SampleSpec:
-    """What samples are that are asked for by their labels, if they have any."""
-    classes = 0 if samples.labels is None else int(samples.labels.max()) + 1
-    return SampleSpec(tuple(samples.x.shape[1:]), classes, labelled=samples.labels is not None)
-
-
-def _evidence(config: MetricConfig, samples: Tensor, field: Field, prompts: Tensor | None) -> Evidence:
-    draw = whole(len(samples))
-    if config.network is None:
-        return Evidence(samples, network("flow_map", field), None, draw, prompts)
-    batch = Batch(points(draw, tuple(samples.shape[1:])), NoCond(), NoCond())
-    return Evidence(samples[:0], network(config.network, field), batch, draw)
+@LAWS.proven(
+    "The floor is what perfect samples score.",
+    "Metric.floor",
+    needs=("own_floor",),
+    after=("floors_are_no_noise", "leaves_samples_alone", "makes_its_calls"),
+)
+def floors_are_what_is_perfect(subject: MetricSubject) -> None:
+    """Within a factor of 4, or a quarter of the way to noise: real samples that nobody has trained on."""
+    count, noise = subject.count, subject.bad.value
+    floor, perfect = subject.metric.floor(count), subject.perfect(count)
+    near = abs(floor - perfect) <= abs(noise - perfect) / _FLOOR
+    told = (
+        f"the floor of {subject.who} at {count} samples is {floor:.3g}, and perfect samples score {perfect:.3g} "
+        f"(noise: {noise:.3g})"
+    )
+    require(near, f"{told}: it must be what a perfect model scores")
+    close = subject.config.better == "higher" or perfect <= 0 or perfect / _FLOOR <= floor <= perfect * _FLOOR
+    require(close, f"{told}: it must be what a perfect model scores, which is not 0 at so few samples")
 
 
-def _score(config: MetricConfig, metric: Metric, evidence: Evidence) -> float:
-    before = evidence.samples.clone()
-    with own_randomness_only(f"'{config.type}'"):
-        score = metric.score(evidence)
+@LAWS.proven(
+    "The floor goes by the number of samples as scores do.",
+    "Metric.floor",
+    needs=("own_floor",),
+    after=("floors_are_what_is_perfect",),
+)
+def floors_go_by_the_size(subject: MetricSubject) -> None:
+    """Of a quarter of the samples."""
+    many, few = subject.count, subject.count // 4
+    perfect, floor = ([at(size) for size in (few, many)] for at in (subject.perfect, subject.metric.floor))
+    grown, kept = (max(pair) / max(min(pair), 1e-12) for pair in (perfect, floor))
+    good = grown < _GROWN or kept > _KEPT
     require(
-        isinstance(score, float) and math.isfinite(score), f"'{config.type}' must give a finite float, not {score!r}"
+        good,
+        f"the floor of {subject.who} must go by the number of samples: perfect ones score {perfect[0]:.3g} ({few} "
+        f"samples) and {perfect[1]:.3g} ({many}), and the floor is {floor[0]:.3g} and {floor[1]:.3g}",
     )
-    require(torch.equal(evidence.samples, before), f"'{config.type}' must not change the samples")
-    require(metric.score(evidence) == score, f"'{config.type}' must give the same score for the same evidence")
-    return score
-
-
-def _check_calls(config: MetricConfig, field: Field) -> None:
-    expected = config.calls if config.network is not None else 0
-    made = field.calls // 2  # the evidence was scored twice
-    require(made == expected, f"'{config.type}' says {expected} network calls per sample; it made {made}")

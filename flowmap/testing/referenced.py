@@ -1,0 +1,57 @@
+"""Components that are built with real samples, and what they are built with if nobody gives any."""
+
+from __future__ import annotations
+
+from abc import ABC
+from functools import cached_property
+
+import torch
+
+from flowmap.interfaces import References, Samples
+from flowmap.maths.draw import Draw
+from flowmap.plugin.kinds import FeaturesConfig, MetricConfig
+from flowmap.schema.specs import SampleSpec
+from flowmap.testing.capabilities import Capabilities
+from flowmap.testing.contract import whole
+from flowmap.testing.examination import Subject
+
+_SHAPE = (1, 1, 8, 8)
+_COUNT = 128
+
+
+class ReferencedSubject(Subject, ABC):
+    """What `config` builds with `references`: images `[128, 1, 1, 8, 8]` of two labelled classes if not given."""
+
+    def __init__(
+        self,
+        config: MetricConfig | FeaturesConfig,
+        references: References | None = None,
+        capabilities: Capabilities = Capabilities(),  # noqa: B008  # it cannot be changed
+    ) -> None:
+        super().__init__(config, capabilities)
+        self._given = references
+
+    @cached_property
+    def references(self) -> References:
+        """What it is built with."""
+        return self._given or two_classes()
+
+
+def two_classes() -> References:
+    """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other."""
+
+    def images(draw: Draw) -> Samples:
+        side = 2 * (draw.uniform("side") < 0.5).float() - 1
+        bright = torch.linspace(-1, 1, 8).expand(_SHAPE) * side.reshape(-1, 1, 1, 1, 1)
+        # Some labels are wrong: a classifier that could be perfect would be trained into denormal numbers.
+        labels = ((side > 0) ^ (draw.uniform("mistake") < 0.15)).long()
+        return Samples(bright + 0.25 * draw.normal("pixels", _SHAPE), labels)
+
+    train, held_out, teacher, again = (images(whole(_COUNT, step)) for step in range(4))
+    return References(train, held_out, teacher.x, again.x)
+
+
+def spec_of(samples: Samples) -> SampleSpec:
+    """What samples are that are asked for by their labels, if they have any."""
+    classes = 0 if samples.labels is None else int(samples.labels.max()) + 1
+    return SampleSpec(tuple(samples.x.shape[1:]), classes, labelled=samples.labels is not None)

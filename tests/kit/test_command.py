@@ -1,0 +1,86 @@
+"""`flowmap plugins check`: a table, sentences, what to do next, and an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flowmap.cli.main import app
+from flowmap.errors import FlowmapError
+from flowmap.testing.installed import asked_for
+
+from .test_other_mutants import euler, even
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
+
+def said(*words: str) -> tuple[Any, str]:
+    done = CliRunner().invoke(app, ["plugins", *words])
+    return done.exception, " ".join(done.output.split())
+
+
+def test_the_list_is_what_it_was() -> None:
+    error, text = said()
+    assert error is None
+    assert "kind name from what it is" in text
+
+
+def test_a_component_that_keeps_all_laws() -> None:
+    error, text = said("check", "euler")
+    assert error is None
+    assert "follows_the_grid passed basic The network is asked where the grid says." in text
+    assert "15 passed All laws that apply are kept. Next: name 'euler' in a recipe" in text
+
+
+def test_a_component_that_breaks_one(install: Any) -> None:
+    class EvenConfig(type(euler(even))):  # type: ignore[misc]
+        """Even steps."""
+
+        type: Any = "even"
+
+    install(EvenConfig)
+    error, text = said("check", "even")
+    assert isinstance(error, FlowmapError)
+    assert error.code == 1
+    assert "1 law is broken" in str(error)
+    assert "follows_the_grid failed" in text
+    assert "'even' must follow the grid that it is given" in text
+    assert "(docs/laws.md#sampler-follows-the-grid)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("wan21",), "backbone 'wan21' needs --set weights=... (a folder or a hub id"),
+        (("images",), "data 'images' needs --set path=..."),
+        (("gaussian",), "several are called 'gaussian' (backbone, data); give --kind backbone"),
+        (("eulre",), "Did you mean 'euler'?"),
+        (("mlp", "--set", "width=2"), "width"),
+        (("euler", "--set", "step"), "must look like"),
+        (("mlp", "--data", "moving_digits"), "'mlp' takes single frames"),
+        (("flowmap_samplers", "--set", "a=1"), "--set is for one component; 'flowmap_samplers' has 7"),
+        (("euler", "--kind", "metric"), "unknown metric 'euler'"),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_said(words: tuple[str, ...], message: str) -> None:
+    error, text = said("check", *words)
+    assert isinstance(error, FlowmapError)
+    assert message in f"{error} {text}"
+
+
+def test_a_package_is_all_that_it_registers(tmp_path: Path) -> None:
+    found = list(asked_for("flowmap_wan", None, [], None, tmp_path))
+    assert {asked.component.name for asked in found} >= {"wan21", "far_wan21"}
+    assert all("needs --set weights=..." in asked.why for asked in found)
+    names = {asked.component.name for asked in asked_for("flowmap_samplers", None, [], None, tmp_path)}
+    assert {"euler", "heun", "unipc"} <= names
+
+
+def test_samples_of_a_source_are_what_a_backbone_is_examined_on(tmp_path: Path) -> None:
+    (asked,) = asked_for("mlp", None, ["width=8", "depth=1"], "digits", tmp_path)
+    assert asked.examination is not None
+    assert asked.examination.outcome("encodes_into_model_space").status == "passed"
+    assert asked.examination.subject.config.width == 8  # type: ignore[attr-defined]

@@ -1,0 +1,146 @@
+"""Every component that is installed keeps the laws of its kind: each check of each is a test, as a stranger's are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flowmap_datasets.configs import DigitsConfig, MnistConfig
+from flowmap_gaussian.configs import GaussianConfig
+from flowmap_metrics import inception_weights
+from flowmap_metrics.image_configs import KidConfig, PrecisionConfig
+from flowmap_mlp.configs import MlpConfig
+from flowmap_wan.configs import FarWan21Config, Wan21Config
+
+from flowmap.interfaces import EncodedText, Samples
+from flowmap.plugin import ComponentConfig, SampleSpec
+from flowmap.plugin.catalogue import catalogue
+from flowmap.testing import Case, Examination, examination
+from flowmap.testing.suite import parametrize_with_checks, run
+from flowmap.weights.names import RANDOM
+
+from ..images.support import KINDS, prompts, spec_of
+from ..wan.support import CHANNELS, TEXT, architecture, lora, noise
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # What torch loads for its first forward-mode derivative uses torch.jit, which it deprecates itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+POINT, IMAGE = SampleSpec((1, 2)), SampleSpec((1, 1, 4, 4), classes=3)
+VIDEO = SampleSpec((4, CHANNELS, 4, 4))
+# Three that differ the most: adapters' usual layers, lists and times that go backwards, labels and noise.
+QUICK = ("dit", "sd3", "z_image")
+SETTINGS: list[dict[str, Any]] = [
+    {"type": "flow_matching", "drop_condition": 0.5},
+    {"type": "flow_map", "velocity": "teacher", "rebalance": False, "cfg_scale": 2.0},
+    {"type": "flow_map", "cfg_scale": 3.0, "drop_condition": 0.1, "tangent": {"method": "jvp"}},
+    {"type": "consistency", "schedule": "improved", "start_stage": 4, "cfg_scale": 2.0},
+    {"type": "tcm", "velocity": "teacher", "start_stage": 4},
+    {"type": "scm", "velocity": "data"},
+    {"type": "scm", "tangent": {"method": "central"}},
+    {"type": "mean_flow", "velocity": "teacher", "cfg_scale": 2.0},
+    {"type": "eulerian", "velocity": "self", "normalize": True, "warmup": 2},
+    {"type": "lagrangian", "velocity": "self", "tangent": {"method": "central"}},
+    {"type": "semigroup", "velocity": "data", "middle": "midpoint"},
+    {"type": "backward_simulation", "unroll": "full"},
+    {"type": "flow_map", "tangent": {"batched": False}, "weight": "beta08", "shift": 5.0},
+    {"type": "discrete_flow_map", "cfg_scale": 2.0, "solver": "euler"},
+    {"type": "consistency", "cfg_scale": 2.0, "points": 4},
+    {"type": "backward_simulation", "forward": "flow_map", "cfg_scale": 4.0},
+    {"type": "backward_simulation", "forward": "consistency", "sampler": "consistency"},
+]
+
+
+def plain() -> Iterator[ComponentConfig]:
+    """What needs neither settings nor files, but for backbones."""
+    for component in catalogue().components:
+        needy = any(field.is_required() for field in component.config.model_fields.values())
+        if component.kind != "backbone" and not needy:
+            config = component.config.model_validate({"type": component.name})
+            if not any(config.missing()):
+                yield config
+
+
+def family(name: str) -> Examination:
+    kind, count = KINDS[name], 4
+    x = torch.randn(count, *spec_of(kind).shape, generator=torch.Generator().manual_seed(0))
+    return examination(kind(weights=RANDOM), spec=spec_of(kind), samples=Samples(x, prompts=prompts(kind, count)))
+
+
+def wan(adapted: Any) -> Iterator[Examination]:
+    fields: dict[str, Any] = {"weights": RANDOM, "architecture": architecture(layers=1), "lora": adapted}
+    texts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))
+    samples = Samples(noise(4, *VIDEO.shape), prompts=texts)
+    for config in (
+        Wan21Config(**fields, first_frame=0.5),
+        FarWan21Config(**fields, chunks=(1, 1, 1, 1), full_chunks=2),
+        FarWan21Config(**fields, chunks=(1, 2, 1), full_chunks=3),
+    ):
+        yield examination(config, spec=VIDEO, samples=samples)
+
+
+OTHERS = [
+    *map(examination, plain()),
+    examination(DigitsConfig(conditional=True)),
+    examination(MnistConfig.model_validate({"condition": "class"})),
+    *(examination(kind.model_validate({"features": "pixels"})) for kind in (KidConfig, PrecisionConfig)),
+    *(examination(catalogue().find("objective", fields["type"]).model_validate(fields)) for fields in SETTINGS),
+]
+BACKBONES = [
+    *(examination(MlpConfig(width=8, depth=1), spec=spec) for spec in (POINT, IMAGE)),
+    examination(GaussianConfig(), spec=POINT),
+    *wan(lora()),
+    *wan(None),
+    *map(family, QUICK),
+]
+
+
+@parametrize_with_checks(OTHERS)
+def test_a_component_keeps_the_law(case: Case) -> None:
+    run(case)
+
+
+@parametrize_with_checks(BACKBONES)
+def test_a_backbone_keeps_the_law(case: Case) -> None:
+    run(case)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([family(name) for name in sorted(KINDS.keys() - set(QUICK))])
+def test_another_family_keeps_the_law(case: Case) -> None:
+    run(case)
+
+
+FILES = {c.name: c for c in catalogue().components if c.name in ("images", "video_shards", "vision_model", "inception")}
+ELSEWHERE = {
+    "fid": "minutes of Inception; its distance is that of 'frechet', which is here",
+    "recall": "in pixels, without weights, noise is so far apart that all real images lie among it",
+    "clip_score": "asks for texts, and is held to its definition in tests/test_image_metrics.py",
+}
+"""Metrics that are not examined, and why."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_what_reads_files_keeps_the_laws_as_its_tiny_twin(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception_weights, "SIDE", 75)  # the smallest that it takes, and quick
+    needed = {key: "a/b" for key, field in FILES[name].config.model_fields.items() if field.is_required()}
+    config = FILES[name].config.model_validate({"type": name, **needed}).rehearsed(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = examination(config).outcomes()
+    assert {o.check.name: o.sentence for o in found if o.status in ("failed", "not run")} == {}
+
+
+def test_every_registered_type_is_examined_here() -> None:
+    examined = {(one.subject.kind, one.subject.config.type) for one in (*OTHERS, *BACKBONES)}
+    slow = {("backbone", name) for name in KINDS} | {(c.kind, c.name) for c in FILES.values()}
+    assert {(c.kind, c.name) for c in catalogue().components} == examined | slow | {("metric", n) for n in ELSEWHERE}
