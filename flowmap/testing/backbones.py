@@ -17,7 +17,7 @@ from flowmap.interfaces import Backbone, FlowMap, Role, Samples, Velocity, Windo
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import NetworkKind
+from flowmap.schema.words import NetworkKind, needed
 from flowmap.testing.contract import (
     build_quietly,
     check_config,
@@ -41,8 +41,8 @@ def check_backbone(config: BackboneConfig, spec: SampleSpec, samples: Samples | 
     again, and treat each sample alone; their `own` parameters are complete and survive a round trip, and a missing, odd
     or misshapen one is refused; roles share none; base weights depend on the draw alone; a flow map made from a
     velocity's weights equals it at r = t; conditions can be taken apart and joined; networks depend on both times and
-    on the condition, chunks on those before them and on no later ones; encoding, decoding and chunks have the right
-    shapes.
+    on the condition and a picture in it, chunks on those before them and on no later ones; encoding, decoding and
+    chunks have the right shapes.
     """
     check_config(config)
     require_no_errors(config.findings(spec), f"'{config.type}'")
@@ -88,6 +88,7 @@ class _Check:
         for kind in get_args(NetworkKind):
             self.role(kind)
         self.conditions()
+        self.pictures()
         self.causality()
         for kind in get_args(NetworkKind):
             self.own(kind)
@@ -150,6 +151,8 @@ class _Check:
         """Rows of conditions go with rows of samples."""
         network = self.disturbed("velocity").network
         cond, null = self.backbone.condition(self.samples.prompts, _COUNT, torch.device("cpu"))
+        if not self.samples.encoded:
+            cond, null = self.backbone.pictured(cond, null, self.samples.x)
         both = cond.join(null)
         x, t = torch.cat([self.batch.x0] * 2), torch.cat([self.t] * 2)
         joined = network.velocity(x, t, both)
@@ -161,6 +164,26 @@ class _Check:
         index = torch.tensor([2, 0, 5])
         taken = network.velocity(x[index], t[index], both.take(index))
         require_equal(taken, joined[index], f"taking rows of a condition of {self.name} must act as those rows do")
+
+    def pictures(self) -> None:
+        """First frames that are part of a condition are seen, each by its own sample."""
+        if not needed(self.config.contexts(self.spec)) or self.samples.encoded:
+            return
+        network, x, prompts = self.disturbed("velocity").network, self.samples.x, self.samples.prompts
+        found = {}
+        for name, frames in (("own", x[:, :1]), ("one", x[:1]), ("others", x.flip(0))):
+            cond, null = self.backbone.condition(prompts, _COUNT, torch.device("cpu"))
+            found[name] = [
+                network.velocity(self.batch.x0, self.t, c) for c in self.backbone.pictured(cond, null, frames)
+            ]
+        encoded = network.velocity(self.batch.x0, self.t, self.batch.cond)
+        require_equal(
+            found["own"][0], encoded, f"a picture of {self.name} must be what encoding makes of a first frame"
+        )
+        require_equal(found["one"][0][:1], encoded[:1], f"one picture of {self.name} must be that of all samples")
+        for which in (0, 1):
+            ignored = torch.equal(found["own"][which], found["others"][which])
+            require(not ignored, f"{self.name} must use its picture, in the null condition too; another gives the same")
 
     def causality(self) -> None:
         """What comes later in a sample has no part in what is made of a chunk, and what came before has."""

@@ -19,7 +19,10 @@ from flowmap_wan.checkpoint import DELTA, FAR, TIME, Checkpoint
 from flowmap_wan.codec import WanCodec
 from flowmap_wan.condition import conditions
 from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.image_encoder import ImageEncoder
 from flowmap_wan.module import WanModule
+from flowmap_wan.pictures import FirstFrames
+from flowmap_wan.pictures import conditions as pictured
 from flowmap_wan.settings import LoraConfig
 from flowmap_wan.starting import Start, source_of, start_of
 from flowmap_wan.transformer import WanConfig, new, stored
@@ -31,18 +34,23 @@ def wan_backbone(config: WanConfig, spec: SampleSpec, chunking: Chunking) -> Mod
     """Wan2.1 as `config` describes it, for videos of `spec`."""
     source = _Source(config)
     if config.random_base:
-        codec = NoCodec(spec.shape)
-        text = partial(conditions, source.text_dim, lambda prompts: prompts.null)
-    else:
-        codec = WanCodec(config, spec, source.encoders)
-        text = partial(conditions, source.text_dim, codec.null.beside)
-    return ModuleBackbone(config.type, _architecture(config, source), codec, text, chunking)
+        return _on_latents(config, spec, chunking, source)
+    codec, makes = WanCodec(config, spec, source.encoders), pictured if config.pictures else conditions
+    text, seen = partial(makes, source.text_dim, codec.null.beside), None
+    if config.pictures:
+        seen = FirstFrames(codec, ImageEncoder(source.encoders), spec.shape[0], source.text_dim)
+    return ModuleBackbone(config.type, _architecture(config, source), codec, text, chunking, seen)
 
 
 def of_sizes(config: WanConfig, spec: SampleSpec, chunking: Chunking, sizes: Mapping[str, Any]) -> ModuleBackbone:
     """The same of other `sizes` (a diffusers configuration), from random weights, for latents of `spec`."""
-    source = _Source(config, Start(sizes, None))
-    text = partial(conditions, source.text_dim, lambda prompts: prompts.null)
+    return _on_latents(config, spec, chunking, _Source(config, Start(sizes, None)))
+
+
+def _on_latents(config: WanConfig, spec: SampleSpec, chunking: Chunking, source: _Source) -> ModuleBackbone:
+    """On data that are not encoded."""
+    makes = pictured if config.pictures else conditions
+    text = partial(makes, source.text_dim, lambda prompts: prompts.null)
     return ModuleBackbone(config.type, _architecture(config, source), NoCodec(spec.shape), text, chunking)
 
 

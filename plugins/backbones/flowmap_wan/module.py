@@ -59,7 +59,13 @@ class WanModule(nn.Module, Passes, SharesTokens):
         return len(self.transformer.blocks)
 
     def over(
-        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
+        self,
+        pieces: Sequence[Piece],
+        text: Text,
+        past: Past | None = None,
+        causal: bool = False,
+        slots: Slots = None,
+        image: Text | None = None,
     ) -> Tensor:
         """See Passes.over."""
         model = self.transformer
@@ -78,11 +84,12 @@ class WanModule(nn.Module, Passes, SharesTokens):
             lengths = shared.lengths()
         embs, modulations = self._times(pieces, lengths, hidden)
         text = self._text(text, hidden.dtype)
+        image = None if image is None else self._image(image, hidden.dtype)
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
             slot = None if slots is None else slots[index]
-            hidden = block(hidden, text, modulations, rotation, mask, slot, shared)
+            hidden = block(hidden, text, modulations, rotation, mask, slot, shared, image)
         wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
         begin = sum(lengths[:wanted])
         part = slice(begin, begin + lengths[wanted])
@@ -99,6 +106,13 @@ class WanModule(nn.Module, Passes, SharesTokens):
         embedder = self.transformer.condition_embedder.text_embedder
         raw = Text(prompt.tokens.to(precision), prompt.memo)
         return Text(raw.through(embedder, (embedder.linear_1, embedder.linear_2), embedder), prompt.memo)
+
+    def _image(self, picture: Text, precision: torch.dtype) -> Text:
+        """The embedded features of a picture."""
+        embedder = self.transformer.condition_embedder.image_embedder
+        raw = Text(picture.tokens.to(precision), picture.memo)
+        parts = (embedder.norm1, embedder.ff.net[0].proj, embedder.ff.net[2], embedder.norm2)
+        return Text(raw.through(embedder, parts, embedder), picture.memo)
 
     def tokens_per_frame(self, piece: Piece) -> int:
         """Tokens of each frame of `piece`."""

@@ -46,11 +46,18 @@ class Passes(ABC):
 
     @abstractmethod
     def over(
-        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
+        self,
+        pieces: Sequence[Piece],
+        text: Text,
+        past: Past | None = None,
+        causal: bool = False,
+        slots: Slots = None,
+        image: Text | None = None,
     ) -> Tensor:
         """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
 
-        Everything sees everything unless `causal`. `slots` receive the keys and values of every layer.
+        Everything sees everything unless `causal`. `slots` receive the keys and values of every layer. `image` are the
+        features of a picture, beside the text, for a network that has layers for them.
         """
 
     @abstractmethod
