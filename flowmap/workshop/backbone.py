@@ -106,7 +106,7 @@ class ModuleBackbone(Backbone):
         if found is not None:
             # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
             with init_empty_weights(include_buffers=False):
-                module = make(two_times, chosen)
+                module = _seeded(seed, lambda: make(two_times, chosen))
             own = dict(inner(module).named_parameters())
             self._take(inner(module), with_copies(found, own, copies), who)
             for key, parameter in inner(module).named_parameters():

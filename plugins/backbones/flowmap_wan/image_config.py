@@ -32,12 +32,10 @@ class Wan21I2VConfig(CommonConfig):
         """What is not here of the weights, or that they are of another task."""
         from flowmap_wan.opening import claimed_here
 
-        other = None if self.random_base else claimed_here(self.weights)
-        why = None if other is None else other.other_task(pictures=True)
-        if why is not None:
-            yield Finding("error", ("weights",), why)
-            return
-        yield from super().missing()
+        found, other = list(super().missing()), None if self.random_base else claimed_here(self.weights)
+        why = other.other_task(pictures=True) if other is not None and found else None
+        # Of what is there whole `findings` says it.
+        yield from found if why is None else [Finding("error", ("weights",), why)]
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
