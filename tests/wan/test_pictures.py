@@ -303,6 +303,28 @@ def test_older_names_and_what_nobody_reads(other: Path, i2v: Path) -> None:
     assert torch.equal(one, two)
 
 
+PUBLISHED = {"in_channels": 36, "out_channels": 16, "image_dim": 1280, "added_kv_proj_dim": 5120}
+"""What config.json of Wan-AI/Wan2.1-I2V-14B-480P-Diffusers has besides diffusers' defaults."""
+
+
+def test_a_plan_knows_the_published_sizes_unread() -> None:
+    config = Wan21I2VConfig(weights="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", lora=lora())
+    spec = SampleSpec((81, 3, 480, 832), text=True, fps=16.0)
+    footprint = config.footprint(spec, "no")
+    assert footprint is not None
+    with torch.device("meta"):
+        model = WanTransformer3DModel(**PUBLISHED)
+        clip = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14
+            )
+        )
+    second_time = sum(p.numel() for p in model.condition_embedder.time_embedder.parameters())
+    base = sum(p.numel() for p in model.parameters()) + second_time
+    assert footprint.base().count == base
+    assert config.encoders("cpu")["image encoder"] == 4 * sum(p.numel() for p in clip.parameters())
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_shapes_are_those_of_the_libraries(layers: int) -> None:
     fields = {"num_attention_heads": 2, "attention_head_dim": 12, "text_dim": 8, "freq_dim": 16, "ffn_dim": 20}

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Cond, EncodedText
-from flowmap.phases import each
+from flowmap.phases import each as one_by_one
+from flowmap.workshop.conditions import Conditions
 from flowmap.workshop.memo import Text
 from flowmap.workshop.pictures import Pictures
 from flowmap_wan.codec import WanCodec
 from flowmap_wan.condition import as_video
-from flowmap_wan.condition import conditions as of_texts
 from flowmap_wan.image_encoder import ImageEncoder
 from flowmap_wan.pieces import Passes, noised
 from flowmap_wan.views import RowView
@@ -47,7 +47,7 @@ class Pictured(RowView):
     def run(self, passes: Passes, text: Text, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """See View.run."""
         piece = noised(torch.cat([x, self.beside.to(x)], dim=2), t, r, 0, (0,) * x.shape[1])
-        return passes.over([piece], text, image=Text(self.features, text.memo))
+        return passes.over([piece], (text, Text(self.features, text.memo)))
 
     def take(self, index: Tensor) -> Pictured:
         """See RowView.take."""
@@ -76,18 +76,12 @@ class Unseen(RowView):
         return self
 
 
-def conditions(
-    width: Callable[[], int],
-    null: Callable[[EncodedText], Tensor],
-    prompts: Any,
-    count: int,
-    device: torch.device,
-) -> tuple[Cond, Cond]:
-    """As `flowmap_wan.condition.conditions`, under the picture that stands beside `prompts`, if one does."""
-    cond, null_cond = of_texts(width, null, prompts, count, device)
+def with_picture(texts: Conditions, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+    """What `texts` makes of `prompts`, with the picture that stands beside them, if one does."""
+    cond, null = (as_video(each) for each in texts(prompts, count, device))
     there = isinstance(prompts, EncodedText) and LATENTS in prompts.others
     view = _view(prompts.others, count, device) if there else Unseen()
-    return replace(as_video(cond), view=view), replace(as_video(null_cond), view=view)
+    return replace(cond, view=view), replace(null, view=view)
 
 
 def _view(seen: Mapping[str, Tensor], count: int, device: torch.device) -> Pictured:
@@ -143,7 +137,7 @@ class FirstFrames(Pictures):
     def _seen(self, x: Tensor, device: torch.device) -> dict[str, Tensor]:
         """Both, of the first frames of `x` `[B, F, 3, H, W]`, on `device`."""
         latents, features = [], []
-        for picture in each(x[:, :1].split(1), "encoding pictures", "pictures"):
+        for picture in one_by_one(x[:, :1].split(1), "encoding pictures", "pictures"):
             grey = picture.new_zeros(1, self._frames - 1, *picture.shape[2:])
             latents.append(self._codec.latents(torch.cat([picture, grey], dim=1), device))
             features.append(self._encoder(picture[:, 0], device))

@@ -26,13 +26,12 @@ def pretrained(weights: str, chunks: tuple[int, ...], pictures: bool = False) ->
     Wan2.1 is sampled with UniPC, 50 steps and guidance 5, with `pictures` too (diffusers' pipelines); AnyFlow's models
     have their guidance in them. Only FAR checkpoints generate chunk by chunk, whichever backbone is asked.
     """
-    run = run_in(weights)
+    run, frames = run_in(weights), sum(chunks) or _FRAMES
     if run is not None:
         return run_as_base(run)
     checkpoint = complete(weights, pictures)
     if checkpoint is None:
         return None
-    frames = sum(chunks) or _FRAMES
     size = next((size for part, size in _LARGE.items() if pictures and part in Path(weights).name), (_HEIGHT, _WIDTH))
     spec = SampleSpec((4 * (frames - 1) + 1, 3, *size), text=True, fps=_FPS)
     files, shift = checkpoint.pipeline.everything(), checkpoint.pipeline.shift()
