@@ -43,13 +43,12 @@ KNOWN_WARNINGS = {
         "contestants.anyflow_on_policy.stages.1.objective.forward.tangent.step",
     ],
     **{
-        f"anyflow_{kind}_{size}.toml": [
+        f"anyflow_{name}.toml": [
             "stages.forward.objective.tangent.step",
             "stages.on_policy.objective.rollout_steps",
             "stages.on_policy.objective.forward.tangent.step",
         ]
-        for kind in ("wan", "far")
-        for size in ("1.3b", "14b")
+        for name in ("wan_1.3b", "wan_14b", "far_1.3b", "far_14b", "wan_i2v_14b")
     },
 }
 

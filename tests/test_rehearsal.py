@@ -261,6 +261,12 @@ def rehearsed(home: Path, name: str) -> tuple[Path, str]:
     [
         ("anyflow_far_14b", "AnyFlowFARPipeline", "14.32B", "0.82B parameters in a student, 0.81B in a critic"),
         ("anyflow_wan_1.3b", "AnyFlowPipeline", "1.42B", "0.26B parameters in a student, 0.26B in a critic"),
+        (
+            "anyflow_wan_i2v_14b",
+            "WanImageToVideoPipeline",
+            "16.42B",
+            "0.82B parameters in a student, 0.81B in a critic",
+        ),
     ],
 )
 def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: str, tmp_path: Path) -> None:

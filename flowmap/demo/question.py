@@ -8,6 +8,7 @@ from typing import final
 
 from flowmap.demo.sides import MOST_CALLS, Side
 from flowmap.errors import FlowmapError
+from flowmap.schema.words import needed, needs_frames
 from flowmap.use.wish import Wish
 
 FIELDS = {
@@ -65,6 +66,9 @@ class Question:
             prompts=(prompt,) if prompt else (),
             classes=() if self.label is None else (self.label,),
         )
+        least = needed(side.opened.contestant.contexts)
+        if self.file is None and least:
+            raise FlowmapError(f"{FIELDS['image']}: {needs_frames(least)}; give it")
         if self.file is None:
             return wish
         if self.file.suffix.lower() in _STILLS:

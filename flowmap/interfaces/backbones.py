@@ -66,6 +66,14 @@ class Backbone(ABC):
     def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
         """The condition of `prompts` for `count` samples, and the null condition, on `device`, where texts are read."""
 
+    def pictured(self, cond: Cond, null: Cond, frames: Tensor) -> tuple[Cond, Cond]:
+        """The same conditions of samples whose first `frames` `[B, k, ...]` in data space are part of a condition.
+
+        `frames` may be on another device; of one row they are those of all samples. As they are, unless a backbone is
+        conditioned on a picture (`BackboneConfig.contexts` says 0 then): what others are given is context.
+        """
+        return cond, null
+
     def release(self) -> None:
         """The encoders of texts leave their accelerator until a text is read again: networks need the room.
 

@@ -25,6 +25,7 @@ from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_u
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ContestConfig, EvaluationConfig
+from flowmap.schema.words import needed
 from flowmap.statistics.scores import METRICS
 from flowmap.training.changes import read_lock
 from flowmap.training.stage import finished
@@ -134,22 +135,24 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
     """The contests of `evaluation` with `weights` in the place of stages, where samplers and frames go with them."""
     spec, kind = recipe.data.spec(), weights.pretrained.kind
     possible = weights.sized(spec).backbone.contexts(spec)
+    least = needed(possible)
     found: list[ContestConfig] = []
     seen: set[tuple[str, int]] = set()
     for contest in evaluation.contests:
         chosen: list[SamplerConfig] = []
+        context = contest.context or least
         for sampler in contest.samplers:
-            if sampler.network == kind and (sampler.type, contest.context) not in seen:
+            if sampler.network == kind and (sampler.type, context) not in seen:
                 chosen.append(sampler)
-                seen.add((sampler.type, contest.context))
-        if chosen and (not contest.context or contest.context in possible):
-            same = {"stage": weights.name, "weights": "ema", "samplers": tuple(chosen)}
+                seen.add((sampler.type, context))
+        if chosen and (not context or context in possible):
+            same = {"stage": weights.name, "weights": "ema", "samplers": tuple(chosen), "context": context}
             found.append(contest.model_copy(update=same))
     if not found:
         told = weights.pretrained
         sampler = sampler_called(told.sampler, kind, "these weights are", told.sampler_fields)
         scale = told.cfg_scale if spec.conditional else 1.0
-        found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=scale))
+        found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=scale, context=least))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import tomli_w
 from rich.console import Console
 from rich.markup import escape
@@ -29,12 +30,13 @@ from flowmap.plugin.kinds import ArchiveConfig
 from flowmap.recipe.layout import Plan, StagePlan, make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
-from flowmap.schema.words import plain
+from flowmap.schema.words import needed, plain
 from flowmap.training.processes import Processes
 from flowmap.training.records import StepRecord
 from flowmap.use.encode import encode_recipe
 from flowmap.use.export import export_run
 from flowmap.use.sample import sample_run
+from flowmap.use.showing import write_picture
 from flowmap.use.wish import Wish
 
 _COUNTED = 32
@@ -42,6 +44,7 @@ _TWIN = "twin.toml"
 _RAW, _ENCODED = ".raw", "encoded"
 _LEFT = (_TWIN, "parts", "encoded", "run", "exported")
 """What a rehearsal leaves, beside samples."""
+_FIRST = "sample-first.png"
 
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -176,7 +179,12 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
         _say(console, "export", f"skipped: {error}")
     spec = plan.recipe.data.spec()
     prompts = ("a red square moves to the right",) if spec.text and plan.recipe.backbone.reads_text() else ()
-    files, _ = sample_run(plan.folder, Wish(number=1, calls=1, prompts=prompts), plan.folder.parent / "sample")
+    image = None
+    if needed(plan.recipe.backbone.contexts(spec)):
+        image = plan.folder.parent / _FIRST
+        write_picture(image, np.full((*spec.shape[2:], 3), 128, np.uint8))
+    wish = Wish(number=1, calls=1, prompts=prompts, image=image)
+    files, _ = sample_run(plan.folder, wish, plan.folder.parent / "sample")
     _say(console, "sample", f"to {files[0]}")
     return [*made, files[0]]
 

@@ -96,7 +96,11 @@ class BackboneConfig(ComponentConfig):
         return self
 
     def contexts(self, spec: SampleSpec) -> Mapping[int, int]:
-        """How many frames of samples of `spec` can be given as context, ascending, and their number in model space."""
+        """How many frames of samples of `spec` can be given as context, ascending, and their number in model space.
+
+        0 in model space: they are no frames that are kept but part of the condition (`Backbone.pictured`), without
+        which the networks make nothing.
+        """
         return {}
 
     def goes_on(self) -> bool:

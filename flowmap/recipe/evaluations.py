@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flowmap.files.texts import is_folder
@@ -18,20 +18,20 @@ from flowmap.recipe.tables import (
 from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.config import Finding, guidance_findings
 from flowmap.schema.specs import Pretrained, RoleSpec, SampleSpec
-from flowmap.schema.words import context_refusal, unknown_word
+from flowmap.schema.words import context_refusal, needed, needs_frames, unknown_word
 
 
 def evaluation_findings(
     evaluation: EvaluationConfig,
     stages: Sequence[StageConfig],
     spec: SampleSpec,
-    contexts: Collection[int],
+    contexts: Mapping[int, int],
     weights: Mapping[str, Outside | None],
 ) -> Iterator[Finding]:
     """What is wrong with `evaluation` in a recipe of such `stages` on samples of `spec`.
 
-    `contexts` are the numbers of frames that its backbone can be given; `weights` what those from outside are, None
-    where that cannot be told.
+    `contexts` are the frames that its backbone can be given (see BackboneConfig); `weights` what those from outside
+    are, None where that cannot be told.
     """
     networks: dict[str, RoleSpec | Pretrained | None] = {
         s.name: s.objective.roles()["student"] for s in stages if "student" in s.objective.roles()
@@ -83,7 +83,7 @@ def _contest_findings(
     evaluation: EvaluationConfig,
     stages: Sequence[StageConfig],
     spec: SampleSpec,
-    contexts: Collection[int],
+    contexts: Mapping[int, int],
     networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
     seen: set[tuple[str, str, str, int]] = set()
@@ -92,8 +92,8 @@ def _contest_findings(
         if contest.stage not in networks:
             yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, stages))
             continue
-        if not outside.is_weights(contest.stage) and contest.context and contest.context not in contexts:
-            yield Finding("error", (*where, "context"), context_refusal(contexts, contest.context))
+        if not outside.is_weights(contest.stage):
+            yield from context_findings(where, contest.context, contexts)
         if all(sampler.network == "velocity" for sampler in contest.samplers):
             for finding in guidance_findings(contest.cfg_scale, spec.conditional):
                 yield replace(finding, field=(*where, *finding.field))
@@ -113,6 +113,15 @@ def _contest_findings(
         refusal = contest.against and _no_control(contest, contest.against, evaluation, networks)
         if refusal:
             yield Finding("error", (*where, "against"), refusal)
+
+
+def context_findings(where: tuple[str | int, ...], frames: int, contexts: Mapping[int, int]) -> Iterator[Finding]:
+    """Why `frames` cannot be given in the contest at `where` to a network that can be given those of `contexts`."""
+    least = needed(contexts)
+    if frames and frames not in contexts:
+        yield Finding("error", (*where, "context"), context_refusal(contexts, frames))
+    elif frames < least:
+        yield Finding("error", (*where, "context"), f"{needs_frames(least)}; set context = {least}")
 
 
 def _no_control(

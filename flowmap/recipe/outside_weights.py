@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.evaluations import context_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE, AbsentError, Outside, find_weights, is_weights, look_up
 from flowmap.recipe.tables import EvaluationConfig
 from flowmap.schema.config import Finding
 from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import context_refusal
 
 
 def named(evaluation: EvaluationConfig) -> dict[str, Place]:
@@ -73,9 +73,9 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
             why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
             yield Finding("error", (*where, "weights"), why)
         possible = other.sized(spec).backbone.contexts(spec)
-        if contest.context and contest.context not in possible:
-            yield Finding("error", (*where, "context"), context_refusal(possible, contest.context))
-        elif contest.context and not other.backbone.goes_on():
+        wrong = list(context_findings(where, contest.context, possible))
+        yield from wrong
+        if not wrong and contest.context and not other.backbone.goes_on():
             why = (
                 f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 NetworkKind = Literal["velocity", "flow_map"]
@@ -69,6 +69,17 @@ def listed(numbers: Sequence[int]) -> str:
     """`numbers` between commas; of many, the first ones and the last."""
     some = map(str, numbers if len(numbers) <= _SHOWN else numbers[: _SHOWN // 2])
     return ", ".join(some) + (f", ..., {numbers[-1]}" if len(numbers) > _SHOWN else "")
+
+
+def needed(contexts: Mapping[int, int]) -> int:
+    """How many frames have to be given where `contexts` (BackboneConfig.contexts) says so; 0 if nothing has to be."""
+    return min((frames for frames, kept in contexts.items() if not kept), default=0)
+
+
+def needs_frames(frames: int) -> str:
+    """Say of a model that it makes nothing unless it is given so many frames."""
+    first = "a picture, the first frame" if frames == 1 else f"the first {frames} frames"
+    return f"this model makes videos from {first}, and cannot do without"
 
 
 def context_refusal(possible: Iterable[int], frames: int) -> str:

@@ -16,6 +16,7 @@ class Capabilities:
     - `conditional`: there are conditions (found: the samples have prompts);
     - `causal`: frames are made in several chunks (found: its configuration);
     - `context`: frames can be given (found: its configuration);
+    - `pictured`: given frames are a part of conditions (found: its configuration);
     - `has_jvp`: there is a forward-mode derivative (found: its configuration has nothing against it);
     - `adapters`: roles stand on one frozen base (found: a role's module has parameters that it does not own);
     - `sharded`: there are parts that are gathered one at a time (found: a role has units);
@@ -37,6 +38,7 @@ class Capabilities:
     conditional: bool | None = None
     causal: bool | None = None
     context: bool | None = None
+    pictured: bool | None = None
     has_jvp: bool | None = None
     adapters: bool | None = None
     sharded: bool | None = None

@@ -13,13 +13,13 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
-from flowmap.interfaces import Batch, Evidence, Metric, References
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Evidence, Metric, References
 from flowmap.phases import each, phase
-from flowmap.plugin.kinds import MetricConfig, SamplerConfig
+from flowmap.plugin.kinds import MetricConfig
 from flowmap.recipe.layout import Plan
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.tables import ComputeConfig, EvaluationConfig
+from flowmap.schema.words import needed
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.training.processes import Processes
@@ -27,7 +27,8 @@ from flowmap.use.lineup import Lineup
 from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
 from flowmap.use.showing import save_picture
-from flowmap.use.student import ReadyModel, at_once, generate
+from flowmap.use.student import ReadyModel
+from flowmap.use.together import made_together
 
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
@@ -98,14 +99,14 @@ def _measures(
     }
     if not processes.first:
         if processes.agreed([0])[0]:
-            _of_teacher(teacher, config, processes)
+            _of_teacher(teacher, lineup, config, processes)
         return {}
     asked = False
 
     def make() -> dict[str, Tensor]:
         nonlocal asked
         asked = bool(processes.agreed([1])[0])
-        return _of_teacher(teacher, config, processes)
+        return _of_teacher(teacher, lineup, config, processes)
 
     kept = shelf.kept("teacher", settings, make)
     if not asked:
@@ -128,13 +129,22 @@ def _measures(
     return built
 
 
-def _of_teacher(teacher: ReadyModel, config: EvaluationConfig, processes: Processes) -> dict[str, Tensor]:
-    """The teacher's many-step samples, in the first process; they depend on the settings that `_OF_TEACHER` names."""
+def _of_teacher(
+    teacher: ReadyModel, lineup: Lineup, config: EvaluationConfig, processes: Processes
+) -> dict[str, Tensor]:
+    """The teacher's many-step samples, in the first process; they depend on the settings that `_OF_TEACHER` names.
+
+    What makes nothing without a picture is given those of held-out data.
+    """
     sampler, calls, shift, scale = config.teacher_sampler, config.teacher_calls, config.shift, config.teacher_cfg_scale
+    given = needed(teacher.contexts)
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
     draws["again"] = teacher.draw("floor", 0, config.samples)
-    found = {name: _made(processes, teacher, sampler, calls, shift, draw, None, scale) for name, draw in draws.items()}
+    found = {}
+    for name, draw in draws.items():
+        start = lineup.held_out(teacher).start(given, draw)[0] if given else None
+        found[name] = made_together(processes, teacher, sampler, calls, shift, draw, start, scale)
     made = {name: samples for name, samples in found.items() if samples is not None}
     if not all(samples.isfinite().all() for samples in made.values()):
         raise FlowmapError(
@@ -144,26 +154,6 @@ def _of_teacher(teacher: ReadyModel, config: EvaluationConfig, processes: Proces
             code=1,
         )
     return made
-
-
-def _made(
-    processes: Processes,
-    contestant: ReadyModel,
-    sampler: SamplerConfig,
-    calls: int,
-    shift: float | None,
-    draw: Draw,
-    start: Batch | None,
-    scale: float,
-) -> Tensor | None:
-    """In the first process all samples of `draw`, which all processes have made; None in the others."""
-    if processes.number == 1:
-        return generate(contestant, sampler, calls, shift, draw, start, scale)
-    size = at_once(contestant)
-    batches = processes.dealt(-(-draw.count // size))
-    rows = [(min(begin * size, draw.count), min(end * size, draw.count)) for begin, end in batches]
-    mine = generate(contestant, sampler, calls, shift, draw, start, scale, rows=rows[processes.index])
-    return processes.collected(mine, [end - begin for begin, end in rows])
 
 
 def _score(
@@ -237,7 +227,7 @@ def _evidence(
     start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
     if start is None and processes.first:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    made = _made(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    made = made_together(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if made is None:
         return None
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:

@@ -55,6 +55,7 @@ def export_run(
     recipe, forms = plan.recipe, plan.recipe.backbone.forms
     if form is not None and forms and form not in forms:
         raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
+    form = form or next(iter(forms), "")
     if calls is not None and form not in recipe.backbone.listed_forms:
         listed = ", ".join(sorted(recipe.backbone.listed_forms)) or "none here"
         raise FlowmapError(f"--nfe {calls}: is for forms of one list of times ({listed})")
@@ -79,7 +80,7 @@ def export_run(
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
-            loading = backbone.export(role, part, form or next(iter(forms), ""), merged, SamplingGrid(shift, calls))
+            loading = backbone.export(role, part, form, merged, SamplingGrid(shift, calls))
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
         (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift, any_step), "utf-8")
         for file in part.rglob("*.safetensors"):

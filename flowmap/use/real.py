@@ -30,6 +30,9 @@ def encoded(backbone: Backbone, samples: Samples, draw: Draw) -> Batch:
         here = replace(bare, x=part.to(draw.device))
         parts.append(backbone.precompute(here, draw.part(first, len(part))).x)
         first += len(part)
+    if not samples.encoded:
+        cond, null = backbone.pictured(cond, null, samples.x)
+        backbone.release()
     return Batch(torch.cat(parts), cond, null)
 
 

@@ -14,6 +14,7 @@ from flowmap.interfaces import Batch, Cond, Samples
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
 from flowmap.schema.specs import SampleSpec
+from flowmap.schema.words import needed, needs_frames
 from flowmap.use.student import ReadyModel, latent_context
 from flowmap.use.wish import Wish
 from flowmap.video.clips import clip_as, image_as, to_float
@@ -27,6 +28,8 @@ def given_frames(wish: Wish, contestant: ReadyModel, spec: SampleSpec) -> Tensor
             pixels = image_as(wish.image, spec)
         elif wish.video is not None:
             pixels = _clip(wish.video, wish.frames, contestant, spec)
+        elif needed(contestant.contexts):
+            raise FlowmapError(f"{option('image')}: {needs_frames(needed(contestant.contexts))}; give it")
         else:
             return None
     except ClipError as error:
@@ -72,8 +75,14 @@ def begun(contestant: ReadyModel, given: Tensor | None, cond: Cond, null: Cond, 
     Prompts have been read: `cond` and `null` are what came of them.
     """
     backbone, device = contestant.backbone, contestant.device
+    nothing = torch.zeros(count, 0, *backbone.latent_shape()[1:], device=device)
     if given is None:
-        return Batch(torch.zeros(count, 0, *backbone.latent_shape()[1:], device=device), cond, null)
+        return Batch(nothing, cond, null)
+    if not latent_context(contestant.contexts, len(given)):
+        with phase("encoding the frames given"):
+            cond, null = backbone.pictured(cond, null, given[None])
+        backbone.release()
+        return Batch(nothing, cond, null)
     # A video needs no prompts to be encoded.
     with phase("encoding the frames given"):
         once = Draw.whole(0, "given frames", 0, "encoding", 1, device)

@@ -13,6 +13,8 @@ from flowmap.weights.headers import read_json
 
 CONFIG = "config.json"
 """What the configuration of a part is called."""
+PREPROCESSING = "preprocessor_config.json"
+"""What that of a processor of images is called: how they are resized and scaled. It has no weights."""
 
 # Above any model there is, and low enough that nobody works for minutes on a number that is wrong.
 Size = Annotated[int, Field(ge=1, le=2_000_000)]
@@ -32,9 +34,12 @@ class Fields(BaseModel):
 F = TypeVar("F", bound=Fields)
 
 
-def fields_of(part: Path, kind: type[F]) -> F:
-    """The configuration of `part`; raises FlowmapError, naming file and field, if it cannot be one of this kind."""
-    raw = read_json(part / CONFIG)
+def fields_of(part: Path, kind: type[F], file: str = CONFIG) -> F:
+    """The configuration of `part`, in its `file`.
+
+    Raises FlowmapError, naming file and field, if it cannot be one of this kind.
+    """
+    raw = read_json(part / file)
     try:
         return kind.model_validate({key: frozen(value) for key, value in raw.items()})
     except ValidationError as error:
@@ -43,4 +48,4 @@ def fields_of(part: Path, kind: type[F]) -> F:
         given = (
             "is missing" if first["type"] == "missing" else f"is {str(first['input'])[:60]!r}: {first['msg'].lower()}"
         )
-        raise FlowmapError(f"{part / CONFIG}: {field} {given}; fetch it again") from None
+        raise FlowmapError(f"{part / file}: {field} {given}; fetch it again") from None

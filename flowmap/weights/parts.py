@@ -30,7 +30,7 @@ def absent(part: Path) -> Iterator[str]:
     if not files:
         pickles = sorted(f.name for f in part.glob("*") if f.suffix in _PICKLES)
         why = f" ({pickles[0]} can run code when it is read, so it is not)" if pickles else ""
-        yield f"{part.name}/{_WEIGHTS[part.name.startswith('text_encoder')]}{why}"
+        yield f"{part.name}/{_WEIGHTS['encoder' in part.name]}{why}"
     yield from (f"{part.name}/{file.name}" for file in files if not file.is_file())
 
 

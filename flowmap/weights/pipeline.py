@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from flowmap.errors import FlowmapError
-from flowmap.weights.fields import CONFIG, Fields, fields_of
+from flowmap.weights.fields import CONFIG, PREPROCESSING, Fields, fields_of
 from flowmap.weights.fingerprints import fingerprint, of_tensors
 from flowmap.weights.headers import read_json
 from flowmap.weights.names import Published, absence, find
@@ -69,7 +69,8 @@ def class_named(file: Path) -> str | None:
 class Pipeline:
     """The folder, and the family of weights that it is one of.
 
-    Of the parts of a family those called tokenizer* are tokenizers; all others have a configuration and weights.
+    Of the parts of a family those called tokenizer* are tokenizers and those called *_processor scale images; all
+    others have a configuration and weights.
     """
 
     folder: Path
@@ -78,15 +79,17 @@ class Pipeline:
     @property
     def weighted(self) -> list[str]:
         """The parts that have weights."""
-        return [part for part in self.published.parts if not part.startswith("tokenizer")]
+        return [part for part in self.published.parts if not part.startswith("tokenizer") and not _processes(part)]
 
     def absent(self) -> Iterator[str]:
         """The files that there have to be and are not."""
         for part in self.weighted:
             yield from absent(self.folder / part)
         for part in self.published.parts:
-            if part not in self.weighted:
+            if part.startswith("tokenizer"):
                 yield from absent_tokenizer(self.folder / part)
+            elif _processes(part) and not (self.folder / part / PREPROCESSING).is_file():
+                yield f"{part}/{PREPROCESSING}"
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of `part`, as it stands."""
@@ -94,7 +97,7 @@ class Pipeline:
 
     def fields(self, part: str, kind: type[F]) -> F:
         """The configuration of `part`; raises FlowmapError, naming the field, if it cannot be one of this kind."""
-        return fields_of(self.folder / part, kind)
+        return fields_of(self.folder / part, kind, PREPROCESSING if _processes(part) else CONFIG)
 
     def files(self, part: str) -> list[Path]:
         """The safetensors files of `part`; raises FlowmapError naming the first file that is missing."""
@@ -168,7 +171,8 @@ class Pipeline:
     def everything(self) -> tuple[Path, ...]:
         """The files that decide what is computed: configurations and weights of all parts."""
         beside = () if self.adapter() is None else sorted((self.folder / ADAPTER).glob("*.safetensors"))
-        return (*(f for p in self.weighted for f in (self.folder / p / CONFIG, *self.files(p))), *beside)
+        scaling = [self.folder / part / PREPROCESSING for part in self.published.parts if _processes(part)]
+        return (*(f for p in self.weighted for f in (self.folder / p / CONFIG, *self.files(p))), *scaling, *beside)
 
     def adapter(self) -> Path | None:
         """The folder of the adapter that belongs to the transformer, if there is one."""
@@ -190,3 +194,8 @@ class Pipeline:
         text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
         found = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
         return found[1] if found else None
+
+
+def _processes(part: str) -> bool:
+    """Whether a part of that name has no weights, and says how images are scaled."""
+    return part.endswith("_processor")

@@ -24,6 +24,7 @@ from flowmap.workshop.calling import Call, ModuleFlowMap, ModuleVelocity, Times
 from flowmap.workshop.codec import Codec
 from flowmap.workshop.conditions import Conditions, conditions
 from flowmap.workshop.filling import fill, refuse_running_statistics, refuse_tied, take, with_copies
+from flowmap.workshop.pictures import Pictures
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class ModuleBackbone(Backbone):
     """Networks as `architecture` makes them, of the backbone called `name`, for data that `codec` encodes.
 
     `conditions` are those of encoded texts if left out; `labelled` makes those of class labels. `chunking` is one chunk
-    if left out.
+    if left out. `pictures` are given where the first frames are part of a condition.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class ModuleBackbone(Backbone):
         codec: Codec,
         conditions: Conditions = conditions,
         chunking: Chunking | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
-        self._name = name
+        self._name, self._pictures = name, pictures
         self._architecture = architecture
         self._codec = codec
         self._conditions = conditions
         self._chunking = chunking or OneChunk()
-        self._chosen = Chosen()
-        self._looked_at = False
+        self._chosen, self._looked_at = Chosen(), False
 
     @cached_property
     def _base(self) -> nn.Module:
@@ -105,7 +106,7 @@ class ModuleBackbone(Backbone):
         if found is not None:
             # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
             with init_empty_weights(include_buffers=False):
-                module = make(two_times, chosen)
+                module = _seeded(seed, lambda: make(two_times, chosen))
             own = dict(inner(module).named_parameters())
             self._take(inner(module), with_copies(found, own, copies), who)
             for key, parameter in inner(module).named_parameters():
@@ -173,9 +174,9 @@ class ModuleBackbone(Backbone):
         """See Backbone.precompute."""
         if samples.encoded:
             return samples
-        prompts = samples.prompts
-        if _texts(prompts):
-            prompts = self._codec.text(prompts, draw.device)
+        prompts = self._read(samples.prompts, draw.device)
+        if self._pictures is not None:
+            prompts = self._pictures.beside(prompts, samples.x, draw.device)
         return Samples(self._codec.encode(samples.x, draw), samples.labels, prompts, True, samples.sources)
 
     def encode(self, samples: Samples, draw: Draw) -> Batch:
@@ -190,12 +191,21 @@ class ModuleBackbone(Backbone):
 
     def condition(self, prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
         """`prompts` are texts, EncodedText, class labels `[count]` int64, or None (unconditional)."""
-        asked = self._codec.text(prompts, device) if _texts(prompts) else prompts
-        return self._conditions(asked, count, device)
+        return self._conditions(self._read(prompts, device), count, device)
+
+    def pictured(self, cond: Cond, null: Cond, frames: Tensor) -> tuple[Cond, Cond]:
+        """See Backbone.pictured."""
+        return (cond, null) if self._pictures is None else self._pictures.shown(cond, null, frames)
+
+    def _read(self, prompts: Any, device: torch.device) -> Any:
+        """Texts by their encoders, all else as it is."""
+        return self._codec.text(prompts, device) if isinstance(prompts, list | tuple) and prompts else prompts
 
     def release(self) -> None:
         """See Backbone.release."""
-        self._codec.release()
+        for each in (self._codec, self._pictures):
+            if each is not None:
+                each.release()
 
     def latent_shape(self) -> tuple[int, ...]:
         """That of the codec."""
@@ -238,7 +248,3 @@ def _seeded(seed: int, make: Callable[[], T]) -> T:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
-
-
-def _texts(prompts: Any) -> bool:
-    return isinstance(prompts, list | tuple) and len(prompts) > 0

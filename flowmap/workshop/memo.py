@@ -63,5 +63,5 @@ class Text:
 
 def _frozen(part: nn.Module) -> bool:
     # An adapted layer is another for every role.
-    plain = isinstance(part, nn.Linear | nn.RMSNorm | RMSNorm) and not isinstance(part, AdaptedLinear)
+    plain = isinstance(part, nn.Linear | nn.LayerNorm | nn.RMSNorm | RMSNorm) and not isinstance(part, AdaptedLinear)
     return plain and not any(parameter.requires_grad for parameter in part.parameters())

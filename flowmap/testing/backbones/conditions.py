@@ -111,7 +111,7 @@ def prompts_are_alone(subject: BackboneSubject) -> None:
     prompts, all_rows = subject.samples.prompts, torch.arange(COUNT)
     together = _at(subject, subject.conditions(prompts)[0])
     for row in all_rows.split(1):
-        alone, _ = subject.backbone.condition(_chosen(prompts, row), 1, torch.device("cpu"))
+        alone, _ = subject.conditions(_chosen(prompts, row), subject.samples.x[row])
         require_equal(
             _at(subject, alone, row),
             together[row],
@@ -159,3 +159,32 @@ def texts_are_told_apart(subject: BackboneSubject) -> None:
             f"{subject.who} must tell texts apart; {same} of {COUNT} say the same as another "
             f"({', '.join(map(repr, prompts))})",
         )
+
+
+@LAWS.proven(
+    "A picture in a condition is the first frame that encoding finds in a sample.",
+    "Backbone.pictured, Backbone.encode",
+    needs=("pictured",),
+    after=("conditions_are_taken",),
+)
+def pictures_are_first_frames(subject: BackboneSubject) -> None:
+    """With that frame alone."""
+    cond, _ = subject.conditions(subject.samples.prompts, subject.samples.x[:, :1])
+    contract = f"`pictured` of {subject.who} must make of a first frame what `encode` makes of it in a sample"
+    require_equal(_at(subject, cond), _at(subject, subject.batch.cond), contract)
+
+
+@LAWS.proven(
+    "A network sees its picture, without a prompt too.",
+    "Backbone.pictured",
+    needs=("pictured",),
+    after=("pictures_are_first_frames",),
+)
+def pictures_are_used(subject: BackboneSubject) -> None:
+    """With the pictures of other samples it says something else."""
+    own, others = (
+        subject.conditions(subject.samples.prompts, x) for x in (subject.samples.x, subject.samples.x[_OTHERS])
+    )
+    for name, here, there in zip(("condition", "null condition"), own, others, strict=True):
+        ignored = torch.equal(_at(subject, here), _at(subject, there))
+        require(not ignored, f"the picture in a {name} of {subject.who} is not used: another gives the same velocity")

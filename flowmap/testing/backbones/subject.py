@@ -14,7 +14,7 @@ from flowmap.interfaces import Backbone, Batch, Cond, EncodedText, FlowMap, Role
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import NetworkKind
+from flowmap.schema.words import NetworkKind, needed
 from flowmap.testing.capabilities import Capabilities
 from flowmap.testing.contract import build_quietly, require_no_errors, whole
 from flowmap.testing.examination import Subject
@@ -59,7 +59,8 @@ class BackboneSubject(Subject):
         said: dict[str, Callable[[], bool]] = {
             "conditional": lambda: asked,
             "causal": config.causal,
-            "context": lambda: bool(config.contexts(self.spec)),
+            "context": lambda: any(config.contexts(self.spec).values()),
+            "pictured": lambda: bool(needed(config.contexts(self.spec))) and not self.samples.encoded,
             "has_jvp": lambda: config.no_forward_mode(self.spec) is None,
             "text": lambda: asked and config.reads_text(),
             "footprint": lambda: config.footprint(self.spec, "no") is not None,
@@ -112,9 +113,11 @@ class BackboneSubject(Subject):
         """The samples, in memory of their own."""
         return self.samples.map(torch.clone)
 
-    def conditions(self, prompts: Any) -> tuple[Cond, Cond]:
-        """The condition of `prompts`, and the null condition."""
-        return self.backbone.condition(prompts, COUNT, torch.device("cpu"))
+    def conditions(self, prompts: Any, frames: Tensor | None = None) -> tuple[Cond, Cond]:
+        """The condition of `prompts` and the null condition, with `frames` (those of the samples) where they belong."""
+        frames = self.samples.x if frames is None else frames
+        found = self.backbone.condition(prompts, len(frames), torch.device("cpu"))
+        return self.backbone.pictured(*found, frames.clone()) if self.can("pictured") else found
 
     def fresh(self, kind: NetworkKind, name: str = "critic", draw: Draw | None = None) -> Role:
         """A role from base weights."""

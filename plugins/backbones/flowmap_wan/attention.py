@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from diffusers.models.normalization import RMSNorm
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowmap.interfaces import Shared
@@ -136,12 +137,38 @@ class SelfAttention:
 class CrossAttention:
     """The processor of `attn2`: from video tokens to text tokens, all of them (Wan2.1 attends to padding too)."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Read | Tensor) -> Tensor:
-        """Attend from tokens `[B, L, D]` to text `[B, M, D]`, or to what has been read of it."""
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Read | Tensor,
+        image: Read | Tensor | None = None,
+    ) -> Tensor:
+        """Attend from tokens `[B, L, D]` to text `[B, M, D]`, and apart from it to a picture, or to what has been read.
+
+        What both give is added (Wan2.1-I2V).
+        """
         q = _heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         text = encoder_hidden_states
         k, v = _read(attn, text) if isinstance(text, Tensor) else text
-        return _out(attn, attend(q.to(v.dtype), k, v, None), hidden_states)
+        found = attend(q.to(v.dtype), k, v, None)
+        if image is not None:
+            k, v = _read_picture(attn, image) if isinstance(image, Tensor) else image
+            found = found + attend(q.to(v.dtype), k, v, None)
+        return _out(attn, found, hidden_states)
+
+
+def attend_to_pictures(transformer: Any, width: int) -> None:
+    """Give every cross-attention of `transformer` the layers of Wan2.1-I2V, by diffusers' names.
+
+    They are for features of `width`; the configuration of the transformer says so too.
+    """
+    for block in transformer.blocks:
+        attn = block.attn2
+        attn.add_k_proj = nn.Linear(width, attn.inner_dim)
+        attn.add_v_proj = nn.Linear(width, attn.inner_dim)
+        attn.norm_added_k = RMSNorm(attn.inner_dim, eps=attn.norm_k.eps)
+    transformer.register_to_config(added_kv_proj_dim=width)
 
 
 def read(attn: Any, text: Text) -> Read | Tensor:
@@ -149,6 +176,19 @@ def read(attn: Any, text: Text) -> Read | Tensor:
     parts = (attn.to_k, attn.norm_k, attn.to_v)
     found = text.remembered(attn, parts, lambda tokens: _read(attn, tokens))
     return text.tokens if found is None else found
+
+
+def read_picture(attn: Any, image: Text) -> Read | Tensor:
+    """The keys and values of a picture that are the same at every call, or else its tokens."""
+    parts = (attn.add_k_proj, attn.norm_added_k, attn.add_v_proj)
+    # Under a key of its own: the text of the same memo has that of the layer.
+    found = image.remembered(attn.add_k_proj, parts, lambda tokens: _read_picture(attn, tokens))
+    return image.tokens if found is None else found
+
+
+def _read_picture(attn: Any, tokens: Tensor) -> Read:
+    k, v = _heads(attn, attn.norm_added_k(attn.add_k_proj(tokens))), _heads(attn, attn.add_v_proj(tokens))
+    return k.to(v.dtype), v
 
 
 def _read(attn: Any, tokens: Tensor) -> Read:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor, nn
 
-from flowmap.interfaces import Chunking, SamplingGrid
+from flowmap.interfaces import Chunking, EncodedText, SamplingGrid
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.workshop.adapters import Adapters, Chosen
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
 from flowmap.workshop.codec import NoCodec
+from flowmap.workshop.conditions import Conditions
 from flowmap_wan.checkpoint import DELTA, FAR, TIME, Checkpoint
 from flowmap_wan.codec import WanCodec
 from flowmap_wan.condition import conditions
 from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.image_encoder import ImageEncoder
 from flowmap_wan.module import WanModule
+from flowmap_wan.pictures import FirstFrames, with_picture
 from flowmap_wan.settings import LoraConfig
 from flowmap_wan.starting import Start, source_of, start_of
 from flowmap_wan.transformer import WanConfig, new, stored
@@ -31,19 +34,29 @@ def wan_backbone(config: WanConfig, spec: SampleSpec, chunking: Chunking) -> Mod
     """Wan2.1 as `config` describes it, for videos of `spec`."""
     source = _Source(config)
     if config.random_base:
-        codec = NoCodec(spec.shape)
-        text = partial(conditions, source.text_dim, lambda prompts: prompts.null)
-    else:
-        codec = WanCodec(config, spec, source.encoders)
-        text = partial(conditions, source.text_dim, codec.null.beside)
-    return ModuleBackbone(config.type, _architecture(config, source), codec, text, chunking)
+        return _on_latents(config, spec, chunking, source)
+    codec = WanCodec(config, spec, source.encoders)
+    told, seen = _told(config, source, codec.null.beside), None
+    if config.pictures:
+        seen = FirstFrames(codec, ImageEncoder(source.encoders), spec.shape[0], source.text_dim)
+    return ModuleBackbone(config.type, _architecture(config, source), codec, told, chunking, seen)
 
 
 def of_sizes(config: WanConfig, spec: SampleSpec, chunking: Chunking, sizes: Mapping[str, Any]) -> ModuleBackbone:
     """The same of other `sizes` (a diffusers configuration), from random weights, for latents of `spec`."""
-    source = _Source(config, Start(sizes, None))
-    text = partial(conditions, source.text_dim, lambda prompts: prompts.null)
-    return ModuleBackbone(config.type, _architecture(config, source), NoCodec(spec.shape), text, chunking)
+    return _on_latents(config, spec, chunking, _Source(config, Start(sizes, None)))
+
+
+def _on_latents(config: WanConfig, spec: SampleSpec, chunking: Chunking, source: _Source) -> ModuleBackbone:
+    """On data that are not encoded."""
+    told = _told(config, source, lambda prompts: prompts.null)
+    return ModuleBackbone(config.type, _architecture(config, source), NoCodec(spec.shape), told, chunking)
+
+
+def _told(config: WanConfig, source: _Source, null: Callable[[EncodedText], Tensor]) -> Conditions:
+    """What a network is told of prompts, beside which `null` says what stands for none; and of pictures."""
+    texts: Conditions = partial(conditions, source.text_dim, null)
+    return partial(with_picture, texts) if config.pictures else texts
 
 
 @final

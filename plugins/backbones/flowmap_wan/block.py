@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmap.interfaces import Shared
-from flowmap_wan.attention import Read, Slot, read
+from flowmap_wan.attention import Read, Slot, read, read_picture
 from flowmap_wan.rotary import Turn
 from flowmap_wan.sight import Mask
 
@@ -32,10 +32,10 @@ def modulate_by_frame(block: nn.Module) -> None:
 
 
 def _with_text_read(block: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments with what has been read of the text in its place: where parameters are gathered, but before what
-    is compiled or computed again."""
-    hidden, text, *rest = given
-    return hidden, read(block.attn2, text), *rest
+    """The arguments with what has been read of text and picture in their places: where parameters are gathered, but
+    before what is compiled or computed again."""
+    hidden, text, *rest, image = given
+    return hidden, read(block.attn2, text), *rest, None if image is None else read_picture(block.attn2, image)
 
 
 def _forward(
@@ -47,6 +47,7 @@ def _forward(
     mask: Mask | None,
     slot: Slot | None,
     shared: Shared | None = None,
+    image: Read | Tensor | None = None,
 ) -> Tensor:
     """As AnyFlowTransformerBlock.forward of diffusers, operation by operation."""
     six = _Six(block.scale_shift_table, modulations)
@@ -56,7 +57,7 @@ def _forward(
     hidden = (hidden.float() + six.each(lambda m, y: y * m[gate], y)).type_as(hidden)
 
     x = block.norm2(hidden.float()).type_as(hidden)
-    hidden = hidden + block.attn2(x, encoder_hidden_states=text)
+    hidden = hidden + block.attn2(x, encoder_hidden_states=text, image=image)
 
     shift, scale, gate = 3, 4, 5
     x = six.each(lambda m, x: (block.norm3(x.float()) * (1 + m[scale]) + m[shift]).type_as(x), hidden)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
 from flowmap.errors import FlowmapError
-from flowmap.weights.fields import CONFIG
+from flowmap.weights.fields import CONFIG, fields_of
 from flowmap.weights.names import Published
 from flowmap.weights.pipeline import Pipeline
 from flowmap.weights.t5 import with_one_name
 from flowmap.weights.tokenizers import tokenizer_flaw
+from flowmap_wan.image_checkpoint import PARTS, image_flaws, other_task, takes_pictures
+from flowmap_wan.image_layout import IMAGE_CHANNELS, ImageEncoderFields, ImageProcessorFields, is_unused
 from flowmap_wan.layout import (
     LATENT_CHANNELS,
     TextEncoderFields,
@@ -34,12 +37,19 @@ PUBLISHED = Published(
     },
     ("transformer", "text_encoder", "tokenizer", "vae"),
 )
+PUBLISHED_IMAGE = Published(
+    {"Wan2.1-I2V-14B-480P-Diffusers": "Wan-AI", "Wan2.1-I2V-14B-720P-Diffusers": "Wan-AI"},
+    (*PUBLISHED.parts, *PARTS),
+)
+"""Those that begin with a picture."""
 _CLASSES: Mapping[str, list[str]] = {
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5TokenizerFast"],
     "vae": ["diffusers", "AutoencoderKLWan"],
+    "image_encoder": ["transformers", "CLIPVisionModel"],
+    "image_processor": ["transformers", "CLIPImageProcessor"],
 }
-Kind = Literal["wan", "anyflow", "far"]
+Kind = Literal["wan", "i2v", "anyflow", "far"]
 KINDS: Mapping[str, Kind] = {
     "WanTransformer3DModel": "wan",
     "AnyFlowTransformer3DModel": "anyflow",
@@ -51,6 +61,7 @@ FIRST_RELEASE = "FAR_Wan_Transformer3DModel"
 # The pipelines of folders whose transformer is not there (yet).
 PIPELINES: Mapping[str, Kind] = {
     "WanPipeline": "wan",
+    "WanImageToVideoPipeline": "i2v",
     "AnyFlowPipeline": "anyflow",
     "WanAnyFlowPipeline": "anyflow",
     "AnyFlowFARPipeline": "far",
@@ -61,11 +72,10 @@ TIME, DELTA = "condition_embedder.time_embedder.", "condition_embedder.delta_emb
 FAR = "far_patch_embedding."
 """What those of the patches of compressed frames begin with."""
 
-IMAGE_MODEL = (
-    "is Wan's separate image-to-video model, with more channels or an image encoder; "
-    "use a text-to-video checkpoint: ours are given images as first frames"
-)
-"""Why a checkpoint of the other task is refused."""
+
+def published(pictures: bool) -> Published:
+    """The published weights that a backbone takes: those that begin with `pictures`, or the others."""
+    return PUBLISHED_IMAGE if pictures else PUBLISHED
 
 
 @final
@@ -78,21 +88,24 @@ class Checkpoint:
     @property
     def pipeline(self) -> Pipeline:
         """The folder as that of any pipeline."""
+        # If its configuration is damaged, that is said where it is read.
+        with suppress(FlowmapError):
+            return Pipeline(self.folder, published(bool(self.transformer.image_dim)))
         return Pipeline(self.folder, PUBLISHED)
 
     @property
     def transformer(self) -> TransformerFields:
         """The configuration of the transformer; raises FlowmapError, naming the field, if it cannot be one."""
-        return self.pipeline.fields("transformer", TransformerFields)
+        return fields_of(self.folder / "transformer", TransformerFields)
 
     @property
     def kind(self) -> Kind:
-        """What the transformer is: plain Wan2.1, or AnyFlow's two-time one, bidirectional or causal."""
+        """What the transformer is: plain Wan2.1 (`i2v`: for pictures), or AnyFlow's of two times, causal or not."""
         fields = self.transformer
-        if fields.class_name == FIRST_RELEASE:
-            if not fields.init_flowmap_model:
-                return "wan"
+        if fields.class_name == FIRST_RELEASE and fields.init_flowmap_model:
             return "far" if fields.init_far_model else "anyflow"
+        if fields.class_name == FIRST_RELEASE or KINDS.get(fields.class_name) == "wan":
+            return "i2v" if takes_pictures(fields) else "wan"
         if fields.class_name not in KINDS:
             raise FlowmapError(f"{self._config}: holds a {fields.class_name}; weights can be one of {', '.join(KINDS)}")
         return KINDS[fields.class_name]
@@ -101,28 +114,37 @@ class Checkpoint:
     def _config(self) -> Path:
         return self.folder / "transformer" / CONFIG
 
-    def flaw(self, weights: str) -> str | None:
+    @property
+    def two_times(self) -> bool:
+        """Whether the transformer has two times."""
+        return self.kind in ("anyflow", "far")
+
+    def flaw(self, weights: str, pictures: bool = False) -> str | None:
         """What is wrong with the files and what to do, as far as configurations and headers tell; None if nothing is.
 
-        `weights` is what the recipe calls this checkpoint.
+        `weights` is what the recipe calls this checkpoint, of a backbone that begins with `pictures` or not.
         """
-        how = PUBLISHED.how_to_get(weights)
+        how = published(pictures).how_to_get(weights)
         try:
-            if self.is_image_model():
-                return f"{self.folder} {IMAGE_MODEL}"
+            if (other := self.other_task(pictures)) is not None:
+                return other
             if (contradiction := self.contradiction(self.pipeline.shapes("transformer"))) is not None:
                 return contradiction
         except FlowmapError as error:
             return f"{error}{how}"
-        checks = (self._transformer_flaws, self._text_flaws, self._vae_flaws)
+        checks = [self._transformer_flaws, self._text_flaws, self._vae_flaws]
+        if pictures:
+            checks.append(lambda: image_flaws(self.pipeline, self.transformer))
         return next((f"{flaw}{how}" for flaw in self.pipeline.flaws(checks)), None)
 
     def _transformer_flaws(self) -> Iterator[str]:
         fields, kind = self.transformer, self.kind
-        wanted = transformer_shapes(fields, kind != "wan", kind == "far" or fields.init_far_model)
-        yield from self.pipeline.misfits("transformer", self.pipeline.shapes("transformer"), wanted)
-        if fields.in_channels != LATENT_CHANNELS:
-            yield f"{self._config}: in_channels is {fields.in_channels}, and Wan's VAE makes {LATENT_CHANNELS}"
+        wanted = transformer_shapes(fields, self.two_times, kind == "far" or fields.init_far_model)
+        found = {key: shape for key, shape in self.pipeline.shapes("transformer").items() if not is_unused(key)}
+        yield from self.pipeline.misfits("transformer", found, wanted)
+        channels = LATENT_CHANNELS + (IMAGE_CHANNELS if kind == "i2v" else 0)
+        if fields.in_channels != channels:
+            yield f"{self._config}: in_channels is {fields.in_channels}, and Wan's VAE makes {channels}"
 
     def _text_flaws(self) -> Iterator[str]:
         fields = self.pipeline.fields("text_encoder", TextEncoderFields)
@@ -151,10 +173,10 @@ class Checkpoint:
         """
         fields, kind = self.transformer, self.kind
         released, delta = fields.class_name == FIRST_RELEASE, fields.deltatime_type
-        if kind != "wan" and delta not in ("r", "t-r"):
+        if self.two_times and delta not in ("r", "t-r"):
             return f"{self._config}: deltatime_type is {delta!r}; it is 'r' or 't-r'"
         for start, has, field in (
-            (DELTA, kind != "wan", "init_flowmap_model"),
+            (DELTA, self.two_times, "init_flowmap_model"),
             (FAR, kind == "far" or fields.init_far_model, "init_far_model"),
         ):
             there = any(key.startswith(start) for key in keys)
@@ -163,32 +185,35 @@ class Checkpoint:
                 gate = ", with gate_value and deltatime_type as in training" if field == "init_flowmap_model" else ""
                 way = f"set {field} = true{gate}" if released and there else "fetch or export them again"
                 return f"{self._config} says {said}, and the weights have {'' if there else 'no '}{start}*; {way}"
-        if released and kind != "wan" and "gate_value" not in fields.model_fields_set:
+        if released and self.two_times and "gate_value" not in fields.model_fields_set:
             # That class takes 0 then, which gives the second time no part at all.
             return f"{self._config}: gate_value is missing; set it as in training (AnyFlow has 0.25)"
-        if released and fields.init_far_model and kind == "wan":
+        if released and fields.init_far_model and not self.two_times:
             why = "init_far_model without init_flowmap_model: no backbone here is causal with one time"
             return f"{self._config} says {why}"
         return None
 
-    def is_image_model(self) -> bool:
-        """Whether it is Wan's separate image-to-video model, with more channels or an image encoder."""
-        found = self.transformer
-        more = found.in_channels != (found.out_channels or found.in_channels)
-        return bool(found.image_dim or found.added_kv_proj_dim or more)
+    def other_task(self, pictures: bool) -> str | None:
+        """Why it is no checkpoint of a backbone that begins with `pictures`, or of one that does not; None if it is."""
+        why = other_task(self.transformer, not self.two_times, pictures)
+        return None if why is None else f"{self.folder} {why}"
 
     def classes(self) -> dict[str, list[str]]:
         """Which library and class the encoders' parts are of."""
         return self.pipeline.classes(_CLASSES)
 
     def encoders(self) -> str:
-        """A short name for what text encoder, tokenizer and VAE are, however their files are divided."""
+        """A short name for what the encoders and the tokenizer are, however their files are divided."""
         text, vae = self.pipeline.fields("text_encoder", TextEncoderFields), self.pipeline.fields("vae", VaeFields)
-        return self.pipeline.encoders_fingerprint({"text_encoder": repr(text), "vae": repr(vae)})
+        told = {"text_encoder": repr(text), "vae": repr(vae)}
+        if self.kind == "i2v":
+            scaled = self.pipeline.fields("image_processor", ImageProcessorFields)
+            told["image_encoder"] = f"{self.pipeline.fields('image_encoder', ImageEncoderFields)!r} {scaled!r}"
+        return self.pipeline.encoders_fingerprint(told)
 
     def licence(self) -> str:
         """What the model card of the base says; Wan2.1's own licence for a plain Wan checkpoint without a card."""
-        return self.pipeline.licence() or ("apache-2.0" if self.kind == "wan" else "unknown")
+        return self.pipeline.licence() or ("unknown" if self.two_times else "apache-2.0")
 
 
 def text_precision(device: str) -> Literal["bfloat16", "float32"]:

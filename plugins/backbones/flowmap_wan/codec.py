@@ -105,18 +105,22 @@ class WanCodec(Codec):
         made = dict(zip(words, embeddings(tokens, encode, most, width), strict=True))
         return torch.stack([made[cleaned(prompt)] for prompt in prompts])
 
-    @torch.no_grad()
     def encode(self, x: Tensor, draw: Draw) -> Tensor:
-        """Pixels `[B, T, 3, H, W]` in [-1, 1] to latents `[B, F, C, h, w]` of about unit variance.
+        """See `latents`: nothing in it is random."""
+        return self.latents(x, draw.device).to(x.device)
 
-        They are the mode of the VAE's posterior: nothing in it is random.
+    @torch.no_grad()
+    def latents(self, x: Tensor, device: torch.device) -> Tensor:
+        """Pixels `[B, T, 3, H, W]` in [-1, 1] to latents `[B, F, C, h, w]` of about unit variance, on `device`.
+
+        They are the mode of the VAE's posterior.
         """
-        device, clips = draw.device, []
+        clips = []
         mean, deviation = self._scale(device)
         for clip in each(x.split(1), "encoding video", "clips"):
             moments = self.vae(device).encode(clip.transpose(1, 2).to(device)).latent_dist
             clips.append(((moments.mode() - mean) / deviation).transpose(1, 2))
-        return torch.cat(clips).to(x.device)
+        return torch.cat(clips)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:

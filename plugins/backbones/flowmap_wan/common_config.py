@@ -19,7 +19,7 @@ from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run
 from flowmap_wan.findings import checkpoint_findings, shape_findings, smallest_adapted
-from flowmap_wan.settings import LAYERS, NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig
+from flowmap_wan.settings import NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig, adaptable
 
 if TYPE_CHECKING:
     from flowmap.plugin.footprint import Footprint
@@ -30,6 +30,8 @@ class CommonConfig(BackboneConfig):
     """What both backbones have."""
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
+    pictures: ClassVar[bool] = False
+    """Whether videos begin with a picture that is part of the condition."""
     weights: PathText = Field(
         description="a folder or a hub id with a Wan2.1 or AnyFlow checkpoint in diffusers' layout, the folder of a "
         "flowmap run, or 'random'"
@@ -75,24 +77,22 @@ class CommonConfig(BackboneConfig):
         if self.random_base:
             return
         from flowmap.weights.pipeline import missing
-        from flowmap_wan.checkpoint import PUBLISHED
+        from flowmap_wan.checkpoint import published
 
-        for problem in missing(self.weights, PUBLISHED):
+        for problem in missing(self.weights, published(self.pictures)):
             yield Finding("error", ("weights",), problem)
-        file = self.null_file()
-        if file is not None:
-            wrong = file.problem(self.text_length, (self._sizes() or {}).get("text_dim"))
-            if wrong is not None:
-                yield Finding("error", ("null_embedding",), wrong)
+        file, width = self.null_file(), (self._sizes() or {}).get("text_dim")
+        if file is not None and (wrong := file.problem(self.text_length, width)) is not None:
+            yield Finding("error", ("null_embedding",), wrong)
 
     def origin(self) -> Origin:
         """The checkpoint's own name and licence."""
-        from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
+        from flowmap_wan.checkpoint import Checkpoint, published
 
         folder = None if self.random_base else find(self.weights)
         if folder is None or is_run(folder):
             return super().origin()
-        return Origin(PUBLISHED.hub_id(self.weights), Checkpoint(folder).licence())
+        return Origin(published(self.pictures).hub_id(self.weights), Checkpoint(folder).licence())
 
     def recomputation(self) -> Recomputation:
         """As `gradient_checkpointing` says."""
@@ -165,10 +165,10 @@ class CommonConfig(BackboneConfig):
         return None if self.random_base else text_precision(device)
 
     def encoders(self, device: str) -> Mapping[str, int]:
-        """The text encoder, and the VAE in float32."""
+        """The text encoder, and the VAE and an image encoder in float32."""
         from flowmap_wan.architecture import encoder_bytes
 
-        return {} if self.random_base else encoder_bytes(self.weights, device)
+        return {} if self.random_base else encoder_bytes(self.weights, device, self.pictures)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Measured; known where the sizes are."""
@@ -186,7 +186,7 @@ class CommonConfig(BackboneConfig):
         from flowmap_wan.twin import make_null, make_twin
 
         small = {
-            "weights": str(make_twin(folder / "wan-twin")),
+            "weights": str(make_twin(folder / ("wan-i2v-twin" if self.pictures else "wan-twin"), self.pictures)),
             "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
             "text_length": 32,
             "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
@@ -207,10 +207,10 @@ class CommonConfig(BackboneConfig):
             yield Finding("error", ("base_precision",), why)
         if self.lora is not None:
             smallest = smallest_adapted(self.lora, self._sizes())
-            yield from lora_findings(self.lora.layers, LAYERS, self.lora.rank, smallest)
+            yield from lora_findings(self.lora.layers, adaptable(self.pictures), self.lora.rank, smallest)
         if not self.random_base:
             gate = self.gate if "gate" in self.model_fields_set else None
-            yield from checkpoint_findings(self.weights, self._sizes(), gate)
+            yield from checkpoint_findings(self.weights, self._sizes(), gate, self.pictures)
         if len(spec.shape) != 4:
             yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
             return
@@ -230,7 +230,7 @@ class CommonConfig(BackboneConfig):
         """The checkpoint's own network, or the student of the run that the weights are."""
         from flowmap_wan.pretrained import pretrained
 
-        return None if self.random_base else pretrained(self.weights, self._chunks())
+        return None if self.random_base else pretrained(self.weights, self._chunks(), self.pictures)
 
     def _chunks(self) -> tuple[int, ...]:
         """The latent frames of each chunk, where there are several."""

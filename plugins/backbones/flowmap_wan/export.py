@@ -23,7 +23,7 @@ from flowmap.workshop.exporting import copy_encoders, dtype_words, loading, writ
 from flowmap.workshop.writing import write_model
 from flowmap_wan.checkpoint import FAR, FIRST_RELEASE, Checkpoint
 from flowmap_wan.configs import FarWan21Config
-from flowmap_wan.other_tools import OTHER_FORMS, of_one_time, write_for_others
+from flowmap_wan.other_tools import OTHER_FORMS, of_one_time, on_a_list, write_for_others
 from flowmap_wan.transformer import WanConfig, kept, shell, stored
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
@@ -53,10 +53,11 @@ def write_pipeline(
     """Write `transformer` under `adapter`, and the encoders of `source`, into `folder`; returns how to load them.
 
     `form` is `diffusers`, `released` (the classes of NVlabs/AnyFlow), or another of flowmap_wan.other_tools. A flow map
-    becomes an AnyFlow model, a velocity the plain Wan model that it is. Adapters are merged into the weights, or
-    written beside the base in the form of diffusers' LoRA files (the patches of compressed frames, which are trained
-    whole, are always in the weights). Raises FlowmapError for a velocity that plain Wan is not, and for a form that
-    cannot be.
+    becomes an AnyFlow model, a velocity the plain Wan model that it is. One that begins with a picture, of which
+    diffusers has no class of two times, becomes plain too, on the list of times of `grid` (flowmap_wan.one_time).
+    Adapters are merged into the weights, or written beside the base in the form of diffusers' LoRA files (the patches
+    of compressed frames, which are trained whole, are always in the weights). Raises FlowmapError for a velocity that
+    plain Wan is not, and for a form that cannot be.
     """
     if form in OTHER_FORMS:
         return write_for_others(config, transformer, adapter, folder, form, merged, grid, kind)
@@ -67,12 +68,19 @@ def write_pipeline(
         raise FlowmapError(
             "--format released: AnyFlow's own classes are flow maps, and this stage trains a velocity; leave it out"
         )
+    listed = kind == "flow_map" and config.pictures
+    if apart and listed:
+        raise FlowmapError(
+            "--keep-lora: a flow map of pictures is written whole for diffusers; leave it out, or comfyui"
+        )
     makes = weights_of(transformer, None if apart else adapter)
     if apart:
         makes |= {k: make for k, make in weights_of(transformer, adapter).items() if k.startswith(FAR)}
     if kind == "velocity":
         makes = of_one_time(makes)
-    plain = shell(config, transformer.config, single_time=kind == "velocity")
+    if listed:
+        makes = on_a_list(transformer, makes, grid)
+    plain = shell(config, transformer.config, single_time=kind == "velocity" or listed)
     write_model(plain, makes, partial(stored, config), folder / "transformer")
     dtype = dtype_words(config.base_precision, source and source.pipeline)
     rest = "" if config.base_precision == "float32" else "; its time embedders, norms and tables in float32"
@@ -82,13 +90,17 @@ def write_pipeline(
     if form == "released":
         return "\n".join([*loads, *_as_released(config, plain, source, folder, shift, f"torch_{dtype}")])
     loads.insert(1, "# dtype is called torch_dtype in diffusers before 0.42")
-    name, pipeline = type(plain).__name__, _PIPELINES[type(plain)]
+    name = type(plain).__name__
+    pipeline = "WanImageToVideoPipeline" if config.pictures else _PIPELINES[type(plain)]
     if source is not None:
         scheduler = _scheduler(kind, shift)
         write_scheduler(scheduler, folder)
         own = {"transformer": ["diffusers", name], "scheduler": ["diffusers", type(scheduler).__name__]}
         write_index(folder, pipeline, source.classes() | own)
     loads += loading(f"diffusers.{name}", f"diffusers.{pipeline}" if source else None, dtype)
+    if listed:
+        how = f"num_inference_steps={grid.calls}, guidance_scale=1"
+        loads.append(f"# it is a flow map on one list of times, and on no other: pipe(..., {how})")
     if apart:
         assert adapter is not None
         loads.append(_write_lora(config, transformer, adapter, folder / ADAPTER))

@@ -21,18 +21,21 @@ def smallest_adapted(lora: LoraConfig, sizes: Sizes | None) -> int | None:
     return min(width, int(sizes["ffn_dim"])) if hidden else width
 
 
-def checkpoint_findings(weights: str, sizes: Sizes | None, gate: float | None) -> Iterable[Finding]:
-    """What the configuration of a checkpoint on this machine tells beforehand; `gate` is None if none was set."""
+def checkpoint_findings(weights: str, sizes: Sizes | None, gate: float | None, pictures: bool) -> Iterable[Finding]:
+    """What the configuration of a checkpoint on this machine tells beforehand; `gate` is None if none was set.
+
+    The backbone begins with `pictures`, or not.
+    """
     from flowmap_wan.pretrained import complete, problem
 
-    why = problem(weights)
+    why = problem(weights, pictures)
     if why is None and sizes is not None and sizes["attention_head_dim"] % 2:
         why = f"its heads have {sizes['attention_head_dim']} dimensions; rotary positions turn pairs of them"
     if why is not None:
         yield Finding("error", ("weights",), why)
         return
-    checkpoint = complete(weights)
-    if checkpoint is not None and checkpoint.kind != "wan" and gate is not None:
+    checkpoint = complete(weights, pictures)
+    if checkpoint is not None and checkpoint.two_times and gate is not None:
         own = checkpoint.transformer.gate_value
         if own != gate:
             yield Finding("warning", ("gate",), f"has no effect: the weights have a gate of their own, {own:g}")

@@ -14,9 +14,11 @@ from flowmap.interfaces import EncodedText
 from flowmap.plugin import Precision, SampleSpec
 from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.workshop.footprint import Extent, MeasuredFootprint
+from flowmap_wan.architecture import image_encoder_of
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
 from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.pictures import with_pictures
 from flowmap_wan.rotary import turn
 from flowmap_wan.sight import Run
 from flowmap_wan.transformer import WanConfig
@@ -37,12 +39,14 @@ def _measured(
     # Every way of masked attention computes what it computes in parts.
     plain = config.model_copy(update={"attention": "parts"})
     calls = (_Causal if isinstance(config, FarWan21Config) else _Calls)(config, latents, sizes)
+    seen = image_encoder_of(config.weights).tokens if config.pictures else 0
     # Prompts are padded to their full length, and without any the text is one row of zeros.
     tokens = config.text_length if spec.text else 1
 
     def texts(count: int) -> EncodedText:
         text = torch.zeros(count, tokens, sizes["text_dim"])
-        return EncodedText(text, torch.zeros(tokens, sizes["text_dim"]))
+        found = EncodedText(text, torch.zeros(tokens, sizes["text_dim"]))
+        return with_pictures(found, latents.shape, seen, sizes["image_dim"]) if seen else found
 
     return MeasuredFootprint(
         lambda units: of_sizes(plain, latents, config.splitting(), {**sizes, "num_layers": units}),

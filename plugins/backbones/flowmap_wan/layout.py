@@ -14,6 +14,7 @@ from flowmap.weights import video_vae
 from flowmap.weights.fields import Few, Fields, Size, Small
 from flowmap.weights.shapes import Shapes, layer
 from flowmap.weights.t5 import encoder_shapes
+from flowmap_wan.image_layout import image_attention, image_embedder
 
 _Patch = tuple[Few, Few, Few]
 
@@ -40,6 +41,7 @@ class TransformerFields(Fields):
     rope_max_seq_len: Size = 1024
     image_dim: Size | None = None
     added_kv_proj_dim: Size | None = None
+    pos_embed_seq_len: Size | None = None
     gate_value: float = Field(0.25, ge=0, le=1)
     deltatime_type: str = "r"
     init_flowmap_model: bool = False
@@ -102,12 +104,16 @@ def transformer_shapes(fields: TransformerFields, two_times: bool, far: bool) ->
         names += layer(f"condition_embedder.{embedder}.linear_2", width, width)
     if far:
         names += layer("far_patch_embedding", width, fields.in_channels, *(fields.compressed_patch_size or (1, 4, 4)))
+    if fields.image_dim:
+        names += image_embedder(fields.image_dim, width)
     for index in range(fields.num_layers):
         block = f"blocks.{index}"
         for attention in ("attn1", "attn2"):
             for part in ("to_q", "to_k", "to_v", "to_out.0"):
                 names += layer(f"{block}.{attention}.{part}", width, width)
             names += [(f"{block}.{attention}.norm_{part}.weight", (width,)) for part in "qk"]
+        if fields.added_kv_proj_dim:
+            names += image_attention(f"{block}.attn2", width, fields.added_kv_proj_dim)
         names += layer(f"{block}.norm2", width) if fields.cross_attn_norm else ()
         names += layer(f"{block}.ffn.net.0.proj", fields.ffn_dim, width)
         names += layer(f"{block}.ffn.net.2", width, fields.ffn_dim)

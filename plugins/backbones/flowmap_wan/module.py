@@ -22,7 +22,7 @@ from flowmap.workshop.recompute import recompute
 from flowmap_wan.attention import CrossAttention, SelfAttention, Slot, Slots
 from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
-from flowmap_wan.pieces import Passes, Past, Piece
+from flowmap_wan.pieces import Passes, Past, Piece, Told
 from flowmap_wan.rotary import box, joined, turn
 from flowmap_wan.sight import AttentionKernel, Mask, Runs, Sight, runs
 
@@ -59,7 +59,7 @@ class WanModule(nn.Module, Passes, SharesTokens):
         return len(self.transformer.blocks)
 
     def over(
-        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
+        self, pieces: Sequence[Piece], text: Told, past: Past | None = None, causal: bool = False, slots: Slots = None
     ) -> Tensor:
         """See Passes.over."""
         model = self.transformer
@@ -77,12 +77,14 @@ class WanModule(nn.Module, Passes, SharesTokens):
             hidden, rotation = shared.mine(hidden), shared.mine(rotation.flatten(1)).unflatten(1, rotation.shape[1:])
             lengths = shared.lengths()
         embs, modulations = self._times(pieces, lengths, hidden)
-        text = self._text(text, hidden.dtype)
+        prompt, picture = text if isinstance(text, tuple) else (text, None)
+        prompt = self._text(prompt, hidden.dtype)
+        picture = None if picture is None else self._image(picture, hidden.dtype)
         if slots is None and past is not None:
             slots = [Slot(layer) for layer in past.layers]
         for index, block in enumerate(model.blocks):
             slot = None if slots is None else slots[index]
-            hidden = block(hidden, text, modulations, rotation, mask, slot, shared)
+            hidden = block(hidden, prompt, modulations, rotation, mask, slot, shared, picture)
         wanted = next((i for i, piece in enumerate(pieces) if piece.noised), len(pieces) - 1)
         begin = sum(lengths[:wanted])
         part = slice(begin, begin + lengths[wanted])
@@ -99,6 +101,13 @@ class WanModule(nn.Module, Passes, SharesTokens):
         embedder = self.transformer.condition_embedder.text_embedder
         raw = Text(prompt.tokens.to(precision), prompt.memo)
         return Text(raw.through(embedder, (embedder.linear_1, embedder.linear_2), embedder), prompt.memo)
+
+    def _image(self, picture: Text, precision: torch.dtype) -> Text:
+        """The embedded features of a picture."""
+        embedder = self.transformer.condition_embedder.image_embedder
+        raw = Text(picture.tokens.to(precision), picture.memo)
+        parts = (embedder.norm1, embedder.ff.net[0].proj, embedder.ff.net[2], embedder.norm2)
+        return Text(raw.through(embedder, parts, embedder), picture.memo)
 
     def tokens_per_frame(self, piece: Piece) -> int:
         """Tokens of each frame of `piece`."""

@@ -59,7 +59,7 @@ def write_for_others(
     if kind == "velocity":
         makes, about = of_one_time(makes), {"flowmap.version": __version__, "flowmap.shift": f"{grid.shift:g}"}
     else:
-        makes, about = _on_a_list(transformer, makes, grid), _told(grid)
+        makes, about = on_a_list(transformer, makes, grid), _told(grid)
     names = {key: name for key in plain.state_dict() if (name := of_original(key)) is not None}
     assert names.keys() == plain.state_dict().keys()
     if merged or adapter is None:
@@ -92,7 +92,7 @@ def of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable
     return {key: make for key, make in makes.items() if not key.startswith((DELTA, FAR))}
 
 
-def _on_a_list(
+def on_a_list(
     transformer: Any, makes: Mapping[str, Callable[[], Tensor]], grid: SamplingGrid
 ) -> dict[str, Callable[[], Tensor]]:
     """The weights of the one-time network that is the flow map's on the grid."""
@@ -156,7 +156,7 @@ def _layer(path: str) -> str:
 def _original_config(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Wan's own WanModel."""
     return {
-        "model_type": "t2v",
+        "model_type": "i2v" if sizes.get("image_dim") else "t2v",
         "patch_size": list(sizes["patch_size"]),
         "text_len": 512,
         "in_dim": sizes["in_channels"],

@@ -41,12 +41,16 @@ class Past:
     runs: Runs
 
 
+Told = Text | tuple[Text, Text]
+"""The tokens of prompts; and the features of a picture, for a network that has layers for them."""
+
+
 class Passes(ABC):
     """Whoever passes over pieces: a transformer."""
 
     @abstractmethod
     def over(
-        self, pieces: Sequence[Piece], text: Text, past: Past | None = None, causal: bool = False, slots: Slots = None
+        self, pieces: Sequence[Piece], text: Told, past: Past | None = None, causal: bool = False, slots: Slots = None
     ) -> Tensor:
         """The velocity `[B, f, C, H, W]` of the one noised piece (of the last, if none is noised).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flowmap.plugin import Pretrained, SampleSpec
@@ -11,45 +12,46 @@ from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.names import find
 from flowmap.weights.runs import run_in
-from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
+from flowmap_wan.checkpoint import Checkpoint, published
 from flowmap_wan.opening import claimed
 
 _HEIGHT, _WIDTH, _FPS = 480, 832, 16.0
+_LARGE = {"720P": (720, 1280)}  # by a part of the name
 _FRAMES = 21  # in model space
 
 
-def pretrained(weights: str, chunks: tuple[int, ...]) -> Pretrained | None:
+def pretrained(weights: str, chunks: tuple[int, ...], pictures: bool = False) -> Pretrained | None:
     """What the checkpoint or the run called `weights` is; None if it is not here. `chunks` are those of FAR, if any.
 
-    Wan2.1's authors sample it with UniPC, 50 steps and guidance 5; AnyFlow's models have their guidance in them. Only
-    FAR checkpoints generate chunk by chunk, whichever backbone is asked.
+    Wan2.1 is sampled with UniPC, 50 steps and guidance 5, with `pictures` too (diffusers' pipelines); AnyFlow's models
+    have their guidance in them. Only FAR checkpoints generate chunk by chunk, whichever backbone is asked.
     """
-    run = run_in(weights)
+    run, frames = run_in(weights), sum(chunks) or _FRAMES
     if run is not None:
         return run_as_base(run)
-    checkpoint = complete(weights)
+    checkpoint = complete(weights, pictures)
     if checkpoint is None:
         return None
-    frames = sum(chunks) or _FRAMES
-    spec = SampleSpec((4 * (frames - 1) + 1, 3, _HEIGHT, _WIDTH), text=True, fps=_FPS)
+    size = next((size for part, size in _LARGE.items() if pictures and part in Path(weights).name), (_HEIGHT, _WIDTH))
+    spec = SampleSpec((4 * (frames - 1) + 1, 3, *size), text=True, fps=_FPS)
     files, shift = checkpoint.pipeline.everything(), checkpoint.pipeline.shift()
-    if checkpoint.kind == "wan":
+    if not checkpoint.two_times:
         return Pretrained("velocity", "whole", files, spec, shift, "unipc", calls=50, cfg_scale=5.0)
     # Given pictures and clips are squashed to size and counted by rate, as in their training.
     spec = replace(spec, fit="stretch", frame_choice="rate")
     return Pretrained("flow_map", "forced" if checkpoint.kind == "far" else "whole", files, spec, shift)
 
 
-def complete(weights: str) -> Checkpoint | None:
+def complete(weights: str, pictures: bool = False) -> Checkpoint | None:
     """The checkpoint `weights`, if it is one that is here with all its files (and no run of ours)."""
-    folder = pipeline.complete(weights, PUBLISHED)
+    folder = pipeline.complete(weights, published(pictures))
     return None if folder is None else Checkpoint(folder)
 
 
-def problem(weights: str) -> str | None:
+def problem(weights: str, pictures: bool = False) -> str | None:
     """Why the checkpoint `weights`, which is here, cannot be read, as far as configurations and headers tell."""
-    checkpoint = complete(weights)
-    return None if checkpoint is None else checkpoint.flaw(weights)
+    checkpoint = complete(weights, pictures)
+    return None if checkpoint is None else checkpoint.flaw(weights, pictures)
 
 
 def far_fields(weights: str) -> dict[str, Any] | None:

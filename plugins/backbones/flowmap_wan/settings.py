@@ -26,6 +26,8 @@ _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LAYERS = (*(f"{part}.{name}" for part in ("attn1", "attn2") for name in _ATTENTION), "ffn.net.0.proj", "ffn.net.2")
 """The linear layers of a transformer block."""
 
+_PICTURE_LAYERS = ("attn2.add_k_proj", "attn2.add_v_proj")
+
 PUBLISHED_LAYERS = tuple(layer for layer in LAYERS if not layer.startswith("attn2."))
 """Those that AnyFlow's authors adapt."""
 
@@ -46,6 +48,11 @@ FullChunks = Annotated[
     int, Range(2, MOST_PARTS, "the chunk that is made and one before; more than a video has are all")
 ]
 """Chunks at full resolution."""
+
+
+def adaptable(pictures: bool) -> tuple[str, ...]:
+    """The linear layers of a transformer block; with keys and values of pictures where there are `pictures`."""
+    return (*LAYERS, *_PICTURE_LAYERS) if pictures else LAYERS
 
 
 class ArchitectureConfig(Config):

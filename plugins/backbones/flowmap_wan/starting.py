@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 from torch import Tensor
 
@@ -15,8 +15,10 @@ from flowmap.weights.runs import run_in
 from flowmap.workshop.adapters import plain_state
 from flowmap.workshop.lineage import config_of_run, student_of_run
 from flowmap.workshop.parts import transformer_weights
-from flowmap_wan.checkpoint import IMAGE_MODEL, Checkpoint
-from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.checkpoint import Checkpoint
+from flowmap_wan.common_config import CommonConfig
+from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.image_layout import is_unused
 from flowmap_wan.opening import open_checkpoint
 from flowmap_wan.transformer import WanConfig, completed
 
@@ -37,7 +39,7 @@ def start_of(config: WanConfig) -> Start:
         return Start(config.architecture.diffusers() | {"gate_value": config.gate}, None)
     run = run_in(config.weights)
     if run is None:
-        return _of_checkpoint(config, open_checkpoint(config.weights))
+        return _of_checkpoint(config, open_checkpoint(config.weights, config.pictures))
     there = _config_of(run)
     if there.type != config.type:
         raise FlowmapError(f"{run} is a run of backbone '{there.type}', and this recipe's is '{config.type}'")
@@ -47,20 +49,18 @@ def start_of(config: WanConfig) -> Start:
 def source_of(config: WanConfig) -> Checkpoint:
     """The checkpoint with the encoders: that of `config`, or of the runs it goes back to."""
     run = run_in(config.weights)
-    return open_checkpoint(config.weights) if run is None else source_of(_config_of(run))
+    return open_checkpoint(config.weights, config.pictures) if run is None else source_of(_config_of(run))
 
 
 def _config_of(run: Path) -> WanConfig:
     backbone = config_of_run(run)
-    if not isinstance(backbone, Wan21Config | FarWan21Config):
+    if not isinstance(backbone, CommonConfig):
         raise FlowmapError(f"{run} is a run with backbone '{backbone.type}'; its weights are not Wan's")
-    return backbone
+    return cast(WanConfig, backbone)
 
 
 def _of_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Start:
     kind, found = checkpoint.kind, checkpoint.transformer
-    if checkpoint.is_image_model():
-        raise FlowmapError(f"{checkpoint.folder} {IMAGE_MODEL}")
     causal = isinstance(config, FarWan21Config)
     if kind == "far" and not causal:
         raise FlowmapError(f"{checkpoint.folder} is a causal checkpoint; use backbone type 'far_wan21'")
@@ -74,9 +74,14 @@ def _of_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Start:
     if contradiction is not None:
         raise FlowmapError(contradiction)
     architecture = found.model_dump()
-    if kind == "wan":
+    if not checkpoint.two_times:
         architecture |= {"gate_value": config.gate, "deltatime_type": "r"}
-    return Start(architecture, lambda: completed(config, transformer_weights(checkpoint.pipeline, config.weights)))
+
+    def read() -> dict[str, Tensor]:
+        found = transformer_weights(checkpoint.pipeline, config.weights)
+        return completed(config, {key: value for key, value in found.items() if not is_unused(key)})
+
+    return Start(architecture, read)
 
 
 def _of_run(config: WanConfig, there: WanConfig, run: Path) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTran
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowmap_wan.attention import attend_to_pictures
 from flowmap_wan.checkpoint import FAR
 from flowmap_wan.configs import FarWan21Config, Wan21Config
+from flowmap_wan.image_config import Wan21I2VConfig
 
-WanConfig = Wan21Config | FarWan21Config
+WanConfig = Wan21Config | FarWan21Config | Wan21I2VConfig
 
 _SHARED = (
     "patch_size",
@@ -31,6 +33,7 @@ _SHARED = (
     "eps",
     "rope_max_seq_len",
 )
+_OF_PICTURES = ("image_dim", "added_kv_proj_dim")
 # What the classes of diffusers keep in float32 (`_keep_in_fp32_modules` of 0.42), and the embedder of r, which they
 # leave out, and then round its times.
 _EXACT = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "delta_embedder")
@@ -48,11 +51,16 @@ def new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
 
 
 def kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a diffusers configuration both of ours have, and the released class."""
-    return {key: architecture[key] for key in (*_SHARED, "gate_value", "deltatime_type") if key in architecture}
+    """What of a diffusers configuration all of ours have, and the released class; and what pictures need, if any."""
+    found = {key: architecture[key] for key in (*_SHARED, "gate_value", "deltatime_type") if key in architecture}
+    return found | _of_pictures(architecture)
 
 
-def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
+def _of_pictures(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key in _OF_PICTURES if (value := architecture.get(key)) is not None}
+
+
+def _new(config: WanConfig, architecture: dict[str, Any]) -> Any:
     if isinstance(config, FarWan21Config):
         return AnyFlowFARTransformer3DModel(
             **architecture,
@@ -60,7 +68,12 @@ def _new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
             full_chunk_limit=config.full_chunks,
             chunk_partition=config.chunks,
         )
-    return AnyFlowTransformer3DModel(**architecture)
+    # diffusers' class has the embedder of pictures, and no attention to them.
+    seen = architecture.pop("added_kv_proj_dim", None)
+    model = AnyFlowTransformer3DModel(**architecture)
+    if seen is not None:
+        attend_to_pictures(model, seen)
+    return model
 
 
 def completed(config: WanConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +97,8 @@ def shell(config: WanConfig, architecture: Mapping[str, Any], single_time: bool)
     """A transformer of `architecture` without weights, two-time or (`single_time`) plain Wan's own."""
     with torch.device("meta"):
         if single_time:
-            return WanTransformer3DModel(**{key: architecture[key] for key in _SHARED if key in architecture})
+            own = {key: architecture[key] for key in _SHARED if key in architecture}
+            return WanTransformer3DModel(**own, **_of_pictures(architecture))
         return _new(config, kept(architecture))
 
 
