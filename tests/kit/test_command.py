@@ -61,7 +61,7 @@ def test_a_component_that_breaks_one(install: Any) -> None:
         (("mlp", "--set", "width=2"), "width"),
         (("euler", "--set", "step"), "must look like"),
         (("mlp", "--data", "moving_digits"), "'mlp' takes single frames"),
-        (("flowmap_samplers", "--set", "a=1"), "--set is for one component; 'flowmap_samplers' has 7"),
+        (("flowmap_samplers", "--set", "a=1"), "--set is for one component; 'flowmap_samplers' has 8"),
         (("euler", "--kind", "metric"), "unknown metric 'euler'"),
     ],
 )

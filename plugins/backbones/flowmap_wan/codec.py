@@ -35,6 +35,7 @@ class WanCodec(Codec):
         self._config = config
         self._source = source
         self._spec = spec
+        self._full: set[str] = set()
         self._text_encoder = OnDevices(self._read_text_encoder)
         self.vae = OnDevices(self._read_vae)
         self.null = NullText(
@@ -99,8 +100,9 @@ class WanCodec(Codec):
             return states
 
         tokens = self._tokenizer(words, max_length=most, truncation=True, add_special_tokens=True).input_ids
-        full = [word for word, row in zip(words, tokens, strict=True) if len(row) == most]
+        full = [word for word, row in zip(words, tokens, strict=True) if len(row) == most and word not in self._full]
         if full:
+            self._full.update(full)
             say_cut(dict(zip(full, map(len, self._tokenizer(full).input_ids), strict=True)), most)
         made = dict(zip(words, embeddings(tokens, encode, most, width), strict=True))
         return torch.stack([made[cleaned(prompt)] for prompt in prompts])
