@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowmap_wan.checkpoint import FAR
+from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 
 WanConfig = Wan21Config | FarWan21Config
@@ -47,6 +48,15 @@ def new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
     return model
 
 
+def new_of_one_time(config: CommonConfig, architecture: Mapping[str, Any]) -> Any:
+    """A transformer of `architecture` with random weights that has one time: its parameters are plain Wan's."""
+    model = AnyFlowTransformer3DModel(**kept(architecture))
+    del model.condition_embedder.delta_embedder
+    for key, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(stored(config, key))
+    return model
+
+
 def kept(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """What of a diffusers configuration both of ours have, and the released class."""
     return {key: architecture[key] for key in (*_SHARED, "gate_value", "deltatime_type") if key in architecture}
@@ -74,7 +84,7 @@ def completed(config: WanConfig, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return made
 
 
-def stored(config: WanConfig, key: str) -> torch.dtype:
+def stored(config: CommonConfig, key: str) -> torch.dtype:
     """The precision in which the base weight called `key` is held, and exported."""
     precision: torch.dtype = getattr(torch, config.base_precision)
     return torch.float32 if any(part in key for part in _EXACT) else precision
