@@ -1,4 +1,4 @@
-"""Golden numbers of other projects' samplers, their checkpoints as those projects lay them out, and draws that repeat."""
+"""Golden numbers of other projects' samplers, their checkpoints in those projects' layouts, and draws that repeat."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
         spec,
         release.shift,
         "lcm",
-        calls=release.calls,
+        calls=len(release.times),
         diagonal=False,
         sampler_fields=release.sampler,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +16,7 @@ from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.workshop.footprint import Extent, MeasuredFootprint
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
+from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.rotary import turn
 from flowmap_wan.sight import Run
@@ -37,25 +38,24 @@ def _measured(
     # Every way of masked attention computes what it computes in parts.
     plain = config.model_copy(update={"attention": "parts"})
     calls = (_Causal if isinstance(config, FarWan21Config) else _Calls)(config, latents, sizes)
-    # Prompts are padded to their full length, and without any the text is one row of zeros.
-    tokens = config.text_length if spec.text else 1
-
-    def texts(count: int) -> EncodedText:
-        text = torch.zeros(count, tokens, sizes["text_dim"])
-        return EncodedText(text, torch.zeros(tokens, sizes["text_dim"]))
-
     return MeasuredFootprint(
         lambda units: of_sizes(plain, latents, config.splitting(), {**sizes, "num_layers": units}),
         int(sizes["num_layers"]),
         precision,
-        prompts=texts,
-        within=_without_turns,
+        prompts=prompts_of(config, spec, int(sizes["text_dim"])),
+        within=without_turns,
         extent=calls.extent,
     )
 
 
+def prompts_of(config: CommonConfig, spec: SampleSpec, text_dim: int) -> Callable[[int], EncodedText]:
+    """Prompts for so many samples: padded to their full length; without any the text is one row of zeros."""
+    tokens = config.text_length if spec.text else 1
+    return lambda count: EncodedText(torch.zeros(count, tokens, text_dim), torch.zeros(tokens, text_dim))
+
+
 @contextmanager
-def _without_turns() -> Iterator[None]:
+def without_turns() -> Iterator[None]:
     """Rotations are remembered: fake ones and real ones may not meet."""
     turn.cache_clear()
     try:

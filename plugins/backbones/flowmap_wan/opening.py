@@ -10,11 +10,17 @@ from flowmap.weights.names import find
 from flowmap.weights.pipeline import INDEX, class_named, opened
 from flowmap.weights.runs import is_run
 from flowmap_wan.checkpoint import FIRST_RELEASE, KINDS, PIPELINES, PUBLISHED, Checkpoint, Kind
+from flowmap_wan.released import release_of
 
 
 def claimed(weights: str) -> Kind | None:
-    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none."""
+    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none.
+
+    Of those published as other projects' causal students too: `released.release_of` knows them.
+    """
     folder = find(weights)
+    if release_of(weights) is not None:
+        return None
     if folder is not None:
         if is_run(folder):
             return None
