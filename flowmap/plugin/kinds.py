@@ -66,6 +66,8 @@ class BackboneConfig(ComponentConfig):
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
     any_size: ClassVar[bool] = False
     """Whether its networks take samples of several sizes, one in each step (`SampleSpec.sizes`)."""
+    one_time: ClassVar[bool] = False
+    """Whether its flow maps have one time: they jump to data, or along one grid (`RoleSpec.to_data`), and ignore r."""
     forms: ClassVar[tuple[str, ...]] = ()
     """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
     listed_forms: ClassVar[frozenset[str]] = frozenset()

@@ -23,7 +23,8 @@ class RoleSpec:
 
     `view` is how the objective shows frames to a causal network in this role. A student that is trained on whole videos
     is sampled so too. `diagonal` says of a trained flow map u(x, t, r) whether its velocity u(x, t, t) is learned as
-    well: not, if all that it learns is to jump to r = 0, or along a grid. Velocity samplers follow that.
+    well: not, if all that it learns is to jump to r = 0, or along a grid. Velocity samplers follow that. `to_data` says
+    that to jump to r = 0, or along one grid, is all that it learns: a network of one time can do that.
     """
 
     kind: NetworkKind
@@ -31,6 +32,7 @@ class RoleSpec:
     summary: str
     view: FrameView = "forced"
     diagonal: bool = True
+    to_data: bool = False
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,10 @@ class _Check:
             far, near = (network.mean_velocity(x, self.t, r, cond) for r in (self.r, self.t))
             apart = (self.t != self.r).nonzero()[:, 0]
             ignored = torch.equal(far[apart], near[apart])
-            require(not ignored, f"{who} must depend on r; u(x, t, r) is u(x, t, t) everywhere")
+            if self.config.one_time:
+                require(ignored, f"{who} must not depend on r; its configuration says one_time")
+            else:
+                require(not ignored, f"{who} must depend on r; u(x, t, r) is u(x, t, t) everywhere")
 
     def own(self, kind: NetworkKind) -> None:
         """`own` is all that is trained, and is what the network computes with."""

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowmap.interfaces import Chunking, Cond, EncodedText, FlowMap, Role, Sampler, as_flow_map
+from flowmap.interfaces import Chunking, Cond, EncodedText, FlowMap, Role, as_flow_map
 from flowmap.networks.rollout import rollout
 from flowmap.plugin import SampleSpec
 from flowmap.workshop.backbone import ModuleBackbone
@@ -100,13 +100,13 @@ def role_of(backbone: ModuleBackbone) -> Role:
 
 
 class Repeated:
-    """A draw that gives the noise of a golden file: `chunk-c` / `renoise-s` is its `fresh.c.s`."""
+    """A draw that gives the noise of a golden file: `chunk-c` / `renoise-s` is its `fresh.c.s`; c begins at `chunk`."""
 
-    def __init__(self, held: Mapping[str, Tensor], chunk: int | None = None) -> None:
+    def __init__(self, held: Mapping[str, Tensor], chunk: int = 0) -> None:
         self._held, self._chunk = held, chunk
 
     def child(self, name: str) -> Repeated:
-        return Repeated(self._held, int(name.removeprefix("chunk-")))
+        return Repeated(self._held, self._chunk + int(name.removeprefix("chunk-")))
 
     def normal(self, name: str, shape: torch.Size) -> Tensor:
         noise = self._held[f"fresh.{self._chunk}.{name.removeprefix('renoise-')}"]
@@ -126,28 +126,31 @@ class Watched(FlowMap):
         return found
 
 
-def sampled(
-    of: Golden, backbone: ModuleBackbone, network: FlowMap, chunking: Chunking | None = None, **other: Any
-) -> Tensor:
-    """What `network` makes of the noise of a golden file, by the sampler of its project."""
-    config: LcmConfig = other.get("sampler", SAMPLERS[of.name])
-    sampler: Sampler = config.build()
-    first = of.held.get("first")
-    begin, end = 0 if first is None else first.shape[1], of.held["latents"].shape[1]
+def condition_of(of: Golden, backbone: ModuleBackbone) -> Cond:
+    """That of the text of a golden file."""
     text = of.held["text"]
-    cond, _ = backbone.condition(EncodedText(text, text[0] * 0), len(text), text.device)
+    return backbone.condition(EncodedText(text, text[0] * 0), len(text), text.device)[0]
+
+
+def sampled(
+    of: Golden,
+    backbone: ModuleBackbone,
+    network: FlowMap,
+    chunking: Chunking | None = None,
+    sampler: LcmConfig | None = None,
+    given: int = 0,
+) -> Tensor:
+    """What `network` makes of the noise of a golden file by the sampler of its project, after `given` whole chunks."""
+    config = sampler or SAMPLERS[of.name]
+    first, size = of.held.get("first"), backbone.chunking().sizes(9, 3)[0] if given else 0
+    context = of.held["latents"][:, : given * size] if given else first
+    begin, end = 0 if context is None else context.shape[1], of.held["latents"].shape[1]
     times = torch.tensor(config.own_times().times, dtype=torch.float64)
-    noise = of.held["noise"][:, begin:end]
+    noise, cond = of.held["noise"][:, begin:end], condition_of(of, backbone)
+    draws: Any = Repeated(of.held, given)
     with torch.no_grad():
         return rollout(
-            sampler,
-            network,
-            noise,
-            times,
-            cond,
-            chunking or backbone.chunking(),
-            Repeated(of.held),  # type: ignore[arg-type]
-            context=first,
+            config.build(), network, noise, times, cond, chunking or backbone.chunking(), draws, context=context
         )
 
 

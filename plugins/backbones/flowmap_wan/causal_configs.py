@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class CausalConfig(CommonConfig):
     """What both backbones have: one time, equal chunks, and files as other projects lay them out."""
 
+    one_time: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ()
     weights: PathText = Field(
         description="a .safetensors file with the original or diffusers' names, a folder with one, a folder or a hub "
         "id in diffusers' layout, the folder of a flowmap run, or 'random'"
