@@ -104,11 +104,7 @@ class CausalConfig(CommonConfig):
         }
         return self.model_copy(update=small)
 
-    def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
-        """Measured; known where the sizes are."""
-        sizes = self._sizes()
-        if sizes is None:
-            return None
+    def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
         from flowmap_wan.causal_footprint import causal_footprint
 
         return causal_footprint(self, spec, sizes, precision)

@@ -175,26 +175,12 @@ class CommonConfig(BackboneConfig):
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Measured; known where the sizes are."""
-        architecture = self._sizes()
-        if architecture is None:
-            return None
-        from flowmap_wan.footprint import wan_footprint
+        sizes = self._sizes()
+        return None if sizes is None else self._measured(spec, sizes, precision)
 
-        return wan_footprint(self, spec, architecture, precision)  # type: ignore[arg-type]
-
-    def rehearsed(self, folder: Path) -> Self:
-        """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
-        if self.random_base:
-            return self
-        from flowmap_wan.twin import make_null, make_twin
-
-        small = {
-            "weights": str(make_twin(folder / "wan-twin")),
-            "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
-            "text_length": 32,
-            "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
-        }
-        return self.model_copy(update=small)
+    @abstractmethod
+    def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
+        """The footprint of networks of `sizes` (a diffusers configuration)."""
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
-from flowmap.plugin import Finding
+from flowmap.plugin import Finding, Precision, SampleSpec
 from flowmap.schema.bounds import Share
 from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.findings import checkpoint_findings
+from flowmap_wan.settings import LoraConfig
+
+if TYPE_CHECKING:
+    from flowmap.plugin.footprint import Footprint
 
 
 class TwoTimesConfig(CommonConfig):
@@ -20,3 +26,22 @@ class TwoTimesConfig(CommonConfig):
     def _weights_findings(self) -> Iterable[Finding]:
         gate = self.gate if "gate" in self.model_fields_set else None
         return checkpoint_findings(self.weights, self._sizes(), gate)
+
+    def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
+        from flowmap_wan.footprint import wan_footprint
+
+        return wan_footprint(self, spec, sizes, precision)  # type: ignore[arg-type]
+
+    def rehearsed(self, folder: Path) -> Self:
+        """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
+        if self.random_base:
+            return self
+        from flowmap_wan.twin import make_null, make_twin
+
+        small = {
+            "weights": str(make_twin(folder / "wan-twin")),
+            "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
+            "text_length": 32,
+            "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
+        }
+        return self.model_copy(update=small)
