@@ -176,7 +176,7 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
         _say(console, "export", f"skipped: {error}")
     spec = plan.recipe.data.spec()
     prompts = ("a red square moves to the right",) if spec.text and plan.recipe.backbone.reads_text() else ()
-    files, _ = sample_run(plan.folder, Wish(number=1, calls=1, prompts=prompts), plan.folder.parent / "sample")
+    files, _ = sample_run(plan.folder, Wish(number=1, prompts=prompts), plan.folder.parent / "sample")
     _say(console, "sample", f"to {files[0]}")
     return [*made, files[0]]
 
