@@ -251,6 +251,8 @@ class SamplerConfig(ComponentConfig):
     """The kind of network the sampler calls."""
     calls_per_step: ClassVar[int]
     """Network calls that one step along the grid takes."""
+    to_data: ClassVar[bool] = False
+    """Whether it asks a flow map for jumps to data alone, or where one of two networks ends."""
 
     def own_times(self) -> OwnTimes | None:
         """The one list of times that it goes along, whatever grid others are sampled on; None: any grid."""

@@ -88,7 +88,7 @@ class Pretrained:
     `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
     from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
     not known), `calls` network calls of `sampler` with `sampler_fields`, guided by `cfg_scale` (w in null + w (cond -
-    null)). For `diagonal` see RoleSpec.
+    null)). For `diagonal` and `to_data` see RoleSpec.
     """
 
     kind: NetworkKind
@@ -100,6 +100,7 @@ class Pretrained:
     calls: int = 4
     cfg_scale: float = 1.0
     diagonal: bool = True
+    to_data: bool = False
     sampler_fields: Mapping[str, object] = field(default_factory=dict)
 
 

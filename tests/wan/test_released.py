@@ -24,6 +24,7 @@ from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.outside import AbsentError, look_up
+from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.use.student import generate, open_weights
 
@@ -103,6 +104,7 @@ def test_a_folder_is_sampled_as_its_authors_do(folder: Path) -> None:
     assert outside.backbone.type == "causal_wan21"
     told = outside.pretrained
     assert (told.kind, told.view, told.sampler, told.calls, told.shift) == ("flow_map", "forced", "lcm", 4, 5.0)
+    assert told.to_data
     assert not told.diagonal
     assert folder / "self_forcing_dmd.safetensors" in told.files
     assert folder / "vae" / "config.json" in told.files
@@ -211,3 +213,58 @@ def test_the_twin_of_a_rehearsal_is_whole(kind: type[CausalConfig], tmp_path: Pa
         config, SampleSpec((37, 3, 32, 32) if kind is CausalWan22Config else (33, 3, 32, 32), text=True)
     )
     assert config.pretrained() is not None
+
+
+RECIPE = """
+name = "r"
+[data]
+type = "video_shards"
+path = "none"
+frames = 21
+height = 32
+width = 32
+fps = 16.0
+[backbone]
+type = "causal_wan21"
+weights = "{folder}"
+[[stages]]
+name = "student"
+steps = 10
+batch = 4
+objective.type = "{objective}"
+[evaluation]
+calls = [4]
+samples = 4
+repeats = 2
+teacher = "base"
+teacher_calls = 4
+teacher_sampler = {list}
+metrics = ["sliced_wasserstein"]
+[[evaluation.contests]]
+stage = "base"
+samplers = [{sampler}]
+"""
+LIST = '{ type = "lcm", times = [1000, 750, 500, 250], shift = 5, levels = "nearest" }'
+
+
+@pytest.mark.parametrize(
+    ("sampler", "warned"), [(LIST, 0), ('"consistency"', 0), ('"flow_map"', 1), ('"euler"', 1), ('"gamma"', 1)]
+)
+def test_a_sampler_of_what_they_do_not_know_is_warned_of(
+    sampler: str, warned: int, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.toml"
+    told = {"folder": str(folder), "objective": "dmd2", "list": LIST, "sampler": sampler}
+    file.write_text(RECIPE.format(**told))
+    found = [why for why in read(file)[1] if "jumps to data and knows nothing between" in why]
+    assert len(found) == warned
+
+
+def test_a_map_between_any_two_times_is_not_trained(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    told = {"folder": str(folder), "list": LIST, "sampler": LIST}
+    file.write_text(RECIPE.format(**told, objective="flow_map"))
+    with pytest.raises(FlowmapError, match="trains a map between any two times, and networks of 'causal_wan21' have"):
+        read(file)
+    file.write_text(RECIPE.format(**told, objective="consistency_training"))
+    read(file)

@@ -198,6 +198,7 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
         "lcm",
         calls=len(release.times),
         diagonal=False,
+        to_data=True,
         sampler_fields=release.sampler,
     )
 
