@@ -107,6 +107,8 @@ def test_the_first_party_plugins_are_found() -> None:
     assert found.broken == []
     assert {kind: found.names(kind) for kind in KINDS} == {
         "backbone": [
+            "causal_wan21",
+            "causal_wan22",
             "dit",
             "far_wan21",
             "flux",
@@ -386,8 +388,8 @@ def test_a_name_that_only_a_broken_plugin_may_have(elsewhere: Path, here: Path) 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: mixed.toml:3: backbone.type: unknown backbone 'bilinar'; "
-        "allowed: bilinear, dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, sana, sd3, wan21, "
-        "wan21_i2v, z_image. "
+        "allowed: bilinear, causal_wan21, causal_wan22, dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, "
+        "qwen_image, sana, sd3, wan21, wan21_i2v, z_image. "
         "Did you mean 'bilinear'? (plugins that could not be loaded and may provide it: "
         "broken_example from broken-example 9: ModuleNotFoundError: No module named 'no_such_module')\n"
     )

@@ -30,7 +30,8 @@ FLOW_MAP_FIELDS = (
     "type, velocity, branches, shift, weight, cfg_scale, drop_condition, rebalance, bidirectional, tangent"
 )
 BACKBONES = (
-    "dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, sana, sd3, wan21, wan21_i2v, z_image"
+    "causal_wan21, causal_wan22, dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, sana, sd3, "
+    "wan21, wan21_i2v, z_image"
 )
 DATA_SOURCES = "checkerboard, digits, gaussian, images, mnist, moving_digits, video_shards"
 RULE = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"

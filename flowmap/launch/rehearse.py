@@ -183,7 +183,7 @@ def _finish(plan: Plan, console: Console) -> list[Path]:
     if needed(plan.recipe.backbone.contexts(spec)):
         image = plan.folder.parent / _FIRST
         write_picture(image, np.full((*spec.shape[2:], 3), 128, np.uint8))
-    wish = Wish(number=1, calls=1, prompts=prompts, image=image)
+    wish = Wish(number=1, prompts=prompts, image=image)
     files, _ = sample_run(plan.folder, wish, plan.folder.parent / "sample")
     _say(console, "sample", f"to {files[0]}")
     return [*made, files[0]]

@@ -66,6 +66,8 @@ class BackboneConfig(ComponentConfig):
     """Whether the base weights are a random initialisation, of no use to a role that is never trained."""
     any_size: ClassVar[bool] = False
     """Whether its networks take samples of several sizes, one in each step (`SampleSpec.sizes`)."""
+    one_time: ClassVar[bool] = False
+    """Whether its flow maps have one time: they jump to data, or along one grid (`RoleSpec.to_data`), and ignore r."""
     forms: ClassVar[tuple[str, ...]] = ()
     """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
     listed_forms: ClassVar[frozenset[str]] = frozenset()
@@ -253,6 +255,8 @@ class SamplerConfig(ComponentConfig):
     """The kind of network the sampler calls."""
     calls_per_step: ClassVar[int]
     """Network calls that one step along the grid takes."""
+    to_data: ClassVar[bool] = False
+    """Whether it asks a flow map for jumps to data alone, or where one of two networks ends."""
 
     def own_times(self) -> OwnTimes | None:
         """The one list of times that it goes along, whatever grid others are sampled on; None: any grid."""

@@ -152,6 +152,11 @@ def _sampler_findings(
     networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
     network = networks[stage]
+    if isinstance(network, Pretrained) and network.to_data:
+        if not sampler.to_data:
+            why = f"'{stage}' jumps to data and knows nothing between, which sampler '{sampler.type}' asks for"
+            yield Finding("warning", place, f"{why}; use lcm or consistency")
+        return
     if network is not None and sampler.network == "velocity" and not network.diagonal:
         why = (
             f"sampler '{sampler.type}' follows the velocity u(x, t, t), which nothing teaches '{stage}': what it knows "

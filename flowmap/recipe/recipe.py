@@ -20,6 +20,7 @@ from flowmap.recipe.computing import compute_findings
 from flowmap.recipe.derivatives import method_findings, settled, with_methods
 from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
+from flowmap.recipe.one_time import one_time_findings
 from flowmap.recipe.outside import BASE
 from flowmap.recipe.sizes import size_findings
 from flowmap.recipe.step_length import default_step, step_findings
@@ -192,7 +193,8 @@ class Recipe(Config):
         yield from self._idle_fields(stage)
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         methods = method_findings(stage.objective, facts, self.compute.sequence)
-        for finding in (*stage.objective.findings(facts), *methods, *steps):
+        times = one_time_findings(stage.objective, self.backbone)
+        for finding in (*stage.objective.findings(facts), *methods, *steps, *times):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
 
     def _named_twice(self) -> bool:

@@ -23,7 +23,8 @@ class RoleSpec:
 
     `view` is how the objective shows frames to a causal network in this role. A student that is trained on whole videos
     is sampled so too. `diagonal` says of a trained flow map u(x, t, r) whether its velocity u(x, t, t) is learned as
-    well: not, if all that it learns is to jump to r = 0, or along a grid. Velocity samplers follow that.
+    well: not, if all that it learns is to jump to r = 0, or along a grid. Velocity samplers follow that. `to_data` says
+    that to jump to r = 0, or along one grid, is all that it learns: a network of one time can do that.
     """
 
     kind: NetworkKind
@@ -31,6 +32,7 @@ class RoleSpec:
     summary: str
     view: FrameView = "forced"
     diagonal: bool = True
+    to_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Pretrained:
     `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
     from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
     not known), `calls` network calls of `sampler` with `sampler_fields`, guided by `cfg_scale` (w in null + w (cond -
-    null)). For `diagonal` see RoleSpec.
+    null)). For `diagonal` and `to_data` see RoleSpec.
     """
 
     kind: NetworkKind
@@ -98,6 +100,7 @@ class Pretrained:
     calls: int = 4
     cfg_scale: float = 1.0
     diagonal: bool = True
+    to_data: bool = False
     sampler_fields: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -116,7 +116,9 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
-    numbers = wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0
+    own = config.own_times()
+    usual = _CALLS if own is None else own.steps * config.calls_per_step
+    numbers = wish.calls or usual, contestant.shift, wish.cfg_scale or 1.0
     return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flowmap.errors import FlowmapError
@@ -38,7 +38,7 @@ def weight_files(part: Path) -> list[Path]:
     """The weights of `part`, and no variant of them that may lie beside; raises FlowmapError for a damaged index."""
     index = _index(part)
     if index is not None:
-        return [part / name for name in sorted(set(_map(index).values()))]
+        return listed_in(index)
     return [part / name for name in _WEIGHTS if (part / name).is_file()][:1]
 
 
@@ -47,10 +47,17 @@ def shapes_of(part: Path) -> dict[str, tuple[int, ...]]:
 
     Raises FlowmapError for a damaged file, and where index and files say different things.
     """
-    index = _index(part)
+    return shapes_in(weight_files(part), _index(part))
+
+
+def shapes_in(files: Iterable[Path], index: Path | None) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the weights in `files`, from headers alone, which an `index` may list.
+
+    Raises FlowmapError for a damaged file, and where index and files say different things.
+    """
     told = {} if index is None else _map(index)
     found: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(part):
+    for file in files:
         for name, tensor in header(file).items():
             if index is not None and told.get(name) != file.name:
                 raise FlowmapError(f"{index} says that {name} is in {told.get(name)}, and it is in {file.name}")
@@ -58,8 +65,13 @@ def shapes_of(part: Path) -> dict[str, tuple[int, ...]]:
                 raise FlowmapError(f"{file}: {name} is of {tensor['dtype']}; what is read here is {', '.join(_FLOATS)}")
             found[name] = tuple(tensor["shape"])
     if index is not None and (gone := sorted(told.keys() - found.keys())):
-        raise FlowmapError(f"{part / told[gone[0]]} has no {gone[0]}, which {index.name} says it has")
+        raise FlowmapError(f"{index.parent / told[gone[0]]} has no {gone[0]}, which {index.name} says it has")
     return found
+
+
+def listed_in(index: Path) -> list[Path]:
+    """The files that an `index` lists, which lie beside it; raises FlowmapError for a damaged one."""
+    return [index.parent / name for name in sorted(set(_map(index).values()))]
 
 
 def precision_of(part: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from flowmap_wan import sight as masks
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.module import WanModule
-from flowmap_wan.sight import Run, Runs, Sight, blocks, first, parts, runs, table
+from flowmap_wan.sight import Reach, Run, Runs, Sight, blocks, first, parts, runs, table
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,6 +85,35 @@ def test_all_forms_are_the_rule_on_many_layouts() -> None:
         queries, keys = (torch.arange(length) for length in wanted.shape)
         assert made.seq_lengths == tuple(wanted.shape)
         assert torch.equal(made.mask_mod(index, index, queries[:, None], keys[None, :]), wanted)
+
+
+@pytest.mark.parametrize(("window", "sink"), [(9, 0), (7, 2), (5, 1), (4, 1)])
+@pytest.mark.parametrize("forced", [True, False])
+def test_all_forms_keep_a_window_with_a_sink(window: int, sink: int, forced: bool) -> None:
+    size, count, per_frame, index = 3, 12, 50, torch.tensor(0)
+    labels = tuple(frame // size for frame in range(count))
+    clean = runs(labels, per_frame, reach=Reach(window, sink))
+    noised = runs(labels, per_frame, noised=True, reach=Reach(window, sink)) if forced else ()
+    sight = Sight((*noised, *clean), (*noised, *clean))
+    # A chunk that ends before frame e sees [0, sink) and [e - (window - sink), e).
+    end = torch.tensor([size * (label + 1) for label in labels])[:, None]
+    frame = torch.arange(count)[None]
+    near = (frame < end) & ((frame < sink) | (frame >= end - (window - sink)))
+    wanted = near
+    if forced:
+        own = end == end.T
+        wanted = torch.cat([torch.cat([own, near & ~own], 1), torch.cat([torch.zeros_like(own), near], 1)])
+    wanted = wanted.repeat_interleave(per_frame, 0).repeat_interleave(per_frame, 1)
+    assert torch.equal(table(sight, CPU), wanted)
+    in_parts = torch.zeros_like(wanted)
+    for (begin, stop), keys in parts(sight):
+        for first_key, last_key in keys:
+            in_parts[begin:stop, first_key:last_key] = True
+    assert torch.equal(in_parts, wanted)
+    made, place = blocks(sight, CPU), torch.arange(len(wanted))
+    assert torch.equal(made.mask_mod(index, index, place[:, None], place[None, :]), wanted)
+    theirs = create_block_mask(partial(among, wanted), None, None, *wanted.shape, device="cpu")
+    assert torch.equal(made.to_dense(), theirs.to_dense())
 
 
 def test_blocks_are_those_that_torch_finds_pair_by_pair() -> None:

@@ -90,8 +90,8 @@ def t_is_used(subject: BackboneSubject) -> None:
 
 
 @LAWS.proven(
-    "A flow map depends on r.",
-    "FlowMap.mean_velocity",
+    "A flow map depends on r, unless its configuration says that it has one time: then not at all.",
+    "FlowMap.mean_velocity, BackboneConfig.one_time",
     equation="u(x, t, r) = 1/(t - r) x the integral of v from r to t: arXiv 2505.13447, eq. 3",
     after=("t_is_used",),
 )
@@ -100,6 +100,10 @@ def r_is_used(subject: BackboneSubject) -> None:
     apart = subject.t != subject.r
     jump, diagonal = (subject.at("flow_map", r=r)[apart] for r in (subject.r, subject.t))
     same = unchanged_rows(jump, diagonal)
+    if subject.config.one_time:
+        why = f"{subject.called('flow_map')} must not depend on r, as its configuration says one_time"
+        require(same == len(jump), f"{why}; it does in {len(jump) - same} of {len(jump)} samples")
+        return
     require(
         not same,
         f"{subject.called('flow_map')} must depend on r; u(x, t, r) of `mean_velocity` is u(x, t, t) in {same} of "

@@ -20,7 +20,7 @@ from flowmap_wan.layout import TextEncoderFields, TransformerFields, VaeFields, 
 from flowmap_wan.settings import ArchitectureConfig
 
 # The published sizes, by a part of the name; what both have in common is as diffusers' class has it.
-_PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+PUBLISHED_SIZES: Mapping[str, Mapping[str, Any]] = {
     "1.3B": {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960},
     "14B": {"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824},
 }
@@ -61,7 +61,7 @@ def _of_weights(weights: str) -> Mapping[str, Any] | None:
         except FlowmapError:
             return None
     name = Path(weights).name
-    known = next((sizes for part, sizes in _PUBLISHED.items() if part in name), None)
+    known = next((sizes for part, sizes in PUBLISHED_SIZES.items() if part in name), None)
     if known is None:
         return None
     more = _PICTURES[1] if _PICTURES[0] in name else {}

@@ -28,11 +28,13 @@ from flowmap_wan.sight import Mask, Span
 class Slot:
     """One layer's part of a memory: keys and values `[B, heads, L, head_dim]` to attend to besides one's own.
 
-    If `recording`, the layer leaves the new tokens' keys and values in `written`.
+    If `recording`, the layer leaves the new tokens' keys and values in `written`. So many `zeros` are keys and values
+    of nothing, which take their share of attention like any.
     """
 
     past: tuple[Tensor, Tensor] | None = None
     recording: bool = False
+    zeros: int = 0
     written: tuple[Tensor, Tensor] | None = field(default=None)
 
 
@@ -129,6 +131,8 @@ class SelfAttention:
             if kv_cache.past is not None:
                 # New tensors, never a write in place: a checkpointed block reads the same memory again in backward.
                 k, v = torch.cat([kv_cache.past[0], k], dim=2), torch.cat([kv_cache.past[1], v], dim=2)
+            if kv_cache.zeros:
+                k, v = (F.pad(x, (0, 0, kv_cache.zeros, 0)) for x in (k, v))
         found = attend(q, k, v, attention_mask)
         return _out(attn, found if shared is None else shared.tokens(found), hidden_states)
 

@@ -122,10 +122,12 @@ def blocks_of(module: nn.Module) -> Sequence[nn.Module]:
     return list(transformer_of(module).blocks)
 
 
-def adapters_of(lora: LoraConfig, causal: bool) -> Adapters:
-    """On the linear layers that the recipe names of every block, of a two-time network on the time embedders too.
+def adapters_of(lora: LoraConfig, causal: bool, timed: bool = True) -> Adapters:
+    """On the linear layers that the recipe names of every block, of a two-time network (`timed`) on the time embedders.
 
     The patches of compressed frames are trained whole (AnyFlow's published choice).
     """
     layers = rf"blocks\.\d+\.({'|'.join(map(re.escape, lora.layers))})"
-    return Adapters(lora.rank, lora.alpha, layers, timed=_TIMES, whole=(FAR.rstrip("."),) if causal else ())
+    return Adapters(
+        lora.rank, lora.alpha, layers, timed=_TIMES if timed else "", whole=(FAR.rstrip("."),) if causal else ()
+    )

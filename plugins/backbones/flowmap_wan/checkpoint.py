@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -132,10 +133,16 @@ class Checkpoint:
                 return contradiction
         except FlowmapError as error:
             return f"{error}{how}"
-        checks = [self._transformer_flaws, self._text_flaws, self._vae_flaws]
+        text = partial(self._text_flaws, self.transformer.text_dim, f"{self._config}:")
+        checks = [self._transformer_flaws, text, self._vae_flaws]
         if pictures:
             checks.append(lambda: image_flaws(self.pipeline, self.transformer))
         return next((f"{flaw}{how}" for flaw in self.pipeline.flaws(checks)), None)
+
+    def encoders_flaw(self, text_dim: int | None) -> str | None:
+        """What is wrong with text encoder, tokenizer and VAE, for a transformer elsewhere; None if nothing is."""
+        checks = (partial(self._text_flaws, text_dim, "the transformer's"), self._vae_flaws)
+        return next(iter(self.pipeline.flaws(checks)), None)
 
     def _transformer_flaws(self) -> Iterator[str]:
         fields, kind = self.transformer, self.kind
@@ -146,14 +153,14 @@ class Checkpoint:
         if fields.in_channels != channels:
             yield f"{self._config}: in_channels is {fields.in_channels}, and Wan's VAE makes {channels}"
 
-    def _text_flaws(self) -> Iterator[str]:
+    def _text_flaws(self, text_dim: int | None, whose: str) -> Iterator[str]:
         fields = self.pipeline.fields("text_encoder", TextEncoderFields)
         found = with_one_name(self.pipeline.shapes("text_encoder"))
         yield from self.pipeline.misfits("text_encoder", found, text_encoder_shapes(fields))
-        if self.transformer.text_dim != fields.d_model:
+        if text_dim not in (None, fields.d_model):
             yield (
-                f"{self._config}: text_dim is {self.transformer.text_dim}, and d_model of "
-                f"{self.folder / 'text_encoder' / CONFIG} is {fields.d_model}; they do not belong together"
+                f"{whose} text_dim is {text_dim}, and d_model of {self.folder / 'text_encoder' / CONFIG} is "
+                f"{fields.d_model}; they do not belong together"
             )
         flaw = tokenizer_flaw(self.folder / "tokenizer", fields.vocab_size)
         if flaw is not None:

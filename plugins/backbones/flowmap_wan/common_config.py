@@ -1,4 +1,4 @@
-"""What the configurations of both Wan backbones have. Torch-free."""
+"""What the configurations of Wan backbones have. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import Field
 from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, Recomputation, SampleSpec
 from flowmap.plugin.scores import scores_too_large
-from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, PathText, Recomputed, Share, Tokens
+from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, PathText, Recomputed, Tokens
 from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.lora import lora_findings
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run
-from flowmap_wan.findings import checkpoint_findings, shape_findings, smallest_adapted
+from flowmap_wan.findings import shape_findings, smallest_adapted
 from flowmap_wan.settings import NEGATIVE_PROMPT, ArchitectureConfig, LoraConfig, adaptable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CommonConfig(BackboneConfig):
-    """What both backbones have."""
+    """What all Wan backbones have."""
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released")
     pictures: ClassVar[bool] = False
@@ -47,7 +47,6 @@ class CommonConfig(BackboneConfig):
         description="causal attention: chunk by chunk in 'parts' without a mask, or with a mask: 'dense', or 'flex', "
         "which needs an accelerator to train; 'auto' takes parts, and in compiled blocks flex on an accelerator",
     )
-    gate: Share = Field(0.25, description="share of the r-embedding, for weights that have none yet")
     text_length: Tokens = Field(512, description="tokens of a prompt; longer ones are cut")
     negative_prompt: str = Field(
         NEGATIVE_PROMPT,
@@ -148,7 +147,7 @@ class CommonConfig(BackboneConfig):
         from flowmap_wan.architecture import encoders_of
 
         found: dict[str, Any] = {"text_length": self.text_length}
-        checkpoint, file = encoders_of(self.weights), self.null_embedding
+        checkpoint, file = encoders_of(self._encoders_in()), self.null_embedding
         # What is absent or damaged is said elsewhere.
         with suppress(FlowmapError):
             found |= {} if checkpoint is None else {"weights": checkpoint.encoders()}
@@ -157,6 +156,10 @@ class CommonConfig(BackboneConfig):
         with suppress(FlowmapError):
             found["null_embedding"] = None if file is None else of_tensors([Path(file)])
         return found | {"negative_prompt": self.negative_prompt if file is None else None}
+
+    def _encoders_in(self) -> str:
+        """The name of the folder with the text encoder and the VAE."""
+        return self.weights
 
     def encoding_precision(self, device: str) -> str | None:
         """That of the text encoder; the VAE's is float32 everywhere."""
@@ -168,30 +171,16 @@ class CommonConfig(BackboneConfig):
         """The text encoder, and the VAE and an image encoder in float32."""
         from flowmap_wan.architecture import encoder_bytes
 
-        return {} if self.random_base else encoder_bytes(self.weights, device, self.pictures)
+        return {} if self.random_base else encoder_bytes(self._encoders_in(), device, self.pictures)
 
     def footprint(self, spec: SampleSpec, precision: Precision) -> Footprint | None:
         """Measured; known where the sizes are."""
-        architecture = self._sizes()
-        if architecture is None:
-            return None
-        from flowmap_wan.footprint import wan_footprint
+        sizes = self._sizes()
+        return None if sizes is None else self._measured(spec, sizes, precision)
 
-        return wan_footprint(self, spec, architecture, precision)  # type: ignore[arg-type]
-
-    def rehearsed(self, folder: Path) -> Self:
-        """The same with a tiny random checkpoint in diffusers' layout, made in `folder` if it is not there yet."""
-        if self.random_base:
-            return self
-        from flowmap_wan.twin import make_null, make_twin
-
-        small = {
-            "weights": str(make_twin(folder / ("wan-i2v-twin" if self.pictures else "wan-twin"), self.pictures)),
-            "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
-            "text_length": 32,
-            "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
-        }
-        return self.model_copy(update=small)
+    @abstractmethod
+    def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
+        """The footprint of networks of `sizes` (a diffusers configuration)."""
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
@@ -209,12 +198,15 @@ class CommonConfig(BackboneConfig):
             smallest = smallest_adapted(self.lora, self._sizes())
             yield from lora_findings(self.lora.layers, adaptable(self.pictures), self.lora.rank, smallest)
         if not self.random_base:
-            gate = self.gate if "gate" in self.model_fields_set else None
-            yield from checkpoint_findings(self.weights, self._sizes(), gate, self.pictures)
+            yield from self._weights_findings()
         if len(spec.shape) != 4:
             yield Finding("error", ("type",), f"'{self.type}' takes videos [F, C, H, W]; these data are {spec.shape}")
             return
         yield from self._shape_findings(spec)
+
+    @abstractmethod
+    def _weights_findings(self) -> Iterable[Finding]:
+        """What of weights on this machine is wrong or has no effect, as far as headers and configurations tell."""
 
     def _sizes(self) -> Mapping[str, Any] | None:
         """Those of the transformer, by diffusers' names, as far as they are known."""

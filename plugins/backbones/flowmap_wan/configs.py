@@ -10,14 +10,14 @@ from pydantic import Field
 
 from flowmap.plugin import Finding, SampleSpec, listed
 from flowmap.schema.bounds import MOST_PARTS, Frames, Patch, Probability
-from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.settings import FullChunks
+from flowmap_wan.two_times import TwoTimesConfig
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Backbone, Chunking
 
 
-class Wan21Config(CommonConfig):
+class Wan21Config(TwoTimesConfig):
     """Wan2.1, bidirectional: every frame sees every other. Text- and image-to-video."""
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released", "original", "comfyui")
@@ -54,7 +54,7 @@ class Wan21Config(CommonConfig):
         return Bidirectional(self.first_frame)
 
 
-class FarWan21Config(CommonConfig):
+class FarWan21Config(TwoTimesConfig):
     """Wan2.1 made causal (FAR, arXiv 2503.19325): chunk after chunk. Text-, image- and video-to-video."""
 
     type: Literal["far_wan21"] = "far_wan21"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +17,7 @@ from flowmap.workshop.footprint import Extent, MeasuredFootprint
 from flowmap_wan.architecture import image_encoder_of
 from flowmap_wan.backbone import of_sizes
 from flowmap_wan.codec import latent_shape
+from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.pictures import with_pictures
 from flowmap_wan.rotary import turn
@@ -39,27 +40,32 @@ def _measured(
     # Every way of masked attention computes what it computes in parts.
     plain = config.model_copy(update={"attention": "parts"})
     calls = (_Causal if isinstance(config, FarWan21Config) else _Calls)(config, latents, sizes)
-    seen = image_encoder_of(config.weights).tokens if config.pictures else 0
-    # Prompts are padded to their full length, and without any the text is one row of zeros.
-    tokens = config.text_length if spec.text else 1
-
-    def texts(count: int) -> EncodedText:
-        text = torch.zeros(count, tokens, sizes["text_dim"])
-        found = EncodedText(text, torch.zeros(tokens, sizes["text_dim"]))
-        return with_pictures(found, latents.shape, seen, sizes["image_dim"]) if seen else found
-
     return MeasuredFootprint(
         lambda units: of_sizes(plain, latents, config.splitting(), {**sizes, "num_layers": units}),
         int(sizes["num_layers"]),
         precision,
-        prompts=texts,
-        within=_without_turns,
+        prompts=prompts_of(config, spec, sizes),
+        within=without_turns,
         extent=calls.extent,
     )
 
 
+def prompts_of(config: CommonConfig, spec: SampleSpec, sizes: Mapping[str, Any]) -> Callable[[int], EncodedText]:
+    """Prompts for so many samples: padded to their full length; without any the text is one row of zeros."""
+    tokens, width = config.text_length if spec.text else 1, int(sizes["text_dim"])
+    if not config.pictures:
+        return lambda count: EncodedText(torch.zeros(count, tokens, width), torch.zeros(tokens, width))
+    seen, shape = image_encoder_of(config.weights).tokens, latent_shape(config, spec)
+
+    def texts(count: int) -> EncodedText:
+        found = EncodedText(torch.zeros(count, tokens, width), torch.zeros(tokens, width))
+        return with_pictures(found, shape, seen, sizes["image_dim"])
+
+    return texts
+
+
 @contextmanager
-def _without_turns() -> Iterator[None]:
+def without_turns() -> Iterator[None]:
     """Rotations are remembered: fake ones and real ones may not meet."""
     turn.cache_clear()
     try:

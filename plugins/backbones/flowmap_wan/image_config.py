@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from flowmap.plugin import Finding, SampleSpec
-from flowmap_wan.common_config import CommonConfig
+from flowmap_wan.two_times import TwoTimesConfig
 
 if TYPE_CHECKING:
     from flowmap.interfaces import Backbone, Chunking
 
 
-class Wan21I2VConfig(CommonConfig):
+class Wan21I2VConfig(TwoTimesConfig):
     """Wan2.1-I2V, bidirectional: a video from a picture, its first frame, and a text."""
 
     pictures: ClassVar[bool] = True

@@ -24,7 +24,7 @@ from flowmap_wan.block import Modulation, modulate_by_frame
 from flowmap_wan.condition import as_video
 from flowmap_wan.pieces import Passes, Past, Piece, Told
 from flowmap_wan.rotary import box, joined, turn
-from flowmap_wan.sight import AttentionKernel, Mask, Runs, Sight, runs
+from flowmap_wan.sight import AttentionKernel, Mask, Runs, Sight
 
 
 @final
@@ -140,20 +140,11 @@ class WanModule(nn.Module, Passes, SharesTokens):
     ) -> tuple[list[Tensor], list[Modulation]]:
         """The embedding of both times of every piece `[B, f, D]`, and its six modulations; f = 1 for all frames.
 
-        AnyFlow: (1 - g) time(t) + g delta(r); in float32 whatever the precision of the rest.
+        In float32, whatever the precision of the rest.
         """
         embedder = self.transformer.condition_embedder
         with exactly(like.device):
-            gate = embedder.delta_emb_gate.float()
-            embs = []
-            for piece in pieces:
-                t, r = (1000 * time.float() for time in (piece.t, piece.r))
-                delta = r if embedder.deltatime_type == "r" else t - r
-                shape = t.shape
-                emb = (1 - gate) * _embedded(embedder, embedder.time_embedder, t) + gate * _embedded(
-                    embedder, embedder.delta_embedder, delta
-                )
-                embs.append(emb.unflatten(0, shape))
+            embs = [_both(embedder, piece.t, piece.r).unflatten(0, piece.t.shape) for piece in pieces]
         sixes = [embedder.time_proj(embedder.act_fn(emb).to(like.dtype)).unflatten(2, (6, -1)) for emb in embs]
         return embs, list(zip(sixes, lengths, strict=True))
 
@@ -161,7 +152,7 @@ class WanModule(nn.Module, Passes, SharesTokens):
         """Which token of the pieces, and of the past before them, each of their own sees."""
         own: Runs = ()
         for piece, length in zip(pieces, lengths, strict=True):
-            own += runs(piece.chunks, length // len(piece.chunks), piece.noised)
+            own += piece.runs(length // len(piece.chunks))
         sight = Sight(own, (*past.runs, *own) if past else own)
         compiled = is_compiled(self.transformer.blocks[0])
         return sight.mask(self._kernel, self.transformer.config.attention_head_dim, device, compiled)
@@ -175,6 +166,17 @@ class WanModule(nn.Module, Passes, SharesTokens):
 
 
 _PATCH = {False: "patch_size", True: "compressed_patch_size"}
+
+
+def _both(embedder: Any, t: Tensor, r: Tensor) -> Tensor:
+    """The embedding of two times, by AnyFlow (1 - g) time(t) + g delta(r); of a network of one time that of `t`."""
+    t, r = 1000 * t.float(), 1000 * r.float()
+    first = _embedded(embedder, embedder.time_embedder, t)
+    if not hasattr(embedder, "delta_embedder"):
+        return first
+    gate = embedder.delta_emb_gate.float()
+    delta = r if embedder.deltatime_type == "r" else t - r
+    return (1 - gate) * first + gate * _embedded(embedder, embedder.delta_embedder, delta)
 
 
 def _embedded(embedder: Any, layers: nn.Module, times: Tensor) -> Tensor:

@@ -19,14 +19,18 @@ from flowmap_wan.checkpoint import (
     Kind,
     published,
 )
+from flowmap_wan.released import release_of
 
 
 def claimed(weights: str) -> Kind | None:
-    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none."""
+    """What kind of Wan checkpoint `weights` are, by what is there of them or else by their name; None if of none.
+
+    Of those published as other projects' causal students too: `released.release_of` knows them.
+    """
     folder = find(weights)
+    if release_of(weights) is not None or (folder is not None and is_run(folder)):
+        return None
     if folder is not None:
-        if is_run(folder):
-            return None
         # If it is damaged, that is Wan's to say if anything else says that it is Wan.
         name = class_named(folder / "transformer" / CONFIG)
         if name is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowmap.workshop.memo import Text
 from flowmap_wan.attention import Slots
-from flowmap_wan.sight import Runs
+from flowmap_wan.sight import Reach, Runs, runs
 
 
 @final
@@ -19,8 +19,8 @@ from flowmap_wan.sight import Runs
 class Piece:
     """Consecutive frames `x` `[B, f, C, H, W]`, the first of which is frame `first` of the video.
 
-    `t`, `r` in [0, 1]: `[B, f]`, or `[B, 1]` for all frames. `chunks` is the chunk of each frame; `coarse`
-    pieces go through the compressed patches.
+    `t`, `r` in [0, 1]: `[B, f]`, or `[B, 1]` for all frames. `chunks` is the chunk of each frame, `reach` how far back
+    one sees (None: to the first frame); `coarse` pieces go through the compressed patches.
     """
 
     x: Tensor
@@ -30,6 +30,11 @@ class Piece:
     chunks: tuple[int, ...]
     noised: bool
     coarse: bool = False
+    reach: Reach | None = None
+
+    def runs(self, tokens: int) -> Runs:
+        """Its runs of `tokens` a frame."""
+        return runs(self.chunks, tokens, self.noised, self.first, self.reach)
 
 
 @final
@@ -66,15 +71,15 @@ class Passes(ABC):
         """Tokens of each frame of `piece`."""
 
 
-def noised(x: Tensor, t: Tensor, r: Tensor, first: int, chunks: tuple[int, ...]) -> Piece:
+def noised(x: Tensor, t: Tensor, r: Tensor, first: int, chunks: tuple[int, ...], reach: Reach | None = None) -> Piece:
     """Frames that are to be denoised, at their times `[B]` or `[B, f]`."""
-    return Piece(x, _column(t), _column(r), first, chunks, noised=True)
+    return Piece(x, _column(t), _column(r), first, chunks, noised=True, reach=reach)
 
 
-def clean(x: Tensor, first: int, chunks: tuple[int, ...], coarse: bool = False) -> Piece:
+def clean(x: Tensor, first: int, chunks: tuple[int, ...], coarse: bool = False, reach: Reach | None = None) -> Piece:
     """Frames that are given: time 0."""
     zero = x.new_zeros(len(x), 1)
-    return Piece(x, zero, zero, first, chunks, noised=False, coarse=coarse)
+    return Piece(x, zero, zero, first, chunks, noised=False, coarse=coarse, reach=reach)
 
 
 def _column(t: Tensor) -> Tensor:

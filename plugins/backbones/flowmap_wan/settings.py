@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flowmap.plugin import Config
 from flowmap.schema.bounds import (
+    MOST_FRAMES,
     MOST_PARTS,
     MOST_ROWS,
     MOST_WIDTH,
@@ -48,6 +49,11 @@ FullChunks = Annotated[
     int, Range(2, MOST_PARTS, "the chunk that is made and one before; more than a video has are all")
 ]
 """Chunks at full resolution."""
+
+ContextFrames = Annotated[
+    int, Range(2, MOST_FRAMES, "the first frame of a video, or of those that are new, and one more")
+]
+"""Frames that are written anew before a chunk."""
 
 
 def adaptable(pictures: bool) -> tuple[str, ...]:

@@ -29,26 +29,60 @@ _LATEST = 2**31 - 1  # a chunk after all others
 @final
 @dataclass(frozen=True)
 class Run:
-    """`length` tokens that stand together in one chunk, all of them noised or all clean."""
+    """`length` tokens that stand together in one chunk, all of them noised or all clean.
+
+    Where it matters how far back they see, they are those of one `frame`: of clean ones they see frames below `sink`
+    and from `since` on.
+    """
 
     chunk: int
     length: int
     noised: bool = False
+    frame: int = 0
+    since: int = 0
+    sink: int = 0
 
     def sees(self, other: Run) -> bool:
         """A noised token sees its own chunk and earlier clean ones, a clean one clean ones up to its own (FAR,
         arXiv 2503.19325)."""
         if other.noised:
             return self.noised and self.chunk == other.chunk
+        if self.sink <= other.frame < self.since:
+            return False
         return other.chunk < self.chunk or (other.chunk == self.chunk and not self.noised)
 
 
 Runs = tuple[Run, ...]
 
 
-def runs(chunks: Sequence[int], tokens: int, noised: bool = False) -> Runs:
-    """Consecutive frames of so many `tokens` each; `chunks` has the chunk of each frame."""
-    return tuple(Run(chunk, tokens * len(list(frames)), noised) for chunk, frames in groupby(chunks))
+@final
+@dataclass(frozen=True)
+class Reach:
+    """How far back a chunk sees: `window` frames, its own among them, of which the first `sink` are a video's first.
+
+    A chunk that ends before frame e sees frames from 0 up to `sink`, and those from e - (window - sink) up to e.
+    """
+
+    window: int
+    sink: int = 0
+
+    def since(self, end: int) -> int:
+        """The first frame, after those of the sink, that a chunk ending before frame `end` sees."""
+        return max(0, end - (self.window - self.sink))
+
+
+def runs(chunks: Sequence[int], tokens: int, noised: bool = False, first: int = 0, reach: Reach | None = None) -> Runs:
+    """Consecutive frames, from frame `first` on, of so many `tokens` each; `chunks` has the chunk of each frame.
+
+    With a `reach` each frame is a run of its own; the last of a chunk's frames are then among them.
+    """
+    if reach is None:
+        return tuple(Run(chunk, tokens * len(list(frames)), noised) for chunk, frames in groupby(chunks))
+    ends = {chunk: first + place + 1 for place, chunk in enumerate(chunks)}
+    return tuple(
+        Run(chunk, tokens, noised, first + place, reach.since(ends[chunk]), reach.sink)
+        for place, chunk in enumerate(chunks)
+    )
 
 
 def first(found: Iterable[Run], tokens: int) -> Runs:
@@ -87,13 +121,13 @@ def parts(sight: Sight) -> Parts:
     """The rule without masks: all tokens of a run see the same runs, and neighbours that see the same are one part."""
     found = []
     queries = zip(sight.queries, _spans(sight.queries), strict=True)
-    for keys, several in groupby(queries, lambda query: _seen_by(query[0], sight.keys)):
+    for keys, several in groupby(queries, lambda query: seen_by(query[0], sight.keys)):
         spans = [span for _, span in several]
         found.append(((spans[0][0], spans[-1][1]), keys))
     return tuple(found)
 
 
-def _seen_by(query: Run, keys: Runs) -> tuple[Span, ...]:
+def seen_by(query: Run, keys: Runs) -> tuple[Span, ...]:
     """The tokens that `query` sees, neighbouring runs as one span."""
     spans = [span for key, span in zip(keys, _spans(keys), strict=True) if query.sees(key)]
     found: list[Span] = []
@@ -142,8 +176,21 @@ def blocks(sight: Sight, device: torch.device) -> BlockMask:
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (clean[key] < limit[query]) | (noised[key] == own[query])
 
+    frame = _by_token(sight.keys, lambda run: run.frame, device)
+    sink = _by_token(sight.queries, lambda run: run.sink, device)
+    since = _by_token(sight.queries, lambda run: run.since, device)
+
+    def within(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = (frame[key] < sink[query]) | (frame[key] >= since[query])
+        return ((clean[key] < limit[query]) & near) | (noised[key] == own[query])
+
+    reaching = any(run.since for run in sight.queries)
     return BlockMask.from_kv_blocks(
-        *_listed(partial, device), *_listed(whole, device), BLOCK_SIZE=_BLOCK, mask_mod=rule, seq_lengths=lengths
+        *_listed(partial, device),
+        *_listed(whole, device),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=within if reaching else rule,
+        seq_lengths=lengths,
     )
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from flowmap_wan.attention import attend_to_pictures
 from flowmap_wan.checkpoint import FAR
+from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.image_config import Wan21I2VConfig
 
@@ -45,6 +46,15 @@ def new(config: WanConfig, architecture: Mapping[str, Any]) -> Any:
     embedder = model.condition_embedder
     # As in a distilled model: at r = t the second embedder has nothing to add.
     embedder.delta_embedder.load_state_dict(embedder.time_embedder.state_dict())
+    for key, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(stored(config, key))
+    return model
+
+
+def new_of_one_time(config: CommonConfig, architecture: Mapping[str, Any]) -> Any:
+    """A transformer of `architecture` with random weights that has one time: its parameters are plain Wan's."""
+    model = AnyFlowTransformer3DModel(**kept(architecture))
+    del model.condition_embedder.delta_embedder
     for key, parameter in model.named_parameters():
         parameter.data = parameter.data.to(stored(config, key))
     return model
@@ -87,7 +97,7 @@ def completed(config: WanConfig, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return made
 
 
-def stored(config: WanConfig, key: str) -> torch.dtype:
+def stored(config: CommonConfig, key: str) -> torch.dtype:
     """The precision in which the base weight called `key` is held, and exported."""
     precision: torch.dtype = getattr(torch, config.base_precision)
     return torch.float32 if any(part in key for part in _EXACT) else precision

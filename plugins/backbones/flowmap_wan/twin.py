@@ -12,7 +12,9 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, 
 from flowmap.workshop.exporting import write_index
 from flowmap.workshop.twin import made_once, tokenizer, write_null
 
-_TEXT_DIM, _HEADS, _HEAD_DIM = 16, 2, 12
+TEXT_DIM = 16
+"""Dimensions of a text embedding of it."""
+_HEADS, _HEAD_DIM = 2, 12
 
 
 def make_twin(folder: Path, pictures: bool = False) -> Path:
@@ -26,7 +28,7 @@ def make_twin(folder: Path, pictures: bool = False) -> Path:
 
 def make_null(file: Path) -> Path:
     """Make a random null condition of that checkpoint in `file`; returns it."""
-    return write_null(file, _TEXT_DIM)
+    return write_null(file, TEXT_DIM)
 
 
 def _write_image(folder: Path) -> None:
@@ -62,7 +64,7 @@ def _write(
     WanTransformer3DModel(
         num_attention_heads=_HEADS,
         attention_head_dim=_HEAD_DIM,
-        text_dim=_TEXT_DIM,
+        text_dim=TEXT_DIM,
         freq_dim=32,
         ffn_dim=32,
         num_layers=2,
@@ -73,7 +75,7 @@ def _write(
     ).save_pretrained(folder / "vae")
     tokenizer().save_pretrained(folder / "tokenizer")
     UMT5EncoderModel(
-        UMT5Config(vocab_size=512, d_model=_TEXT_DIM, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
+        UMT5Config(vocab_size=512, d_model=TEXT_DIM, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
     ).save_pretrained(folder / "text_encoder")
     UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0).save_pretrained(
         folder / "scheduler"

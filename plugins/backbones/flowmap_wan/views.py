@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowmap.workshop.memo import Text
 from flowmap_wan.pieces import Passes, clean, noised
+from flowmap_wan.sight import Reach
 
 R = TypeVar("R", bound="RowView")
 
@@ -69,18 +70,19 @@ class Forced(RowView):
     """Teacher forcing (FAR): every noised chunk sees the clean chunks before it; old ones only compressed.
 
     `context` `[B, Fc, C, H, W]` are the frames before x, to be compressed; `clean` `[B, F, C, H, W]` are x's own
-    frames at t = 0. `chunks` is the chunk of every frame of both.
+    frames at t = 0. `chunks` is the chunk of every frame of both, `reach` how far back one sees.
     """
 
     context: Tensor
     clean: Tensor
     chunks: tuple[int, ...]
+    reach: Reach | None = None
 
     def run(self, passes: Passes, text: Text, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """See View.run."""
         given = self.context.shape[1]
         own = self.chunks[given:]
-        pieces = [noised(x, t, r, given, own), clean(self.clean, given, own)]
+        pieces = [noised(x, t, r, given, own, self.reach), clean(self.clean, given, own, reach=self.reach)]
         if given:
             pieces.insert(0, clean(self.context, 0, self.chunks[:given], coarse=True))
         return passes.over(pieces, text, causal=True)

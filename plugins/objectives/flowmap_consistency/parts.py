@@ -35,7 +35,7 @@ DROP = "probability that a sample's condition becomes null, at both times alike"
 SOLVER = "how the teacher steps to the next time"
 CFG = "the teacher's guidance, w in null + w (cond - null); 1 is none"
 
-STUDENT = RoleSpec("flow_map", True, "learns the map to r = 0, and only that", diagonal=False)
+STUDENT = RoleSpec("flow_map", True, "learns the map to r = 0, and only that", diagonal=False, to_data=True)
 STEPPING_TEACHER = RoleSpec("velocity", False, "takes one step along its velocity")
 
 

@@ -123,7 +123,7 @@ class TrajectoryConfig(ObjectiveConfig):
         """A student and a teacher."""
         return {
             "student": RoleSpec(
-                "flow_map", True, "learns the map to r = 0, from the times of the grid", diagonal=False
+                "flow_map", True, "learns the map to r = 0, from the times of the grid", diagonal=False, to_data=True
             ),
             "teacher": RoleSpec("velocity", False, "samples the trajectories", "whole"),
         }

@@ -102,8 +102,10 @@ class DistributionConfig(ObjectiveConfig, ABC):
         forward = self.forward.roles() if self.forward else {}
         # Rollouts are made of jumps: u(x, t, t) is the co-trained objective's alone.
         diagonal = "student" in forward and forward["student"].diagonal
+        to_data = "student" not in forward or forward["student"].to_data
+        summary = "generates, and learns from its own samples"
         own = {
-            "student": RoleSpec("flow_map", True, "generates, and learns from its own samples", diagonal=diagonal),
+            "student": RoleSpec("flow_map", True, summary, diagonal=diagonal, to_data=to_data),
             "teacher": RoleSpec("velocity", False, "the real score", self.score),
             "critic": RoleSpec("velocity", True, "the fake score, kept up to date with the student", self.score),
         }

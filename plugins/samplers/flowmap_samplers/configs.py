@@ -70,6 +70,7 @@ class FlowMapConfig(OneJumpConfig):
 class ConsistencyConfig(OneJumpConfig):
     """Jump to data, add fresh noise to the next time, repeat (multistep consistency sampling)."""
 
+    to_data: ClassVar[bool] = True
     type: Literal["consistency"] = "consistency"
 
     def build(self) -> Sampler:
@@ -122,6 +123,7 @@ class DpmSolverConfig(OneCallConfig):
 class LcmConfig(OneJumpConfig):
     """Jump to data and noise again along one list of times: how released few-step students are sampled."""
 
+    to_data: ClassVar[bool] = True
     type: Literal["lcm"] = "lcm"
     times: tuple[Thousandths, ...] = Field(
         min_length=1,

@@ -27,6 +27,9 @@ from flowmap.maths.path import shifted
 Level = Callable[[float], tuple[float, float]]
 """The noise level of a time in [0, 1], for the prediction and for the noise that is added to arrive there."""
 
+_SAME = 1e-6
+"""Between levels of a table are a thousandth or more, and rounding is a tenth of this."""
+
 
 @final
 class Lcm(Sampler):
@@ -47,7 +50,7 @@ class Lcm(Sampler):
         for index, (t, following) in enumerate(itertools.pairwise(listed)):
             arrived = index + 2 == len(listed) and following == 0
             towards = b if self._is_high(t) else 0.0
-            told, to = (x.new_full((len(x),), time) for time in (self._rounded(t), towards))
+            told, to = (x.new_full((len(x),), time) for time in (self._rounded(self._listed(t)), towards))
             u = flow_map.mean_velocity(x, told, to, cond)
             point = x.double() - (self._level(t)[0] - towards) * u.double()
             if not arrived and not (self._is_high(t) and not self._is_high(following)):
@@ -57,6 +60,11 @@ class Lcm(Sampler):
                 point = keep * point + added * draw.normal(f"renoise-{index}", x.shape[1:]).double()
             x = point.to(precision)
         return x
+
+    def _listed(self, t: float) -> float:
+        """`t` as the table of levels has it, where it does: to the last digit, which a fast sinusoid shows."""
+        level = self._level(t)[0]
+        return level if abs(level - t) < _SAME else t
 
     def _is_high(self, t: float) -> bool:
         return self._boundary is not None and t >= self._boundary

@@ -1,0 +1,218 @@
+"""The files of a causal student of others: where its transformers and its encoders are, what is missing or wrong.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowmap.errors import FlowmapError
+from flowmap.plugin import Finding, Origin, Pretrained, SampleSpec
+from flowmap.recipe.outside import run_as_base
+from flowmap.weights import pipeline
+from flowmap.weights.fields import CONFIG
+from flowmap.weights.headers import read_json
+from flowmap.weights.names import Published, absence, find
+from flowmap.weights.runs import origin, run_in
+from flowmap_wan.architecture import PUBLISHED_SIZES
+from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
+from flowmap_wan.foreign import HEAD_DIM, Foreign, foreign_at
+from flowmap_wan.layout import TransformerFields
+from flowmap_wan.released import Release, release_of
+from flowmap_wan.settings import ArchitectureConfig
+
+if TYPE_CHECKING:
+    from flowmap_wan.causal_configs import CausalConfig
+
+_ENCODERS = Published(PUBLISHED.owners, ("text_encoder", "tokenizer", "vae"))
+_PLAIN = {"1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_FPS = 16.0
+
+
+def transformer_in(weights: str, part: str) -> Foreign | None:
+    """The transformer `part` of `weights`: in that folder of theirs, or the one file that they are; None if not here.
+
+    Raises FlowmapError where it cannot be told which file that is.
+    """
+    folder = find(weights)
+    if folder is None:
+        file = Path(os.path.expanduser(weights))
+        return foreign_at(file) if file.is_file() and part == "transformer" else None
+    if (folder / part).is_dir():
+        return foreign_at(folder / part)
+    return foreign_at(folder) if part == "transformer" else None
+
+
+def head_dim_of(config: CausalConfig) -> int:
+    """Dimensions of a head; raises FlowmapError for a damaged configuration beside the weights."""
+    folder = find(config.weights)
+    file = None if folder is None else folder / "transformer" / CONFIG
+    if config.head_dim is not None or file is None or not file.is_file():
+        return config.head_dim or HEAD_DIM
+    told = read_json(file).get("attention_head_dim", HEAD_DIM)
+    if not isinstance(told, int) or isinstance(told, bool) or not 0 < told <= 4096:
+        raise FlowmapError(f"{file}: attention_head_dim is {str(told)[:60]}; fetch it again")
+    return told
+
+
+def sizes_of(config: CausalConfig) -> Mapping[str, Any] | None:
+    """A diffusers configuration: the recipe's own, by the weights' shapes, or by their name; None if unknown."""
+    if config.architecture is not None:
+        return config.architecture.diffusers()
+    base, run = origin(config.weights)
+    if base is None:
+        return None
+    there = config.model_copy(update={"weights": base, "head_dim": run.get("head_dim", config.head_dim)})
+    with suppress(FlowmapError, ValueError):
+        if isinstance(run.get("architecture"), Mapping):
+            return ArchitectureConfig.model_validate(run["architecture"]).diffusers()
+        transformer = transformer_in(base, "transformer")
+        if transformer is not None:
+            return transformer.sizes(head_dim_of(there))
+    release = release_of(base)
+    if release is None:
+        return None
+    return TransformerFields.model_validate({"_class_name": "", **PUBLISHED_SIZES[release.size]}).model_dump()
+
+
+def encoders_named(config: CausalConfig) -> str:
+    """The folder or hub id with the text encoder and the VAE."""
+    if config.encoders_from is not None:
+        return config.encoders_from
+    base, _ = origin(config.weights)
+    folder = None if base is None else find(base)
+    if base is not None and folder is not None and (folder / "text_encoder").is_dir():
+        return base
+    release = None if base is None else release_of(base)
+    if release is not None:
+        return _PLAIN[release.size]
+    return _PLAIN["14B" if (sizes_of(config) or {}).get("num_layers", 0) > 30 else "1.3B"]
+
+
+def encoders_folder(config: CausalConfig) -> Checkpoint:
+    """The same, whole; raises FlowmapError with what is missing, and how to get it."""
+    return Checkpoint(pipeline.opened(encoders_named(config), _ENCODERS))
+
+
+def opened_encoders(config: CausalConfig) -> Checkpoint:
+    """The same, with no flaw that headers tell."""
+    found = encoders_folder(config)
+    if (flaw := found.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
+        raise FlowmapError(flaw)
+    return found
+
+
+def absences(config: CausalConfig) -> Iterator[Finding]:
+    """What is not on this machine."""
+    if run_in(config.weights) is None:
+        yield from (Finding("error", ("weights",), why) for why in _absent(config))
+    for why in pipeline.missing(encoders_named(config), _ENCODERS):
+        yield Finding("error", ("encoders_from",), f"text encoder and VAE: {why}")
+
+
+def _absent(config: CausalConfig) -> Iterator[str]:
+    weights, folder = config.weights, find(config.weights)
+    release = release_of(weights)
+    get = "" if release is None else f".\n  Get them: hf download {release.repository}"
+    if folder is None and not os.path.isfile(os.path.expanduser(weights)):
+        yield f"{absence(weights)}{get}"
+        return
+    for part in config.parts():
+        with suppress(FlowmapError):  # what is damaged, or one of several files, is `flaws` to say
+            if transformer_in(weights, part) is None:
+                yield _without(Path(os.path.expanduser(weights)) if folder is None else folder, part, get)
+
+
+def _without(place: Path, part: str, get: str) -> str:
+    """Say that there is no `part` in `place`, and what there is."""
+    if place.suffix in _PICKLES or (place.is_dir() and any(f.suffix in _PICKLES for f in place.iterdir())):
+        found = place.name if place.is_file() else next(f.name for f in place.iterdir() if f.suffix in _PICKLES)
+        return (
+            f"{place}: {found} is a pickle, which can run code when it is read, so it is not; docs/rivals.md has the "
+            "command that turns it into safetensors"
+        )
+    if part == "transformer_2":
+        return f"{place} is half of a pair: it has no {part}/, the network for times below the boundary{get}"
+    return f"{place} has no .safetensors file, and no {part}/ with one{get}"
+
+
+def flaws(config: CausalConfig) -> Iterator[Finding]:
+    """What is wrong with the transformers, by headers and shapes; nothing of what is not here, or of a run of ours."""
+    if run_in(config.weights) is not None:
+        return
+    try:
+        found = [transformer_in(config.weights, part) for part in config.parts()]
+        wrong = next((why for one in found if one is not None and (why := one.flaw(head_dim_of(config)))), None)
+        wrong = wrong or _unlike([one for one in found if one is not None], head_dim_of(config))
+    except FlowmapError as error:
+        wrong = str(error)
+    if wrong is not None:
+        yield Finding("error", ("weights",), wrong)
+        return
+    with suppress(FlowmapError):  # what is not here, is `absences` to say
+        folder = encoders_folder(config)
+        if (flaw := folder.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
+            yield Finding("error", ("encoders_from",), flaw)
+
+
+def _unlike(found: list[Foreign], head_dim: int) -> str | None:
+    """Why the networks of a pair do not belong together."""
+    if len(found) == 2 and found[0].sizes(head_dim) != found[1].sizes(head_dim):
+        return f"{found[0].place} and {found[1].place} are networks of different sizes; they are no pair"
+    return None
+
+
+def origin_of(weights: str) -> Origin:
+    """Where published weights come from."""
+    base, _ = origin(weights)
+    release = None if base is None else release_of(base)
+    return Origin(None, "unknown") if release is None else Origin(release.repository, release.licence)
+
+
+def pretrained(config: CausalConfig) -> Pretrained | None:
+    """What the weights of `config` are as they stand; None if they are not here whole.
+
+    They jump to data (of two networks the first to its boundary) and know no velocity. What was not published is
+    sampled as Self-Forcing is.
+    """
+    run = run_in(config.weights)
+    if run is not None:
+        return run_as_base(run)
+    if any(absences(config)) or any(flaws(config)):
+        return None
+    release = release_of(config.weights) or _like(config)
+    frames, height, width = release.shape
+    spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
+    return Pretrained(
+        "flow_map",
+        "forced",
+        tuple(_files(config)),
+        spec,
+        release.shift,
+        "lcm",
+        calls=len(release.times),
+        diagonal=False,
+        to_data=True,
+        sampler_fields=release.sampler,
+    )
+
+
+def _like(config: CausalConfig) -> Release:
+    from flowmap_wan.released import RELEASES
+
+    name = "SFWan2.2-I2V-A14B-Preview-Diffusers" if config.type == "causal_wan22" else "self_forcing_dmd"
+    return RELEASES[name]
+
+
+def _files(config: CausalConfig) -> Iterator[Path]:
+    """The files that decide what is computed."""
+    for part in config.parts():
+        transformer = transformer_in(config.weights, part)
+        yield from () if transformer is None else transformer.files
+    yield from pipeline.Pipeline(encoders_folder(config).folder, _ENCODERS).everything()

@@ -1,0 +1,93 @@
+"""Causal Wan students of others, as they were published: what their files are called, and how they are sampled.
+
+From the projects' loaders and configurations; tests/golden/rivals/README.md says which numbers hold each to them, and
+docs/rivals.md where each file is. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, final
+
+from flowmap.weights.names import find
+
+_EVEN = (1000, 750, 500, 250)
+_AS_IS: Mapping[str, object] = {"warped": False}
+_APACHE, _NONCOMMERCIAL = "apache-2.0", "cc-by-nc-sa-4.0"
+
+
+@final
+@dataclass(frozen=True)
+class Release:
+    """Weights as published: fields of the backbone `type`, of its sampler `lcm`, and what their authors make.
+
+    `size` is that of the network, `shape` latent frames, height and width in pixels. `repository` is on the hub, and
+    its licence that of the weights. The sampler's list of `times` takes a call each; `shift` is that of its levels.
+    """
+
+    repository: str
+    licence: str
+    size: Literal["1.3B", "14B"]
+    times: tuple[int, ...]
+    shift: float
+    more: Mapping[str, object] = field(default_factory=dict)
+    type: Literal["causal_wan21", "causal_wan22"] = "causal_wan21"
+    fields: Mapping[str, object] = field(default_factory=dict)
+    shape: tuple[int, int, int] = (21, 480, 832)
+
+    @property
+    def sampler(self) -> Mapping[str, object]:
+        """The fields of `lcm`."""
+        return {"times": self.times, "shift": self.shift, "levels": "nearest", **self.more}
+
+
+_KREA = Release("krea/krea-realtime-video", _NONCOMMERCIAL, "14B", (*_EVEN, 0), 5.0, fields={"context": "recomputed"})
+_CAUSAL_WAN22 = Release(
+    "FastVideo/CausalWan2.2-I2V-A14B-Preview-Diffusers",
+    _APACHE,
+    "14B",
+    (1000, 850, 700, 550, 350, 275, 200, 125),
+    12.0,
+    {"boundary": 875},
+    "causal_wan22",
+    # Asked for 81 frames the release makes 73.
+    shape=(19, 448, 832),
+)
+RELEASES: Mapping[str, Release] = {
+    "self_forcing_dmd": Release("gdhe17/Self-Forcing", _APACHE, "1.3B", _EVEN, 5.0),
+    "SFWan2.1-T2V-1.3B-Diffusers": Release("wlsaidhi/SFWan2.1-T2V-1.3B-Diffusers", _APACHE, "1.3B", _EVEN, 5.0),
+    "autoregressive_checkpoint": Release("tianweiy/CausVid", _NONCOMMERCIAL, "1.3B", (1000, 757, 522), 8.0, _AS_IS),
+    "autoregressive_checkpoint_warp_4step_cfg2": Release("tianweiy/CausVid", _NONCOMMERCIAL, "1.3B", _EVEN, 8.0),
+    "Wan2.1-T2V-14B-CausVid": Release(
+        "lightx2v/Wan2.1-T2V-14B-CausVid",
+        _APACHE,
+        "14B",
+        (999, 934, 862, 756, 603, 410, 250, 140, 74),
+        8.0,
+        _AS_IS,
+    ),
+    "krea-realtime-video": _KREA,
+    "krea-realtime-video-14b": _KREA,
+    "CausalWan2.2-I2V-A14B-Preview-Diffusers": _CAUSAL_WAN22,
+    "SFWan2.2-I2V-A14B-Preview-Diffusers": _CAUSAL_WAN22,
+}
+"""By the name of the folder, or of the file without its ending."""
+
+
+def release_of(weights: str) -> Release | None:
+    """What `weights` were published as, by the name of their file, their folder or their repository; None if unknown.
+
+    Of a folder with one file of any name that file's name counts too.
+    """
+    names = [Path(weights).name]
+    folder = find(weights)
+    if folder is not None:
+        names += [file.stem for file in folder.glob("*.safetensors")]
+    elif os.path.isfile(os.path.expanduser(weights)):
+        # CausVid's files are all called model: folders tell them apart.
+        names = [Path(weights).stem, Path(weights).resolve().parent.name]
+    found = [RELEASES[name] for name in names if name in RELEASES]
+    return found[0] if found else None

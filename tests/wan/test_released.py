@@ -1,0 +1,270 @@
+"""Causal students of others as weights: found by name, sampled with their authors' settings, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from flowmap_samplers.configs import LcmConfig
+from flowmap_wan.causal_configs import CausalConfig, CausalWan21Config, CausalWan22Config
+from flowmap_wan.configs import Wan21Config
+from flowmap_wan.original import of_original
+from flowmap_wan.released import RELEASES, release_of
+from flowmap_wan.settings import LoraConfig
+from flowmap_wan.twin import TEXT_DIM, make_twin
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flowmap.errors import FlowmapError
+from flowmap.interfaces import Batch
+from flowmap.plugin import SampleSpec
+from flowmap.recipe.outside import AbsentError, look_up
+from flowmap.recipe.read import read
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.use.student import generate, open_weights
+
+from .support import draw
+
+SPEC = SampleSpec((21, 3, 32, 32), text=True, fps=16.0)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_twin(tmp_path_factory.mktemp("encoders") / "twin")
+
+
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"num_attention_heads": 1, "attention_head_dim": 128, "ffn_dim": 32, "num_layers": 2}
+    return dict(WanTransformer3DModel(**sizes, text_dim=TEXT_DIM, freq_dim=32).state_dict())
+
+
+@pytest.fixture
+def folder(encoders: Path, tmp_path: Path) -> Path:
+    """Self-Forcing's file beside encoders."""
+    place = tmp_path / "any"
+    shutil.copytree(encoders, place, ignore=shutil.ignore_patterns("transformer"))
+    theirs = {f"model.{of_original(key)}": value for key, value in state().items()}
+    save_file(theirs, place / "self_forcing_dmd.safetensors")
+    return place
+
+
+@pytest.fixture
+def pair(encoders: Path, tmp_path: Path) -> Path:
+    """FastVideo's two networks beside encoders."""
+    place = tmp_path / "CausalWan2.2-I2V-A14B-Preview-Diffusers"
+    shutil.copytree(encoders, place, ignore=shutil.ignore_patterns("transformer"))
+    for part in ("transformer", "transformer_2"):
+        (place / part).mkdir()
+        save_file(state(), place / part / "diffusion_pytorch_model.safetensors")
+        told = {"_class_name": "CausalWanTransformer3DModel", "attention_head_dim": 128}
+        (place / part / "config.json").write_text(json.dumps(told))
+    return place
+
+
+def problems(config: CausalConfig, spec: SampleSpec = SPEC) -> list[str]:
+    found = [*config.missing(), *config.findings(spec)]
+    return [finding.message for finding in found if finding.level == "error"]
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_published_weights_are_known_by_name(name: str) -> None:
+    release = RELEASES[name]
+    owners = [kind for kind in (CausalWan21Config, CausalWan22Config, Wan21Config) if kind.of_weights(f"some/{name}")]
+    assert [kind.type_name() for kind in owners] == [release.type]
+    config = owners[0].of_weights(f"some/{name}")
+    assert config is not None
+    spec = SampleSpec((4 * (release.shape[0] - 1) + 1, 3, *release.shape[1:]), text=True)
+    assert not [finding for finding in config.findings(spec) if finding.level == "error"]
+    assert config.origin().licence == release.licence
+    sampler = LcmConfig(**dict(release.sampler))
+    assert sampler.steps(len(release.times)) == len(release.times)
+    footprint = config.footprint(spec, "bf16")
+    assert footprint is not None
+    count = {"1.3B": 1_418_996_800, "14B": 14_288_491_584}[release.size]
+    assert footprint.own("flow_map").count == len(config.parts()) * count
+
+
+def test_causvids_files_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("autoregressive_checkpoint", "autoregressive_checkpoint_warp_4step_cfg2"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "model.safetensors"
+        file.touch()
+        assert release_of(str(file)) is RELEASES[name]
+        assert release_of(str(tmp_path / name)) is RELEASES[name]
+
+
+def test_a_folder_is_sampled_as_its_authors_do(folder: Path) -> None:
+    outside = look_up(str(folder))
+    assert outside.backbone.type == "causal_wan21"
+    told = outside.pretrained
+    assert (told.kind, told.view, told.sampler, told.calls, told.shift) == ("flow_map", "forced", "lcm", 4, 5.0)
+    assert told.to_data
+    assert not told.diagonal
+    assert folder / "self_forcing_dmd.safetensors" in told.files
+    assert folder / "vae" / "config.json" in told.files
+    assert made(folder, ["a red ball"]).shape == (1, *SPEC.shape)
+
+
+def test_a_folder_with_krea_reencodes_by_its_vae(folder: Path) -> None:
+    (folder / "self_forcing_dmd.safetensors").rename(folder / "krea-realtime-video-14b.safetensors")
+    spec = SampleSpec((45, 3, 32, 32), text=True)
+    clip = made(folder, ["a red ball"], spec)
+    assert clip.shape == (1, *spec.shape)
+    assert bool(clip.isfinite().all())
+
+
+def test_a_pair_goes_on_from_an_image(pair: Path) -> None:
+    spec = SampleSpec((25, 3, 32, 32), text=True)
+    outside = look_up(str(pair))
+    assert outside.backbone.contexts(spec) == {1: 1, 13: 4}
+    assert made(pair, ["a red ball"], spec, given=1).shape == (1, *spec.shape)
+
+
+def made(weights: Path, prompts: list[str], spec: SampleSpec = SPEC, given: int = 0) -> Tensor:
+    outside = look_up(str(weights)).sized(spec)
+    backbone, told = outside.backbone.build(spec), outside.pretrained
+    data: Any = None
+    ready = open_weights(outside, spec, 0, torch.device("cpu"), data, backbone, ComputeConfig())
+    cond, null = backbone.condition(prompts, 1, ready.device)
+    start = Batch(torch.zeros(1, given, *backbone.latent_shape()[1:]), cond, null)
+    return generate(ready, LcmConfig(**dict(told.sampler_fields)), told.calls, None, draw(), start)
+
+
+def test_what_is_not_here_is_said_with_how_to_get_it() -> None:
+    with pytest.raises(AbsentError, match="hf download gdhe17/Self-Forcing"):
+        look_up("some/self_forcing_dmd")
+    config = CausalWan21Config(weights="some/self_forcing_dmd")
+    assert any("Wan-AI/Wan2.1-T2V-1.3B-Diffusers" in why for why in problems(config))
+
+
+def test_a_pickle_is_not_read(folder: Path) -> None:
+    (folder / "self_forcing_dmd.safetensors").rename(folder / "self_forcing_dmd.pt")
+    (why,) = problems(CausalWan21Config(weights=str(folder)))
+    assert "self_forcing_dmd.pt is a pickle" in why
+    assert "docs/rivals.md" in why
+
+
+def test_half_of_a_pair_is_refused(pair: Path) -> None:
+    shutil.rmtree(pair / "transformer_2")
+    (why,) = problems(CausalWan22Config(weights=str(pair)), SampleSpec((25, 3, 32, 32), text=True))
+    assert "half of a pair: it has no transformer_2/" in why
+
+
+def test_networks_of_different_sizes_are_no_pair(pair: Path) -> None:
+    file = pair / "transformer_2" / "diffusion_pytorch_model.safetensors"
+    save_file({key: value for key, value in load_file(file).items() if "blocks.1." not in key}, file)
+    (why,) = problems(CausalWan22Config(weights=str(pair)), SampleSpec((25, 3, 32, 32), text=True))
+    assert "different sizes" in why
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model.blocks.1.norm3.bias": None}, "first model.blocks.1.norm3.bias is missing"),
+        ({"model.blocks.0.self_attn.proj_l.weight": torch.zeros(2)}, "proj_l.weight belongs to no such model"),
+        ({"model.head.modulation": torch.zeros(1, 3, 128)}, "model.head.modulation is [1, 3, 128] instead of"),
+    ],
+    ids=["missing", "extra", "misshapen"],
+)
+def test_a_key_that_is_wrong_is_named(folder: Path, change: dict[str, Tensor | None], said: str) -> None:
+    file = folder / "self_forcing_dmd.safetensors"
+    changed = {key: value for key, value in (load_file(file) | change).items() if value is not None}
+    save_file(changed, file)
+    config = CausalWan21Config(weights=str(folder))
+    (why,) = problems(config)
+    assert said in why
+    with pytest.raises(FlowmapError, match="parameters differ"):
+        config.build(SPEC).role("student", "flow_map", None, draw())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"chunk": 4}, "6 latent frames are no whole chunks of 4; nearest: 13 or 29 frames of data"),
+        ({"first_chunk": 1}, "no whole chunks of 1 and then 3; nearest: 13 or 25 frames"),
+        ({"window": 4, "sink": 2}, "must hold the sink of 2 and a chunk of 3: 5 frames or more"),
+        ({"sink": 2}, "is a part of the window"),
+        ({"context": "recomputed", "window": 6}, "is for context = 'written'"),
+    ],
+    ids=str,
+)
+def test_fields_that_do_not_fit_are_said(folder: Path, fields: dict[str, Any], said: str) -> None:
+    (why,) = problems(CausalWan21Config(weights=str(folder), **fields))
+    assert said in why
+
+
+def test_two_networks_are_not_adapted(pair: Path) -> None:
+    config = CausalWan22Config(weights=str(pair), lora=LoraConfig(rank=2))
+    assert problems(config, SampleSpec((25, 3, 32, 32), text=True)) == [
+        "two networks cannot be adapted here; leave this out"
+    ]
+
+
+@pytest.mark.parametrize("kind", [CausalWan21Config, CausalWan22Config])
+def test_the_twin_of_a_rehearsal_is_whole(kind: type[CausalConfig], tmp_path: Path) -> None:
+    config = kind(weights="some/where").rehearsed(tmp_path)
+    assert not problems(
+        config, SampleSpec((37, 3, 32, 32) if kind is CausalWan22Config else (33, 3, 32, 32), text=True)
+    )
+    assert config.pretrained() is not None
+
+
+RECIPE = """
+name = "r"
+[data]
+type = "video_shards"
+path = "none"
+frames = 21
+height = 32
+width = 32
+fps = 16.0
+[backbone]
+type = "causal_wan21"
+weights = "{folder}"
+[[stages]]
+name = "student"
+steps = 10
+batch = 4
+objective.type = "{objective}"
+[evaluation]
+calls = [4]
+samples = 4
+repeats = 2
+teacher = "base"
+teacher_calls = 4
+teacher_sampler = {list}
+metrics = ["sliced_wasserstein"]
+[[evaluation.contests]]
+stage = "base"
+samplers = [{sampler}]
+"""
+LIST = '{ type = "lcm", times = [1000, 750, 500, 250], shift = 5, levels = "nearest" }'
+
+
+@pytest.mark.parametrize(
+    ("sampler", "warned"), [(LIST, 0), ('"consistency"', 0), ('"flow_map"', 1), ('"euler"', 1), ('"gamma"', 1)]
+)
+def test_a_sampler_of_what_they_do_not_know_is_warned_of(
+    sampler: str, warned: int, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.toml"
+    told = {"folder": str(folder), "objective": "dmd2", "list": LIST, "sampler": sampler}
+    file.write_text(RECIPE.format(**told))
+    found = [why for why in read(file)[1] if "jumps to data and knows nothing between" in why]
+    assert len(found) == warned
+
+
+def test_a_map_between_any_two_times_is_not_trained(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    told = {"folder": str(folder), "list": LIST, "sampler": LIST}
+    file.write_text(RECIPE.format(**told, objective="flow_map"))
+    with pytest.raises(FlowmapError, match="trains a map between any two times, and networks of 'causal_wan21' have"):
+        read(file)
+    file.write_text(RECIPE.format(**told, objective="consistency_training"))
+    read(file)
