@@ -12,6 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from flowmap_samplers.samplers import FlowMapEuler
+from flowmap_wan.configs import Wan21Config
 from flowmap_wan.original import of_diffusers
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
+from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
@@ -160,3 +162,36 @@ def test_wans_own_code_has_no_adapters(run: Path, tmp_path: Path) -> None:
     with pytest.raises(FlowmapError, match="--keep-lora: Wan's own code reads whole weights only"):
         export_run(run, tmp_path / "out", None, "ema", None, False, "original")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["original", "comfyui"])
+def test_what_is_written_is_read_back(form: str, run: Path, tmp_path: Path) -> None:
+    """As weights of `wan21`, with the grid of its metadata: every number equal, and sampled the same."""
+    export_run(run, tmp_path / "out", None, "ema", None, True, form, 3)
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    told = {"encoders_from": str(base_of(run)), "head_dim": 12, "text_length": 32}
+    for place in (str(tmp_path / "out"), str(file)):
+        found = Wan21Config.of_weights(place)
+        assert found is not None
+        config = found.model_copy(update=told)
+        spec = SampleSpec((9, 3, 32, 32), text=True)
+        assert [f.message for f in (*config.missing(), *config.findings(spec)) if f.level == "error"] == []
+        own = config.build(spec).role("student", "velocity", None, Draw.whole(0, "o", 0, "t", 1)).own
+        written = {of_diffusers(name): value for name, value in load_file(file).items()}
+        assert all(torch.equal(own[name], value.float()) for name, value in written.items() if name is not None)
+        assert {name for name in own if "delta_embedder" not in name} == written.keys()
+        pretrained = config.pretrained()
+        assert pretrained is not None
+        who = open_contestant(open_run(run).find("forward", 0), "ema", CPU)
+        known = (pretrained.kind, pretrained.sampler, pretrained.calls, pretrained.cfg_scale, pretrained.shift)
+        assert known == ("velocity", "euler", 3, 1.0, who.shift)
+    with safe_open(file, "pt") as opened:
+        sigmas = json.loads(opened.metadata()["flowmap.sigmas"])
+    assert sigmas == pytest.approx(grid(3, who.shift).tolist(), abs=1e-6)
+
+
+def test_a_card_names_the_library_that_loads_it(run: Path, tmp_path: Path) -> None:
+    for form, library in (("original", "wan"), ("comfyui", "comfyui"), ("diffusers", "diffusers")):
+        export_run(run, tmp_path / form, None, "ema", None, True, form)
+        card = (tmp_path / form / "README.md").read_text()
+        assert f"\nlibrary_name: {library}\n" in card

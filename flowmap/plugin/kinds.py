@@ -72,6 +72,8 @@ class BackboneConfig(ComponentConfig):
     """The forms in which others load a network of this backbone (`flowmap export --format`); the first is the usual."""
     listed_forms: ClassVar[frozenset[str]] = frozenset()
     """Those of them in which a flow map is one for a single list of times, `SamplingGrid.times()`."""
+    libraries: ClassVar[Mapping[str, str]] = {}
+    """What loads a form, as a model card calls it, where that is not diffusers."""
 
     def origin(self) -> Origin:
         """What the base weights are, for a model card."""

@@ -25,7 +25,7 @@ from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
 from flowmap.schema.specs import Pretrained, SampleSpec
-from flowmap.weights.names import absence, find, is_hub_id
+from flowmap.weights.names import absence, find, is_file, is_hub_id
 from flowmap.weights.runs import RUN_LOCK, is_run
 
 BASE = "base"
@@ -91,7 +91,7 @@ def file_name(name: str) -> str:
 
 
 def look_up(name: str) -> Outside:
-    """What the weights in the folder, or of the hub id, `name` are.
+    """What the weights in the folder or the file, or of the hub id, `name` are.
 
     Raises AbsentError if they are not on this machine, and FlowmapError if nothing installed can read them.
     """
@@ -102,11 +102,12 @@ def look_up(name: str) -> Outside:
     if len(claims) > 1:
         owners = " and ".join(f"'{config.type}'" for config in claims)
         raise FlowmapError(f"{name}: the backbones {owners} both say that they can read it; uninstall one of them")
-    if folder is None:
+    if folder is None and not (claims and is_file(name)):
         problems = [finding.message for config in claims for finding in config.missing()]
         how = f".\n  Get them, if that is a hub id: hf download {name}" if is_hub_id(name) else ""
         raise AbsentError("\n".join(problems) or f"{absence(name)}{how}")
     if not claims:
+        assert folder is not None, "a file that nobody claims is said to be one"
         raise FlowmapError(_unreadable(name, folder))
     problems = [finding.message for finding in claims[0].missing()]
     if problems:
@@ -117,8 +118,12 @@ def look_up(name: str) -> Outside:
 
 
 def is_nowhere(name: str) -> bool:
-    """Whether `name` is no folder, and no hub id of weights either, as far as that can be told."""
-    return find(name) is None and not (is_hub_id(name) and (_claims(name) or not Path(name).parent.is_dir()))
+    """Whether `name` is no folder or file, and no hub id of weights either, as far as that can be told."""
+    return (
+        find(name) is None
+        and not is_file(name)
+        and not (is_hub_id(name) and (_claims(name) or not Path(name).parent.is_dir()))
+    )
 
 
 def _claims(name: str) -> list[BackboneConfig]:

@@ -75,14 +75,14 @@ def export_run(
     del own
     shift = sampling_shift(chosen.stage, recipe.evaluation)
     any_step = _ONE_LIST.format(calls) if form in recipe.backbone.listed_forms else _ANY_STEP
-    loading = ""
+    loading, library = "", recipe.backbone.libraries.get(form or "", "diffusers")
 
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
             loading = backbone.export(role, part, form, merged, SamplingGrid(shift, calls))
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
-        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift, any_step), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift, any_step, library), "utf-8")
         for file in part.rglob("*.safetensors"):
             # What is linked is the base's own file, and none of our business.
             if file.stat().st_nlink == 1:
@@ -92,7 +92,9 @@ def export_run(
     return chosen, loading.replace("FOLDER", str(to))
 
 
-def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float, any_step: str) -> str:
+def _card(
+    plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: float, any_step: str, library: str
+) -> str:
     """The model card: what it is, how it was made and measured, how it is loaded, under which licence."""
     recipe = plan.recipe
     origin = recipe.backbone.origin()
@@ -100,7 +102,7 @@ def _card(plan: Plan, chosen: StagePlan, weights: Weights, loading: str, shift: 
     head = [
         "---",
         f"license: {origin.licence}",
-        "library_name: diffusers",
+        f"library_name: {library}",
         *([f"base_model: {origin.hub_id}"] if origin.hub_id else []),
         f"tags: [{'flow-map, distillation' if flow_map else 'flow-matching'}, flowmap]",
         "---",

@@ -75,6 +75,15 @@ def header(file: Path) -> dict[str, Any]:
     return found
 
 
+def metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; raises FlowmapError as `header` does."""
+    header(file)
+    with file.open("rb") as opened:
+        (size,) = struct.unpack("<Q", opened.read(8))
+        told = json.loads(opened.read(size)).get("__metadata__")
+    return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+
+
 def _end(name: str, tensor: Any, begin: int) -> int:
     """Where a tensor ends that should begin at `begin`; raises ValueError unless its numbers agree."""
     first, last = tensor["data_offsets"]

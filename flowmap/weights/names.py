@@ -77,12 +77,20 @@ def find(weights: str) -> Path | None:
     return _cached(weights) if is_hub_id(weights) else None
 
 
+def is_file(weights: str) -> bool:
+    """Whether `weights` name a file, which only some backbones read."""
+    return os.path.isfile(os.path.expanduser(weights))
+
+
 def absence(weights: str) -> str:
     """Where `weights` were looked for and not found."""
     cached = f", and no {weights} in the hub's cache {cache_folder()}" if is_hub_id(weights) else ""
     place = Path(os.path.expanduser(weights)).absolute()
     if os.path.isfile(place):
-        return f"{place} is a file; weights are a folder, which has it and what belongs to it"
+        return (
+            f"{place} is a file that no backbone here reads by itself; weights are a folder, which has it and what "
+            "belongs to it"
+        )
     return f"the weights are not on this machine: there is no folder {place}{cached}"
 
 

@@ -136,6 +136,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure and print."""
     options = parser().parse_args()
+    if options.published and options.compile:
+        raise SystemExit("--compile compiles flowmap's blocks, and the published loop is as published; leave one out")
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, one thread"
     if device.type == "cpu":

@@ -143,6 +143,8 @@ def refused(what, do):
     sys.exit(what + " was let through")
 refused("write", lambda: (here / "new").write_text("x"))
 refused("append", lambda: open(here / "there", "a"))
+refused("write without making", lambda: os.open(here / "there", os.O_WRONLY))
+refused("read and write", lambda: os.open(here / "there", os.O_RDWR))
 refused("truncate", lambda: os.truncate(here / "there", 0))
 refused("remove", lambda: (here / "there").unlink())
 refused("move", lambda: (here / "there").rename(here / "moved"))

@@ -386,8 +386,10 @@ def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "file.safetensors").write_bytes(b"x")
     (problem,) = told(tmp_path / "empty")
     assert "missing: transformer/config.json, transformer/diffusion_pytorch_model.safetensors" in problem
-    (problem,) = told(tmp_path / "file.safetensors")
-    assert f"{tmp_path / 'file.safetensors'} is a file; weights are a folder" in problem
+    said = told(tmp_path / "file.safetensors")
+    assert len(said) == 2
+    assert "text encoder and VAE: " in said[0]
+    assert f"{tmp_path / 'file.safetensors'} cannot be read" in said[1]
 
 
 @pytest.mark.parametrize("names", ["shared", "embedding", "both"])

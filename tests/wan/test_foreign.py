@@ -55,8 +55,8 @@ def test_what_is_wrong_is_named_as_the_file_names_it(state: dict[str, Tensor], t
     theirs = original(state, "model.")
     missing = {key: value for key, value in theirs.items() if key != "model.blocks.1.norm3.bias"}
     assert "model.blocks.1.norm3.bias is missing" in (written(missing, tmp_path).flaw(16) or "")
-    extra = theirs | {"model.blocks.0.self_attn.proj_l.weight": torch.zeros(2)}
-    assert "first model.blocks.0.self_attn.proj_l.weight belongs to no" in (written(extra, tmp_path).flaw(16) or "")
+    extra = theirs | {"model.blocks.0.self_attn.odd.weight": torch.zeros(2)}
+    assert "first model.blocks.0.self_attn.odd.weight belongs to no" in (written(extra, tmp_path).flaw(16) or "")
     odd = theirs | {"model.head.modulation": torch.zeros(1, 3, 32)}
     assert "model.head.modulation is [1, 3, 32] instead of [1, 2, 32]" in (written(odd, tmp_path).flaw(16) or "")
     none = {key: value for key, value in theirs.items() if "patch" not in key}
@@ -75,8 +75,8 @@ def test_heads_must_divide_the_width(state: dict[str, Tensor], tmp_path: Path) -
 
 
 def test_other_names_are_those_of_no_wan(tmp_path: Path) -> None:
-    found = written({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2)}, tmp_path)
-    assert "(first: double_blocks.0.img_attn.qkv.weight)" in (found.flaw(16) or "")
+    found = written({"trunk.0.kernel": torch.zeros(2)}, tmp_path)
+    assert "(first: trunk.0.kernel)" in (found.flaw(16) or "")
 
 
 def test_a_folder_has_one_file_or_an_index(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -93,10 +93,11 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
         module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, on: SamplingGrid
     ) -> str:
         # The libraries' schedulers and pipelines: nothing else needs them.
+        from flowmap_wan.asked import Asked
         from flowmap_wan.export import write_pipeline
 
         encoders = None if config.random_base else source.encoders()
-        return write_pipeline(config, transformer_of(module), role, encoders, folder, form, merged, on, kind)
+        return write_pipeline(Asked(config, transformer_of(module), role, form, merged, on, kind), encoders, folder)
 
     return Architecture(
         make,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from flowmap.plugin import Finding, Origin, Precision, Pretrained, SampleSpec
-from flowmap.schema.bounds import Frames, Given, HeadDim, PathText, Thousandths
-from flowmap_wan.common_config import CommonConfig
+from flowmap.schema.bounds import Frames, Given, PathText, Thousandths
+from flowmap_wan.files_config import FilesConfig
 from flowmap_wan.settings import ContextFrames, LoraConfig
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowmap_wan.rolling import Even, Reencoding
 
 
-class CausalConfig(CommonConfig):
+class CausalConfig(FilesConfig):
     """What both backbones have: one time, equal chunks, and files as other projects lay them out."""
 
     one_time: ClassVar[bool] = True
@@ -28,16 +28,6 @@ class CausalConfig(CommonConfig):
     weights: PathText = Field(
         description="a .safetensors file with the original or diffusers' names, a folder with one, a folder or a hub "
         "id in diffusers' layout, the folder of a flowmap run, or 'random'"
-    )
-    encoders_from: PathText | None = Field(
-        None,
-        min_length=1,
-        description="a folder or a hub id in diffusers' layout with text_encoder, tokenizer and vae; if left out that "
-        "of the weights, or else Wan-AI's of the same size",
-    )
-    head_dim: HeadDim | None = Field(
-        None,
-        description="dimensions of a head, which no shape tells; if left out as in transformer/config.json, or 128",
     )
     chunk: Frames = Field(3, description="latent frames per chunk")
     first_chunk: Frames | None = Field(
@@ -53,10 +43,6 @@ class CausalConfig(CommonConfig):
         from flowmap_wan.rolling import Even
 
         return Even(self.chunk, self.first_chunk)
-
-    def parts(self) -> tuple[str, ...]:
-        """The folders with a transformer each, in diffusers' layout."""
-        return ("transformer",)
 
     def missing(self) -> Iterable[Finding]:
         """The weights and the encoders, unless weights are random."""

@@ -23,15 +23,16 @@ from flowmap_wan.architecture import PUBLISHED_SIZES
 from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
 from flowmap_wan.foreign import HEAD_DIM, Foreign, foreign_at
 from flowmap_wan.layout import TransformerFields
+from flowmap_wan.refusals import unread
 from flowmap_wan.released import Release, release_of
 from flowmap_wan.settings import ArchitectureConfig
 
 if TYPE_CHECKING:
     from flowmap_wan.causal_configs import CausalConfig
+    from flowmap_wan.files_config import FilesConfig
 
 _ENCODERS = Published(PUBLISHED.owners, ("text_encoder", "tokenizer", "vae"))
 _PLAIN = {"1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _FPS = 16.0
 
 
@@ -49,7 +50,7 @@ def transformer_in(weights: str, part: str) -> Foreign | None:
     return foreign_at(folder) if part == "transformer" else None
 
 
-def head_dim_of(config: CausalConfig) -> int:
+def head_dim_of(config: FilesConfig) -> int:
     """Dimensions of a head; raises FlowmapError for a damaged configuration beside the weights."""
     folder = find(config.weights)
     file = None if folder is None else folder / "transformer" / CONFIG
@@ -61,7 +62,7 @@ def head_dim_of(config: CausalConfig) -> int:
     return told
 
 
-def sizes_of(config: CausalConfig) -> Mapping[str, Any] | None:
+def sizes_of(config: FilesConfig) -> Mapping[str, Any] | None:
     """A diffusers configuration: the recipe's own, by the weights' shapes, or by their name; None if unknown."""
     if config.architecture is not None:
         return config.architecture.diffusers()
@@ -81,7 +82,7 @@ def sizes_of(config: CausalConfig) -> Mapping[str, Any] | None:
     return TransformerFields.model_validate({"_class_name": "", **PUBLISHED_SIZES[release.size]}).model_dump()
 
 
-def encoders_named(config: CausalConfig) -> str:
+def encoders_named(config: FilesConfig) -> str:
     """The folder or hub id with the text encoder and the VAE."""
     if config.encoders_from is not None:
         return config.encoders_from
@@ -95,12 +96,12 @@ def encoders_named(config: CausalConfig) -> str:
     return _PLAIN["14B" if (sizes_of(config) or {}).get("num_layers", 0) > 30 else "1.3B"]
 
 
-def encoders_folder(config: CausalConfig) -> Checkpoint:
+def encoders_folder(config: FilesConfig) -> Checkpoint:
     """The same, whole; raises FlowmapError with what is missing, and how to get it."""
     return Checkpoint(pipeline.opened(encoders_named(config), _ENCODERS))
 
 
-def opened_encoders(config: CausalConfig) -> Checkpoint:
+def opened_encoders(config: FilesConfig) -> Checkpoint:
     """The same, with no flaw that headers tell."""
     found = encoders_folder(config)
     if (flaw := found.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
@@ -108,7 +109,7 @@ def opened_encoders(config: CausalConfig) -> Checkpoint:
     return found
 
 
-def absences(config: CausalConfig) -> Iterator[Finding]:
+def absences(config: FilesConfig) -> Iterator[Finding]:
     """What is not on this machine."""
     if run_in(config.weights) is None:
         yield from (Finding("error", ("weights",), why) for why in _absent(config))
@@ -116,7 +117,7 @@ def absences(config: CausalConfig) -> Iterator[Finding]:
         yield Finding("error", ("encoders_from",), f"text encoder and VAE: {why}")
 
 
-def _absent(config: CausalConfig) -> Iterator[str]:
+def _absent(config: FilesConfig) -> Iterator[str]:
     weights, folder = config.weights, find(config.weights)
     release = release_of(weights)
     get = "" if release is None else f".\n  Get them: hf download {release.repository}"
@@ -131,18 +132,15 @@ def _absent(config: CausalConfig) -> Iterator[str]:
 
 def _without(place: Path, part: str, get: str) -> str:
     """Say that there is no `part` in `place`, and what there is."""
-    if place.suffix in _PICKLES or (place.is_dir() and any(f.suffix in _PICKLES for f in place.iterdir())):
-        found = place.name if place.is_file() else next(f.name for f in place.iterdir() if f.suffix in _PICKLES)
-        return (
-            f"{place}: {found} is a pickle, which can run code when it is read, so it is not; docs/rivals.md has the "
-            "command that turns it into safetensors"
-        )
+    there = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+    if (why := next((why for file in there if file.is_file() and (why := unread(file))), None)) is not None:
+        return why
     if part == "transformer_2":
         return f"{place} is half of a pair: it has no {part}/, the network for times below the boundary{get}"
     return f"{place} has no .safetensors file, and no {part}/ with one{get}"
 
 
-def flaws(config: CausalConfig) -> Iterator[Finding]:
+def flaws(config: FilesConfig) -> Iterator[Finding]:
     """What is wrong with the transformers, by headers and shapes; nothing of what is not here, or of a run of ours."""
     if run_in(config.weights) is not None:
         return
@@ -192,7 +190,7 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
     return Pretrained(
         "flow_map",
         "forced",
-        tuple(_files(config)),
+        tuple(files_of(config)),
         spec,
         release.shift,
         "lcm",
@@ -210,7 +208,7 @@ def _like(config: CausalConfig) -> Release:
     return RELEASES[name]
 
 
-def _files(config: CausalConfig) -> Iterator[Path]:
+def files_of(config: FilesConfig) -> Iterator[Path]:
     """The files that decide what is computed."""
     for part in config.parts():
         transformer = transformer_in(config.weights, part)

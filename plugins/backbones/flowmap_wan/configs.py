@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -22,6 +22,7 @@ class Wan21Config(TwoTimesConfig):
 
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "released", "original", "comfyui")
     listed_forms: ClassVar[frozenset[str]] = frozenset(("original", "comfyui"))
+    libraries: ClassVar[Mapping[str, str]] = {"original": "wan", "comfyui": "comfyui"}
     type: Literal["wan21"] = "wan21"
     first_frame: Probability = Field(
         0.0, description="share of training steps in which the first frame is given (image-to-video)"
@@ -29,9 +30,16 @@ class Wan21Config(TwoTimesConfig):
 
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
-        """Plain Wan2.1 checkpoints, and AnyFlow's bidirectional ones."""
+        """Plain Wan2.1 checkpoints, AnyFlow's bidirectional ones, rCM's, and files of plain Wan's that we exported."""
         from flowmap_wan.opening import claimed
+        from flowmap_wan.released import release_of
+        from flowmap_wan.single import is_ours
 
+        release = release_of(weights)
+        if release is not None and release.type == "wan21":
+            return cls.model_validate({"weights": weights, **release.fields})
+        if is_ours(weights):
+            return cls(weights=weights)
         return cls(weights=weights) if claimed(weights) in ("wan", "anyflow") else None
 
     def goes_on(self) -> bool:

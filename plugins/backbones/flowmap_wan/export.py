@@ -12,7 +12,6 @@ from diffusers.models.transformers.transformer_anyflow import AnyFlowTransformer
 from diffusers.models.transformers.transformer_anyflow_far import AnyFlowFARTransformer3DModel
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import SamplingGrid
 from flowmap.plugin import NetworkKind
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.pipeline import ADAPTER
@@ -21,6 +20,7 @@ from flowmap.workshop.adapters import merged as weights_of
 from flowmap.workshop.adapters import own_of
 from flowmap.workshop.exporting import copy_encoders, dtype_words, loading, write_config, write_index, write_scheduler
 from flowmap.workshop.writing import write_model
+from flowmap_wan.asked import Asked
 from flowmap_wan.checkpoint import FAR, FIRST_RELEASE, Checkpoint
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.other_tools import OTHER_FORMS, of_one_time, on_a_list, write_for_others
@@ -39,29 +39,20 @@ _PIPELINES: Mapping[type[Any], str] = {
 }
 
 
-def write_pipeline(
-    config: WanConfig,
-    transformer: Any,
-    adapter: str | None,
-    source: Checkpoint | None,
-    folder: Path,
-    form: str,
-    merged: bool,
-    grid: SamplingGrid,
-    kind: NetworkKind,
-) -> str:
-    """Write `transformer` under `adapter`, and the encoders of `source`, into `folder`; returns how to load them.
+def write_pipeline(asked: Asked, source: Checkpoint | None, folder: Path) -> str:
+    """Write what is `asked` for, and the encoders of `source`, into `folder`; returns how to load them.
 
-    `form` is `diffusers`, `released` (the classes of NVlabs/AnyFlow), or another of flowmap_wan.other_tools. A flow map
+    Forms are `diffusers`, `released` (the classes of NVlabs/AnyFlow), and those of flowmap_wan.other_tools. A flow map
     becomes an AnyFlow model, a velocity the plain Wan model that it is. One that begins with a picture, of which
-    diffusers has no class of two times, becomes plain too, on the list of times of `grid` (flowmap_wan.one_time).
+    diffusers has no class of two times, becomes plain too, on the list of times of its grid (flowmap_wan.one_time).
     Adapters are merged into the weights, or written beside the base in the form of diffusers' LoRA files (the patches
     of compressed frames, which are trained whole, are always in the weights). Raises FlowmapError for a velocity that
     plain Wan is not, and for a form that cannot be.
     """
-    if form in OTHER_FORMS:
-        return write_for_others(config, transformer, adapter, folder, form, merged, grid, kind)
-    shift, apart = grid.shift, adapter is not None and not merged
+    if asked.form in OTHER_FORMS:
+        return write_for_others(asked, folder)
+    config, transformer, adapter, form = asked.config, asked.transformer, asked.adapter, asked.form
+    shift, apart, kind = asked.grid.shift, asked.apart, asked.kind
     if apart and form == "released":
         raise FlowmapError("--keep-lora: AnyFlow's released classes take whole weights only; leave it out")
     if kind == "velocity" and form == "released":
@@ -79,7 +70,7 @@ def write_pipeline(
     if kind == "velocity":
         makes = of_one_time(makes)
     if listed:
-        makes = on_a_list(transformer, makes, grid)
+        makes = on_a_list(transformer, makes, asked.grid)
     plain = shell(config, transformer.config, single_time=kind == "velocity" or listed)
     write_model(plain, makes, partial(stored, config), folder / "transformer")
     dtype = dtype_words(config.base_precision, source and source.pipeline)
@@ -99,7 +90,7 @@ def write_pipeline(
         write_index(folder, pipeline, source.classes() | own)
     loads += loading(f"diffusers.{name}", f"diffusers.{pipeline}" if source else None, dtype)
     if listed:
-        how = f"num_inference_steps={grid.calls}, guidance_scale=1"
+        how = f"num_inference_steps={asked.grid.calls}, guidance_scale=1"
         loads.append(f"# it is a flow map on one list of times, and on no other: pipe(..., {how})")
     if apart:
         assert adapter is not None

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, final
 from pydantic import ValidationError
 
 from flowmap.errors import FlowmapError
+from flowmap.weights.headers import header
 from flowmap.weights.parts import listed_in, shapes_in
 from flowmap.weights.shapes import Shapes, misfit
 from flowmap_wan.layout import TransformerFields, transformer_shapes
 from flowmap_wan.original import of_diffusers, of_original, prefix_of
+from flowmap_wan.refusals import refusal, unread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +51,11 @@ class Foreign:
         """Names, as they stand in the files, and shapes."""
         if gone := [file for file in self.files if not file.is_file()]:
             raise FlowmapError(f"{self.place} is not complete: {gone[0].name} is missing beside it; fetch it again")
-        return shapes_in(self.files, self.index)
+        for file in self.files:
+            why = unread(file) or refusal(file, header(file))
+            if why is not None:
+                raise FlowmapError(why)
+        return {name: _as_convolution(name, shape) for name, shape in shapes_in(self.files, self.index).items()}
 
     @cached_property
     def _prefix(self) -> str | None:
@@ -138,7 +144,15 @@ class Foreign:
 
         if (flaw := self.flaw(head_dim)) is not None:
             raise FlowmapError(flaw)
-        return {self._ours(name): value for name, value in read_tensors(self.files, "transformer").items()}
+        read = read_tensors(self.files, "transformer")
+        return {self._ours(name): value.view(self._shapes[name]) for name, value in read.items()}
+
+
+def _as_convolution(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """rCM's patch embedding is a linear layer of the same numbers, (channels, 1, 2, 2) in a row."""
+    if name.endswith("patch_embedding.weight") and len(shape) == 2 and shape[1] % 4 == 0:
+        return (shape[0], shape[1] // 4, 1, 2, 2)
+    return shape
 
 
 def foreign_at(place: Path) -> Foreign | None:

@@ -9,6 +9,9 @@ always goes to the same r_i, so that all that is asked of a one-time embedder is
 With W' = (1 - g) W + V and the means over i taken out of h and of g D, V is the smallest matrix (Frobenius norm) that
 meets the N - 1 equations left, by the pseudo-inverse. A plain Euler loop x <- x - (t_i - t_{i+1}) u(x, t_i) on that
 list is then the flow map's own sampler. At other times the vector is between those of the list and means nothing.
+
+The other way round, a one-time network that jumps to data is u(x, t, 0) of a flow map. It begins as one with
+E' = E / (1 - g) and D = 0 in their last layers: e(t, r) = E(t) whatever r is, and r has a say as soon as D is trained.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
+from flowmap_wan.checkpoint import DELTA, TIME
 
 _MOST_OFF = 1e-5
 """Of the embedding at the listed times, relative; more hidden units than times make it rounding."""
@@ -52,6 +56,21 @@ def baked(embedder: Any, weights: Mapping[str, Tensor], times: Sequence[float]) 
             "the same to the network; take fewer steps"
         )
     return {"linear_2.weight": weight.float(), "linear_2.bias": bias.float()}
+
+
+def jumping(weights: Mapping[str, Tensor], gate: float) -> dict[str, Tensor]:
+    """The embedders of both times, float32 by diffusers' names, of the flow map that jumps as a one-time network does.
+
+    `weights` are that network's. See the module; `gate` is the share of the second time.
+    """
+    made = {}
+    for layer in ("linear_1", "linear_2"):
+        for part in ("weight", "bias"):
+            value = weights[f"{TIME}{layer}.{part}"].float()
+            last = layer == "linear_2"
+            made[f"{TIME}{layer}.{part}"] = value / (1 - gate) if last else value
+            made[f"{DELTA}{layer}.{part}"] = torch.zeros_like(value) if last else value.clone()
+    return made
 
 
 def _hidden(embedder: Any, weights: Mapping[str, Tensor], name: str, times: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from flowmap.workshop.adapters import merged as weights_of
 from flowmap.workshop.adapters import own_of
 from flowmap.workshop.exporting import write_config
 from flowmap.workshop.writing import write_weights
+from flowmap_wan.asked import Asked
 from flowmap_wan.checkpoint import DELTA, FAR, TIME
 from flowmap_wan.one_time import baked
 from flowmap_wan.original import of_original
@@ -35,24 +36,17 @@ _LORA = "lora"
 _WHOLE = 10**12  # ComfyUI reads one file
 
 
-def write_for_others(
-    config: WanConfig,
-    transformer: Any,
-    adapter: str | None,
-    folder: Path,
-    form: str,
-    merged: bool,
-    grid: SamplingGrid,
-    kind: NetworkKind,
-) -> str:
-    """Write `transformer` under `adapter` into `folder` by the original names; returns how to sample it.
+def write_for_others(asked: Asked, folder: Path) -> str:
+    """Write what is `asked` for into `folder` by the original names; returns how to sample it.
 
     `original` is the folder that Wan's own `WanModel.from_pretrained` reads, `comfyui` one file for its folder
     diffusion_models or, if adapters are not `merged`, a LoRA for its folder loras: low-rank parts, and the layers of
     the time embedder as differences from plain Wan's. Metadata and times.json have the list of times. Raises
     FlowmapError for adapters that are to be kept in a form that has none.
     """
-    if not merged and form == "original":
+    config, transformer, adapter, form = asked.config, asked.transformer, asked.adapter, asked.form
+    grid, kind = asked.grid, asked.kind
+    if not asked.merged and form == "original":
         raise FlowmapError("--keep-lora: Wan's own code reads whole weights only; leave it out, or take comfyui")
     makes = weights_of(transformer, adapter)
     plain = shell(config, transformer.config, single_time=True)
@@ -62,7 +56,7 @@ def write_for_others(
         makes, about = on_a_list(transformer, makes, grid), _told(grid)
     names = {key: name for key in plain.state_dict() if (name := of_original(key)) is not None}
     assert names.keys() == plain.state_dict().keys()
-    if merged or adapter is None:
+    if adapter is None or not asked.apart:
         wanted = {names[key]: tuple(value.shape) for key, value in plain.state_dict().items()}
         ours = {name: key for key, name in names.items()}
         stem, most = ("diffusion_pytorch_model", 4 * 10**9) if form == "original" else (_file(kind, grid), _WHOLE)
@@ -77,7 +71,7 @@ def write_for_others(
     if form == "original":
         write_config(folder / "config.json", "WanModel", _original_config(plain.config))
     (folder / "times.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    return _how(form, kind, grid, f"{stem}.safetensors", lora=not merged and adapter is not None)
+    return _how(form, kind, grid, f"{stem}.safetensors", lora=asked.apart)
 
 
 def of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:

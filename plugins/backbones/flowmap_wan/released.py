@@ -6,6 +6,7 @@ docs/rivals.md where each file is. Torch-free.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,10 +32,10 @@ class Release:
     repository: str
     licence: str
     size: Literal["1.3B", "14B"]
-    times: tuple[int, ...]
+    times: tuple[float, ...]
     shift: float
     more: Mapping[str, object] = field(default_factory=dict)
-    type: Literal["causal_wan21", "causal_wan22"] = "causal_wan21"
+    type: Literal["causal_wan21", "causal_wan22", "wan21"] = "causal_wan21"
     fields: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] = (21, 480, 832)
 
@@ -56,6 +57,18 @@ _CAUSAL_WAN22 = Release(
     # Asked for 81 frames the release makes 73.
     shape=(19, 448, 832),
 )
+# TrigFlow's angles are tan(a) = t / (1 - t), and begin at noise of 80 times the data.
+_RCM_ANGLES = (math.atan(80), 1.5, 1.4, 1.0)
+_RCM = tuple(1000 * math.tan(a) / (1 + math.tan(a)) for a in _RCM_ANGLES)
+_RCM_MORE: Mapping[str, object] = {"levels": "exact", "start": "scaled", "time_input": "bfloat16"}
+
+
+def _rcm(size: Literal["1.3B", "14B"], height: int, width: int) -> Release:
+    fields = {"one_time_weights": "jump"}
+    # 77 frames; time inputs are rounded, for the released code computes in bfloat16.
+    return Release("worstcoder/rcm-Wan", _APACHE, size, _RCM, 1.0, _RCM_MORE, "wan21", fields, (20, height, width))
+
+
 RELEASES: Mapping[str, Release] = {
     "self_forcing_dmd": Release("gdhe17/Self-Forcing", _APACHE, "1.3B", _EVEN, 5.0),
     "SFWan2.1-T2V-1.3B-Diffusers": Release("wlsaidhi/SFWan2.1-T2V-1.3B-Diffusers", _APACHE, "1.3B", _EVEN, 5.0),
@@ -69,6 +82,9 @@ RELEASES: Mapping[str, Release] = {
         8.0,
         _AS_IS,
     ),
+    "rCM_Wan2.1_T2V_1.3B_480p": _rcm("1.3B", 480, 832),
+    "rCM_Wan2.1_T2V_14B_480p": _rcm("14B", 480, 832),
+    "rCM_Wan2.1_T2V_14B_720p": _rcm("14B", 720, 1280),
     "krea-realtime-video": _KREA,
     "krea-realtime-video-14b": _KREA,
     "CausalWan2.2-I2V-A14B-Preview-Diffusers": _CAUSAL_WAN22,
@@ -82,7 +98,7 @@ def release_of(weights: str) -> Release | None:
 
     Of a folder with one file of any name that file's name counts too.
     """
-    names = [Path(weights).name]
+    names = [Path(weights).name.removesuffix(".safetensors")]
     folder = find(weights)
     if folder is not None:
         names += [file.stem for file in folder.glob("*.safetensors")]

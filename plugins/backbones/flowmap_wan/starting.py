@@ -15,11 +15,14 @@ from flowmap.weights.runs import run_in
 from flowmap.workshop.adapters import plain_state
 from flowmap.workshop.lineage import config_of_run, student_of_run
 from flowmap.workshop.parts import transformer_weights
+from flowmap_wan.causal_files import head_dim_of, opened_encoders, transformer_in
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.image_layout import is_unused
+from flowmap_wan.one_time import jumping
 from flowmap_wan.opening import open_checkpoint
+from flowmap_wan.places import is_single
 from flowmap_wan.transformer import WanConfig, completed
 
 
@@ -38,6 +41,8 @@ def start_of(config: WanConfig) -> Start:
         assert config.architecture is not None, "findings ask for it"
         return Start(config.architecture.diffusers() | {"gate_value": config.gate}, None)
     run = run_in(config.weights)
+    if is_single(config.weights):
+        return _of_file(config)
     if run is None:
         return _of_checkpoint(config, open_checkpoint(config.weights, config.pictures))
     there = _config_of(run)
@@ -48,6 +53,8 @@ def start_of(config: WanConfig) -> Start:
 
 def source_of(config: WanConfig) -> Checkpoint:
     """The checkpoint with the encoders: that of `config`, or of the runs it goes back to."""
+    if is_single(config.weights):
+        return opened_encoders(config)
     run = run_in(config.weights)
     return open_checkpoint(config.weights, config.pictures) if run is None else source_of(_config_of(run))
 
@@ -74,14 +81,32 @@ def _of_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Start:
     if contradiction is not None:
         raise FlowmapError(contradiction)
     architecture = found.model_dump()
-    if not checkpoint.two_times:
-        architecture |= {"gate_value": config.gate, "deltatime_type": "r"}
 
     def read() -> dict[str, Tensor]:
         found = transformer_weights(checkpoint.pipeline, config.weights)
-        return completed(config, {key: value for key, value in found.items() if not is_unused(key)})
+        return {key: value for key, value in found.items() if not is_unused(key)}
 
-    return Start(architecture, read)
+    if not checkpoint.two_times:
+        architecture |= {"gate_value": config.gate, "deltatime_type": "r"}
+        return Start(architecture, lambda: _of_one_time(config, read()))
+    return Start(architecture, lambda: completed(config, read()))
+
+
+def _of_file(config: WanConfig) -> Start:
+    """That of a file of another project."""
+    found, head_dim = transformer_in(config.weights, "transformer"), head_dim_of(config)
+    if found is None:
+        raise FlowmapError("\n".join(finding.message for finding in config.missing()))
+    if (flaw := found.flaw(head_dim)) is not None:
+        raise FlowmapError(flaw)
+    architecture = {**found.sizes(head_dim), "gate_value": config.gate, "deltatime_type": "r"}
+    return Start(architecture, lambda: _of_one_time(config, found.read(head_dim)))
+
+
+def _of_one_time(config: WanConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`completed`, of the weights of a network of one time, which compute a velocity or jump to data."""
+    made = completed(config, state)
+    return made | jumping(made, config.gate) if config.one_time_weights == "jump" else made
 
 
 def _of_run(config: WanConfig, there: WanConfig, run: Path) -> dict[str, Tensor]:

@@ -20,20 +20,10 @@ from flowmap.errors import FlowmapError
 from flowmap_wan.rights import give_up_rights
 
 # As safetensors calls them.
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
+_WORDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL", "uint8": "U8"}
+_WORDS |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}
+_WORDS |= {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+_DTYPES = {getattr(torch, name): word for name, word in _WORDS.items()}
 _PIECE = 2**26  # bytes
 _SHOWN = 6
 
