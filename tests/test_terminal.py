@@ -90,6 +90,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "recipes": (("recipes",), 0, "quickstart"),
     "new recipe": (("new", "recipe", "mein"), 0, "ok mein.toml: a copy of quickstart"),
     "new recipe of a name that is none": (("new", "recipe", "✓"), 2, "is no name for a recipe"),
+    "doctor": (("doctor",), 0, "for a bug report"),
+    "doctor as JSON": (("doctor", "--json"), 0, '"wrong": []'),
     "plan": (("plan", "rezept ✓.toml"), 0, "teacher"),
     "plan as JSON": (("plan", "rezept ✓.toml", "--json"), 0, '"devices": 1'),
     "run": (("run", "rezept ✓.toml", "--fresh", "--runs", "läufe ✓"), 0, "report:"),

@@ -88,6 +88,7 @@ def test_an_empty_folder_is_enough(flowmap: Path, here: Path) -> None:
     assert "far_wan21" in listed
     assert "broken" not in listed
     assert "moving_digits_far" in _call(flowmap, "recipes", cwd=here).stdout
+    assert "nothing is wrong" in _call(flowmap, "doctor", cwd=here).stdout
     assert _call(flowmap, "check", "anyflow_far_14b", cwd=here).stdout.startswith("✓ anyflow_far_14b: teacher")
     assert "discrete_flow_map" in _call(flowmap, "check", "compare_digits", cwd=here).stdout
 
