@@ -119,6 +119,13 @@ def test_a_copy_of_a_copy(here: Path) -> None:
     assert "flowmap run two.toml" in file.read_text()
 
 
+def test_a_copy_leads_an_editor_to_a_schema_that_is_there(here: Path) -> None:
+    assert write_copy("one", Path("quickstart"))[0].read_text().startswith("# Real images")
+    (here / "recipe.schema.json").touch()
+    beside = write_copy("two", Path("quickstart"))[0].read_text()
+    assert beside.startswith("#:schema ./recipe.schema.json\n\n# Real images")
+
+
 @pytest.mark.parametrize(
     ("name", "source", "told"),
     [

@@ -92,6 +92,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "new recipe of a name that is none": (("new", "recipe", "✓"), 2, "is no name for a recipe"),
     "doctor": (("doctor",), 0, "for a bug report"),
     "doctor as JSON": (("doctor", "--json"), 0, '"wrong": []'),
+    "schema": (("schema",), 0, "json-schema.org"),
+    "schema into a file": (("schema", "--kind", "comparison", "--out", "bild ✓.json"), 0, "#:schema ./bild ok.json"),
     "plan": (("plan", "rezept ✓.toml"), 0, "teacher"),
     "plan as JSON": (("plan", "rezept ✓.toml", "--json"), 0, '"devices": 1'),
     "run": (("run", "rezept ✓.toml", "--fresh", "--runs", "läufe ✓"), 0, "report:"),

@@ -99,11 +99,21 @@ def test_an_empty_folder_is_enough(flowmap: Path, here: Path) -> None:
     _call(flowmap, "sample", "runs/quickstart", "--n", "2", "--nfe", "1", cwd=here)
     assert (here / "samples.png").is_file()
 
+    told = _call(flowmap, "schema", "--out", "recipe.schema.json", cwd=here).stdout
+    assert "#:schema ./recipe.schema.json" in told
+    committed = (ROOT / "recipes" / "recipe.schema.json").read_text()
+    assert (here / "recipe.schema.json").read_text() == committed
     assert "flowmap run mine.toml" in _call(flowmap, "new", "recipe", "mine", cwd=here).stdout
     assert "report: runs/mine/report.html" in _call(flowmap, "run", "mine.toml", *settings, cwd=here).stdout
     scores = [json.loads(line) for line in (here / "runs/mine/metrics.jsonl").read_text().splitlines()]
     assert {score["stage"] for score in scores} >= {"teacher", "forward", "on_policy"}
-    assert {path.name for path in here.iterdir()} == {"runs", "samples.png", "samples.safetensors", "mine.toml"}
+    assert {path.name for path in here.iterdir()} == {
+        "runs",
+        "samples.png",
+        "samples.safetensors",
+        "mine.toml",
+        "recipe.schema.json",
+    }
 
 
 @pytest.mark.slow

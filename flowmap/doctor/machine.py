@@ -81,11 +81,12 @@ def machine() -> Machine:
         remarks.append("an NVIDIA GPU seems to be here, and this torch is built without CUDA: install one that is")
     elif taken is None and torch.version.cuda is not None:
         remarks.append("torch is built with CUDA and finds no GPU: nvidia-smi says whether its driver does")
-    for index in range(torch.accelerator.device_count()) if taken is not None else ():
+    found = [] if taken is None else [torch.device(taken.type, i) for i in range(torch.accelerator.device_count())]
+    for device in found:
         try:
-            devices.append(_device(torch.device(taken.type, index)))
+            devices.append(_device(device))
         except Exception as error:  # drivers and builds that do not fit raise anything
-            wrong.append(f"{taken.type}:{index} does not compute: {next(iter(str(error).splitlines()), error)}")
+            wrong.append(f"{device} does not compute: {next(iter(str(error).splitlines()), error)}")
     processor = _device(torch.device("cpu"))
     return Machine(
         taken="the CPU" if taken is None else str(taken),

@@ -15,6 +15,7 @@ from flowmap.schema.bounds import MOST_NAME
 from flowmap.schema.words import NAME, plain
 
 _TOP_NAME = re.compile(r"^name[ \t]*=.*$", re.MULTILINE)
+_SCHEMA = re.compile(r"#:schema (\S+)\n\s*")
 _FIRST_TABLE = re.compile(r"^\[", re.MULTILINE)
 
 
@@ -34,7 +35,7 @@ def write_copy(name: str, source: Path) -> tuple[Path, bool]:
         raise FlowmapError(f"flowmap itself brings a recipe called '{name}'; choose another name")
     text = text_of(source)
     tables = tables_of(source, text)
-    copied = _renamed(text, str(source), name)
+    copied = _renamed(_without_lost_schema(text), str(source), name)
     if parse_toml(copied) != {**tables, "name": name}:
         raise FlowmapError(f"{source}: has no line 'name = ...' of its own at the top, which the copy would change")
     file = Path(name + SUFFIX)
@@ -52,3 +53,9 @@ def _renamed(text: str, source: str, name: str) -> str:
     renamed = _TOP_NAME.sub(lambda _: f'name = "{name}"', top, count=1) + text[len(top) :]
     command = re.compile(rf"^(#.*\bflowmap \w+ ){re.escape(source)}(?![\w.-])", re.MULTILINE)
     return command.sub(lambda found: f"{found[1]}{name}{SUFFIX}", renamed)
+
+
+def _without_lost_schema(text: str) -> str:
+    """`text` without a first line that leads editors to a schema, unless that lies in the current folder too."""
+    found = _SCHEMA.match(text)
+    return text if found is None or Path(found[1]).is_file() else text[found.end() :]
