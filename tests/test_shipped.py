@@ -157,3 +157,11 @@ def test_no_message_points_into_a_clone() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
                 assert not re.search(r"\b(docs|recipes|tests)/\w", node.value), f"{path}:{node.lineno}: {node.value}"
+
+
+def test_the_readme_is_short_and_names_recipes_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") < 120
+    named = re.findall(r"^flowmap (?:run|compare|plan|check|encode) (\S+)", text, re.MULTILINE)
+    assert named
+    assert set(named) <= {*NAMES, "mine.toml"}
