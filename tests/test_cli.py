@@ -264,7 +264,8 @@ for name in {HEAVY!r}:
     sys.modules[name] = None
 from flowmap.cli import main as cli
 from flowmap.cli import runs as cli_runs
-for words in (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"]):
+light = (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"], ["recipes"], ["new", "recipe", "x"])
+for words in (*light, ["check", "quickstart"], ["schema", "--out", "x.json"]):
     sys.argv = ["flowmap", *words]
     try:
         cli.main()
