@@ -27,6 +27,14 @@ when it is out of date. Times are in [0, 1] with 1 = noise; learning rates, weig
 A field that names a component takes a table with a `type`, or just the name: `objective = "flow_matching"` is
 `objective = { type = "flow_matching" }`. On the command line stages go by name:
 `--set stages.forward.optimizer.lr=5e-4`. The last counts where one is given twice; under two names it is refused.
+
+Recipes that flowmap brings go by name wherever a recipe is asked for: `flowmap recipes` lists them,
+`flowmap run quickstart` runs one, into `runs/` of the current folder, and `flowmap new recipe mine --from quickstart`
+writes a copy to change. A file of that name wins. Paths in a recipe are relative to the current folder.
+
+The same as a JSON Schema, with every plugin that is installed: `flowmap schema --out recipe.schema.json`, and with
+`--kind comparison` that of comparisons. Editors that know taplo (Even Better TOML, for one) complete and check fields
+by it if `#:schema ./recipe.schema.json` is the first line of a recipe.
 """
 
 WHY = """## Why numbers have these ranges

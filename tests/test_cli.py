@@ -62,7 +62,7 @@ def test_version(call: Call) -> None:
 
 def test_without_a_command_help_is_shown(call: Call) -> None:
     shown = call()
-    assert "Start with: flowmap run recipes/quickstart.toml" in shown.out
+    assert "Start with: flowmap run quickstart" in shown.out
     for command in COMMANDS:
         assert f" {command} " in shown.out
 
@@ -264,7 +264,8 @@ for name in {HEAVY!r}:
     sys.modules[name] = None
 from flowmap.cli import main as cli
 from flowmap.cli import runs as cli_runs
-for words in (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"]):
+light = (["check", "r.toml"], ["plugins"], ["--version"], ["check", "--help"], ["recipes"], ["new", "recipe", "x"])
+for words in (*light, ["check", "quickstart"], ["schema", "--out", "x.json"]):
     sys.argv = ["flowmap", *words]
     try:
         cli.main()
@@ -322,5 +323,5 @@ def test_the_shell_can_complete(name: str, here: Path, call: Call, monkeypatch: 
 
 
 def test_completion_offers_the_installed_samplers() -> None:
-    assert cli_runs._samplers("") == ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "unipc"]
+    assert cli_runs._samplers("") == ["consistency", "dpm_solver", "euler", "flow_map", "gamma", "heun", "lcm", "unipc"]
     assert cli_runs._samplers("fl") == ["flow_map"]

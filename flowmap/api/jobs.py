@@ -29,12 +29,12 @@ def run(
     fresh: bool = False,
     runs: str | Path = "runs",
 ) -> Run:
-    """Train every stage of the recipe in the file `recipe` that is not finished, evaluate, report: `flowmap run`.
+    """Train every stage of `recipe` that is not finished, evaluate, report: `flowmap run`.
 
-    `overrides`, one or several, change fields, as `--set` does: "stages.teacher.steps=10". With `stages`, one or
-    several, these alone are trained, and nothing is evaluated. `fresh` sets the old folder aside. The run is in
-    `runs`/<name>. Raises FlowmapError for whatever is wrong with the recipe or the machine, and when it is interrupted;
-    what was finished is kept.
+    `recipe` is a file, or the name of one that flowmap brings (`flowmap recipes`). `overrides`, one or several, change
+    fields, as `--set` does: "stages.teacher.steps=10". With `stages`, one or several, these alone are trained, and
+    nothing is evaluated. `fresh` sets the old folder aside. The run is in `runs`/<name>. Raises FlowmapError for
+    whatever is wrong with the recipe or the machine, and when it is interrupted; what was finished is kept.
     """
     console = notebook_console()
     with working(console, _KEPT):

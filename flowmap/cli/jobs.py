@@ -29,7 +29,9 @@ _GO_ON = "what was finished is kept. Run the same command again to go on"
 
 RecipePath = Annotated[
     Path,
-    typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.toml.", callback=cli_runs.at_home),
+    typer.Argument(
+        metavar="RECIPE", help="A recipe: a file, or a name that `flowmap recipes` lists.", callback=cli_runs.at_home
+    ),
 ]
 Runs = Annotated[Path, typer.Option(help="Where the folders of runs are.", callback=cli_runs.at_home)]
 Overrides = Annotated[
@@ -89,7 +91,7 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="SPEC",
-            help="A specification, or several recipes to compare as they are.",
+            help="A specification, or several recipes to compare as they are: files, or names of `flowmap recipes`.",
             callback=lambda paths: [cli_runs.at_home(path) for path in paths],
         ),
     ],

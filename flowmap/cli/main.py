@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, jobs, page, plugins
+from flowmap.cli import consoles, doctor, jobs, page, plugins, recipes, schema
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
 from flowmap.cli.shared import SHARED
@@ -23,7 +23,7 @@ from flowmap.version import __version__
 app = typer.Typer(
     name="flowmap",
     help="Turn a many-step diffusion or flow-matching model into an any-step one.\n\n"
-    "Start with: flowmap run recipes/quickstart.toml",
+    "Start with: flowmap run quickstart",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,6 +33,9 @@ app.add_typer(plugins.app)
 app.add_typer(cli_runs.app)
 app.add_typer(cli_vbench.app)
 app.add_typer(page.app)
+app.add_typer(recipes.app)
+app.add_typer(doctor.app)
+app.add_typer(schema.app)
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128  # above it, the exit code of what a signal has ended

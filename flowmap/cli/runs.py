@@ -180,7 +180,10 @@ def evaluate(
     where: Where,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="What weights are measured by; a run has a recipe of its own.", callback=at_home),
+        typer.Option(
+            help="What weights are measured by, a file or a name of `flowmap recipes`; a run has its own.",
+            callback=at_home,
+        ),
     ] = None,
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what has been measured.")] = False,

@@ -35,6 +35,8 @@ SHARED = "shared"
 STUDENT = "student"
 """What a contestant's last stage is called. With equal names, all contestants draw the same numbers."""
 
+_NO_STEPS = "the budget gives the steps; leave it out"
+
 Unit = Literal["steps", "calls", "seconds"]
 Table = dict[str, Any]
 
@@ -110,6 +112,8 @@ def spec_findings(spec: CompareSpec) -> Iterator[Finding]:
         why = "trainings that share the machine cannot be timed against each other; with a budget in seconds use 1"
         yield wrong("processes", why=why)
     yield from _recipe_findings(spec.recipe)
+    if "steps" in spec.stage:
+        yield wrong("stage", "steps", why=_NO_STEPS)
     shared = spec.recipe.get("stages", ())
     own = sum(len(contestant.stages) for contestant in spec.contestants)
     in_all = own + len(spec.contestants) * (len(shared) if isinstance(shared, list | tuple) else 0)
@@ -166,7 +170,7 @@ class _Part(Config):
 
 def _stage_findings(stage: Table, last: bool, some_share: bool) -> Iterator[Finding]:
     if "steps" in stage:
-        yield Finding("error", ("steps",), "the budget gives the steps; leave it out, or set share")
+        yield Finding("error", ("steps",), f"{_NO_STEPS}, or set share")
     share = stage.get("share")
     if share is None and some_share:
         yield Finding("error", (), "one stage has a share of the budget, so each needs one")

@@ -24,6 +24,7 @@ from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_up
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
+from flowmap.recipe.shipped import shipped
 from flowmap.recipe.tables import ContestConfig, EvaluationConfig
 from flowmap.schema.words import needed
 from flowmap.statistics.scores import METRICS
@@ -173,8 +174,9 @@ def _refuse_others(folder: Path, name: str) -> None:
 def _example(weights: Outside) -> Path:
     """A recipe that such weights could be measured by, if one is near."""
     wanted = f'type = "{weights.backbone.type}"'
-    for path in sorted(Path("recipes").glob("*.toml")):
+    here = {path: path for path in sorted(Path("recipes").glob("*.toml"))}
+    for path, file in {**here, **{Path(name): file for name, file in shipped().items()}}.items():
         with suppress(OSError, TextError):  # it is a guess: what cannot be read is no example
-            if wanted in read_text(path):
+            if wanted in read_text(file):
                 return path
     return Path("RECIPE")

@@ -21,7 +21,11 @@ from flowmap.plugin.kinds import (
 from flowmap.schema.config import explained
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+
+KIND_MARK = "x-flowmap-kind"
+"""What stands in the JSON Schema of a field for any component of a kind (`flowmap.recipe.json_schema`)."""
 
 
 class FromCatalogue:
@@ -40,6 +44,10 @@ class FromCatalogue:
             self._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(lambda component: component.as_tables()),
         )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """A mark, for components are not known before plugins are loaded, and may hold others of their kind."""
+        return {KIND_MARK: self.base.kind}
 
     def _validate(self, value: Any) -> ComponentConfig:
         kind = self.base.kind

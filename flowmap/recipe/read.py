@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from flowmap.errors import FlowmapError
-from flowmap.files.texts import TextError, is_folder, parse_toml, read_text
+from flowmap.files.texts import TextError, parse_toml, read_text
 from flowmap.recipe.messages import Source, explain, explain_syntax, explain_validation
 from flowmap.recipe.overrides import override
 from flowmap.recipe.recipe import Absent, Recipe
+from flowmap.recipe.shipped import file_of, near
 
 
 def read(path: Path, overrides: Sequence[str] = (), absent: Absent = "ignore") -> tuple[Recipe, list[str]]:
     """Read and check the recipe at `path`, with `a.b=value` overrides; return it and its warnings.
 
-    `absent` says what it means if weights or data are not on this machine. Raises FlowmapError with one line per
-    problem: file, line, field, what is allowed, the nearest word.
+    `path` is a file, or the name of a recipe that flowmap brings. `absent` says what it means if weights or data are
+    not on this machine. Raises FlowmapError with one line per problem: file, line, field, what is allowed, the nearest
+    word.
     """
     text = text_of(path)
     raw = tables_of(path, text)
@@ -64,25 +65,17 @@ def tables_of(path: Path, text: str) -> dict[str, Any]:
 
 
 def text_of(path: Path) -> str:
-    """The text of the recipe at `path`; raises FlowmapError, with the recipes that are near, if there is none."""
+    """The text of the recipe at `path`, or of that name that flowmap brings.
+
+    Raises FlowmapError, with the recipes that are near, if there is none.
+    """
     try:
-        return read_text(path)
+        return read_text(file_of(path))
     except FileNotFoundError:
-        raise FlowmapError(f"{path}: there is no such recipe{_recipes_near(path)}") from None
+        raise FlowmapError(f"{path}: there is no such recipe{near(path)}") from None
     except IsADirectoryError:
-        raise FlowmapError(f"{path}: is a folder, not a recipe{_recipes_near(path / 'any')}") from None
+        raise FlowmapError(f"{path}: is a folder, not a recipe{near(path / 'any')}") from None
     except TextError as error:
         raise FlowmapError(f"{path}: {error}") from None
     except OSError as error:
         raise FlowmapError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _recipes_near(path: Path) -> str:
-    folder = path.parent if is_folder(path.parent) else Path("recipes")
-    try:
-        found = sorted(p.name for p in folder.glob("*.toml"))
-    except OSError:
-        found = []  # a folder that cannot be read has nothing to offer
-    near = difflib.get_close_matches(path.name, found, n=1)
-    hint = f". Did you mean '{folder / near[0]}'?" if near else ""
-    return f"; {folder}/ has: {', '.join(found)}{hint}" if found else ""

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from flowmap.schema.words import Recomputation
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 
 @final
@@ -47,6 +47,11 @@ class Range:
         limits = {lower: 0 if self.or_zero else self.least, "lt" if self.below else "le": self.most}
         schema = cast("core_schema.CoreSchema", {**handler(source), **limits})
         return core_schema.no_info_after_validator_function(self._zero_or_more, schema) if self.or_zero else schema
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Pydantic's own, and 0 beside the range if it is let in."""
+        found: dict[str, Any] = handler(schema)
+        return {"anyOf": [{"enum": [0]}, {**found, "minimum": self.least}]} if self.or_zero else found
 
     def _zero_or_more(self, value: float) -> float:
         if 0 < value < self.least:
@@ -389,5 +394,5 @@ RECOMPUTATION = (
 )
 """What a recipe's field of that kind is described as."""
 
-Recomputed = Annotated[Recomputation, BeforeValidator(_in_words)]
+Recomputed = Annotated[Recomputation, BeforeValidator(_in_words, json_schema_input_type=Recomputation | bool)]
 """What backward computes again."""
