@@ -73,6 +73,14 @@ GridShift = Annotated[
     float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
 ]
 WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
+Sharded = Annotated[
+    bool | None,
+    typer.Option(
+        "--sharded/--replicated",
+        help="With several processes, the network in parts over all of them, or whole in each; as the recipe says, or "
+        "in parts where it takes more than half of a device's memory, if not given.",
+    ),
+]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
 
 
@@ -131,6 +139,7 @@ def sample(
         int | None,
         typer.Option(min=1, help="How many processes share each sample: 1 of --prompts, else all that were started."),
     ] = None,
+    sharded: Sharded = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
     if together and not prompts and together != process()[1]:
@@ -159,6 +168,7 @@ def sample(
             height=height,
             width=width,
             shift=shift,
+            sharded=sharded,
         )
         if prompts:
             pieces = read_pieces(prompts, seed, image)

@@ -13,21 +13,21 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.files.json_lines import rewrite_lines
 from flowmap.files.shelf import SHELF, Shelf
-from flowmap.interfaces import Batch, Evidence, Metric, References
-from flowmap.maths.draw import Draw
+from flowmap.interfaces import Evidence, Metric, References
 from flowmap.phases import each, phase
-from flowmap.plugin.kinds import MetricConfig, SamplerConfig
+from flowmap.plugin.kinds import MetricConfig
 from flowmap.recipe.layout import Plan
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.tables import ComputeConfig, EvaluationConfig
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.training.processes import Processes
+from flowmap.use.joint import led, made_by_all
 from flowmap.use.lineup import Lineup
 from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
 from flowmap.use.showing import save_picture
-from flowmap.use.student import ReadyModel, at_once, generate
+from flowmap.use.student import ReadyModel
 
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
@@ -56,7 +56,7 @@ def evaluate(
         return
     processes = processes or Processes(ComputeConfig(device="cpu"))
     found = read_scores(plan.folder / METRICS)
-    lineup = Lineup(plan, device)
+    lineup = Lineup(plan, device, processes)
     entries = [entry for seed in plan.recipe.seeds for entry in entries_of(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
     rows = [recorded(entry, found, config) for entry in entries]
@@ -134,7 +134,9 @@ def _of_teacher(teacher: ReadyModel, config: EvaluationConfig, processes: Proces
     # A large reference, and as many more as are scored at a time: the floor then has a score's own size.
     draws = {"reference": teacher.draw("reference", 0, 2 * config.samples)}
     draws["again"] = teacher.draw("floor", 0, config.samples)
-    found = {name: _made(processes, teacher, sampler, calls, shift, draw, None, scale) for name, draw in draws.items()}
+    found = {
+        name: made_by_all(processes, teacher, sampler, calls, shift, draw, None, scale) for name, draw in draws.items()
+    }
     made = {name: samples for name, samples in found.items() if samples is not None}
     if not all(samples.isfinite().all() for samples in made.values()):
         raise FlowmapError(
@@ -146,26 +148,6 @@ def _of_teacher(teacher: ReadyModel, config: EvaluationConfig, processes: Proces
     return made
 
 
-def _made(
-    processes: Processes,
-    contestant: ReadyModel,
-    sampler: SamplerConfig,
-    calls: int,
-    shift: float | None,
-    draw: Draw,
-    start: Batch | None,
-    scale: float,
-) -> Tensor | None:
-    """In the first process all samples of `draw`, which all processes have made; None in the others."""
-    if processes.number == 1:
-        return generate(contestant, sampler, calls, shift, draw, start, scale)
-    size = at_once(contestant)
-    batches = processes.dealt(-(-draw.count // size))
-    rows = [(min(begin * size, draw.count), min(end * size, draw.count)) for begin, end in batches]
-    mine = generate(contestant, sampler, calls, shift, draw, start, scale, rows=rows[processes.index])
-    return processes.collected(mine, [end - begin for begin, end in rows])
-
-
 def _score(
     entry: Entry,
     plan: Plan,
@@ -174,8 +156,6 @@ def _score(
     lineup: Lineup,
     processes: Processes,
 ) -> Iterator[Score]:
-    if entry.sampler is None and not processes.first:
-        return
     contestant = lineup.open(entry.member, entry.weights)
     calls = sorted({nfe for _, nfe, _ in wanted(entry, config)})
     chosen = {m: measure for m, measure in measures.items() if looks_at(m, entry)}
@@ -183,12 +163,14 @@ def _score(
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
             evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat, processes)
-            if evidence is None:
-                continue
-            for m, measure in each(list(chosen.items()), "scoring", "metrics"):
-                # No metric need know what to make of samples that are no numbers; they are the worst there are.
-                usable = m.network is not None or bool(evidence.samples.isfinite().all())
-                values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
+            with led(contestant, processes) as network:
+                if evidence is None or network is None:
+                    continue
+                evidence = replace(evidence, network=network)
+                for m, measure in each(list(chosen.items()), "scoring", "metrics"):
+                    # No metric need know what to make of samples that are no numbers; they are the worst there are.
+                    usable = m.network is not None or bool(evidence.samples.isfinite().all())
+                    values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
         for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,
@@ -230,6 +212,8 @@ def _evidence(
     if config.noise == "common":
         draw = contestant.common_draw(repeat, config.samples)
     if entry.sampler is None:
+        if not processes.first:
+            return None
         # On the CPU: all of them are more than a device has room for.
         samples = contestant.data.batch(replace(draw.child("data"), device=torch.device("cpu")))
         batch = encoded(contestant.backbone, samples, draw.child("encoding"))
@@ -237,7 +221,7 @@ def _evidence(
     start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
     if start is None and processes.first:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    made = _made(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    made = made_by_all(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if made is None:
         return None
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:
