@@ -7,12 +7,20 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from flowmap.files.sealed import write_sealed
+from flowmap.recipe.layout import LOCK
+from flowmap.training.changes import read_lock
 from tests.process_runs import shared
-from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap, preload
+from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, flowmap
 from tests.test_processes import SPY, run
+from tests.test_produce import KILLED, contents
+from tests.test_run import tame
+from tests.video_runs import wan_run
 
 SHARDED = ("--set", "compute.sampling=sharded")
 
@@ -39,16 +47,6 @@ def measured_anew(folder: Path, number: int, *words: str, patch: str = "") -> st
     return said
 
 
-@pytest.mark.parametrize("number", [2, 4])
-def test_scores_are_those_of_one_process(number: int, tmp_path: Path) -> None:
-    run(tmp_path, POINTS, 1)
-    measured_anew(tmp_path, 1)
-    alone = scores(tmp_path / "runs/small")
-    said = measured_anew(tmp_path, number, *SHARDED, patch=SPY)
-    assert "a second writer" not in said
-    assert scores(tmp_path / "runs/small") == alone
-
-
 HELD = """
 import os
 import torch
@@ -58,16 +56,16 @@ from flowmap.use import networks
 from torch.distributed.tensor import DTensor
 student = networks.Networks.student
 
-def own(module):
-    return sum((p.to_local() if isinstance(p, DTensor) else p).nbytes for p in module.parameters())
+def part(module):
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).nbytes for p in module.parameters())
+    return held / sum(p.numel() * p.element_size() for p in module.parameters())
 
 def spied(self, *args):
     network = student(self, *args)
     if self.sharded:
         module = self._sharded[1].module
         module.register_forward_hook(lambda *_: calls.append(1))
-        whole = sum(p.numel() * p.element_size() for p in module.parameters())
-        told.append((os.environ["RANK"], module, own(module) / whole))
+        told.append((os.environ["RANK"], module, part(module)))
     return network
 
 networks.Networks.student = spied
@@ -77,8 +75,125 @@ def counted(*args, **named):
     made = generate(*args, **named)
     for rank, module, share in told:
         # After the calls as before them: nothing stays gathered.
-        print("held:", rank, share, own(module) / sum(p.numel() * p.element_size() for p in module.parameters()), flush=True)
+        print("held:", rank, share, part(module), flush=True)
     print("calls:", os.environ["RANK"], len(calls), flush=True)
     return made
 joint.generate = producing.generate = counted
 """
+
+
+def heard(said: str, number: int) -> None:
+    """Every process has held its part of each network, before its calls and after them, and all have called alike."""
+    shares = re.findall(r"held: (\d) (\S+) (\S+)", said)
+    assert {rank for rank, *_ in shares} == set(map(str, range(number)))
+    for _, before, after in shares:
+        # Rows are shared out: a matrix of two rows is whole in two of four processes.
+        assert float(before) == float(after) < 1.3 / number
+    calls = {rank: re.findall(rf"calls: {rank} (\d+)", said) for rank in map(str, range(number))}
+    assert len(set(map(tuple, calls.values()))) == 1
+    assert calls["0"]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_scores_are_those_of_one_process(number: int, tmp_path: Path) -> None:
+    run(tmp_path, POINTS, 1)
+    measured_anew(tmp_path, 1)
+    alone = scores(tmp_path / "runs/small")
+    said = measured_anew(tmp_path, number, *SHARDED, patch=SPY + HELD)
+    assert "a second writer" not in said
+    heard(said, number)
+    assert scores(tmp_path / "runs/small") == alone
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a causal Wan with adapters: chunks, memories, guidance, given frames."""
+    return wan_run(tmp_path_factory.getbasetemp(), "far_wan21")
+
+
+def sharded_copy(run: Path, to: Path, **compute: object) -> Path:
+    """A copy of a finished run, whose recipe says how networks are sampled, and nothing measured."""
+    folder = shutil.copytree(run, to / "runs" / run.name, ignore=shutil.ignore_patterns("metrics.jsonl", ".shelf"))
+    lock = read_lock(folder / LOCK)
+    lock["compute"] |= {"sampling": "sharded"} | compute
+    write_sealed(folder / LOCK, "a run", lock)
+    return folder
+
+
+@pytest.mark.parametrize(("number", "sequence"), [(2, 1), (2, 2), pytest.param(4, 1, marks=pytest.mark.slow)])
+def test_a_causal_model_with_adapters(number: int, sequence: int, causal: Path, tmp_path: Path) -> None:
+    folder = sharded_copy(causal, tmp_path, sequence=sequence)
+    code, said = shared(tmp_path, "evaluate", str(folder), number=number, patch=HELD)
+    assert code == 0, said
+    heard(said, number)
+    ours, theirs = scores(folder), scores(causal)
+    assert len(ours) == len(theirs) == 3
+    for our, their in zip(ours, theirs, strict=True):
+        values, expected = our.pop("values"), their.pop("values")
+        assert values == pytest.approx(expected, rel=1e-5 * (sequence > 1), abs=0)
+        # The rest of the numbers are made of these.
+        assert sequence > 1 or (our, values) == (their, expected)
+
+
+WORDS = ("--nfe", "1", "--sharded")
+PROMPTS = ["a red fox", "a ball", "a ball", "", "a house"]
+
+
+@pytest.fixture(scope="module")
+def made(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the list of `listed` is, made by one process whose network is whole."""
+    folder = tmp_path_factory.mktemp("made")
+    code, said = flowmap(folder, "sample", str(causal), *listed(folder), "--nfe", "1")
+    assert code == 0, said
+    return contents(folder / "clips")
+
+
+def listed(folder: Path) -> tuple[str, ...]:
+    """Five prompts, two of them with a first frame, so that both kinds of clip take other calls."""
+    rows = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(rows).save(folder / "image.png")
+    lines = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(PROMPTS)]
+    for seed in (0, 3):
+        lines[seed]["image"] = "image.png"
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return "--prompts", "list.jsonl", "--out", "clips"
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_list_that_cannot_be_shared_evenly(number: int, causal: Path, made: dict[str, bytes], tmp_path: Path) -> None:
+    code, said = shared(tmp_path, "sample", str(causal), *listed(tmp_path), *WORDS, number=number, patch=HELD)
+    assert code == 0, said
+    assert "clips has all 5 samples: stage forward" in said
+    assert contents(tmp_path / "clips") == made
+    heard(said, number)
+
+
+def test_after_a_kill_another_number_goes_on(causal: Path, made: dict[str, bytes], tmp_path: Path) -> None:
+    words = ("sample", str(causal), *listed(tmp_path), *WORDS)
+    code, said = shared(tmp_path, *words, patch=KILLED.format(ranks=("1",)))
+    assert code != 0
+    tame(said)
+    there = {path.name: path.read_bytes() for path in (tmp_path / "clips").iterdir()}
+    assert 0 < len(there) < len(PROMPTS)
+    assert there.items() <= made.items()
+    code, said = shared(tmp_path, *words, number=3)
+    assert code == 0, said
+    assert f"has all 5 samples ({len(there)} were there)" in said
+    assert contents(tmp_path / "clips") == made
+
+
+def test_samples_that_all_make(causal: Path, tmp_path: Path) -> None:
+    """By two that share each, and by three, of whom two heads are none to share: then each makes some."""
+    words = ("sample", str(causal), "--prompt", "a ball", "--n", "2", "--nfe", "2")
+    code, said = flowmap(tmp_path, *words, "--out", "one")
+    assert code == 0, said
+    for number in (2, 3):
+        code, said = shared(tmp_path, *words, "--sharded", "--out", f"by-{number}", number=number, patch=HELD)
+        assert code == 0, said
+        heard(said, number)
+        one, other = (load_file(tmp_path / f"{name}.safetensors")["samples"] for name in ("one", f"by-{number}"))
+        assert float((one - other).abs().max()) <= (1e-5 if number == 2 else 0)
+    code, said = shared(tmp_path, *words, "--replicated", "--out", "none", number=3)
+    assert code == 2
+    assert "started as 3 processes, which would share each sample: 3 processes cannot share the 2 attention" in said
+    assert not list(tmp_path.glob("none*"))

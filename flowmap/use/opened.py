@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.console.commands import going_on, process
+from flowmap.console.commands import going_on
 from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import is_file
@@ -24,7 +24,6 @@ from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
-from flowmap.recipe.computing import sequence_findings
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
@@ -33,7 +32,7 @@ from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
-from flowmap.use.networks import Networks
+from flowmap.use.shares import as_wished, networks, refuse_unshared, sharing
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
@@ -46,12 +45,8 @@ Opening = Callable[[StagePlan, Weights, Processes], ReadyModel]
 
 
 def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyModel:
-    networks = _networks(plan.recipe.backbone, plan.recipe.data.spec(), processes)
-    return open_contestant(plan, weights, processes.device, networks=networks)
-
-
-def _networks(backbone: BackboneConfig, spec: SampleSpec, processes: Processes) -> Networks:
-    return Networks(backbone, spec, processes.device, processes.compute, processes)
+    made_by = networks(plan.recipe.backbone, plan.recipe.data.spec(), processes)
+    return open_contestant(plan, weights, processes.device, networks=made_by)
 
 
 @final
@@ -118,45 +113,13 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
-    processes = _sharing(_as_wished(plan.recipe.compute, wish), plan.recipe.backbone, spec, together)
+    processes = sharing(as_wished(plan.recipe.compute, wish), plan.recipe.backbone, spec, together)
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
-    _refuse_unshared(contestant, plan.recipe.backbone, spec, processes, together)
+    refuse_unshared(contestant, plan.recipe.backbone, spec, processes, together)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
     numbers = wish.calls or _CALLS, contestant.shift, wish.cfg_scale or 1.0
     return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts)
-
-
-def _as_wished(compute: ComputeConfig, wish: Wish) -> ComputeConfig:
-    if wish.sharded is None:
-        return compute
-    return compute.model_copy(update={"sampling": "sharded" if wish.sharded else "replicated"})
-
-
-def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int | None) -> Processes:
-    """The processes that sample, of which each `number` share the tokens of each sample: as many as can, if it is None.
-
-    Raises FlowmapError if they cannot.
-    """
-    every = process()[1]
-    if number is None:
-        divisors = (n for n in range(every, 0, -1) if every % n == 0)
-        number = next(n for n in divisors if not any(True for _ in sequence_findings(n, backbone, spec)))
-        if number < every and compute.sampling == "replicated":
-            number = every
-    if every % number:
-        raise FlowmapError(f"{option('together', number)}: {every} processes are no whole groups of {number}")
-    for finding in sequence_findings(number, backbone, spec):
-        raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
-    return Processes(compute.model_copy(update={"sequence": number}))
-
-
-def _refuse_unshared(
-    contestant: ReadyModel, backbone: BackboneConfig, spec: SampleSpec, processes: Processes, together: int | None
-) -> None:
-    """Raise FlowmapError if all processes were to share each sample, cannot, and have a whole network each."""
-    if together is None and processes.sequence < processes.number and not contestant.sharded:
-        _sharing(processes.compute, backbone, spec, processes.number)
 
 
 def _open_weights(weights: Outside, wish: Wish, together: int | None, later: bool) -> Opened:
@@ -178,9 +141,9 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
             "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
-    processes = _sharing(_as_wished(ComputeConfig(), wish), backbone, spec, together)
-    contestant = open_weights(weights.sized(spec), 0, Asked(), _networks(backbone, spec, processes))
-    _refuse_unshared(contestant, backbone, spec, processes, together)
+    processes = sharing(as_wished(ComputeConfig(), wish), backbone, spec, together)
+    contestant = open_weights(weights.sized(spec), 0, Asked(), networks(backbone, spec, processes))
+    refuse_unshared(contestant, backbone, spec, processes, together)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
     numbers = wish.calls or told.calls, shift, cfg_scale
