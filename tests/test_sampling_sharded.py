@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flowmap.files.sealed import write_sealed
 from flowmap.recipe.layout import LOCK
@@ -197,3 +199,83 @@ def test_samples_that_all_make(causal: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "started as 3 processes, which would share each sample: 3 processes cannot share the 2 attention" in said
     assert not list(tmp_path.glob("none*"))
+
+
+READ = """
+import ctypes
+import os
+# What is freed goes back at once: M_MMAP_THRESHOLD, in bytes.
+ctypes.CDLL(None).mallopt(-3, 1 << 16)
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from torch import nn
+from flowmap.recipe.tables import ComputeConfig
+from flowmap.training import sharding
+from flowmap.training.processes import Processes, leave
+from flowmap.use.networks import Networks
+from flowmap.workshop.adapters import Adapters
+from flowmap.workshop.backbone import Architecture, ModuleBackbone
+from flowmap.workshop.codec import NoCodec
+
+def own():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+class Config:
+    def build(self, spec):
+        make = lambda two_times, chosen: nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(16)))
+        return ModuleBackbone("blocks", Architecture(make, units=list, adapters=ADAPTERS,
+            base=lambda: load_file("base.safetensors")), NoCodec((1, 1)))
+
+torch.ones(1) @ torch.ones(1)
+sharded, most = sharding.fully_shard, 0
+def fully_shard(*args, **named):
+    global most
+    most = max(most, own())
+    return sharded(*args, **named)
+sharding.fully_shard = fully_shard
+compute = ComputeConfig(device="cpu", sampling="sharded")
+processes = Processes(compute)
+before = own()
+networks = Networks(Config(), None, processes.device, compute, processes)
+for kept in ("own", "next"):
+    networks.student("flow_map", load_file(kept + ".safetensors"), 0)
+    assert networks.sharded
+    placed = own()
+    role = networks._sharded[1]
+    total = sum(float(value.full_tensor().double().sum()) for value in role.own.values())
+    print("held:", kept, (max(most, placed) - before) / 2**26, (placed - before) / 2**26, total, flush=True)
+leave()
+os._exit(0)
+"""
+"""Sixteen layers of 4 MiB; both processes say how much of them they hold of their own, at most and in the end."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
+@pytest.mark.parametrize("rank", [0, 256])
+def test_no_process_ever_holds_a_whole_network(rank: int, tmp_path: Path) -> None:
+    """Neither one whose parameters are all its own, nor a base with large adapters; nor when the next is put in."""
+    torch.manual_seed(0)
+    size = (1024, 1024)
+    save_file({f"{index}.weight": torch.randn(size) for index in range(16)}, tmp_path / "base.safetensors")
+    total = {}
+    for kept in ("own", "next"):
+        if rank:
+            shapes = {"lora_A": (rank, 1024), "lora_B": (1024, rank)}
+            names = {
+                f"{index}.{part}.weight": torch.randn(shape) for index in range(16) for part, shape in shapes.items()
+            }
+        else:
+            names = {f"{index}.weight": torch.randn(size) for index in range(16)}
+        total[kept] = sum(float(value.double().sum()) for value in names.values())
+        save_file(names, tmp_path / f"{kept}.safetensors")
+    adapters = f"Adapters({rank}, 1.0, r'\\d+')" if rank else "None"
+    code, said = shared(tmp_path, patch=READ.replace("ADAPTERS", adapters))
+    assert code == 0, said
+    share = 0.5 * (1 + 2 * rank / 1024)
+    found = re.findall(r"held: (\w+) (\S+) (\S+) (\S+)", said)
+    assert len(found) == 4
+    for kept, most, placed, numbers in found:
+        assert float(numbers) == pytest.approx(total[kept], rel=1e-9)
+        # Its half, a unit of sixteen whole, and what sharding takes.
+        assert share - 0.01 < float(placed) <= float(most) < share + 2 * share / 16 + 0.1

@@ -77,8 +77,7 @@ Sharded = Annotated[
     bool | None,
     typer.Option(
         "--sharded/--replicated",
-        help="With several processes, the network in parts over all of them, or whole in each; as the recipe says, or "
-        "in parts where it takes more than half of a device's memory, if not given.",
+        help="The network in parts over all processes, or whole in each; as the recipe says, or as fits, if not given.",
     ),
 ]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
