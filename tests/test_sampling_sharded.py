@@ -26,7 +26,10 @@ from tests.video_runs import wan_run
 
 SHARDED = ("--set", "compute.sampling=sharded")
 
-POINTS = f'{HEAD}compute = {{ device = "cpu", threads = 1 }}\n{TEACHER}{FORWARD}{EVALUATION}'
+POINTS = f'{HEAD}compute = {{ device = "cpu", threads = 1 }}\n{TEACHER}{FORWARD}{EVALUATION}'.replace(
+    '["flow_map", "consistency"] },',
+    '["flow_map", "consistency"] },\n    { stage = "forward", weights = "raw", samplers = ["flow_map"] },',
+)
 
 FEW_AT_ONCE = """
 import flowmap.networks.batches

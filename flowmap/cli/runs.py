@@ -73,13 +73,8 @@ GridShift = Annotated[
     float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
 ]
 WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
-Sharded = Annotated[
-    bool | None,
-    typer.Option(
-        "--sharded/--replicated",
-        help="The network in parts over all processes, or whole in each; as the recipe says, or as fits, if not given.",
-    ),
-]
+_HELD = "The network in parts over all processes, or whole in each; as the recipe says, or as fits, if not given."
+Sharded = Annotated[bool | None, typer.Option("--sharded/--replicated", help=_HELD)]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
 
 

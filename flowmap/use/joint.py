@@ -71,12 +71,11 @@ def led(contestant: ReadyModel, processes: Processes) -> Iterator[Velocity | Non
         _follow(network, processes, contestant.device)
         yield None
         return
-    leading = _LedFlowMap if isinstance(network, FlowMap) else _LedVelocity
 
     def tell(*inputs: Any) -> None:
         processes.told(_packed(inputs, contestant.device))
 
-    yield leading(network, tell)
+    yield _LedFlowMap(network, tell) if isinstance(network, FlowMap) else _LedVelocity(network, tell)
     processes.told(b"")
 
 

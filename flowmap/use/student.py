@@ -93,8 +93,9 @@ def open_weights(weights: Outside, seed: int, data: Data, networks: Networks) ->
     told = weights.pretrained
     network = networks.student(told.kind, None, seed)
     contexts = weights.backbone.contexts(networks.spec)
-    who = weights.name, seed, "ema", network, told.view, 1.0 if told.shift is None else told.shift
-    return ReadyModel(*who, networks.backbone, contexts, data, networks.device, networks.sharded)
+    shift = 1.0 if told.shift is None else told.shift
+    where = networks.backbone, contexts, data, networks.device, networks.sharded
+    return ReadyModel(weights.name, seed, "ema", network, told.view, shift, *where)
 
 
 def steps_for(sampler: SamplerConfig, calls: int) -> int | None:
