@@ -231,9 +231,10 @@ class Config:
             base=lambda: load_file("base.safetensors")), NoCodec((1, 1)))
 
 torch.ones(1) @ torch.ones(1)
-sharded, most = sharding.fully_shard, 0
+sharded, most, read = sharding.fully_shard, 0, 0
 def fully_shard(*args, **named):
-    global most
+    global most, read
+    read = read or own()
     most = max(most, own())
     return sharded(*args, **named)
 sharding.fully_shard = fully_shard
@@ -247,7 +248,7 @@ for kept in ("own", "next"):
     placed = own()
     role = networks._sharded[1]
     total = sum(float(value.full_tensor().double().sum()) for value in role.own.values())
-    print("held:", kept, (max(most, placed) - before) / 2**26, (placed - before) / 2**26, total, flush=True)
+    print("held:", kept, (read - before) / 2**26, (max(most, placed) - before) / 2**26, (placed - before) / 2**26, total, flush=True)
 leave()
 os._exit(0)
 """
@@ -276,9 +277,11 @@ def test_no_process_ever_holds_a_whole_network(rank: int, tmp_path: Path) -> Non
     code, said = shared(tmp_path, patch=READ.replace("ADAPTERS", adapters))
     assert code == 0, said
     share = 0.5 * (1 + 2 * rank / 1024)
-    found = re.findall(r"held: (\w+) (\S+) (\S+) (\S+)", said)
+    found = re.findall(r"held: (\w+) (\S+) (\S+) (\S+) (\S+)", said)
     assert len(found) == 4
-    for kept, most, placed, numbers in found:
+    for kept, read, most, placed, numbers in found:
+        # Files are mapped, and nothing is of the process's own before the first unit is sharded.
+        assert float(read) < 2 * share / 16 + 0.05
         assert float(numbers) == pytest.approx(total[kept], rel=1e-9)
         # Its half, a unit of sixteen whole, and what sharding takes.
         assert share - 0.01 < float(placed) <= float(most) < share + 2 * share / 16 + 0.1
