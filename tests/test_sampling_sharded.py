@@ -248,7 +248,8 @@ for kept in ("own", "next"):
     placed = own()
     role = networks._sharded[1]
     total = sum(float(value.full_tensor().double().sum()) for value in role.own.values())
-    print("held:", kept, (read - before) / 2**26, (max(most, placed) - before) / 2**26, (placed - before) / 2**26, total, flush=True)
+    shares = [(x - before) / 2**26 for x in (read, max(most, placed), placed)]
+    print("held:", kept, *shares, total, flush=True)
 leave()
 os._exit(0)
 """
