@@ -29,7 +29,7 @@ from flowmap.statistics.verdict import best, cells
 from flowmap.training.checkpoint import read_weights, save
 from flowmap.training.processes import Processes
 from flowmap.training.stage import open_stage
-from flowmap.use import evaluate, together
+from flowmap.use import evaluate, joint
 from flowmap.use import student as contestant
 from flowmap.workshop.backbone import ModuleBackbone
 from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_all
@@ -62,7 +62,7 @@ class Measured:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.said: list[str] = []
         self.draws: list[Draw] = []
-        real = together.generate
+        real = joint.generate
 
         def generate(
             who: Any, sampler: Any, calls: int, shift: float, draw: Draw, *more: Any, **named: Any
@@ -70,7 +70,7 @@ class Measured:
             self.draws.append(draw)
             return real(who, sampler, calls, shift, draw, *more, **named)
 
-        patch.setattr(together, "generate", generate)
+        patch.setattr(joint, "generate", generate)
         # Drawing takes longer than measuring, and has tests of its own.
         patch.setattr(endless, "scatter", lambda points: np.zeros((8, 8, 3), np.uint8))
 
@@ -269,8 +269,8 @@ def test_the_floor_is_the_score_of_perfect_samples_of_the_same_number(plan: Plan
 
     teacher = contestant.open_contestant(plan.find("teacher", 0), "ema", CPU)
     sampler = plan.recipe.evaluation.teacher_sampler  # type: ignore[union-attr]
-    reference = together.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
-    again = together.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
+    reference = joint.generate(teacher, sampler, 4, 1.0, teacher.draw("reference", 0, 48))
+    again = joint.generate(teacher, sampler, 4, 1.0, teacher.draw("floor", 0, 24))
     assert not torch.equal(reference[:24], again)
     expected = frechet(*(fitted(x.flatten(1).double().numpy()) for x in (again, reference)))
     found = {line["floor"] for line in lines(plan) if line["metric"] == "frechet_teacher" and line["seed"] == 0}

@@ -16,6 +16,7 @@ from flowmap.planning.activations import Moment, fullest
 from flowmap.planning.beside import LIBRARIES, Evaluation, evaluation_of
 from flowmap.planning.count import StageCost
 from flowmap.planning.events import Call
+from flowmap.planning.footprints import footprint_of
 from flowmap.planning.limits import crowded, refuse_impossible
 from flowmap.plugin.footprint import CallShape
 from flowmap.recipe.layout import make_plan
@@ -126,10 +127,18 @@ def test_an_evaluation_that_cannot_fit_is_refused_and_a_tight_one_warned_of(tmp_
     why = (
         r"^the evaluation does not fit: one device holds the network whole, which takes 32.0 GB, and there are 20.0 GB"
     )
-    with pytest.raises(FlowmapError, match=why):
-        refuse_impossible(made, make_plan(made, tmp_path), 8, 20 * GB)
+    whole = recipe("compute.sampling=replicated")
+    with pytest.raises(FlowmapError, match=f"{why}. What helps: compute.sampling = 'sharded'"):
+        refuse_impossible(whole, make_plan(whole, tmp_path), 8, 20 * GB)
+    # By itself it is sharded there.
+    refuse_impossible(made, make_plan(made, tmp_path), 8, 20 * GB)
     without = made.model_copy(update={"evaluation": None})
     refuse_impossible(without, make_plan(without, tmp_path), 8, 20 * GB)
+
+    alone, shared = (evaluation_of(made, footprint_of(made), devices, 24 * GB) for devices in (1, 8))
+    assert (alone.weights, alone.sharded, shared.sharded) == (pytest.approx(32 * GB, rel=0.02), False, True)
+    # An eighth, and of forty blocks two.
+    assert alone.weights / 8 + alone.weights / 20 < shared.weights < 1.2 * (alone.weights / 8 + alone.weights / 20)
 
     taken = Evaluation("forward", 1, 32 * GB, 8 * GB)
     (warning,) = crowded(taken, 42 * GB)

@@ -624,13 +624,13 @@ contests = [{ stage = "teacher", samplers = ["euler"] }]
 
 MADE = """
 import os
-import flowmap.use.evaluate as evaluation
-generate = evaluation.generate
+import flowmap.use.joint as joint
+generate = joint.generate
 def told(*args, **named):
     made = generate(*args, **named)
     print("made:", os.environ.get("RANK", "0"), len(made), flush=True)
     return made
-evaluation.generate = told
+joint.generate = told
 """
 """Every process says how many samples it has made."""
 

@@ -188,8 +188,8 @@ def test_a_signal_at_the_very_end_of_a_stage_is_not_lost(folder: Path, whole: Pa
     [
         ("flowmap.training.train.open_stage", 2, signal.SIGTERM, 143),
         ("flowmap.launch.run.write_about", 1, signal.SIGINT, 130),
-        ("flowmap.use.together.generate", 4, signal.SIGINT, 130),
-        ("flowmap.use.together.generate", 1, signal.SIGTERM, 143),
+        ("flowmap.use.joint.generate", 4, signal.SIGINT, 130),
+        ("flowmap.use.joint.generate", 1, signal.SIGTERM, 143),
         ("flowmap.launch.run.write_report", 1, signal.SIGINT, 130),
     ],
 )

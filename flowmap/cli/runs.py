@@ -73,6 +73,8 @@ GridShift = Annotated[
     float | None, amount(0.001, "Shift of the sampling grid, of weights only; their own if not given.")
 ]
 WhichWeights = Annotated[str, typer.Option(help="ema or raw.")]
+_HELD = "The network in parts over all processes, or whole in each; as the recipe says, or as fits, if not given."
+Sharded = Annotated[bool | None, typer.Option("--sharded/--replicated", help=_HELD)]
 TrainSeed = Annotated[int | None, typer.Option(help="Which training seed; the first if not given.")]
 
 
@@ -131,6 +133,7 @@ def sample(
         int | None,
         typer.Option(min=1, help="How many processes share each sample: 1 of --prompts, else all that were started."),
     ] = None,
+    sharded: Sharded = None,
 ) -> None:
     """Draw samples from a run or from weights: a picture, the tensors and, of videos, mp4 files."""
     if together and not prompts and together != process()[1]:
@@ -159,6 +162,7 @@ def sample(
             height=height,
             width=width,
             shift=shift,
+            sharded=sharded,
         )
         if prompts:
             pieces = read_pieces(prompts, seed, image)

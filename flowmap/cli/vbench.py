@@ -74,6 +74,7 @@ def vbench(
     stage: Annotated[str | None, typer.Option(help="Which stage of a run.")] = None,
     weights: cli_runs.WhichWeights = "ema",
     train_seed: cli_runs.TrainSeed = None,
+    sharded: cli_runs.Sharded = None,
     seed: Annotated[int, typer.Option(min=0, help="Added to the seed of every video.")] = 0,
     resolution: Annotated[str | None, typer.Option(help="Shape of the images: 1-1, 8-5, 7-4 or 16-9.")] = None,
     device: Annotated[str, typer.Option(help="What the package computes on: cpu or cuda.")] = "cpu",
@@ -121,7 +122,7 @@ def vbench(
             raise FlowmapError(f"--flickering {flickering}: {VIDEOS} or {STATIC} are possible")
         chosen = known_weights(weights)
         wish = Wish(stage, chosen, sampler, nfe, None, seed, train_seed, cfg_scale=guidance, shift=shift)
-        wish = replace(wish, length=length, height=height, width=width)
+        wish = replace(wish, length=length, height=height, width=width, sharded=sharded)
         images = (repository, resolution)
         place_out = out or default_out(where, videos)
         order = Order(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _LATER = "_flowmap_held"
 _EXACT = "_flowmap_exact"
@@ -39,6 +39,21 @@ def held(parameter: nn.Parameter) -> torch.dtype:
     """The precision in which a parameter is held."""
     precision: torch.dtype = getattr(parameter, _LATER, parameter.dtype)
     return precision
+
+
+def lent(value: Tensor) -> Tensor:
+    """`value` for a parameter, which may be changed: a copy, or itself where devices take parameters later."""
+    return value if _postponed.get() else value.clone()
+
+
+def give(parameter: Tensor, value: Tensor) -> None:
+    """Set `parameter` to the numbers of `value`, in its own precision; now, or when a device takes it."""
+    if not _postponed.get():
+        parameter.copy_(value)
+        return
+    precision = parameter.dtype
+    parameter.data = value
+    setattr(parameter, _LATER, precision)
 
 
 def take_to(device: torch.device, parameter: nn.Parameter) -> None:

@@ -98,7 +98,8 @@ def carry_out(
     chosen = [s for s in plan.stages if not only or s.stage.name in only]
     processes = Processes(recipe.compute)
     console = console if processes.first else Console(quiet=True)
-    refuse_impossible(recipe, plan, processes.number, processes.memory())
+    left = chosen if fresh else [stage for stage in chosen if not _done(stage)]
+    refuse_impossible(recipe, plan, processes.number, processes.memory(), left)
     command = commands.go_on
     with locked(plan.folder) if processes.first else nullcontext():
         _refuse_comparison(plan.folder, aside=fresh and not only)
@@ -135,6 +136,11 @@ def carry_out(
         _print_claims(plan.folder, console)
     console.print(f"report: [bold]{escape(str(written))}[/]", soft_wrap=True)
     return plan
+
+
+def _done(plan: StagePlan) -> bool:
+    """Whether all steps of a stage are there; nobody has verified them yet."""
+    return finished(plan.folder, plan.stage.steps, check=False) is not None
 
 
 @final

@@ -7,6 +7,7 @@ what a VAE takes while it computes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -16,7 +17,9 @@ from flowmap.planning.activations import affine, pairs
 from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.plugin.kinds import ArchiveConfig
 from flowmap.recipe.recipe import Recipe
-from flowmap.recipe.tables import StageConfig
+from flowmap.recipe.tables import ComputeConfig, StageConfig
+from flowmap.schema.words import NetworkKind
+from flowmap.training.sharing import whole_where_called
 
 LIBRARIES = 500_000_000
 """Bytes of Python and torch (0.45 GB of a process on a CPU), or of the context of an accelerator."""
@@ -25,15 +28,17 @@ LIBRARIES = 500_000_000
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """Bytes on one device: `weights`, never shared out, and `call`, the most that one takes with its memory.
+    """Bytes on one device: `weights`, of the whole network or its part, and `call`, the most that one takes.
 
-    `samples` are made at a time, by the network of `stage`.
+    `samples` are made at a time, by the network of `stage`; a `sharded` one is gathered, unit after unit, which is in
+    `weights`.
     """
 
     stage: str
     samples: int
     weights: int
     call: int
+    sharded: bool = False
 
     @property
     def total(self) -> int:
@@ -41,8 +46,23 @@ class Evaluation:
         return self.weights + self.call
 
 
-def evaluation_of(recipe: Recipe, footprint: Footprint) -> Evaluation | None:
-    """The evaluation that takes most, of the stages that are measured and of the teacher; None if there is none."""
+def held_for_calls(
+    compute: ComputeConfig, footprint: Footprint, kind: NetworkKind, devices: int, room: int | None
+) -> tuple[int, bool]:
+    """Bytes of a network that is only called, on each of the `devices` of `room` bytes; and whether it is sharded."""
+    parts = footprint.base(), footprint.own(kind)
+    whole = sum(part.bytes for part in parts)
+    if devices == 1 or whole_where_called(compute.sampling, whole, room):
+        return whole, False
+    # While one unit computes, the next is fetched.
+    return math.ceil(whole / devices) + sum(2 * part.unit + part.root for part in parts), True
+
+
+def evaluation_of(recipe: Recipe, footprint: Footprint, devices: int = 1, room: int | None = None) -> Evaluation | None:
+    """The evaluation that takes most, of the stages that are measured and of the teacher; None if there is none.
+
+    There are so many `devices`, of `room` bytes each, if anybody has said how many.
+    """
     config = recipe.evaluation
     if config is None:
         return None
@@ -50,11 +70,13 @@ def evaluation_of(recipe: Recipe, footprint: Footprint) -> Evaluation | None:
     for contest in config.contests:
         scales[contest.stage] = max(contest.cfg_scale, scales.get(contest.stage, 1.0))
     stages = [stage for stage in recipe.stages if stage.name in scales]
-    found = (_evaluated(recipe, footprint, stage, guided=scales[stage.name] != 1) for stage in stages)
+    found = (_evaluated(recipe, footprint, stage, scales[stage.name] != 1, devices, room) for stage in stages)
     return max(found, key=lambda each: each.total, default=None)
 
 
-def _evaluated(recipe: Recipe, footprint: Footprint, stage: StageConfig, guided: bool) -> Evaluation:
+def _evaluated(
+    recipe: Recipe, footprint: Footprint, stage: StageConfig, guided: bool, devices: int, room: int | None
+) -> Evaluation:
     assert recipe.evaluation is not None
     student = stage.objective.roles()["student"]
     backbone = recipe.backbone.build(recipe.data.spec())
@@ -76,8 +98,8 @@ def _evaluated(recipe: Recipe, footprint: Footprint, stage: StageConfig, guided:
         for calls in filter(None, (made, read)):
             # At most: where most is computed, and with the longest memory.
             most = max(most, workspace(max(calls, key=pairs)) + rows * footprint.memory(calls[-1].start))
-    weights = footprint.base().bytes + footprint.own(student.kind).bytes
-    return Evaluation(stage.name, samples, weights, most + rows * footprint.prompt())
+    weights, sharded = held_for_calls(recipe.compute, footprint, student.kind, devices, room)
+    return Evaluation(stage.name, samples, weights, most + rows * footprint.prompt(), sharded)
 
 
 def encoders_of(recipe: Recipe) -> Mapping[str, int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from flowmap.errors import FlowmapError
-from flowmap.planning.beside import Evaluation, encoders_of, raw_data
+from flowmap.planning.beside import Evaluation, encoders_of, held_for_calls, raw_data
 from flowmap.planning.estimate import GB, Memory, memory_of
 from flowmap.planning.footprints import footprint_of
 from flowmap.plugin.footprint import Footprint
@@ -13,18 +13,23 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.recipe import Recipe
 
 _TIGHT = 0.9
+_WHOLE = "one device holds the network whole"
 _ELSEWHERE = "What helps: leave [evaluation] out, and run flowmap evaluate where there is more memory"
 
 
-def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | None) -> None:
+def refuse_impossible(
+    recipe: Recipe, plan: Plan, devices: int, memory: int | None, trained: Collection[StagePlan] | None = None
+) -> None:
     """Raise FlowmapError if a stage of `plan` cannot run on `devices`, of so many bytes of `memory` each (None: any).
 
-    Of memory only what training takes at least is looked at, without activations.
+    Only those that are to be `trained` have to, or all. Of memory only what training takes at least is looked at,
+    without activations.
     """
+    stages = plan.stages if trained is None else trained
     micro, sequence = recipe.compute.micro_batch, recipe.compute.sequence
     if devices % sequence:
         raise FlowmapError(_unshared(devices, sequence))
-    for stage in plan.stages:
+    for stage in stages:
         batch = stage.stage.batch
         group = stage.stage.objective.group()
         if batch % (devices // sequence * (micro or group)):
@@ -35,7 +40,7 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
     if footprint is None:
         return
     encoders = encoders_of(recipe)
-    for stage in plan.stages:
+    for stage in stages:
         taken = memory_of(stage.stage.objective.roles(), footprint, recipe.compute, devices, memory)
         if taken.least <= memory < taken.least + sum(encoders.values()) and raw_data(recipe, stage.stage):
             raise FlowmapError(
@@ -51,17 +56,19 @@ def refuse_impossible(recipe: Recipe, plan: Plan, devices: int, memory: int | No
             )
 
     if recipe.evaluation is not None:
-        _refuse_evaluation(recipe, footprint, memory)
+        _refuse_evaluation(recipe, footprint, devices, memory)
 
 
-def _refuse_evaluation(recipe: Recipe, footprint: Footprint, memory: int) -> None:
+def _refuse_evaluation(recipe: Recipe, footprint: Footprint, devices: int, memory: int) -> None:
     """Of its memory only the weights are looked at."""
     kinds = {stage.objective.roles()["student"].kind for stage in recipe.stages}
-    whole = footprint.base().bytes + max((footprint.own(kind).bytes for kind in kinds), default=0)
-    if whole > memory:
+    held = [held_for_calls(recipe.compute, footprint, kind, devices, memory) for kind in kinds]
+    most, sharded = max(held, default=(0, False))
+    if most > memory:
+        how = f"each of {_devices(devices)} holds its part of the network and gathers units" if sharded else _WHOLE
+        helps = "What helps: compute.sampling = 'sharded'" if devices > 1 and not sharded else _ELSEWHERE
         raise FlowmapError(
-            f"the evaluation does not fit: one device holds the network whole, which takes {_gb(whole)} GB, and there "
-            f"are {_gb(memory)} GB. {_ELSEWHERE}"
+            f"the evaluation does not fit: {how}, which takes {_gb(most)} GB, and there are {_gb(memory)} GB. {helps}"
         )
 
 
@@ -71,9 +78,14 @@ def crowded(evaluation: Evaluation | None, memory: int | None) -> Iterator[str]:
         return
     yield (
         f"warning: the evaluation of stage '{evaluation.stage}' is estimated at {_gb(evaluation.total)} GB on one "
-        f"device, which holds the network whole ({_gb(evaluation.weights)}) and calls it with {evaluation.samples} "
-        f"samples at a time ({_gb(evaluation.call)}), of {_gb(memory)} GB. {_ELSEWHERE}"
+        f"device, which holds {_held_words(evaluation)} ({_gb(evaluation.weights)}) and calls it with "
+        f"{evaluation.samples} samples at a time ({_gb(evaluation.call)}), of {_gb(memory)} GB. {_ELSEWHERE}"
     )
+
+
+def _held_words(evaluation: Evaluation) -> str:
+    """What a device holds of the network while that is evaluated."""
+    return "its part of the network and what is gathered" if evaluation.sharded else "the network whole"
 
 
 def named(encoders: Mapping[str, int]) -> str:

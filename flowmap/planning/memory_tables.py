@@ -69,10 +69,12 @@ def _show_beside(planned: Planned, console: Console) -> None:
     point(f"libraries {gigabytes(LIBRARIES)}: always, on each device; Python and torch, or a GPU's context", console)
     found = planned.evaluation
     if found is not None:
+        network = f"the network of stage '{found.stage}'"
+        holds = f"holds its part of {network}, gathers units" if found.sharded else f"holds {network} whole"
         made = f"{found.samples} sample{'s' * (found.samples > 1)} at a time"
         point(
-            f"evaluation {gigabytes(found.total)}: when training has ended; one device holds the network of stage "
-            f"'{found.stage}' whole ({gigabytes(found.weights)}) and calls it with {made} ({gigabytes(found.call)})",
+            f"evaluation {gigabytes(found.total)}: when training has ended; one device {holds} "
+            f"({gigabytes(found.weights)}) and calls it with {made} ({gigabytes(found.call)})",
             console,
         )
     if planned.encoders:

@@ -110,7 +110,7 @@ def plan_recipe(
             made = None if footprint is None else estimate(stage, cost, footprint, devices, tflops, room)
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     with phase("estimating what evaluation takes"):
-        evaluation = None if footprint is None else evaluation_of(recipe, footprint)
+        evaluation = None if footprint is None else evaluation_of(recipe, footprint, devices, room)
     full = [*_full(recipe, stages, footprint, room), *crowded(evaluation, room)]
     encoders = encoders_of(recipe)
     return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room, evaluation, encoders)

@@ -180,6 +180,12 @@ class ComputeConfig(Config):
         description="frozen parameters, with several processes: 'sharded' over them, or 'replicated', whole in each, "
         "and never gathered; 'auto': replicated if they take at most an eighth of an accelerator's memory",
     )
+    sampling: Base = Field(
+        "auto",
+        description="networks that are evaluated or sampled, with several processes: 'sharded' over them, which then "
+        "call together, or 'replicated', whole in each; 'auto': replicated if one takes at most half of an "
+        "accelerator's memory",
+    )
     reduction: Reduction = Field(
         "auto",
         description="when several processes average gradients: once a 'turn', for which each holds the whole gradient "

@@ -21,7 +21,7 @@ Shard = Literal["auto", "all", "node"]
 """Who shares one copy of a network: all processes, those of each node, or whichever is faster and fits."""
 
 Base = Literal["auto", "sharded", "replicated"]
-"""Where frozen parameters are: shared out among processes, whole in each, or whatever is faster and fits."""
+"""Where parameters are that nobody trains: shared out among processes, whole in each, or as is faster and fits."""
 
 Reduction = Literal["auto", "turn", "loss"]
 """When processes average their gradients: once a turn, after each loss of each micro-batch, or as fits."""

@@ -23,7 +23,7 @@ from flowmap.files.whole import write_whole_folder
 from flowmap.interfaces import Role
 from flowmap.phases import each, phase
 from flowmap.schema.words import Weights
-from flowmap.training.sharding import like_sharded, local, whole
+from flowmap.training.sharding import copy_in, like_sharded, whole
 from flowmap.training.verify import sha256_of, size_of
 from flowmap.version import __version__
 
@@ -118,9 +118,9 @@ def restore(checkpoint: Checkpoint, optimizers: Mapping[str, torch.optim.Optimiz
         _refuse_odd_moments(role, read[".optimizer"], files[".optimizer"])
         loaded.append((role, optimizer, read))
     for role, optimizer, read in each(loaded, "putting them in place", "roles"):
-        _copy(role.own, read[""])
+        copy_in(role.own, read[""])
         if role.average:
-            _copy(role.average, read[".ema"])
+            copy_in(role.average, read[".ema"])
         _restore_moments(role, optimizer, read[".optimizer"])
 
 
@@ -197,12 +197,6 @@ def _refuse_odd_moments(role: Role, tensors: Mapping[str, Tensor], file: Path) -
         if moments != _MOMENTS:
             missing = min(_MOMENTS - moments)
             raise FlowmapError(f"{file} does not fit this optimizer: {name}/{missing} is missing", code=1)
-
-
-@torch.no_grad()
-def _copy(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        local(tensor).copy_(local(like_sharded(source[name], tensor)))
 
 
 def _moments(role: Role, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -97,26 +97,42 @@ class Processes:
         return self.total(numbers if self.first else [0.0] * len(numbers))
 
     def dealt(self, count: int) -> list[tuple[int, int]]:
-        """The first and the end of what each process takes of so many things in a row; the first never has least."""
-        ends = [-(-count * index // self.number) for index in range(self.number + 1)]
+        """The first and the end of what each share takes of so many things in a row; the first never has least."""
+        ends = [-(-count * share // self.shares) for share in range(self.shares + 1)]
         return list(pairwise(ends))
 
     def collected(self, rows: Tensor, sizes: Sequence[int]) -> Tensor | None:
-        """In the first process the `rows` of all, one process's after another's, on the CPU; None in the others.
+        """In the first process the `rows` of all shares, one after another, on the CPU; None in the others.
 
-        Process i has `sizes[i]` rows, the first at least one. Nobody waits but the first and whoever gives it rows.
+        Share i has `sizes[i]` rows, the first at least one. Nobody waits but the first and whoever gives it rows.
         """
         if not self.first:
-            if len(rows):
+            # Of those who hold a share, each has the whole of it.
+            if len(rows) and self.index % self.sequence == 0:
                 distributed.send(rows.cpu().contiguous(), 0, _group())
             return None
         parts = [rows.cpu()]
-        for index, size in enumerate(sizes):
-            if index and size:
+        for share, size in enumerate(sizes):
+            if share and size:
                 parts.append(torch.empty(size, *rows.shape[1:], dtype=rows.dtype))
                 with phase("waiting for the samples of the other processes"):
-                    distributed.recv(parts[-1], index, _group())
+                    distributed.recv(parts[-1], share * self.sequence, _group())
         return torch.cat(parts)
+
+    def in_step(self, count: int) -> tuple[int, int, int]:
+        """The first and the end of what this share takes of so many things, if all shares must take equally many.
+
+        And how many of them, the first ones, it takes for company only: a neighbour has them too.
+        """
+        begin, end = self.dealt(count)[self.share]
+        most = -(-count // self.shares)
+        return end - most, end, most - (end - begin)
+
+    def told(self, words: bytes) -> bytes:
+        """The `words` of the first process, for all; who waits for them waits for as long as it takes."""
+        held = [words]
+        distributed.broadcast_object_list(held, 0, _group())
+        return held[0]
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """The sums of `numbers` over all processes."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flowmap.schema.words import Base, Reduction, Shard
 
 _HELD = 0.5
-"""Of a device's memory: what may be held of networks and optimisers where a node shares them; the rest computes."""
+"""Of a device's memory: what may be held of networks and optimisers where a node shares them, or of a network that is
+only called where each device has it whole; the rest computes."""
 
 _BASE = 1 / 8
 """Of a device's memory: what frozen parameters may take that are whole in each process."""
@@ -28,6 +29,11 @@ def sharded_within(choice: Shard, number: int, node: int, held: int, memory: int
 def replicated(choice: Base, base: int, memory: int | None) -> bool:
     """Whether `base` bytes of frozen parameters are whole in each process; never by itself where memory is unknown."""
     return choice == "replicated" or (choice == "auto" and memory is not None and base <= _BASE * memory)
+
+
+def whole_where_called(choice: Base, network: int, memory: int | None) -> bool:
+    """Whether a `network` of so many bytes that nobody trains is whole in each process that calls it."""
+    return choice == "replicated" or (choice == "auto" and (memory is None or network <= _HELD * memory))
 
 
 def reduced_once(choice: Reduction, gradient: int, memory: int | None) -> bool:

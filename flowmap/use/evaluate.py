@@ -23,12 +23,12 @@ from flowmap.schema.words import needed
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.training.processes import Processes
+from flowmap.use.joint import led, made_by_all
 from flowmap.use.lineup import Lineup
 from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
 from flowmap.use.showing import save_picture
 from flowmap.use.student import ReadyModel
-from flowmap.use.together import made_together
 
 _SHEET = 64
 _OF_TEACHER = ("teacher_sampler", "teacher_calls", "teacher_cfg_scale", "samples", "shift")
@@ -57,7 +57,7 @@ def evaluate(
         return
     processes = processes or Processes(ComputeConfig(device="cpu"))
     found = read_scores(plan.folder / METRICS)
-    lineup = Lineup(plan, device)
+    lineup = Lineup(plan, device, processes)
     entries = [entry for seed in plan.recipe.seeds for entry in entries_of(lineup, config, seed)]
     # None where something is missing; in the recipe's order, whatever the order of measuring.
     rows = [recorded(entry, found, config) for entry in entries]
@@ -144,7 +144,7 @@ def _of_teacher(
     found = {}
     for name, draw in draws.items():
         start = lineup.held_out(teacher).start(given, draw)[0] if given else None
-        found[name] = made_together(processes, teacher, sampler, calls, shift, draw, start, scale)
+        found[name] = made_by_all(processes, teacher, sampler, calls, shift, draw, start, scale)
     made = {name: samples for name, samples in found.items() if samples is not None}
     if not all(samples.isfinite().all() for samples in made.values()):
         raise FlowmapError(
@@ -164,8 +164,6 @@ def _score(
     lineup: Lineup,
     processes: Processes,
 ) -> Iterator[Score]:
-    if entry.sampler is None and not processes.first:
-        return
     contestant = lineup.open(entry.member, entry.weights)
     calls = sorted({nfe for _, nfe, _ in wanted(entry, config)})
     chosen = {m: measure for m, measure in measures.items() if looks_at(m, entry)}
@@ -173,12 +171,14 @@ def _score(
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
             evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat, processes)
-            if evidence is None:
-                continue
-            for m, measure in each(list(chosen.items()), "scoring", "metrics"):
-                # No metric need know what to make of samples that are no numbers; they are the worst there are.
-                usable = m.network is not None or bool(evidence.samples.isfinite().all())
-                values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
+            with led(contestant, processes) as network:
+                if evidence is None or network is None:
+                    continue
+                evidence = replace(evidence, network=network)
+                for m, measure in each(list(chosen.items()), "scoring", "metrics"):
+                    # No metric need know what to make of samples that are no numbers; they are the worst there are.
+                    usable = m.network is not None or bool(evidence.samples.isfinite().all())
+                    values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
         for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,
@@ -220,6 +220,8 @@ def _evidence(
     if config.noise == "common":
         draw = contestant.common_draw(repeat, config.samples)
     if entry.sampler is None:
+        if not processes.first:
+            return None
         # On the CPU: all of them are more than a device has room for.
         samples = contestant.data.batch(replace(draw.child("data"), device=torch.device("cpu")))
         batch = encoded(contestant.backbone, samples, draw.child("encoding"))
@@ -227,7 +229,7 @@ def _evidence(
     start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
     if start is None and processes.first:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    made = made_together(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    made = made_by_all(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
     if made is None:
         return None
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:

@@ -15,7 +15,7 @@ from typing import final
 
 import torch
 
-from flowmap.interfaces import Backbone, Data
+from flowmap.interfaces import Data
 from flowmap.phases import phase
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.reading.open import choose_stage, open_run, reopened
@@ -23,7 +23,9 @@ from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.outside import Outside, find_weights, is_weights
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import NetworkKind, Weights
+from flowmap.training.processes import Processes
 from flowmap.use.identity import stage_identity, weights_identity
+from flowmap.use.networks import Networks
 from flowmap.use.real import HeldOut
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 
@@ -60,14 +62,16 @@ class Member:
 
 @final
 class Lineup:
-    """All members that the recipe of a plan names; one backbone is in memory at a time, and roles share its base."""
+    """All members that the recipe of a plan names; one backbone is in memory at a time, and roles share its base.
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    All `processes`, if there are several, open the same members.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device, processes: Processes | None = None) -> None:
         self._plan = plan
-        self._device = device
+        self._device, self._processes = device, processes
         self._known: dict[str, tuple[Outside, str]] = {}
-        self._made: tuple[BackboneConfig, SampleSpec] | None = None
-        self._backbone: Backbone | None = None
+        self._networks: Networks | None = None
         self._held_out: HeldOut | None = None
 
     @cached_property
@@ -94,15 +98,15 @@ class Lineup:
 
         Raises FlowmapError if a stage is not finished.
         """
-        source, backbone = member.source, self._ready(member.backbone, member.spec)
-        device, data, compute = self._device, self._data, self._plan.recipe.compute
+        source, data = member.source, self._data
+        # All who are measured together compute alike.
+        networks = self._ready(member.backbone, member.spec)
         if isinstance(source, StagePlan):
-            return open_contestant(source, weights, device, data, backbone)
+            return open_contestant(source, weights, self._device, data, networks=networks)
         if source.run is None:
-            return open_weights(source, member.spec, member.seed, device, data, backbone, compute)
+            return open_weights(source, member.seed, data, networks)
         with reopened(source.run):
-            # All who are measured together compute alike.
-            found = open_contestant(_of_run(source.run), weights, device, data, backbone, compute)
+            found = open_contestant(_of_run(source.run), weights, self._device, data, networks=networks)
         return replace(found, stage=member.name, seed=member.seed)
 
     def held_out(self, contestant: ReadyModel) -> HeldOut:
@@ -111,13 +115,15 @@ class Lineup:
             self._held_out = HeldOut(contestant)
         return self._held_out
 
-    def _ready(self, config: BackboneConfig, spec: SampleSpec) -> Backbone:
-        """The backbone of `config`, made before or anew; one that is made anew lets go of the one before."""
-        if self._backbone is None or self._made != (config, spec):
-            self._backbone = self._held_out = None
+    def _ready(self, config: BackboneConfig, spec: SampleSpec) -> Networks:
+        """The networks of `config`, made before or anew; those that are made anew let go of those before."""
+        made = self._networks
+        if made is None or (made.config, made.spec) != (config, spec):
+            self._networks = self._held_out = made = None
             gc.collect()  # a network and its hooks know each other
-            self._backbone, self._made = config.build(spec), (config, spec)
-        return self._backbone
+            compute = self._plan.recipe.compute
+            self._networks = made = Networks(config, spec, self._device, compute, self._processes)
+        return made
 
 
 def _of_run(folder: Path) -> StagePlan:

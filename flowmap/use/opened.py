@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowmap.console.commands import going_on, process
+from flowmap.console.commands import going_on
 from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.texts import is_file
@@ -24,7 +24,6 @@ from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
-from flowmap.recipe.computing import sequence_findings
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
@@ -33,6 +32,7 @@ from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
+from flowmap.use.shares import as_wished, networks, refuse_unshared, sharing
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
@@ -45,7 +45,8 @@ Opening = Callable[[StagePlan, Weights, Processes], ReadyModel]
 
 
 def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyModel:
-    return open_contestant(plan, weights, processes.device, tokens=processes.tokens())
+    made_by = networks(plan.recipe.backbone, plan.recipe.data.spec(), processes)
+    return open_contestant(plan, weights, processes.device, networks=made_by)
 
 
 @final
@@ -53,7 +54,8 @@ def _opening(plan: StagePlan, weights: Weights, processes: Processes) -> ReadyMo
 class Opened:
     """Who is sampled, how, and what is made of it (`spec`); `facts` say who it is, `source` is what was opened.
 
-    Each sample is shared by as many of the `processes` as were asked for; `backbone` made the network.
+    Each sample is shared by as many of the `processes` as were asked for, or, where the network is sharded and nothing
+    was asked for, as can share one; `backbone` made the network.
     """
 
     source: StagePlan | Outside
@@ -89,7 +91,6 @@ def open_wished(where: str, wish: Wish, together: int | None = None, later: bool
     Each sample is made by so many processes `together`, by all if it is None. What is to be shown may be said `later`,
     to what was opened (`asked`). Raises FlowmapError for what cannot be done.
     """
-    together = together or process()[1]
     if not where.strip():
         raise FlowmapError("no folder is named: give that of a run or of weights, or a hub id")
     folder = Path(where)
@@ -103,8 +104,8 @@ def open_wished(where: str, wish: Wish, together: int | None = None, later: bool
     return _open_weights(found, wish, together, later)
 
 
-def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, together: int = 1) -> Opened:
-    """A finished stage of the run of `plan`, opened by `opening`, for so many processes that sample `together`."""
+def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, together: int | None = 1) -> Opened:
+    """A finished stage of the run of `plan`, opened by `opening`; `together` as in `open_wished`."""
     for name in (*_SIZES, "shift"):
         if getattr(wish, name) is not None:
             raise FlowmapError(f"{option(name)}: is for weights; a run's samples are as its recipe says")
@@ -112,9 +113,10 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
     _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
-    processes = _sharing(plan.recipe.compute, plan.recipe.backbone, spec, together)
+    processes = sharing(as_wished(plan.recipe.compute, wish), plan.recipe.backbone, spec, together)
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
+    refuse_unshared(contestant, plan.recipe.backbone, spec, processes, together)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
     own = config.own_times()
     usual = _CALLS if own is None else own.steps * config.calls_per_step
@@ -122,19 +124,7 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts)
 
 
-def _sharing(compute: ComputeConfig, backbone: BackboneConfig, spec: SampleSpec, number: int) -> Processes:
-    """The processes that sample, of which each `number` share the tokens of each sample.
-
-    Raises FlowmapError if they cannot.
-    """
-    if process()[1] % number:
-        raise FlowmapError(f"{option('together', number)}: {process()[1]} processes are no whole groups of {number}")
-    for finding in sequence_findings(number, backbone, spec):
-        raise FlowmapError(f"started as {number} processes, which would share each sample: {finding.message}")
-    return Processes(compute.model_copy(update={"sequence": number}))
-
-
-def _open_weights(weights: Outside, wish: Wish, together: int, later: bool) -> Opened:
+def _open_weights(weights: Outside, wish: Wish, together: int | None, later: bool) -> Opened:
     """Weights that are no run's, sampled as their authors do unless `wish` says otherwise."""
     for name, given in (("stage", wish.stage), ("train-seed", wish.train_seed), ("weights", wish.weights != "ema")):
         if given:
@@ -154,9 +144,9 @@ def _open_weights(weights: Outside, wish: Wish, together: int, later: bool) -> O
             "layout that is shift, or flow_shift, in scheduler/scheduler_config.json); give it"
         )
     cfg_scale = wish.cfg_scale or (told.cfg_scale if config.network == "velocity" else 1.0)
-    processes = _sharing(ComputeConfig(), backbone, spec, together)
-    place = processes.device, Asked(), backbone.build(spec), processes.compute, processes.tokens()
-    contestant = open_weights(weights.sized(spec), spec, 0, *place)
+    processes = sharing(as_wished(ComputeConfig(), wish), backbone, spec, together)
+    contestant = open_weights(weights.sized(spec), 0, Asked(), networks(backbone, spec, processes))
+    refuse_unshared(contestant, backbone, spec, processes, together)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
     numbers = wish.calls or told.calls, shift, cfg_scale

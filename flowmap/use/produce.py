@@ -135,14 +135,12 @@ def _fulfilled(opened: Opened, wish: Wish, pieces: Sequence[Piece], produced: Pr
     ending = ".png" if spec.fps is None else ".mp4"
     absent = processes.agreed([not produced.there(piece.name + ending) for piece in pieces])
     left = [piece for piece, gone in zip(pieces, absent, strict=True) if gone]
-    # Side by side, so that samples of one prompt, which stand together, are made by one process.
-    begin, end = (len(left) * share // processes.shares for share in (processes.share, processes.share + 1))
-    mine, made = left[begin:end], 0
-    starts = _starts(opened, wish, mine)
-    for piece in each(mine, f"making {len(left)} samples, {len(mine)} of them here", "samples"):
+    mine, made = _mine(opened, left), 0
+    starts = _starts(opened, wish, [piece for piece, _ in mine])
+    for piece, wanted in each(mine, f"making {len(left)} samples, {len(mine)} of them here", "samples"):
         sample = _made(opened, piece, next(starts))
         # Of those who share a sample each has the whole of it.
-        if processes.index % processes.sequence == 0:
+        if wanted and processes.index % processes.sequence == 0:
             _write(opened, piece.name + ending, sample, produced)
             made += 1
     total = int(processes.total([made])[0])
@@ -150,6 +148,23 @@ def _fulfilled(opened: Opened, wish: Wish, pieces: Sequence[Piece], produced: Pr
     if opened.cfg_scale != 1:
         facts["guidance"] = opened.cfg_scale
     return Production(produced.folder, ending, total, len(pieces) - total, facts)
+
+
+def _mine(opened: Opened, left: Sequence[Piece]) -> list[tuple[Piece, bool]]:
+    """What this process makes of the pieces that are `left`, and whether it is wanted of this one.
+
+    Side by side, so that samples of one prompt, which stand together, are made by one process. If a network is sharded,
+    all make equally many (see flowmap.use.joint), and all those from images first: they take other calls.
+    """
+    processes = opened.processes
+    if not opened.contestant.sharded:
+        begin, end = processes.dealt(len(left))[processes.share]
+        return [(piece, True) for piece in left[begin:end]]
+    mine: list[tuple[Piece, bool]] = []
+    for some in ([p for p in left if p.image is not None], [p for p in left if p.image is None]):
+        begin, end, idle = processes.in_step(len(some))
+        mine += [(piece, place >= idle) for place, piece in enumerate(some[begin:end])]
+    return mine
 
 
 def _starts(opened: Opened, wish: Wish, pieces: Sequence[Piece]) -> Iterator[Batch | None]:

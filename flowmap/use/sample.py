@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,10 +16,10 @@ from flowmap.errors import FlowmapError
 from flowmap.files.folder import writing
 from flowmap.files.whole import readable, write_together
 from flowmap.reading.open import open_run
+from flowmap.use.joint import made_by_all
 from flowmap.use.opened import Opened, open_wished, open_wished_run
 from flowmap.use.showing import in_colour, pictured, write_picture, write_video
 from flowmap.use.start import given_frames, noise_of, start_of
-from flowmap.use.student import generate
 from flowmap.use.watching import Watcher
 from flowmap.use.wish import Wish
 
@@ -61,6 +62,8 @@ def draw_samples(
 ) -> tuple[Tensor, dict[str, object]]:
     """Samples `[N, F, ...]` in data space, on the CPU, and what there is to say of how they were made.
 
+    Of several processes the first has them, and the others `[0]`.
+
     If they are to be written as `out`, its folder is made before the work. A `watcher` is told how far it is. They are
     made from the noise of the opened sampler, or of the sampler called `noise`, beside whose samples they are to be
     seen. Raises FlowmapError if any of them has values that are no finite numbers.
@@ -73,7 +76,9 @@ def draw_samples(
     if out is not None:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-    samples = generate(contestant, config, opened.calls, opened.shift, draw, start, opened.cfg_scale, watcher)
+    numbers = opened.calls, opened.shift, draw, start, opened.cfg_scale
+    found = made_by_all(opened.processes, contestant, config, *numbers, watcher)
+    samples = torch.empty(0) if found is None else found
     _refuse_no_numbers(samples)
     facts: dict[str, object] = {**opened.facts, "sampler": config.type, "nfe": opened.calls, "seed": wish.seed}
     if opened.cfg_scale != 1:
@@ -85,7 +90,7 @@ def draw_samples(
 
 def _refuse_no_numbers(samples: Tensor) -> None:
     """Refuse to write what looks like a sample and is none."""
-    bad = int((~samples.flatten(1).isfinite()).any(dim=1).sum())
+    bad = sum(not sample.isfinite().all() for sample in samples)
     if bad:
         raise FlowmapError(
             f"{bad} of {len(samples)} samples have values that are no finite numbers, so nothing was written. Their "

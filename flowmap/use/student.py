@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Backbone, Batch, Cond, Data, TokenGroup, Velocity, share_tokens
+from flowmap.interfaces import Backbone, Batch, Cond, Data, Velocity
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.networks.batches import together
@@ -20,12 +20,10 @@ from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.layout import StagePlan
 from flowmap.recipe.outside import Outside
 from flowmap.recipe.tables import ComputeConfig, sampling_shift
-from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import FrameView, NetworkKind, Weights, context_refusal
-from flowmap.training.compiled import compile_units
+from flowmap.schema.words import FrameView, Weights, context_refusal
 from flowmap.training.ledger import counted
-from flowmap.training.precision import compute_in
-from flowmap.training.stage import base_draw, stage_weights
+from flowmap.training.stage import stage_weights
+from flowmap.use.networks import Networks
 from flowmap.use.watching import Watcher
 
 _TEXTS_TOGETHER = 64
@@ -36,7 +34,8 @@ class ReadyModel:
     """A finished stage's student or weights from outside, ready to sample: in chunks, or together if `view` is whole.
 
     `stage` is its name, `seed` the training seed (of weights from outside: the one at which they are measured), `shift`
-    that of the grid on which it is sampled unless another is asked for.
+    that of the grid on which it is sampled unless another is asked for. A `sharded` network must be called by all
+    processes, equally often.
     """
 
     stage: str
@@ -49,6 +48,7 @@ class ReadyModel:
     contexts: Mapping[int, int]
     data: Data
     device: torch.device
+    sharded: bool = False
 
     def draw(self, purpose: str, repeat: int, count: int) -> Draw:
         """Noise of its own: no other stage, weights, seed, purpose or repeat sees it."""
@@ -64,69 +64,38 @@ def open_contestant(
     weights: Weights,
     device: torch.device,
     data: Data | None = None,
-    backbone: Backbone | None = None,
     compute: ComputeConfig | None = None,
-    tokens: TokenGroup | None = None,
+    networks: Networks | None = None,
 ) -> ReadyModel:
-    """The student of the finished stage of `plan`. Raises FlowmapError if it is not finished.
+    """The student of the finished stage of `plan`, on `device`. Raises FlowmapError if it is not finished.
 
-    `data` are what it is measured on, and `compute` says how its calls compute, if not as its own recipe does. A
-    `backbone` that was made before saves reading its base weights again; a student that it made before is then no
-    longer valid. The `tokens` of each sample are shared among several processes, if they are given.
+    `data` are what it is measured on, and `compute` says how its calls compute, if not as its own recipe does.
+    `networks`, which make it where and as they make all others, save reading base weights again; a student that they
+    made before is then no longer valid.
     """
     stage, spec = plan.stage, plan.recipe.data.spec()
     own = stage_weights(plan, stage.name, weights)
-    backbone = backbone or plan.recipe.backbone.build(spec)
     student = stage.objective.roles()["student"]
-    compute = compute or plan.recipe.compute
-    network = _network(backbone, student.kind, own, plan.seed, device, compute, tokens)
+    networks = networks or Networks(plan.recipe.backbone, spec, device, compute or plan.recipe.compute)
+    network = networks.student(student.kind, own, plan.seed)
     contexts = plan.recipe.backbone.contexts(spec)
     data = data or plan.recipe.measured_data().build()
     shift = sampling_shift(stage, plan.recipe.evaluation)
-    return ReadyModel(stage.name, plan.seed, weights, network, student.view, shift, backbone, contexts, data, device)
+    who = stage.name, plan.seed, weights, network, student.view, shift
+    return ReadyModel(*who, networks.backbone, contexts, data, networks.device, networks.sharded)
 
 
-def open_weights(
-    weights: Outside,
-    spec: SampleSpec,
-    seed: int,
-    device: torch.device,
-    data: Data,
-    backbone: Backbone,
-    compute: ComputeConfig,
-    tokens: TokenGroup | None = None,
-) -> ReadyModel:
-    """Weights from outside as they stand, for samples of `spec`; they are no run's, and `backbone` is theirs.
-
-    Calls compute as `compute` says, precision "no" being that of the weights; `tokens` as in `open_contestant`.
+def open_weights(weights: Outside, seed: int, data: Data, networks: Networks) -> ReadyModel:
+    """Weights from outside as they stand; they are no run's, and `networks` are of their backbone.
 
     Raises FlowmapError unless every parameter is set.
     """
-    kind, view = weights.pretrained.kind, weights.pretrained.view
-    network = _network(backbone, kind, None, seed, device, compute, tokens)
-    contexts = weights.backbone.contexts(spec)
-    shift = 1.0 if weights.pretrained.shift is None else weights.pretrained.shift
-    return ReadyModel(weights.name, seed, "ema", network, view, shift, backbone, contexts, data, device)
-
-
-def _network(
-    backbone: Backbone,
-    kind: NetworkKind,
-    own: Mapping[str, Tensor] | None,
-    seed: int,
-    device: torch.device,
-    compute: ComputeConfig,
-    tokens: TokenGroup | None,
-) -> Velocity:
-    """The network of a student that nobody trains, on `device`, computing as it was trained."""
-    with phase("making the network"):
-        role = backbone.role("student", kind, own, base_draw(seed))
-        role.freeze()
-        compute_in(role.module, compute.precision, device)
-        share_tokens(role.module, tokens)
-        compile_units([role], compute.compile)
-        role.module.to(device).eval()
-    return role.network
+    told = weights.pretrained
+    network = networks.student(told.kind, None, seed)
+    contexts = weights.backbone.contexts(networks.spec)
+    shift = 1.0 if told.shift is None else told.shift
+    where = networks.backbone, contexts, data, networks.device, networks.sharded
+    return ReadyModel(weights.name, seed, "ema", network, told.view, shift, *where)
 
 
 def latent_context(contexts: Mapping[int, int], frames: int) -> int:

@@ -46,7 +46,8 @@ class Wish:
     `number` samples (per prompt, if there are `prompts`, or `classes` of data with class labels) with `calls` network
     calls each; what is None is chosen from the recipe, or is as the weights' authors have it. `image`, or the first
     `frames` frames of `video`, are given clean.
-    `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe.
+    `length` (in frames), `height`, `width` (in pixels) and `shift` are for weights, which have no recipe. `sharded`
+    is whether the network is, over all processes, or whole in each (compute.sampling).
     """
 
     stage: str | None = None
@@ -66,6 +67,7 @@ class Wish:
     height: int | None = None
     width: int | None = None
     shift: float | None = None
+    sharded: bool | None = None
 
     @property
     def asked(self) -> int:

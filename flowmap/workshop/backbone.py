@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Backbone, Batch, Chunking, Cond, FlowMap, OneChunk, Role, Samples, SamplingGrid
-from flowmap.interfaces.held import hold
+from flowmap.interfaces.held import hold, lent
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
 from flowmap.schema.words import NetworkKind
@@ -102,7 +102,7 @@ class ModuleBackbone(Backbone):
         make, inner, copies = self._architecture.make, self._architecture.inner, self._architecture.copies
         self._refuse_tied()
         # A role of its own changes what it is given.
-        found = self._architecture.base() if weights is None else {k: v.clone() for k, v in weights.items()}
+        found = self._architecture.base() if weights is None else {k: lent(v) for k, v in weights.items()}
         if found is not None:
             # Nothing is drawn that would be overwritten: of billions of weights that takes longer than reading them.
             with init_empty_weights(include_buffers=False):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces.held import give
 from flowmap.phases import phase
 from flowmap.weights.shapes import misfit
 
@@ -15,7 +16,7 @@ from flowmap.weights.shapes import misfit
 def fill(
     own: Mapping[str, Tensor], weights: Mapping[str, Tensor], who: str, may_lack: Collection[str] = frozenset()
 ) -> None:
-    """Copy `weights` into `own`, all of them. `who` is whose they are, for messages.
+    """Set `own` to `weights`, all of them. `who` is whose they are, for messages.
 
     The names in `may_lack` may all be lacking together, and keep their values. Raises FlowmapError if any other is
     missing, left over or misshapen.
@@ -28,7 +29,7 @@ def fill(
     size = sum(value.nbytes for value in weights.values())
     with torch.no_grad(), phase(f"reading the weights of {who}", size, "bytes") as doing:
         for key, value in weights.items():
-            own[key].copy_(value)
+            give(own[key], value)
             doing.advance(value.nbytes)
 
 
