@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from flowmap_samplers.configs import LcmConfig
 from flowmap_wan.causal_configs import CausalConfig, CausalWan21Config, CausalWan22Config
 from flowmap_wan.configs import Wan21Config
-from flowmap_wan.original import of_original
 from flowmap_wan.released import RELEASES, release_of
 from flowmap_wan.settings import LoraConfig
-from flowmap_wan.twin import TEXT_DIM, make_twin
+from flowmap_wan.twin import make_twin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,8 +23,10 @@ from flowmap.plugin import SampleSpec
 from flowmap.recipe.outside import AbsentError, look_up
 from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
+from flowmap.use.networks import Networks
 from flowmap.use.student import generate, open_weights
 
+from .rival_folders import one_file, two_experts
 from .support import draw
 
 SPEC = SampleSpec((21, 3, 32, 32), text=True, fps=16.0)
@@ -38,33 +37,16 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_twin(tmp_path_factory.mktemp("encoders") / "twin")
 
 
-def state() -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    sizes: dict[str, Any] = {"num_attention_heads": 1, "attention_head_dim": 128, "ffn_dim": 32, "num_layers": 2}
-    return dict(WanTransformer3DModel(**sizes, text_dim=TEXT_DIM, freq_dim=32).state_dict())
-
-
 @pytest.fixture
 def folder(encoders: Path, tmp_path: Path) -> Path:
     """Self-Forcing's file beside encoders."""
-    place = tmp_path / "any"
-    shutil.copytree(encoders, place, ignore=shutil.ignore_patterns("transformer"))
-    theirs = {f"model.{of_original(key)}": value for key, value in state().items()}
-    save_file(theirs, place / "self_forcing_dmd.safetensors")
-    return place
+    return one_file(encoders, tmp_path / "any", "self_forcing_dmd")
 
 
 @pytest.fixture
 def pair(encoders: Path, tmp_path: Path) -> Path:
     """FastVideo's two networks beside encoders."""
-    place = tmp_path / "CausalWan2.2-I2V-A14B-Preview-Diffusers"
-    shutil.copytree(encoders, place, ignore=shutil.ignore_patterns("transformer"))
-    for part in ("transformer", "transformer_2"):
-        (place / part).mkdir()
-        save_file(state(), place / part / "diffusion_pytorch_model.safetensors")
-        told = {"_class_name": "CausalWanTransformer3DModel", "attention_head_dim": 128}
-        (place / part / "config.json").write_text(json.dumps(told))
-    return place
+    return two_experts(encoders, tmp_path / "CausalWan2.2-I2V-A14B-Preview-Diffusers")
 
 
 def problems(config: CausalConfig, spec: SampleSpec = SPEC) -> list[str]:
@@ -131,9 +113,9 @@ def test_a_pair_goes_on_from_an_image(pair: Path) -> None:
 
 def made(weights: Path, prompts: list[str], spec: SampleSpec = SPEC, given: int = 0) -> Tensor:
     outside = look_up(str(weights)).sized(spec)
-    backbone, told = outside.backbone.build(spec), outside.pretrained
-    data: Any = None
-    ready = open_weights(outside, spec, 0, torch.device("cpu"), data, backbone, ComputeConfig())
+    told, data = outside.pretrained, cast(Any, None)
+    ready = open_weights(outside, 0, data, Networks(outside.backbone, spec, torch.device("cpu"), ComputeConfig()))
+    backbone = ready.backbone
     cond, null = backbone.condition(prompts, 1, ready.device)
     start = Batch(torch.zeros(1, given, *backbone.latent_shape()[1:]), cond, null)
     return generate(ready, LcmConfig(**dict(told.sampler_fields)), told.calls, None, draw(), start)
