@@ -36,6 +36,7 @@ OTHERS = {
     "git": r"clone .*",
     "python3": r"-m venv .*",
     "cp": r"\S+ \S+",
+    "python": r"-m flowmap_wan\.convert \S+\.pt \S+( --key \w+)?",
 }
 
 
@@ -154,7 +155,7 @@ def check_python(text: str) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flowmap":
             module = importlib.import_module(str(node.module))
             for name in node.names:
-                if not hasattr(module, name.name):
+                if name.name != "*" and not hasattr(module, name.name):
                     importlib.import_module(f"{node.module}.{name.name}")
 
 
