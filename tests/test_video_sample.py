@@ -131,9 +131,9 @@ def test_every_prompt_has_its_number_of_samples_in_order(
     starts: list[Batch] = []
     real = joint.generate
 
-    def generate(*args: Any) -> Tensor:
+    def generate(*args: Any, **named: Any) -> Tensor:
         starts.append(args[5])
-        return real(*args)
+        return real(*args, **named)
 
     monkeypatch.setattr(joint, "generate", generate)
     samples = sampled(far, tmp_path / "x", prompts=("a ball", "a red square"))
