@@ -24,6 +24,7 @@ from flowmap.networks.rollout import rollout
 from flowmap.recipe.layout import Plan, make_plan
 from flowmap.recipe.read import read
 from flowmap.use import evaluate as module
+from flowmap.use import joint
 from flowmap.use.real import HeldOut, encoded
 from flowmap.use.student import generate, open_contestant
 
@@ -197,7 +198,7 @@ class Asked:
                 self.starts.append(start)
             return generate(who, sampler, calls, shift, drawn, *more, **named)
 
-        patch.setattr(module, "generate", asked)
+        patch.setattr(joint, "generate", asked)
 
     def run(self, plan: Plan) -> list[tuple[str, str, int, float]]:
         self.calls.clear()

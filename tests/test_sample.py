@@ -17,6 +17,7 @@ from flowmap.errors import FlowmapError
 from flowmap.reading.open import choose_stage
 from flowmap.recipe.layout import make_plan
 from flowmap.recipe.read import read
+from flowmap.use import joint
 from flowmap.use import sample as sampling
 from flowmap.use.sample import sample_run
 from flowmap.use.wish import Wish
@@ -148,7 +149,7 @@ def test_an_unfinished_stage_says_how_to_finish_it(tmp_path: Path) -> None:
 def test_samples_that_are_no_numbers_are_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    real = sampling.generate
+    real = joint.generate
 
     def generate(*args: object, **named: object) -> torch.Tensor:
         samples = real(*args, **named)  # type: ignore[arg-type]
@@ -157,7 +158,7 @@ def test_samples_that_are_no_numbers_are_not_written(
 
     good = sampled(run, tmp_path / "a")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(sampling, "generate", generate)
+    monkeypatch.setattr(joint, "generate", generate)
     for out in ("a", "b"):
         with pytest.raises(
             FlowmapError, match="1 of 5 samples have values that are no finite numbers, so nothing was"

@@ -19,7 +19,7 @@ from flowmap.interfaces import Batch, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
-from flowmap.use import sample as sampling
+from flowmap.use import joint
 from flowmap.use.sample import sample_run
 from flowmap.use.wish import Wish
 from flowmap.video import clip_as, image_as, to_float, write_mp4
@@ -129,13 +129,13 @@ def test_every_prompt_has_its_number_of_samples_in_order(
     far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[Batch] = []
-    real = sampling.generate
+    real = joint.generate
 
-    def generate(*args: Any) -> Tensor:
+    def generate(*args: Any, **named: Any) -> Tensor:
         starts.append(args[5])
-        return real(*args)
+        return real(*args, **named)
 
-    monkeypatch.setattr(sampling, "generate", generate)
+    monkeypatch.setattr(joint, "generate", generate)
     samples = sampled(far, tmp_path / "x", prompts=("a ball", "a red square"))
     assert len(samples) == 4
     (start,) = starts

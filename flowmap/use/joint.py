@@ -42,7 +42,7 @@ def made_by_all(
     Parts are whole batches, cut as one process would cut them.
     """
     if processes.number == 1:
-        return generate(contestant, sampler, calls, shift, draw, start, scale, watcher)
+        return generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher)
     size = at_once(contestant)
     count = -(-draw.count // size)
     begin, end = processes.dealt(count)[processes.share]
@@ -52,7 +52,7 @@ def made_by_all(
         # The first may be busy for hours, for which nobody waits within a call.
         processes.wait()
     rows = min(begin * size, draw.count), min(end * size, draw.count)
-    mine = generate(contestant, sampler, calls, shift, draw, start, scale, watcher, rows)
+    mine = generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher, rows=rows)
     sizes = [min(end * size, draw.count) - min(begin * size, draw.count) for begin, end in processes.dealt(count)]
     return processes.collected(mine[idle * size :], sizes)
 

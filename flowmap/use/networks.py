@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Mapping
 from typing import final
 
@@ -66,7 +67,7 @@ class Networks:
                 self.backbone = None  # type: ignore[assignment]  # its memory is needed for the next
                 gc.collect()  # a network and its hooks know each other
                 self.backbone = self.config.build(self.spec)
-            with postponed():
+            with postponed(self._may_shard(sys.maxsize)):
                 role = self.backbone.role("student", kind, own, base_draw(seed))
             role.freeze()
             self._place(kind, role)
@@ -80,14 +81,19 @@ class Networks:
         shapes = [{name: value.shape for name, value in each.items()} for each in (role.own, own)]
         return made == kind and shapes[0] == shapes[1]
 
+    def _may_shard(self, size: int) -> bool:
+        """Whether a network of so many bytes is sharded, as all processes decide alike."""
+        processes = self._processes
+        if processes is None or processes.number == 1:
+            return False
+        return not whole_where_called(self._compute.sampling, size, processes.least_memory())
+
     def _place(self, kind: NetworkKind, role: Role) -> None:
         processes, module = self._processes, role.module
-        if processes is not None and processes.number > 1:
-            memory = processes.least_memory()
-            if not whole_where_called(self._compute.sampling, size_of(module), memory):
-                place_called(role, processes)
-                self._sharded = kind, role
-                return
+        if processes is not None and self._may_shard(size_of(module)):
+            place_called(role, processes)
+            self._sharded = kind, role
+            return
         compute_in(module, self._compute.precision, self.device)
         share_tokens(module, processes.tokens() if processes is not None else None)
         compile_units([role], self._compute.compile)
