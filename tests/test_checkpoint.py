@@ -308,10 +308,18 @@ def test_no_pickle_is_read(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 # FID's network is published as a pickle and nothing else, and known by the digest of that very file. torch reads of it
 # tensors in containers alone, or refuses.
-TENSORS_ALONE = (
-    "plugins/metrics/flowmap_metrics/inception_weights.py",
-    'found: Any = torch.load(file, map_location="cpu", weights_only=True)',
-)
+WAN = "plugins/backbones/flowmap_wan"
+EXCEPT = {
+    # Tensors alone; the second in a process without rights.
+    "plugins/metrics/flowmap_metrics/inception_weights.py": 'torch.load(file, map_location="cpu", weights_only=True)',
+    f"{WAN}/unpickle.py": "",
+    # What processes of one run tell each other, and no file.
+    "flowmap/use/joint.py": "",
+    # Words about files that are not read.
+    f"{WAN}/convert.py": "",
+    f"{WAN}/refusals.py": "",
+    f"{WAN}/rights.py": "",
+}
 
 
 def test_nothing_in_flowmap_can_read_a_pickle() -> None:
@@ -325,9 +333,13 @@ def test_nothing_in_flowmap_can_read_a_pickle() -> None:
         for file in sources
         for number, line in enumerate(file.read_text().splitlines(), start=1)
         if forbidden.search(line) and "No pickle is" not in line
-        if (str(file.relative_to(ROOT)), line.strip()) != TENSORS_ALONE
+        if EXCEPT.get(str(file.relative_to(ROOT)), "nothing") not in line
     }
     assert found == set()
+    sources = {name: (ROOT / f"{WAN}/{name}.py").read_text() for name in ("convert", "refusals", "rights", "unpickle")}
+    reading = [line.strip() for text in sources.values() for line in text.splitlines() if "torch.load(" in line]
+    assert len(reading) == 1
+    assert "weights_only=True" in reading[0]
 
 
 # --- restoring into something else

@@ -174,8 +174,8 @@ def test_a_folder_of_something_else(here: Path) -> None:
         look_up("./other")
     assert str(caught.value) == (
         "./other is no run, and no weights that an installed backbone reads: it holds model.gguf. Weights are a folder "
-        "in diffusers' layout, with transformer/config.json; asked: dit, far_wan21, flux, flux2, gaussian, lumina2, "
-        "mlp, pixart, qwen_image, sana, sd3, wan21, wan21_i2v, z_image"
+        "in diffusers' layout, with transformer/config.json; asked: causal_wan21, causal_wan22, dit, far_wan21, "
+        "flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, sana, sd3, wan21, wan21_i2v, z_image"
     )
 
 
@@ -347,8 +347,8 @@ def contested(name: str, *changes: tuple[str, str]) -> str:
             contested("./weights"),
             "r.toml:27: evaluation.contests.0.stage: ./weights is no run, and no weights that an installed backbone "
             "reads: it holds nothing. Weights are a folder in diffusers' layout, with transformer/config.json; asked: "
-            "dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, sana, sd3, wan21, wan21_i2v, "
-            "z_image",
+            "causal_wan21, causal_wan22, dit, far_wan21, flux, flux2, gaussian, lumina2, mlp, pixart, qwen_image, "
+            "sana, sd3, wan21, wan21_i2v, z_image",
         ),
         (
             edited(('teacher = "teacher"', 'teacher = "base"')),

@@ -415,7 +415,7 @@ def test_a_checkpoint_with_odd_heads_is_refused(tmp_path: Path, monkeypatch: pyt
     (misfit,) = errors()
     assert "do not fit its config.json: " in misfit
     # As if the weights were of that size too.
-    monkeypatch.setattr(pretrained, "problem", lambda weights: None)
+    monkeypatch.setattr(pretrained, "problem", lambda weights, pictures: None)
     assert errors() == ["its heads have 13 dimensions; rotary positions turn pairs of them"]
 
 

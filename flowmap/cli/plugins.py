@@ -27,7 +27,7 @@ app.add_typer(plugins, name="plugins")
 
 _COLOURS = {"passed": "green", "failed": "red", "expected": "yellow"}
 _TABLE_WIDTH = 160
-_LAWS = "docs/laws.md"
+_LAWS = "laws.md"
 
 
 @plugins.callback(invoke_without_command=True)
@@ -79,7 +79,9 @@ def check(
     broken = [number for _, number in found]
     if sum(broken):
         laws = "1 law is" if sum(broken) == 1 else f"{sum(broken)} laws are"
-        raise FlowmapError(f"{laws} broken; each says above what to look at, and {_LAWS} what it is about", 1)
+        raise FlowmapError(
+            f"{laws} broken; each says above what to look at, and {_LAWS} in the documentation what it is about", 1
+        )
     consoles.out.print(
         f"All laws that apply are kept. Next: name '{escape(name)}' in a recipe, and try it: flowmap run RECIPE "
         "--rehearse",

@@ -48,7 +48,7 @@ def test_a_component_that_breaks_one(install: Any) -> None:
     assert "1 law is broken" in str(error)
     assert "follows_the_grid failed" in text
     assert "'even' must follow the grid that it is given" in text
-    assert "(docs/laws.md#sampler-follows-the-grid)" in text
+    assert "(laws.md#sampler-follows-the-grid)" in text
 
 
 @pytest.mark.parametrize(

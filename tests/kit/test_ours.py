@@ -15,6 +15,7 @@ from flowmap_metrics import inception_weights
 from flowmap_metrics.image_configs import KidConfig, PrecisionConfig
 from flowmap_mlp.configs import MlpConfig
 from flowmap_samplers.configs import LcmConfig
+from flowmap_wan.causal_configs import CausalWan21Config, CausalWan22Config
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 
 from flowmap.interfaces import EncodedText, Samples
@@ -84,6 +85,11 @@ def wan(adapted: Any) -> Iterator[Examination]:
         FarWan21Config(**fields, chunks=(1, 2, 1), full_chunks=3),
     ):
         yield examination(config, spec=VIDEO, samples=samples)
+    rivals = {name: value for name, value in fields.items() if name != "lora"}
+    yield examination(CausalWan21Config(**fields, chunk=2), spec=VIDEO, samples=samples)
+    if adapted is None:
+        pair = CausalWan22Config(**rivals, chunk=3)
+        yield examination(pair, spec=VIDEO, samples=samples)
 
 
 OTHERS = [

@@ -96,7 +96,10 @@ def test_checks_are_called_by_name_without_pytest() -> None:
     with pytest.raises(AssertionError, match="must depend on r"):
         broken["r_is_used"]()
     broken["t_is_used"]()
-    assert broken["r_is_used"].law == "A flow map depends on r."
+    assert (
+        broken["r_is_used"].law
+        == "A flow map depends on r, unless its configuration says that it has one time: then not at all."
+    )
 
 
 def test_what_a_stranger_s_code_raises_is_a_sentence() -> None:

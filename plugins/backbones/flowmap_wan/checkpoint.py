@@ -207,7 +207,8 @@ class Checkpoint:
 
     def classes(self) -> dict[str, list[str]]:
         """Which library and class the encoders' parts are of."""
-        return self.pipeline.classes(_CLASSES)
+        parts = self.pipeline.encoders()
+        return self.pipeline.classes({part: named for part, named in _CLASSES.items() if part in parts})
 
     def encoders(self) -> str:
         """A short name for what the encoders and the tokenizer are, however their files are divided."""

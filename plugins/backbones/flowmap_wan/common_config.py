@@ -97,10 +97,6 @@ class CommonConfig(BackboneConfig):
         """As `gradient_checkpointing` says."""
         return self.gradient_checkpointing
 
-    def cudnn_attention(self) -> bool:
-        """At its own shapes on an H200 they are those of flash attention (docs/benchmarks.md); masks were not tried."""
-        return self.attention in ("auto", "parts")
-
     def attention_heads(self, spec: SampleSpec) -> int | None:
         """Those of the transformer, where its sizes are known."""
         heads = (self._sizes() or {}).get("num_attention_heads")

@@ -35,6 +35,13 @@ class TwoTimesConfig(FilesConfig):
         "students (rCM, CausVid, Self-Forcing)",
     )
 
+    def cudnn_attention(self) -> bool:
+        """At its own shapes on an H200 they are those of flash attention (docs/benchmarks.md).
+
+        Neither masks nor attention to pictures were tried.
+        """
+        return self.attention in ("auto", "parts") and not self.pictures
+
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
         from flowmap_wan.single import one_time_findings
