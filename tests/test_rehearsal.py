@@ -272,6 +272,7 @@ def rehearsed(home: Path, name: str) -> tuple[Path, str]:
 def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: str, tmp_path: Path) -> None:
     folder, text = rehearsed(tmp_path, name)
     home = f"runs/{name}-rehearsal"
+    model = "I2V-14B-480P" if "i2v" in name else "T2V-14B" if "14b" in name else "T2V-1.3B"
     ordered = (
         f"a tiny twin of model and data is in {home}; the recipe it runs is {home}/twin.toml",
         "encode the samples, as `flowmap encode` does",
@@ -286,7 +287,7 @@ def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: st
         f'export to {home}/exported; load it with pipe = diffusers.{pipeline}.from_pretrained("{home}/exported", ',
         f"sample to {home}/sample.mp4",
         "The real run needs",
-        f"Get them: hf download Wan-AI/Wan2.1-T2V-{'14B' if '14b' in name else '1.3B'}-Diffusers",
+        f"Get them: hf download Wan-AI/Wan2.1-{model}-Diffusers",
         "flowmap encode RECIPE --from RAW_FOLDER",
         f"memory for one base of {memory} parameters that all roles share",
         f"memory for adapters: {adapters}",
@@ -306,11 +307,15 @@ def test_the_whole_rehearsal(name: str, pipeline: str, memory: str, adapters: st
     assert pipe.transformer.config.num_layers == 2
     with av.open(str(folder / "sample.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 81
+    first = ["sample-first.png"] if "i2v" in name else []
     assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
-        "encoded", "exported", "parts", "run", "sample.mp4", "sample.png", "sample.safetensors", "twin.toml"
+        "encoded", "exported", "parts", "run", *first, "sample.mp4", "sample.png", "sample.safetensors", "twin.toml"
     ]  # fmt: skip
     # What it wrote can be used as any other run.
-    code, shown = flowmap(tmp_path, "sample", f"{home}/run", "--prompt", "a ball", "--nfe", "1", "--out", "again")
+    more = ("--image", f"{home}/sample.png") if "i2v" in name else ()
+    code, shown = flowmap(
+        tmp_path, "sample", f"{home}/run", "--prompt", "a ball", "--nfe", "1", "--out", "again", *more
+    )
     assert (code, shown.split(":")[0]) == (0, "again.mp4, again.png and again.safetensors")
 
 

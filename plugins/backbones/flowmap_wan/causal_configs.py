@@ -85,7 +85,7 @@ class CausalConfig(FilesConfig):
             "encoders_from": str(make_twin(folder / "wan-twin")),
             "head_dim": 12,
             "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
-            "text_length": 32,
+            "text_length": 64,  # Wan's own negative prompt fits
             "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
         }
         return self.model_copy(update=small)

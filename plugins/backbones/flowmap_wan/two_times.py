@@ -97,7 +97,7 @@ class TwoTimesConfig(FilesConfig):
             "encoders_from": None,
             "head_dim": None,
             "lora": self.lora and LoraConfig(rank=4, alpha=4.0),
-            "text_length": 32,
+            "text_length": 64,  # Wan's own negative prompt fits
             "null_embedding": self.null_embedding and str(make_null(folder / "null.safetensors")),
         }
         return self.model_copy(update=small)
