@@ -528,7 +528,7 @@ def test_a_killed_process_ends_the_run_and_another_goes_on(small: Path, tmp_path
     words = ("run", "recipe.toml", "--set", "checkpoints.every=2")
     code, said = shared(recipe(tmp_path, SMALL), *words, patch=ONLY_SECOND.format(what=what))
     assert code == 256 - signal.SIGKILL
-    assert said.endswith("error: another process has stopped; its own message says why, or it was killed (out of memory?)\n")
+    assert said.endswith("stopped; its own message says why, or it was killed (out of memory?)\n")
     tame(said)
     assert [c.step for c in checkpoints(tmp_path / "runs/small/teacher")] == [2]
     said = run(tmp_path, SMALL, 1)

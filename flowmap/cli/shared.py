@@ -19,7 +19,8 @@ def sharing() -> Iterator[None]:
     except RuntimeError as error:
         if process()[1] == 1 or "by peer" not in str(error):
             raise
-        raise FlowmapError("another process has stopped; its own message says why, or it was killed (out of memory?)", 1) from error
+        why = "its own message says why, or it was killed (out of memory?)"
+        raise FlowmapError(f"another process has stopped; {why}", 1) from error
     if process()[1] > 1:
         from flowmap.training.processes import leave
 

@@ -236,7 +236,10 @@ def _unreadable(name: str, folder: Path) -> str:
         return f"{name} is no run{runs}"
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
+    pickled = any(each.endswith((".pt", ".pth", ".ckpt", ".bin")) for each in there)
+    how = "; a pickle can run code, so it is not read: rivals.md in the documentation turns one into safetensors"
     return (
-        f"{name} is no run, and no weights that an installed backbone reads: it holds {held}. Weights are a folder in "
-        f"diffusers' layout, with transformer/config.json; asked: {', '.join(catalogue().names('backbone'))}"
+        f"{name} is no run, and no weights that an installed backbone reads: it holds {held}{how if pickled else ''}. "
+        "Weights are a folder in diffusers' layout, with transformer/config.json; asked: "
+        f"{', '.join(catalogue().names('backbone'))}"
     )

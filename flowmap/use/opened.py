@@ -137,6 +137,10 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
     _refuse(wish, spec, config, backbone.reads_text(), lower=("n", *_SIZES))
     if not later:
         _refuse_nothing(wish, spec)
+    listed = config.own_times() is not None
+    if listed and wish.shift is not None:
+        why = f"sampler '{config.type}' goes along a list of times of its own"
+        raise FlowmapError(f"{option('shift', wish.shift)}: {why}, which no shift changes; leave it out")
     shift = told.shift if wish.shift is None else wish.shift
     if shift is None:
         raise FlowmapError(
@@ -148,7 +152,7 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
     contestant = open_weights(weights.sized(spec), 0, Asked(), networks(backbone, spec, processes))
     refuse_unshared(contestant, backbone, spec, processes, together)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
-    facts = {"weights": weights.name, "size": size, "shift": f"{shift:g}"}
+    facts = {"weights": weights.name, "size": size} | ({} if listed else {"shift": f"{shift:g}"})
     numbers = wish.calls or told.calls, shift, cfg_scale
     return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts)
 

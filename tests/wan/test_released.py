@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,9 @@ from flowmap.recipe.outside import AbsentError, look_up
 from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.use.networks import Networks
+from flowmap.use.opened import open_wished
 from flowmap.use.student import generate, open_weights
+from flowmap.use.wish import Wish
 
 from .rival_folders import one_file, two_experts
 from .support import draw
@@ -253,3 +256,19 @@ def test_a_map_between_any_two_times_is_not_trained(folder: Path, tmp_path: Path
         read(file)
     file.write_text(RECIPE.format(**told, objective="consistency_training"))
     read(file)
+
+
+def test_a_named_file_that_is_damaged_is_one_line_and_its_list_has_no_other_shift(folder: Path, tmp_path: Path) -> None:
+    wish = Wish(prompts=("a ball",), length=9, height=32, width=32)
+    with pytest.raises(FlowmapError, match=r"--shift 3.*goes along a list of times of its own"):
+        open_wished(str(folder), replace(wish, shift=3.0))
+    assert "shift" not in open_wished(str(folder), wish).facts
+    file = folder / "self_forcing_dmd.safetensors"
+    save_file({f"{key}_x": value for key, value in load_file(file).items()}, file)
+    with pytest.raises(FlowmapError) as caught:
+        open_wished(str(folder), wish)
+    assert "self_forcing_dmd.safetensors" in str(caught.value)
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "any.pt").touch()
+    with pytest.raises(FlowmapError, match=r"a pickle can run code, so it is not read: rivals\.md"):
+        look_up(str(tmp_path / "pickled"))

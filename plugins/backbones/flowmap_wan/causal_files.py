@@ -177,13 +177,15 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
     """What the weights of `config` are as they stand; None if they are not here whole.
 
     They jump to data (of two networks the first to its boundary) and know no velocity. What was not published is
-    sampled as Self-Forcing is.
+    sampled as Self-Forcing is. Raises FlowmapError for what is here and cannot be read.
     """
     run = run_in(config.weights)
     if run is not None:
         return run_as_base(run)
-    if any(absences(config)) or any(flaws(config)):
+    if any(absences(config)):
         return None
+    for finding in flaws(config):
+        raise FlowmapError(finding.message)
     release = release_of(config.weights) or _like(config)
     frames, height, width = release.shape
     spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
