@@ -130,7 +130,7 @@ def generate(
     if steps is None:
         each = sampler.calls_per_step
         near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
-        raise FlowmapError(f"sampler {sampler.takes()}, so {calls} is not possible{near}")
+        raise FlowmapError(f"sampler {sampler.takes()}{'; ' if own else ', so '}{calls} is not possible{near}")
     if cfg_scale != 1 and sampler.network == "flow_map":
         raise FlowmapError(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "

@@ -172,3 +172,9 @@ def test_without_rights_nothing_is_written_sent_or_started(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done True\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+def test_what_is_safetensors_already_is_not_converted(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").touch()
+    with pytest.raises(FlowmapError, match="is called a safetensors file already"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")

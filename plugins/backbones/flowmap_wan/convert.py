@@ -68,6 +68,8 @@ def convert(file: Path, to: Path, key: str = "", most: int = _MOST_BYTES) -> tup
     """
     if not file.is_file():
         raise FlowmapError(f"{file}: there is no such file")
+    if file.suffix == _END:
+        raise FlowmapError(f"{file}: is called a safetensors file already; name it as weights as it is")
     if os.path.lexists(to):
         raise FlowmapError(f"{to}: is there already; name a new one, or move it away")
     # What it imports is what this process would.
