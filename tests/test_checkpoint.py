@@ -314,7 +314,7 @@ EXCEPT = {
     "plugins/metrics/flowmap_metrics/inception_weights.py": 'torch.load(file, map_location="cpu", weights_only=True)',
     f"{WAN}/unpickle.py": "",
     # What processes of one run tell each other, and no file.
-    "flowmap/use/joint.py": "",
+    "flowmap/use/joint.py": "found: tuple[Tensor, Tensor, Tensor, Cond] = torch.load(",
     # Words about files that are not read.
     f"{WAN}/convert.py": "",
     f"{WAN}/refusals.py": "",

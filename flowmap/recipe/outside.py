@@ -237,7 +237,7 @@ def _unreadable(name: str, folder: Path) -> str:
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
     pickled = any(each.endswith((".pt", ".pth", ".ckpt", ".bin")) for each in there)
-    how = "; a pickle can run code, so it is not read: rivals.md in the documentation turns one into safetensors"
+    how = ". No pickle is read, for one can run code: rivals.md in the documentation has what makes it safetensors"
     return (
         f"{name} is no run, and no weights that an installed backbone reads: it holds {held}{how if pickled else ''}. "
         "Weights are a folder in diffusers' layout, with transformer/config.json; asked: "

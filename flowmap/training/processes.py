@@ -128,9 +128,9 @@ class Processes:
         most = -(-count // self.shares)
         return end - most, end, most - (end - begin)
 
-    def told(self, words: bytes) -> bytes:
-        """The `words` of the first process, for all; who waits for them waits for as long as it takes."""
-        held = [words]
+    def told(self, what: Any) -> Any:
+        """`what` the first process says, for all; who waits for it waits for as long as it takes."""
+        held = [what]
         distributed.broadcast_object_list(held, 0, _group())
         return held[0]
 

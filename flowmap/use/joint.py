@@ -8,7 +8,6 @@ leave all but one share of the devices idle, and calls without samples are none 
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
@@ -76,29 +75,30 @@ def led(contestant: ReadyModel, processes: Processes) -> Iterator[Velocity | Non
         processes.told(_packed(inputs, contestant.device))
 
     yield _LedFlowMap(network, tell) if isinstance(network, FlowMap) else _LedVelocity(network, tell)
-    processes.told(b"")
+    processes.told(None)
 
 
 @torch.no_grad()
 def _follow(network: Velocity, processes: Processes, device: torch.device) -> None:
-    while words := processes.told(b""):
-        x, t, r, cond = _unpacked(words, device)
+    while told := processes.told(None):
+        x, t, r, cond = _unpacked(told, device)
         if isinstance(network, FlowMap):
             network.mean_velocity(x, t, r, cond)
         else:
             network.velocity(x, t, cond)
 
 
-def _packed(inputs: Sequence[Any], device: torch.device) -> bytes:
-    """The inputs of a call, from `device`. Conditions are opaque, and of whatever class a backbone has."""
+def _packed(inputs: Sequence[Any], device: torch.device) -> tuple[str, bytes]:
+    """The `device` that the inputs of a call are on, and the inputs. Conditions are of whatever class a backbone has."""
     held = io.BytesIO()
     torch.save(inputs, held)
-    return pickle.dumps((str(device), held.getvalue()))
+    return str(device), held.getvalue()
 
 
-def _unpacked(words: bytes, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Cond]:
+def _unpacked(told: tuple[str, bytes], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Cond]:
     """The same inputs on this process's `device`, but for what was not on the first one's."""
-    before, inputs = pickle.loads(words)
+    before, inputs = told
+    # From a process of this very run, and from no file: conditions are no tensors alone.
     found: tuple[Tensor, Tensor, Tensor, Cond] = torch.load(
         io.BytesIO(inputs), map_location={before: str(device)}, weights_only=False
     )
