@@ -89,7 +89,7 @@ def _follow(network: Velocity, processes: Processes, device: torch.device) -> No
 
 
 def _packed(inputs: Sequence[Any], device: torch.device) -> tuple[str, bytes]:
-    """The `device` that the inputs of a call are on, and the inputs. Conditions are of any class that a backbone has."""
+    """The `device` that the inputs of a call are on, and the inputs. Conditions are of whatever class they are."""
     held = io.BytesIO()
     torch.save(inputs, held)
     return str(device), held.getvalue()
