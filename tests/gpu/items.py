@@ -61,6 +61,7 @@ def entries(tree: Path, out: Path, scratch: Path) -> list[Entry]:
             120,
             ("tests.gpu.sampling", "--small"),
         ),
+        _probe("rivals", "other projects' students: seconds of a video, memory", 150),
         Entry(
             "plan",
             "memory planned against measured",

@@ -19,6 +19,7 @@ _RECIPES = (
     "moving_digits_far",
     "anyflow_far_14b",
     "anyflow_wan_1.3b",
+    "anyflow_wan_i2v_14b",
     "sd3_flowmap",
     "sana_flowmap",
     "flux_flowmap",
