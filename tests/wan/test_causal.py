@@ -181,13 +181,13 @@ def test_a_memory_is_never_written_again() -> None:
     _, network = student(backbone)
     chunks, x0 = chunking(backbone), noise(1, FRAMES, CHANNELS, 6, 10)
     first = chunks.given(network, text(1), x0[:, :6])
-    kept = [[k.clone() for k in layer] for layer in following(first).memory.past.layers]  # type: ignore[union-attr]
+    kept = [[k.clone() for k in layer.tensors()] for layer in following(first).memory.past.layers]  # type: ignore[union-attr]
     second = chunks.remember(network, first, x0[:, 6:7])
     one = network.velocity(x0[:, 7:8], torch.tensor([0.4]), second)
     chunks.remember(network, chunks.remember(network, second, x0[:, 7:8]), x0[:, 8:10])
     assert torch.equal(network.velocity(x0[:, 7:8], torch.tensor([0.4]), second), one)
     for layer, before in zip(following(first).memory.past.layers, kept, strict=True):  # type: ignore[union-attr]
-        assert all(torch.equal(a, b) for a, b in zip(layer, before, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(layer.tensors(), before, strict=True))
 
 
 @torch.no_grad()

@@ -24,15 +24,39 @@ from flowmap_wan.sight import Mask, Span
 
 
 @final
+@dataclass(frozen=True)
+class Remembered:
+    """What one layer remembers: keys and values, each in the pieces `[B, heads, L, head_dim]` that were written.
+
+    A longer memory has the pieces of the shorter one and no copy of them: while a chunk is written both are there.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def map(self, each: Callable[[Tensor], Tensor]) -> Remembered:
+        """The same with `each` applied to every piece."""
+        return Remembered(tuple(map(each, self.keys)), tuple(map(each, self.values)))
+
+    def before(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and all values, `k` and `v` the last of them."""
+        return torch.cat([*self.keys, k], dim=2), torch.cat([*self.values, v], dim=2)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All pieces, in the order in which `map` visits them."""
+        return (*self.keys, *self.values)
+
+
+@final
 @dataclass
 class Slot:
-    """One layer's part of a memory: keys and values `[B, heads, L, head_dim]` to attend to besides one's own.
+    """One layer's part of a memory: what to attend to besides one's own tokens.
 
     If `recording`, the layer leaves the new tokens' keys and values in `written`. So many `zeros` are keys and values
     of nothing, which take their share of attention like any.
     """
 
-    past: tuple[Tensor, Tensor] | None = None
+    past: Remembered | None = None
     recording: bool = False
     zeros: int = 0
     written: tuple[Tensor, Tensor] | None = field(default=None)
@@ -127,10 +151,11 @@ class SelfAttention:
             q, k, v = shared.heads(torch.stack([q, k, v])).unbind()
         if kv_cache is not None:
             if kv_cache.recording:
-                kv_cache.written = (k, v)
+                # Of what processes have shared, keys and values are parts of one tensor, the queries in it.
+                kv_cache.written = (k, v) if shared is None else (k.clone(), v.clone())
             if kv_cache.past is not None:
                 # New tensors, never a write in place: a checkpointed block reads the same memory again in backward.
-                k, v = torch.cat([kv_cache.past[0], k], dim=2), torch.cat([kv_cache.past[1], v], dim=2)
+                k, v = kv_cache.past.before(k, v)
             if kv_cache.zeros:
                 k, v = (F.pad(x, (0, 0, kv_cache.zeros, 0)) for x in (k, v))
         found = attend(q, k, v, attention_mask)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmap.workshop.memo import Text
-from flowmap_wan.attention import Slot
+from flowmap_wan.attention import Remembered, Slot
 from flowmap_wan.pieces import Passes, Past, clean, noised
 from flowmap_wan.sight import first, runs
 from flowmap_wan.views import RowView, View
@@ -33,7 +33,7 @@ class Memory:
 
     def map(self, each: Any) -> Memory:
         """The memory with `each` applied to every tensor in it."""
-        past = self.past and Past(tuple((each(k), each(v)) for k, v in self.past.layers), self.past.runs)
+        past = self.past and Past(tuple(layer.map(each) for layer in self.past.layers), self.past.runs)
         return replace(self, past=past, recent=tuple(each(x) for x in self.recent))
 
 
@@ -84,7 +84,8 @@ class Reading(View):
         pieces.append(clean(fresh, self.frames + stale, self.chunks[stale:]))
         kept = self.before.compressed
         old = self.before.past
-        past = old and Past(tuple((k[:, :, :kept], v[:, :, :kept]) for k, v in old.layers), first(old.runs, kept))
+        # Compressed tokens are first in the one piece that a layer has.
+        past = old and Past(tuple(each.map(lambda x: x[:, :, :kept]) for each in old.layers), first(old.runs, kept))
         slots = [Slot(past.layers[i] if past else None, recording=True) for i in range(passes.layers())]
         result = passes.over(pieces, text, past=past, causal=True, slots=slots)
         seen = past.runs if past else ()
@@ -94,7 +95,8 @@ class Reading(View):
         layers = []
         for slot in slots:
             k, v = slot.written
-            layers.append((torch.cat([slot.past[0], k], 2), torch.cat([slot.past[1], v], 2)) if slot.past else (k, v))
+            k, v = slot.past.before(k, v) if slot.past else (k, v)
+            layers.append(Remembered((k,), (v,)))
         self.written.append(
             Memory(
                 Past(tuple(layers), seen),
@@ -109,4 +111,4 @@ class Reading(View):
 
 def tensors(memory: Memory) -> list[Tensor]:
     """All tensors of a memory, in the order in which `map` visits them."""
-    return [x for layer in (memory.past.layers if memory.past else ()) for x in layer] + list(memory.recent)
+    return [x for layer in (memory.past.layers if memory.past else ()) for x in layer.tensors()] + list(memory.recent)

@@ -10,7 +10,7 @@ from typing import final
 from torch import Tensor
 
 from flowmap.workshop.memo import Text
-from flowmap_wan.attention import Slots
+from flowmap_wan.attention import Remembered, Slots
 from flowmap_wan.sight import Reach, Runs, runs
 
 
@@ -40,9 +40,9 @@ class Piece:
 @final
 @dataclass(frozen=True)
 class Past:
-    """What a pass can attend to besides its own tokens: per layer keys and values, and the chunks of the tokens."""
+    """What a pass can attend to besides its own tokens: what each layer remembers, and the chunks of the tokens."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[Remembered, ...]
     runs: Runs
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmap.workshop.memo import Text
-from flowmap_wan.attention import Slot
+from flowmap_wan.attention import Remembered, Slot
 from flowmap_wan.memory import Memory
 from flowmap_wan.pieces import Passes, Past, clean
 from flowmap_wan.sight import Reach, Run, Span, seen_by
@@ -48,7 +48,8 @@ class Writing(View):
         layers = []
         for slot in slots:
             k, v = slot.written
-            layers.append((torch.cat([slot.past[0], k], 2), torch.cat([slot.past[1], v], 2)) if slot.past else (k, v))
+            before = slot.past or Remembered((), ())
+            layers.append(Remembered((*before.keys, k), (*before.values, v)))
         self.written.append(Past(tuple(layers), (*(old.runs if old else ()), *own)))
         return result
 
@@ -58,10 +59,20 @@ def seen_of(past: Past, query: Run) -> Past:
     spans = seen_by(query, past.runs)
     if spans == ((0, sum(run.length for run in past.runs)),):
         return past
-    layers = tuple((_spans(k, spans), _spans(v, spans)) for k, v in past.layers)
+    layers = tuple(Remembered(_within(each.keys, spans), _within(each.values, spans)) for each in past.layers)
     return Past(layers, tuple(run for run in past.runs if query.sees(run)))
 
 
-def _spans(x: Tensor, spans: tuple[Span, ...]) -> Tensor:
-    # A copy: a view would keep all of what is no longer seen.
-    return torch.cat([x[:, :, :0], *(x[:, :, begin:end] for begin, end in spans)], dim=2)
+def _within(pieces: tuple[Tensor, ...], spans: tuple[Span, ...]) -> tuple[Tensor, ...]:
+    """Of the tokens of `pieces` those in the spans: whole pieces as they are, of others copies."""
+    found, start = [], 0
+    for piece in pieces:
+        stop = start + piece.shape[2]
+        inside = [(max(begin, start), min(end, stop)) for begin, end in spans if begin < stop and end > start]
+        if inside == [(start, stop)]:
+            found.append(piece)
+        elif inside:
+            # A view would keep all of what is no longer seen.
+            found.append(torch.cat([piece[:, :, begin - start : end - start] for begin, end in inside], dim=2))
+        start = stop
+    return tuple(found)
