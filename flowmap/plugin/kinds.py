@@ -182,6 +182,10 @@ class BackboneConfig(ComponentConfig):
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """Say what does not fit between this backbone and samples of `spec`, all of its `shape`."""
 
+    def training_findings(self) -> Iterable[Finding]:
+        """Say what does not fit in a recipe that trains, and does in one that only samples."""
+        return ()
+
     @abstractmethod
     def build(self, spec: SampleSpec) -> Backbone:
         """Make the backbone for samples of `spec`. No weights are allocated yet."""

@@ -100,7 +100,8 @@ class Recipe(Config):
     def findings(self) -> Iterator[Finding]:
         """Everything about the recipe as a whole that is wrong (errors) or doubtful (warnings)."""
         spec = self.data.spec()
-        for finding in self.backbone.findings(spec):
+        trained = self.backbone.training_findings() if self.stages else ()
+        for finding in (*self.backbone.findings(spec), *trained):
             yield Finding(finding.level, ("backbone", *finding.field), finding.message)
         yield from size_findings(self.backbone, [(("data",), self.data), *self._other_data()])
         for place, data in self._other_data():

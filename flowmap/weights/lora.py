@@ -24,3 +24,10 @@ def lora_findings(layers: Sequence[str], known: Sequence[str], rank: int, smalle
     if smallest is not None and rank > smallest:
         why = f"{rank} is more than the smallest side of an adapted layer, {smallest}, and gains nothing"
         yield Finding("warning", ("lora", "rank"), why)
+
+
+def trained_in_full(precision: str, adapted: bool) -> Iterator[Finding]:
+    """Refuse to train weights that are held in less than float32; with adapters the base is not trained."""
+    if not adapted and precision != "float32":
+        why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
+        yield Finding("error", ("base_precision",), why)

@@ -44,8 +44,8 @@ class Architecture:
     that are gathered one at a time when it is sharded. `adapters`: roles are adapters on one frozen module of two
     times; without, every role is a module of its own. `base` reads pretrained weights, all parameters but those that
     start as copies, as they are stored; if it gives none, base weights are random. `held`: in what precision a base
-    weight of that name is held; None: as it is stored. `export` writes a module for one role into an empty
-    folder (see Backbone.export).
+    weight of that name is held; None: as it is stored, or in float32 without adapters. `export` writes a module for one
+    role into an empty folder (see Backbone.export).
     """
 
     make: Callable[[bool, Chosen], nn.Module]
@@ -110,9 +110,9 @@ class ModuleBackbone(Backbone):
             own = dict(inner(module).named_parameters())
             self._take(inner(module), with_copies(found, own, copies), who)
             for key, parameter in inner(module).named_parameters():
-                # What is trained is held in full, whatever it was stored in.
+                # What may be trained is held in full, whatever it was stored in, unless the architecture says how.
                 trained = self._architecture.adapters is None
-                hold(parameter, torch.float32 if trained else self._architecture.held(key) or parameter.dtype)
+                hold(parameter, self._architecture.held(key) or (torch.float32 if trained else parameter.dtype))
         else:
             module = _seeded(seed, lambda: make(two_times, chosen))
             own, starts = dict(inner(module).named_parameters()), tuple(copies)

@@ -21,10 +21,14 @@ from flowmap.schema.words import Precision
 @final
 @dataclass(frozen=True)
 class Taken:
-    """Bytes: `held` after a call until its backward, and `peak`, the most at any moment of both (with held)."""
+    """Bytes: `held` after a call until its backward, and `peak`, the most at any moment of both (with held).
+
+    `left` are those of what the call returned and left behind, without its backward.
+    """
 
     held: int
     peak: int
+    left: int
 
 
 @final
@@ -72,10 +76,10 @@ def measure(call: Callable[[], Any], gradient: bool, precision: Precision, backw
     with fused, Meter() as meter:
         with torch.set_grad_enabled(gradient), mixed:
             result = call()
-        held = meter.alive if gradient else 0
+        left = meter.alive
         if gradient and backward:
             result.backward(torch.zeros_like(result))
-    return Taken(held, meter.peak)
+    return Taken(left if gradient else 0, meter.peak, left)
 
 
 @final

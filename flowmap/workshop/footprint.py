@@ -104,7 +104,10 @@ class MeasuredFootprint(Footprint):
     def workspace(self, kind: NetworkKind, shape: CallShape, samples: int, gradient: bool) -> int:
         """See Footprint.workspace: that of one unit, for one computes at a time; what is read stays of all of them."""
         if shape.view == "reading":
-            return self._all(lambda units: self._take(units, kind, shape, samples, False).peak)
+            one, kept = self._take(1, kind, shape, samples, False), 0
+            if self._depth > 1:
+                kept = self._take(2, kind, shape, samples, False).left - one.left
+            return one.peak + (self._depth - 1) * kept
         taken = self._take(1, kind, shape, samples, gradient)
         return taken.peak - taken.held
 

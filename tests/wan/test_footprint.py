@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 from flowmap_wan import attention
+from flowmap_wan.causal_backbone import of_sizes
+from flowmap_wan.causal_configs import CausalWan21Config
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 from flowmap_wan.footprint import _measured as wan_measured
+from flowmap_wan.footprint import without_turns
 from flowmap_wan.module import WanModule
 from flowmap_wan.settings import LAYERS, LoraConfig
 from torch import Tensor
@@ -407,3 +410,25 @@ def test_few_calls_are_run_to_know_the_arithmetic_of_many(monkeypatch: pytest.Mo
     # gradient. Of a further one: one each, tokens, pairs.
     assert len([units for units, _ in run if units == 1]) <= 10 < len(CAUSAL)
     assert len([units for units, _ in run if units == 2]) <= 5
+
+
+@pytest.mark.parametrize("start", [0, 3, 6])
+def test_what_is_read_stays_and_what_it_takes_to_read_does_not(start: int) -> None:
+    """Of blocks that are alike: measured on one and two of them, and on all five at once."""
+    spec = SampleSpec((12, CHANNELS, 8, 8), text=True)
+    sizes = {**architecture().diffusers(), "text_dim": 8}
+
+    def make(units: int) -> ModuleBackbone:
+        return of_sizes(CausalWan21Config(weights="random"), spec, {**sizes, "num_layers": units})
+
+    found = MeasuredFootprint(make, 5, "bf16", within=without_turns)
+    real = MeasuredFootprint(lambda _: make(5), 1, "bf16", within=without_turns)
+    shape = CallShape("reading", 3, start)
+    taken = found.workspace("flow_map", shape, 1, gradient=False)
+    copies = sum(p.numel() for p in make(4).role("x", "velocity", None, draw()).own.values()) * 2
+    # Where networks may be trained, autocast keeps a copy of each weight in bfloat16 as long as the call lasts.
+    assert taken <= real.workspace("flow_map", shape, 1, gradient=False) <= taken + copies
+    kept = found.memory(start + 3) - (found.memory(start) if start else 0)
+    assert (
+        kept <= taken <= kept + found.workspace("flow_map", CallShape("following", 3, start + 3), 1, gradient=False) * 2
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from .rival_folders import one_file, two_experts
 from .support import draw
 
 SPEC = SampleSpec((21, 3, 32, 32), text=True, fps=16.0)
+FULL = {"base_precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,26 @@ def test_a_folder_with_krea_reencodes_by_its_vae(folder: Path) -> None:
     clip = made(folder, ["a red ball"], spec)
     assert clip.shape == (1, *spec.shape)
     assert bool(clip.isfinite().all())
+
+
+def test_what_nobody_trains_may_be_held_in_half(folder: Path) -> None:
+    """14B in float32 is 57 GB; a recipe that trains refuses it, one that only samples holds the file's numbers."""
+    half = CausalWan21Config(weights=str(folder), base_precision="bfloat16")
+    assert problems(half) == []
+    assert [finding.field for finding in half.training_findings()] == [("base_precision",)]
+    assert not [*half.model_copy(update={"lora": LoraConfig(rank=1)}).training_findings()]
+    held, full = (
+        {k: v.detach() for k, v in role_of(config).items()} for config in (half, half.model_copy(update=FULL))
+    )
+    assert {v.dtype for v in full.values()} == {torch.float32}
+    assert {v.dtype for k, v in held.items() if ".to_q.weight" in k or ".ffn." in k} == {torch.bfloat16}
+    assert {v.dtype for k, v in held.items() if "time_embedder" in k or "scale_shift_table" in k} == {torch.float32}
+    for key, value in held.items():
+        assert torch.equal(value, full[key].to(value.dtype))
+
+
+def role_of(config: CausalConfig) -> Mapping[str, Tensor]:
+    return config.build(SPEC).role("student", "flow_map", None, draw()).own
 
 
 def test_a_pair_goes_on_from_an_image(pair: Path) -> None:

@@ -40,9 +40,6 @@ def _own(config: ImageConfig) -> Iterable[Finding]:
             yield Finding("error", ("architecture", name), unknown_word("size", name, config.family.small))
         elif (why := odd_size(value, config.family.small[name])) is not None:
             yield Finding("error", ("architecture", name), why)
-    if config.lora is None and config.base_precision != "float32":
-        why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
-        yield Finding("error", ("base_precision",), why)
     flaw = None if config.random_base else _flaw_of_weights(config)
     if flaw is not None:
         yield Finding("error", ("weights",), flaw)

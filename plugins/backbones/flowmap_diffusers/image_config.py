@@ -14,6 +14,7 @@ from flowmap.errors import FlowmapError
 from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretrained, Recomputation, SampleSpec
 from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, Guidance, PathText, Recomputed, Share, Tokens
+from flowmap.weights.lora import trained_in_full
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run, origin
 from flowmap_diffusers.checkpoint import SPACES, at_hand, claims, foreign, text_precision
@@ -41,7 +42,9 @@ class ImageConfig(BackboneConfig):
     )
     lora: ImageLoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
     base_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision in which the base weights are held; bfloat16 only with lora"
+        "float32",
+        description="precision in which the base weights are held; bfloat16 for what is not trained: with lora, or "
+        "where a recipe only samples",
     )
     gradient_checkpointing: Recomputed = Field("none", description=RECOMPUTATION)
     gate: Share = Field(0.25, description="share of the r-embedding")
@@ -172,6 +175,10 @@ class ImageConfig(BackboneConfig):
         lora = self.lora and self.lora.model_copy(update={"rank": 4, "alpha": 4.0})
         twin = str(make_twin(folder / f"{self.type}-twin", self.family))
         return self.model_copy(update={"weights": twin, "lora": lora, "text_length": min(self.text_length, 32)})
+
+    def training_findings(self) -> Iterable[Finding]:
+        """The precision of weights that are trained."""
+        return trained_in_full(self.base_precision, self.lora is not None)
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""

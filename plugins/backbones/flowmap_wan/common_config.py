@@ -15,7 +15,7 @@ from flowmap.plugin import BackboneConfig, Finding, Origin, Precision, Pretraine
 from flowmap.plugin.scores import scores_too_large
 from flowmap.schema.bounds import MOST_TEXT, RECOMPUTATION, PathText, Recomputed, Tokens
 from flowmap.weights.fingerprints import of_tensors
-from flowmap.weights.lora import lora_findings
+from flowmap.weights.lora import lora_findings, trained_in_full
 from flowmap.weights.names import RANDOM, find
 from flowmap.weights.runs import is_run
 from flowmap_wan.findings import shape_findings, smallest_adapted
@@ -39,7 +39,9 @@ class CommonConfig(BackboneConfig):
     architecture: ArchitectureConfig | None = Field(None, description="sizes; only with weights = 'random'")
     lora: LoraConfig | None = Field(None, description="train adapters; if left out, every weight is trained")
     base_precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision in which the base weights are held; bfloat16 only with lora"
+        "float32",
+        description="precision in which the base weights are held; bfloat16 for what is not "
+        "trained: with lora, or where a recipe only samples",
     )
     gradient_checkpointing: Recomputed = Field("none", description=RECOMPUTATION)
     attention: Literal["auto", "parts", "dense", "flex"] = Field(
@@ -178,6 +180,10 @@ class CommonConfig(BackboneConfig):
     def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
         """The footprint of networks of `sizes` (a diffusers configuration)."""
 
+    def training_findings(self) -> Iterable[Finding]:
+        """The precision of weights that are trained."""
+        yield from trained_in_full(self.base_precision, self.lora is not None)
+
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
         from flowmap.weights.null import null_findings
@@ -187,9 +193,6 @@ class CommonConfig(BackboneConfig):
         if not self.random_base and self.architecture is not None:
             yield Finding("error", ("architecture",), "the checkpoint decides the sizes; leave this out")
         yield from null_findings(self.null_embedding, self.negative_prompt != NEGATIVE_PROMPT, self.random_base)
-        if self.lora is None and self.base_precision != "float32":
-            why = "weights that are trained are held in float32; use it, or train adapters: backbone.lora"
-            yield Finding("error", ("base_precision",), why)
         if self.lora is not None:
             smallest = smallest_adapted(self.lora, self._sizes())
             yield from lora_findings(self.lora.layers, adaptable(self.pictures), self.lora.rank, smallest)
