@@ -376,6 +376,14 @@ def test_a_recipe_that_mixes_a_stranger_with_the_first_party_is_checked(elsewher
     assert done.stdout == "✓ mixed.toml: teacher (flow_matching, 20 steps); student (energy, 20 steps)\n"
 
 
+@pytest.mark.parametrize("recipe", sorted((EXAMPLE / "recipes").iterdir()), ids=lambda path: path.stem)
+def test_its_own_recipes_are_checked(recipe: Path, elsewhere: Path, here: Path) -> None:
+    done = flowmap(elsewhere, here, "check", str(recipe))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("✓ ")
+    assert "warning" not in done.stdout
+
+
 def test_a_name_that_only_a_broken_plugin_may_have(elsewhere: Path, here: Path) -> None:
     (here / "mixed.toml").write_text(RECIPE.format(backbone="unet1q"))
     done = flowmap(elsewhere, here, "check", "mixed.toml")
