@@ -106,6 +106,20 @@ def test_every_citation_of_an_equation_leads_to_one() -> None:
     assert found > 20
 
 
+def test_every_objective_and_sampler_cites_its_equations() -> None:
+    """Modules of configurations aside; and every equation but those that others are derived by is cited somewhere."""
+    cited: set[str] = set()
+    for file in (f for folder in ("flowmap", "plugins") for f in (ROOT / folder).glob("**/*.py")):
+        found = re.findall(r"\d+", " ".join(CITED.findall(file.read_text())))
+        cited |= set(found)
+        of_equations = file.parts[-3] in ("objectives", "samplers") and not re.search(
+            r"__init__|configs|parts", file.stem
+        )
+        assert found or not of_equations, f"{file} cites no equation of docs/derivations.md"
+    for number in ("16", "21", *map(str, range(28, 43))):
+        assert number in cited, f"nobody cites equation {number}"
+
+
 def test_a_quote_of_what_is_not_there_stops_the_build() -> None:
     pytest.importorskip("markdown")
     quoting = doc_script("quoting")

@@ -150,7 +150,7 @@ def test_its_loss_is_what_loops_over_groups_and_samples_find() -> None:
 
 def test_what_does_not_say_its_groups_is_not_shown_them() -> None:
     """Without the word of the configuration micro-batches cut groups, and the draw refuses to pretend otherwise."""
-    objective = EnergyConfig(samples=GROUP, declared=False)
+    objective = type("Undeclared", (EnergyConfig,), {"group": lambda self: 1})(samples=GROUP)
     (turn,) = objective.build().turns()
     part = Wide.whole(0, "stage", STEP, "student", COUNT).split(1, 0, GROUP)[0]
     with pytest.raises(ValueError, match=r"ObjectiveConfig\.group"):

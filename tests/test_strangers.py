@@ -1,11 +1,12 @@
-"""Backbones of shapes that flowmap has never seen, made with the workshop: they keep the contract, and train."""
+"""The package of strangers: footprints, gradients, data and metric as they should be, by public names alone.
+
+The kit on each of its components is in the package's own tests, its runs in test_strangers_installed.py.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowmap.interfaces import Backbone, as_flow_map
+from flowmap.interfaces import Backbone, Evidence, Samples, as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.plugin import SampleSpec
 from flowmap.plugin.footprint import CallShape
-from flowmap.testing import check_backbone, check_data
+from flowmap.testing import suite
 from flowmap.workshop.footprint import MeasuredFootprint, labels_of
 
-HERE = Path(__file__).parent / "third_party" / "flowmap_strangers"
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "tests" / "third_party" / "flowmap_strangers"
 WAVE, IMAGE = SampleSpec((1, 1, 16), classes=3), SampleSpec((1, 1, 8, 8), classes=10)
 SPECS = {"unet1d": WAVE, "sd3_labels": IMAGE}
 
@@ -29,20 +31,9 @@ SPECS = {"unet1d": WAVE, "sd3_labels": IMAGE}
 @pytest.fixture(params=["unet1d", "sd3_labels"])
 def stranger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Any:
     monkeypatch.syspath_prepend(HERE)
-    from flowmap_strangers.configs import Sd3Config, UNet1dConfig
+    from flowmap_strangers.backbones import Sd3Config, UNet1dConfig
 
     return {"unet1d": UNet1dConfig(width=8), "sd3_labels": Sd3Config()}[request.param]
-
-
-def test_they_keep_the_contract(stranger: Any) -> None:
-    check_backbone(stranger, SPECS[stranger.type])
-
-
-def test_their_data_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(HERE)
-    from flowmap_strangers.configs import WavesConfig
-
-    check_data(WavesConfig())
 
 
 def test_their_footprint_is_that_of_the_real_thing(stranger: Any) -> None:
@@ -72,7 +63,7 @@ def test_their_footprint_is_that_of_the_real_thing(stranger: Any) -> None:
 def test_recomputation_under_adapters_gives_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """diffusers recomputes its own blocks, by our function: under the role of the call, whatever is called between."""
     monkeypatch.syspath_prepend(HERE)
-    from flowmap_strangers.configs import Sd3Config
+    from flowmap_strangers.backbones import Sd3Config
 
     found = []
     for recomputed in (False, True):
@@ -99,73 +90,57 @@ def test_recomputation_under_adapters_gives_the_same_gradients(monkeypatch: pyte
     assert all(torch.equal(plain[key], again[key]) for key in reached)
 
 
-RECIPE = """
-name = "strange"
-data = {data}
-backbone = {backbone}
-
-[[stages]]
-name = "teacher"
-steps = 6
-batch = 8
-objective = "flow_matching"
-
-[[stages]]
-name = "forward"
-steps = 4
-batch = 8
-objective = {{ type = "flow_map", cfg_scale = 2.0, velocity = "teacher", rebalance = false }}
-roles.student.from = "teacher"
-roles.teacher.from = "teacher"
-
-[[stages]]
-name = "on_policy"
-steps = 3
-batch = 8
-objective = {{ type = "backward_simulation", rollout_steps = [1, 2], forward = "discrete_flow_map" }}
-roles.student.from = "forward"
-roles.teacher.from = "teacher"
-roles.critic.from = "teacher"
-
-[evaluation]
-teacher = "teacher"
-teacher_calls = 4
-calls = [1, 2]
-samples = 24
-metrics = ["sliced_wasserstein", "semigroup"]
-contests = [{{ stage = "on_policy", samplers = ["flow_map"] }}]
-"""
-
-RUNS = {
-    "unet1d": ('"waves"', '{ type = "unet1d", width = 8 }'),
-    "sd3_labels": ('{ type = "digits", conditional = true }', '"sd3_labels"'),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_they_train_through_three_stages_and_are_sampled(name: str, tmp_path: Path) -> None:
-    """Installed as a distribution of their own, by the commands alone."""
-    site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
-    subprocess.run([*pip, "--disable-pip-version-check", "--target", str(site), str(HERE)], check=True)
-    data, backbone = RUNS[name]
-    (tmp_path / "strange.toml").write_text(RECIPE.format(data=data, backbone=backbone))
-    env = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
-
-    def flowmap(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flowmap", *words]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    flowmap("check", "strange.toml")
-    assert "parameters" in flowmap("plan", "strange.toml").stdout
-    flowmap("run", "strange.toml")
-    scores = [json.loads(line) for line in (tmp_path / "runs/strange/metrics.jsonl").read_text().splitlines()]
-    assert {(s["stage"], s["nfe"]) for s in scores if s["metric"] == "sliced_wasserstein"} == {
-        ("on_policy", 1),
-        ("on_policy", 2),
+def test_they_use_nothing_but_what_the_reference_lists() -> None:
+    """Every name that the package imports from flowmap is on a page of the reference, and none is private."""
+    listed = {
+        name for page in ROOT.glob("docs/reference-*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)
     }
-    flowmap("sample", "runs/strange", "--class", "2", "--nfe", "2", "--out", "made")
-    assert (tmp_path / "made.png").is_file()
+    files = list(HERE.glob("**/*.py"))
+    assert len(files) > 8
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+                assert isinstance(node.value, ast.Name), f"{file.name}: {node.attr}"
+                assert node.value.id == "self", f"{file.name}: {node.attr}"
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.partition(".")[0] == "flowmap" for alias in node.names), file.name
+            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "flowmap":
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                if names == {"flowmap.testing.suite.*"}:
+                    names = {f"flowmap.testing.suite.{name}" for name in suite.__all__}
+                assert names <= listed, f"{file.name}: {sorted(names - listed)}"
+
+
+@pytest.mark.parametrize("name", ["train", "held_out"])
+def test_no_month_is_in_both_splits(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are the series' own, and those that overlap have one source."""
+    monkeypatch.syspath_prepend(HERE)
+    from flowmap_strangers.configs import SeaSurfaceConfig
+
+    rows = (HERE / "flowmap_strangers" / "sea_surface.csv").read_text().splitlines()[1:]
+    series = torch.tensor([float(word) for row in rows for word in row.split(",")[1:]])
+    early = series[: 45 * 12]
+    data = SeaSurfaceConfig(months=24).build()
+    samples = data.reference(name, 10**6)
+    assert len(samples.x) == {"train": 9 * 37, "held_out": 3 * 37}[name]
+    places = ((series - early.mean()) / early.std()).unfold(0, 24, 1)
+    starts = (samples.x[:, 0, 0, None] - places).abs().amax(-1).argmin(1)
+    assert torch.equal(places[starts], samples.x[:, 0, 0])
+    assert torch.equal(starts % 12 // 3, samples.labels)
+    assert torch.equal(starts // 60, samples.sources)
+    assert torch.equal((starts + 23) // 60, samples.sources)
+    assert bool((starts + 24 <= 45 * 12).all()) == (name == "train")
+    assert bool((starts >= 45 * 12).all()) == (name == "held_out")
+
+
+def test_the_error_of_labels_is_what_a_loop_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    from flowmap_strangers.label_error import LabelError
+
+    train = Samples(torch.tensor([0.0, 2.0, 10.0, 14.0]).view(-1, 1, 1), torch.tensor([1, 1, 3, 3]))
+    held_out = Samples(torch.tensor([1.0, 3.0, 9.0, 0.0]).view(-1, 1, 1), torch.tensor([1, 1, 3, 3]))
+    metric = LabelError(train, held_out)
+    assert metric.floor(2) == 1 / 4
+    asked = torch.tensor([3, 3, 1, 1, 3])
+    x = torch.tensor([6.4, 6.6, 20.0, -1.0, 7.0]).view(-1, 1, 1)
+    assert metric.score(Evidence(x, None, None, None, asked)) == 2 / 5  # type: ignore[arg-type]

@@ -31,7 +31,10 @@ def adaptive(losses: Tensor, size: int, power: float, constant: float) -> Tensor
 
 
 def normalized(g: Tensor, constant: float = 0.1) -> Tensor:
-    """g / (|g| + c), |g| over all elements of a sample `[B, F, ...]` (tangent normalisation, arXiv 2410.11081)."""
+    """g / (|g| + c), |g| over all elements of a sample `[B, F, ...]` (tangent normalisation, arXiv 2410.11081).
+
+    (docs/derivations.md, eq. 33)
+    """
     return g / (like(g.flatten(1).norm(dim=1), g) + constant)
 
 

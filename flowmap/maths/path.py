@@ -26,7 +26,10 @@ def noised(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def shifted(a: Tensor, s: float) -> Tensor:
-    """Shift times towards noise: s a / (1 + (s - 1) a), which maps [0, 1] onto itself (arXiv 2403.03206)."""
+    """Shift times towards noise: s a / (1 + (s - 1) a), which maps [0, 1] onto itself (arXiv 2403.03206).
+
+    (docs/derivations.md, eq. 3)
+    """
     return a if s == 1 else s * a / (1 + (s - 1) * a)
 
 

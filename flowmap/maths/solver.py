@@ -1,4 +1,4 @@
-"""One step of a velocity's ODE, as objectives take it with the teacher."""
+"""One step of a velocity's ODE, as objectives take it with the teacher (docs/derivations.md, eq. 39)."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ prediction of x0 is the same in both:
 
     x - t u = D = cos a x_trig - sigma_d sin a F,    so    F = c (u + (sigma_d cos a - sin a) x_trig / sigma_d).
 
-This form divides by nothing that vanishes; F = (cos a x_trig - D) / (sigma_d sin a) would at a = 0. Because it is
-affine in u, it also turns the velocity of the one path into that of the other, of a sample or of a teacher.
+(docs/derivations.md, eqs. 28, 29 and 30). This form divides by nothing that vanishes; F = (cos a x_trig - D) /
+(sigma_d sin a) would at a = 0. Because it is affine in u, it also turns the velocity of the one path into that of the
+other, of a sample or of a teacher.
 """
 
 from __future__ import annotations

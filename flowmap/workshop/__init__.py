@@ -6,7 +6,7 @@ from here; of the core only the plan does, to measure them.
 
 from __future__ import annotations
 
-from flowmap.workshop.adapters import Adapters, Chosen
+from flowmap.workshop.adapters import Adapters, Chosen, merged
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
 from flowmap.workshop.codec import Codec, NoCodec
 from flowmap.workshop.conditions import LABELS, TensorCond, conditions, labelled
@@ -24,4 +24,5 @@ __all__ = [
     "TensorCond",
     "conditions",
     "labelled",
+    "merged",
 ]

@@ -3,15 +3,17 @@
 At the angle a, x = cos a x0 + sigma_d sin a e, and D = cos a x - sigma_d sin a F(x, a) predicts x0. With v = dx/da,
 the teacher's (sCD) or the sample's (sCT), and F- = sg F,
 
-    g = -cos^2 a (sigma_d F- - v) - k cos a sin a (x + sigma_d dF-/da),     loss = |F - F- - g / (|g| + 0.1)|^2.
+    g = -cos^2 a (sigma_d F- - v) - k cos a sin a (x + sigma_d dF-/da),     loss = |F - F- - g / (|g| + 0.1)|^2
 
+(docs/derivations.md, eqs. 31, 32 and 33).
 At k = 1, g = cos a dD/da, the change of the prediction along the trajectory. At k = 0 it is zero where sigma_d F = v:
 the student is held to the velocity, which it starts from. k grows over `warmup` steps. In the released code of rCM
 (arXiv 2510.08431; `ramp` "rcm") it is another:
 
     g = -cos a sqrt(1 - k^2 sin^2 a) (sigma_d F- - v) - cos a sin a (k x + sigma_d dF-/da),
 
-the same at k = 1. At k = 0 that is zero nowhere near the teacher's velocity: the derivative is in it from the start.
+the same at k = 1 (docs/derivations.md, eq. 34). At k = 0 that is zero nowhere near the teacher's velocity: the
+derivative is in it from the start.
 
 F is no other network: it is the student's u(x, t, 0) in TrigFlow's coordinates (flowmap.maths.trigflow).
 As published (sCD, CIFAR-10): RAdam, lr 1e-4, betas (.9, .99).

@@ -1,9 +1,8 @@
 """Discrete consistency distillation and training (CM, arXiv 2303.01469; improved in 2310.14189).
 
-x_s is one step back from x_t, by the teacher (distillation) or with the same noise (training). The predictions of
-data D(x, t) = X_{t->0}(x) = x - t u(x, t, 0) must agree: d(D(x_t, t), sg D(x_s, s)) is minimised
-(docs/derivations.md, eqs. 17 and 18). With
-distance 'velocity', d is |D - D'|^2 / t^2 = |u(x_t, t, 0) - sg (x_t - D(x_s, s)) / t|^2.
+x_s is one step back from x_t, by the teacher (distillation) or with the same noise (training). The predictions of data
+D(x, t) = X_{t->0}(x) = x - t u(x, t, 0) must agree: d(D(x_t, t), sg D(x_s, s)) is minimised (docs/derivations.md, eqs.
+17 and 18). With distance 'velocity', d is |D - D'|^2 / t^2 = |u(x_t, t, 0) - sg (x_t - D(x_s, s)) / t|^2.
 
 As published (2310.14189, CIFAR-10): training with RAdam, lr 1e-4, batch 1024, EMA .99993, 400000 steps.
 """

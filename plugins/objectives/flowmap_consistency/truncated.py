@@ -6,6 +6,7 @@ that is always the first stage: without it D = constant would be a solution.
 
     loss = mean over t > t' of l(t) + w_b mean over t = t' of l(t'),    l(t) = d(D(x_t, t), sg D(x_s, s)) / (t - s)
 
+(docs/derivations.md, eqs. 17 and 18).
 As published (CIFAR-10): t' = 1 in noise levels, which is 0.5 here; a quarter of the samples at the boundary, w_b = 0.1;
 the student starts as the first stage's model and goes on with its schedule; RAdam, lr 5e-5, batch 1024. Published times
 have a logarithm of Student's t-distribution, which is not offered; here they are those of the first stage, above t'.

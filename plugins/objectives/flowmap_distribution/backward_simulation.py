@@ -1,10 +1,9 @@
 """Flow Map Backward Simulation (AnyFlow's stage 3, arXiv 2605.13724).
 
-The student rolls out its own map in at most three segments, X_{1->t_g}, X_{t_g->t_g+1} and X_{t_g+1->0}, with
-gradient through all (docs/derivations.md, eq. 19).
-Distribution matching distillation (DMD2, arXiv 2405.14867) pulls the result towards the
-teacher's distribution; a critic learns the student's. A forward objective shares the student's step. The paper
-compares the segments with the unrolling of all N steps of the grid, which costs N calls with gradient.
+The student rolls out its own map in at most three segments, X_{1->t_g}, X_{t_g->t_g+1} and X_{t_g+1->0}, with gradient
+through all (docs/derivations.md, eq. 19). Distribution matching distillation (DMD2, arXiv 2405.14867) pulls the result
+towards the teacher's distribution; a critic learns the student's. A forward objective shares the student's step. The
+paper compares the segments with the unrolling of all N steps of the grid, which costs N calls with gradient.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ to the next time) have no gradient; the jump X_{t_k->0} gives the result x, and 
     loss = 1/2 |x - sg(x - g)|^2,  g = (fake - real) / mean|x - real|,
 
 with what critic (fake) and teacher (real) predict as x0 from x, noised to a time drawn as `score_times` says.
-The critic learns the velocity of the student's samples by flow matching at times of the same law, in `critic_steps`
-updates for each of the student.
+(docs/derivations.md, eqs. 20, 21 and 23). The critic learns the velocity of the student's samples by flow matching at
+times of the same law (docs/derivations.md, eq. 36), in `critic_steps` updates for each of the student.
 
 As released: learning rates 5e-7 for SDXL (tianweiy/DMD2) and 1e-5 for Wan (FastGen), of student and critic alike, no
 EMA. The paper's GAN term, a head on the critic that tells real samples from generated ones, is left out. The student

@@ -2,7 +2,7 @@
 
 The gradient of KL(student || data) at a sample x, noised to y at time tau, is proportional to fake - real, the
 difference of what critic and teacher predict as x0 from y. A loss with that gradient is |x - sg(x - g)|^2
-(docs/derivations.md, eqs. 20 and 21).
+(docs/derivations.md, eqs. 20, 21 and 35).
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def critic_loss(scene: Scene, made: Batch, tau: Tensor, sigma_d: float = 0.0) ->
     """Flow matching of the samples `made` at times `tau` `[B]`, by which the critic learns their velocity.
 
     With `sigma_d` above 0 it weighs (1 - tau)^2 + (tau / sigma_d)^2. That is EDM's weight (arXiv 2206.00364) of an
-    error of the predicted x0 at the noise level tau / (1 - tau); with `sigma_d` 1 the error on the TrigFlow path (rCM).
+    error of the predicted x0 at the noise level tau / (1 - tau); with `sigma_d` 1 the error on the TrigFlow path (rCM;
+    docs/derivations.md, eq. 36).
     """
     x = made.x0
     noise = scene.draw.normal("critic noise", x.shape[1:])

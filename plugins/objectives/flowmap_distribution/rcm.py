@@ -7,8 +7,8 @@ of its own, drawn as those of the scores and none above the one before it, and s
 
     loss = 100 |F - F- - g|^2 + |x - sg(x - (fake - real) / mean|x - real|)|^2,
 
-without the factor 1/2 of DMD2. Here both are means over elements and samples, in the released code sums: the same but
-for the size of the whole, which clipping and weight decay see.
+without the factor 1/2 of DMD2 (docs/derivations.md, eq. 37). Here both are means over elements and samples, in the
+released code sums: the same but for the size of the whole, which clipping and weight decay see.
 
 As released (github.com/NVlabs/rcm, commit 5b41aa9), each step is either the student's or the critic's. Until step
 `start` all are the student's, of consistency alone, and no critic trains; from then on one of the student, with both

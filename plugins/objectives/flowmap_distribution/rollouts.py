@@ -1,4 +1,7 @@
-"""How the student makes the samples that are scored: from noise, as it will be sampled, or from noised data."""
+"""How the student makes the samples that are scored: from noise, as it will be sampled, or from noised data.
+
+The last jump has a gradient: D at the last time, after steps of the sampler (docs/derivations.md, eqs. 17 and 23).
+"""
 
 from __future__ import annotations
 

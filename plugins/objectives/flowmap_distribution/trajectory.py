@@ -5,9 +5,10 @@ the grid of `steps` on the way. The student learns where they end:
 
     |D(x_t, t) - x_0|^2,  D(x, t) = X_{t->0}(x) = x - t u(x, t, 0),
 
-with t drawn from that grid for each chunk. A bidirectional teacher makes a causal student's pairs: it sees all frames
-at once, the student the clean chunks before. The paper makes and stores its pairs first; here each step makes its own,
-in `trajectory_steps` calls of the teacher, so that a few hundred steps are what this is for.
+with t drawn from that grid for each chunk (docs/derivations.md, eq. 17). A bidirectional teacher makes a causal
+student's pairs: it sees all frames at once, the student the clean chunks before. The paper makes and stores its pairs
+first; here each step makes its own, in `trajectory_steps` calls of the teacher, so that a few hundred steps are what
+this is for.
 """
 
 from __future__ import annotations

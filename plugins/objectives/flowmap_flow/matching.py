@@ -1,4 +1,4 @@
-"""Flow matching (arXiv 2210.02747; AnyFlow's stage 1)."""
+"""Flow matching (arXiv 2210.02747; AnyFlow's stage 1; docs/derivations.md, eqs. 1 and 2)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ MeanFlow's identity u = v - (t - r) du/dt by a central difference, so that fused
 Each sample's loss L is the mean square of what is missing, and with `cosine` the mean of 1 - cos(u, target), the angle
 taken over channels, besides. It weighs
 
-    (sigma_d + tan t - tan r)^(-1/2) / (L + constant)^power,    and 1 / (L + constant)^power where r = t.
+    (sigma_d + tan t - tan r)^(-1/2) / (L + constant)^power,    and 1 / (L + constant)^power where r = t
+
+(docs/derivations.md, eqs. 10, 13 and 38).
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ It is the multistep sampling of consistency models (arXiv 2303.01469, alg. 1; la
 one list of times. A released student knows the noise level (sigma) of a time from a table of its training, by which
 its prediction and the noise that is added are reckoned, while the network is told the time of the list:
 
-    x0 = x - sigma u(x, t, 0),    x' = (1 - sigma') x0 + sigma' e.
+    x0 = x - sigma u(x, t, 0),    x' = (1 - sigma') x0 + sigma' e
+
+(docs/derivations.md, eqs. 17 and 23).
 
 Where the list is that of two networks, one for times from a boundary b up, that one predicts the point x_b at the
-boundary in the place of data. From there fresh noise brings it to a level s' above, as in gamma-sampling:
-x' = a x_b + sqrt(s'^2 - a^2 b^2) e with a = (1 - s') / (1 - b); to the first time below the boundary it goes as it is.
+boundary in the place of data. From there fresh noise brings it to a level s' above, as in gamma-sampling: x' = a x_b +
+sqrt(s'^2 - a^2 b^2) e with a = (1 - s') / (1 - b) (docs/derivations.md, eq. 22); to the first time below the boundary
+it goes as it is.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Multistep solvers for velocities: UniPC (arXiv 2302.04867) and DPM-Solver++ (2211.01095), by diffusers' schedulers.
 
-Both write the ODE of dx/dt = v(x, t) in the half log-SNR lambda = log((1 - t) / t) and in the prediction
-D(x, t) = x - t v(x, t), and extrapolate D from the steps before: one network call a step, second order. UniPC also
-corrects each point once D is known there, at no further call. With a guided velocity (flowmap.networks.guidance.Guided,
-null + w (cond - null)) D is guided alike.
+Both write the ODE of dx/dt = v(x, t) in the half log-SNR lambda = log((1 - t) / t) and in the prediction D(x, t) = x -
+t v(x, t), and extrapolate D from the steps before: one network call a step, second order (docs/derivations.md, eqs. 40
+and 41). UniPC also corrects each point once D is known there, at no further call (docs/derivations.md, eq. 42). With a
+guided velocity (flowmap.networks.guidance.Guided, null + w (cond - null)) D is guided alike.
 
 diffusers' schedulers make grids of their own, in float32, end them at 0, and count time in whole thousandths, which
 merges the points of a fine grid. So here they are given our grid itself. lambda is infinite at both ends. At t = 0

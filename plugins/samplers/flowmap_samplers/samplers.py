@@ -36,7 +36,10 @@ class Euler(Sampler):
 
 @final
 class Heun(Sampler):
-    """The explicit trapezoidal rule: the mean of the velocities at both ends of an Euler step."""
+    """The explicit trapezoidal rule: the mean of the velocities at both ends of an Euler step.
+
+    (docs/derivations.md, eq. 39)
+    """
 
     def order(self) -> int | None:
         """Second order."""

@@ -1,75 +1,85 @@
-"""What a recipe may set. Torch-free."""
+"""What a recipe may set of the other components. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from flowmap.plugin import BackboneConfig, DataConfig, Finding, Recomputation, SampleSpec
+from flowmap.plugin import (
+    DataConfig,
+    Finding,
+    MetricConfig,
+    NetworkKind,
+    ObjectiveConfig,
+    RoleSpec,
+    SamplerConfig,
+    SampleSpec,
+    StageFacts,
+)
 
 
-class UNet1dConfig(BackboneConfig):
-    """A U-Net for signals [1, channels, length], conditioned on class labels."""
+class SeaSurfaceConfig(DataConfig):
+    """Temperatures of the Pacific by the month, 1950 to 2009, in windows; their labels are the season of the first."""
 
-    type: Literal["unet1d"] = "unet1d"
-    random_base: ClassVar[bool] = True
-    width: int = Field(16, ge=4, le=1024, description="channels at full length; twice as many at half of it")
-
-    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        if len(spec.shape) != 3 or spec.shape[0] != 1 or spec.shape[2] % 2:
-            why = f"'unet1d' takes signals [1, channels, even length]; these data are {list(spec.shape)}"
-            yield Finding("error", ("type",), why)
-
-    def time_frequency(self) -> float:
-        return 30.0
-
-    def build(self, spec: SampleSpec) -> Any:
-        from flowmap_strangers.unet1d import unet1d
-
-        return unet1d(self, spec)
-
-
-class Sd3Config(BackboneConfig):
-    """Stable Diffusion 3's transformer (diffusers) for images, conditioned on class labels, roles as adapters."""
-
-    type: Literal["sd3_labels"] = "sd3_labels"
-    random_base: ClassVar[bool] = True
-    layers: int = Field(2, ge=1, le=100, description="transformer blocks")
-    heads: int = Field(2, ge=1, le=100, description="attention heads")
-    head_dim: int = Field(8, ge=4, le=256, description="dimensions of a head")
-    rank: int = Field(4, ge=1, le=1024, description="rank of every adapter")
-    gate: float = Field(0.25, ge=0, le=1, description="share of the r-embedding")
-    gradient_checkpointing: bool = Field(False, description="recompute blocks in backward instead of keeping them")
-
-    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
-        if len(spec.shape) != 4 or spec.shape[0] != 1 or spec.shape[2] != spec.shape[3] or spec.shape[2] % 2:
-            why = f"'sd3_labels' takes square images [1, C, H, H] of even H; these data are {list(spec.shape)}"
-            yield Finding("error", ("type",), why)
-
-    def recomputation(self) -> Recomputation:
-        return "block" if self.gradient_checkpointing else "none"
-
-    def time_frequency(self) -> float:
-        return 1000.0
-
-    def build(self, spec: SampleSpec) -> Any:
-        from flowmap_strangers.sd3 import sd3
-
-        return sd3(self, spec)
-
-
-class WavesConfig(DataConfig):
-    """Waves of three shapes (sine, square, saw) with any phase: signals with class labels."""
-
-    type: Literal["waves"] = "waves"
-    length: int = Field(16, ge=4, le=4096, description="numbers of a signal")
+    type: Literal["sea_surface"] = "sea_surface"
+    months: int = Field(24, ge=2, le=60, description="of a window")
 
     def spec(self) -> SampleSpec:
-        return SampleSpec((1, 1, self.length), classes=3, labelled=True)
+        return SampleSpec((1, 1, self.months), classes=4, labelled=True)
 
     def build(self) -> Any:
-        from flowmap_strangers.waves import Waves
+        from flowmap_strangers.sea import SeaSurface
 
-        return Waves(self.length)
+        return SeaSurface(self.months)
+
+
+class EnergyConfig(ObjectiveConfig):
+    """Inductive moment matching in its simplest form: the energy distance of jumps and data, within groups."""
+
+    type: Literal["energy"] = "energy"
+    samples: int = Field(4, ge=2, le=1024, description="of a group")
+
+    def group(self) -> int:
+        return self.samples
+
+    def roles(self) -> Mapping[str, RoleSpec]:
+        # All pairs have r < t: the velocity u(x, t, t) is none of what it learns.
+        return {"student": RoleSpec("flow_map", True, "learns to jump", diagonal=False)}
+
+    def findings(self, facts: StageFacts) -> Iterable[Finding]:
+        return ()
+
+    def build(self) -> Any:
+        from flowmap_strangers.energy import Energy
+
+        return Energy(self.samples)
+
+
+class MidpointConfig(SamplerConfig):
+    """The midpoint rule: two calls a step, second order."""
+
+    type: Literal["midpoint"] = "midpoint"
+    network: ClassVar[NetworkKind] = "velocity"
+    calls_per_step: ClassVar[int] = 2
+
+    def build(self) -> Any:
+        from flowmap_strangers.midpoint import Midpoint
+
+        return Midpoint()
+
+
+class LabelErrorConfig(MetricConfig):
+    """Share of samples that are nearer to the mean of another class than to that of the one asked for."""
+
+    type: Literal["label_error"] = "label_error"
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        if not (spec.classes and spec.labelled):
+            yield Finding("error", ("type",), "'label_error' needs labelled data, asked for by their classes")
+
+    def build(self, references: Any) -> Any:
+        from flowmap_strangers.label_error import LabelError
+
+        return LabelError(references.train, references.held_out)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from flowmap.interfaces import Backbone, Cond
 from flowmap.plugin import SampleSpec
 from flowmap.workshop import LABELS, Adapters, Architecture, Chosen, ModuleBackbone, NoCodec, TensorCond, labelled
-from flowmap_strangers.configs import Sd3Config
+from flowmap_strangers.backbones import Sd3Config
+from flowmap_strangers.exporting import export
 
 LAYERS = r".*transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj)|ff(_context)?\.net\.(0\.proj|2))"
 TIMES = r"(delta|.*\.timestep_embedder)\.linear_[12]"
@@ -60,5 +61,6 @@ def sd3(config: Sd3Config, spec: SampleSpec) -> Backbone:
         copies={"delta.": "transformer.time_text_embed.timestep_embedder."},
         units=lambda module: list(module.transformer.transformer_blocks),
         adapters=Adapters(config.rank, float(config.rank), LAYERS, timed=TIMES, whole=("label",)),
+        export=export,
     )
     return ModuleBackbone(config.type, architecture, NoCodec(spec.shape), labelled(spec.classes))

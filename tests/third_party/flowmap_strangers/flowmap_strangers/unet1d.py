@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from flowmap.interfaces import Backbone, Cond
 from flowmap.plugin import SampleSpec
 from flowmap.workshop import LABELS, Architecture, ModuleBackbone, NoCodec, TensorCond, labelled
-from flowmap_strangers.configs import UNet1dConfig
+from flowmap_strangers.backbones import UNet1dConfig
+from flowmap_strangers.exporting import export
+
+PLACES = 4
 
 
 class Times(nn.Module):
@@ -39,22 +42,24 @@ class Level(nn.Module):
 class UNet1d(nn.Module):
     def __init__(self, width: int, spec: SampleSpec, two_times: bool) -> None:
         super().__init__()
-        channels = spec.shape[1]
+        _, channels, length = spec.shape
         self.time, self.target_time = Times(width), Times(width) if two_times else None
         self.label = nn.Embedding(spec.classes + 1, width)
-        self.down, self.middle = Level(channels, width, width), Level(width, 2 * width, width)
+        # Convolutions alone know no place, and a season is one.
+        self.places = nn.Parameter(torch.randn(PLACES, length))
+        self.down, self.middle = Level(channels + PLACES, width, width), Level(width, 2 * width, width)
         self.up, self.out = Level(3 * width, width, width), nn.Conv1d(width, channels, 1)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None, cond: Cond) -> Tensor:
         emb = self.time(t) if self.target_time is None else torch.lerp(self.time(t), self.target_time(r), 0.25)
         emb = F.silu(emb + self.label(cond[LABELS])) if isinstance(cond, TensorCond) else F.silu(emb)
-        fine = self.down(x.squeeze(1), emb)
+        fine = self.down(torch.cat([x.squeeze(1), self.places.expand(len(x), -1, -1)], dim=1), emb)
         coarse = F.interpolate(self.middle(F.avg_pool1d(fine, 2), emb), scale_factor=2)
         return self.out(self.up(torch.cat([fine, coarse], dim=1), emb)).unsqueeze(1)
 
 
 def unet1d(config: UNet1dConfig, spec: SampleSpec) -> Backbone:
     architecture = Architecture(
-        lambda two_times, chosen: UNet1d(config.width, spec, two_times), copies={"target_time.": "time."}
+        lambda two_times, chosen: UNet1d(config.width, spec, two_times), copies={"target_time.": "time."}, export=export
     )
     return ModuleBackbone(config.type, architecture, NoCodec(spec.shape), labelled(spec.classes))
