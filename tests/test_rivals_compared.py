@@ -81,6 +81,16 @@ name = "{name}"
 stage = "{folder}"
 samplers = [{{ type = "lcm", {fields} }}]
 """
+# The undistilled image-to-video teacher: it is given the first frame of held-out clips, which the others are not.
+PICTURED = """
+[[contestants]]
+name = "i2v-teacher"
+stage = "base"
+samplers = ["unipc"]
+context = 1
+cfg_scale = 5.0
+recipe = {{ backbone = {{ type = "wan21_i2v", weights = "{folder}", text_length = 32 }} }}
+"""
 # With an image it begins with a chunk of one frame; here all have chunks of three.
 EXPERTS = """
 [[contestants]]
@@ -115,10 +125,14 @@ def test_one_comparison_has_all_of_them_beside_ours(home: Path, monkeypatch: pyt
         folder = one_file(weights, home / published, published, prefix="net." if name == "rcm" else "model.")
         text += RIVAL.format(name=name, folder=folder, fields=fields)
     text += EXPERTS.format(folder=two_experts(weights, home / "CausalWan2.2-I2V-A14B-Preview-Diffusers"))
+    text += PICTURED.format(folder=make_twin(home / "i2v", pictures=True))
     (home / "rivals.toml").write_text(text)
     compare([home / "rivals.toml"], (), home / "runs", None, False, (), Console(quiet=True))
+    assert "Given the first frames of held-out samples, and so more than the others are: i2v-teacher (1)." in " ".join(
+        (home / "runs/rivals/comparison.html").read_text().split()
+    )
     lines = [json.loads(line) for line in (home / "runs/rivals/comparison.jsonl").read_text().splitlines()]
     rows = {(line["contestant"], line["calls"]) for line in lines if line["kind"] == "score"}
     expected = {"causvid": {3}, "self-forcing": {4}, "lightx2v": {4}, "krea": {4}, "rcm": {4}, "causal-wan22": {8}}
-    expected |= {"ours": {3, 4, 8}, "teacher": {3, 4, 8}}
+    expected |= {name: {3, 4, 8} for name in ("ours", "teacher", "i2v-teacher")}
     assert rows == {(name, calls) for name, several in expected.items() for calls in several}

@@ -54,6 +54,7 @@ def _view(found: Standings) -> dict[str, Any]:
         "standings": found,
         "label": found.label,
         "guided": list(_guided(found)),
+        "given": list(_given(found)),
         "rule": f"{intervals.RULE} {intervals.CORRECTION}",
         "certainty": {metric: list(sentences.certainty(found, metric)) for metric in found.metrics},
         "more_seeds": list(sentences.more_seeds(found, found.metric)),
@@ -82,6 +83,14 @@ def _guided(found: Standings) -> Iterator[str]:
         if scales:
             yield f"{contestant.name} (by {', '.join(f'{scale:g}' for scale in sorted(scales))})"
     yield from guided({**found.contestants[0].recipe["evaluation"], "contests": ()})
+
+
+def _given(found: Standings) -> Iterator[str]:
+    """Who is given the first frames of held-out samples, and how many: those who are not have less to go by."""
+    for contestant in found.contestants:
+        frames = {contest.get("context", 0) for contest in contestant.recipe["evaluation"]["contests"]} - {0}
+        if frames:
+            yield f"{contestant.name} ({', '.join(map(str, sorted(frames)))})"
 
 
 def _styles(found: Standings) -> dict[Row, Style]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import os
 import sys
 from multiprocessing.context import ForkServerContext
 
@@ -15,6 +16,12 @@ def training_processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["flowmap.comparison.run", "flowmap.launch.run"])
     return context
+
+
+def threads_of(processes: int) -> int:
+    """Of each of so many trainings: its share of the processors, and no more than the environment says."""
+    share, told = max(1, (os.cpu_count() or 1) // processes), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, max(1, int(told))) if told.isdecimal() else share
 
 
 def leave_if_rerun() -> None:

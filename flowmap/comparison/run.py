@@ -20,7 +20,7 @@ from rich.markup import escape
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.entrants import Comparison
 from flowmap.comparison.page import write_page
-from flowmap.comparison.processes import training_processes
+from flowmap.comparison.processes import threads_of, training_processes
 from flowmap.comparison.record import FAILURES, load, record
 from flowmap.comparison.sentences import sentences, together
 from flowmap.comparison.standings import Failure
@@ -145,7 +145,7 @@ def _work_off(
     """Run all tasks that are not done, so many at a time, each when those before it are done."""
     running: list[tuple[Task, ForkServerProcess, Connection]] = []
     waiting = [task for task in tasks if not task.done]
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = threads_of(processes)
     with display(console), phase("starting trainings") as doing, _stopping(running, console):
         while waiting or running:
             for task in [t for t in waiting if all(b.done or b.failure for b in t.after)][: processes - len(running)]:

@@ -20,6 +20,7 @@ from flowmap.schema.bounds import (
     MOST_TEXT,
     Amount,
     Confidence,
+    Given,
     Guidance,
     PathText,
     Seed,
@@ -71,6 +72,7 @@ class ContestantConfig(Config):
         description="in place of 'stages': a stage of 'recipe', or weights as an evaluation names them, measured as is",
     )
     weights: Weights = Field("ema", description="which of the last stage's weights")
+    context: Given = Field(0, description="frames given clean, from held-out data; 1 is image-to-video")
     cfg_scale: Guidance = Field(1.0, description="guidance, w in null + w (cond - null); velocity samplers only")
     recipe: Table = Field(default_factory=dict, description="fields of 'recipe' that are different for this one")
 

@@ -106,6 +106,7 @@ def _recipe_of(spec: CompareSpec, contestant: ContestantConfig) -> Table:
         "stage": contestant.stage or STUDENT,
         "samplers": list(contestant.samplers),
         "weights": contestant.weights,
+        "context": contestant.context,
         "cfg_scale": contestant.cfg_scale,
     }
     # A recipe without evaluation is refused by naming what an evaluation needs.

@@ -152,17 +152,10 @@ def _sampler_findings(
     networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
     network = networks[stage]
-    if isinstance(network, Pretrained) and network.to_data:
-        if not sampler.to_data:
-            why = f"'{stage}' jumps to data and knows nothing between, which sampler '{sampler.type}' asks for"
-            yield Finding("warning", place, f"{why}; use lcm or consistency")
-        return
-    if network is not None and sampler.network == "velocity" and not network.diagonal:
-        why = (
-            f"sampler '{sampler.type}' follows the velocity u(x, t, t), which nothing teaches '{stage}': what it knows "
-            "of that it had when it started; use flow_map or consistency"
-        )
+    if network is not None and (why := sampler_doubt(sampler, stage, network)) is not None:
         yield Finding("warning", place, why)
+    if isinstance(network, Pretrained) and network.to_data:
+        return
     if network is not None and sampler.network == "flow_map" and network.kind == "velocity":
         whose = f"the weights '{stage}' are" if outside.is_weights(stage) else f"stage '{stage}' trains"
         message = (
@@ -170,6 +163,21 @@ def _sampler_findings(
             "use a velocity sampler such as euler or heun"
         )
         yield Finding("error", place, message)
+
+
+def sampler_doubt(sampler: SamplerConfig, name: str, network: RoleSpec | Pretrained) -> str | None:
+    """Why `sampler` asks a network called `name` for what nobody taught it; None if it does not."""
+    if isinstance(network, Pretrained) and network.to_data:
+        if sampler.to_data:
+            return None
+        why = f"'{name}' jumps to data and knows nothing between, which sampler '{sampler.type}' asks for"
+        return f"{why}; use lcm or consistency"
+    if sampler.network == "velocity" and not network.diagonal:
+        return (
+            f"sampler '{sampler.type}' follows the velocity u(x, t, t), which nothing teaches '{name}': what it knows "
+            "of that it had when it started; use flow_map or consistency"
+        )
+    return None
 
 
 def _unknown_stage(name: str, stages: Sequence[StageConfig]) -> str:

@@ -36,8 +36,13 @@ def missing(evaluation: EvaluationConfig) -> Iterator[Finding]:
                 continue  # which is wrong wherever it is looked at: see `findings`
 
 
-def known(evaluation: EvaluationConfig, backbone: BackboneConfig) -> tuple[dict[str, Outside | None], list[Finding]]:
-    """The weights that an evaluation names, None where it cannot be told what they are; and what is wrong with them."""
+def known(
+    evaluation: EvaluationConfig, backbone: BackboneConfig, spec: SampleSpec
+) -> tuple[dict[str, Outside | None], list[Finding]]:
+    """The weights that an evaluation names, None where it cannot be told what they are; and what is wrong with them.
+
+    What a backbone finds wrong with its own, it says itself.
+    """
     found: dict[str, Outside | None] = {}
     problems: list[Finding] = []
     for name, place in named(evaluation).items():
@@ -47,7 +52,8 @@ def known(evaluation: EvaluationConfig, backbone: BackboneConfig) -> tuple[dict[
         except AbsentError:
             continue
         except FlowmapError as error:
-            problems.append(Finding("error", place, str(error)))
+            if name != BASE or str(error) not in {finding.message for finding in backbone.findings(spec)}:
+                problems.append(Finding("error", place, str(error)))
     return found, problems
 
 

@@ -124,7 +124,7 @@ class Recipe(Config):
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
                     yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
-            weights, problems = outside_weights.known(self.evaluation, self.backbone)
+            weights, problems = outside_weights.known(self.evaluation, self.backbone, spec)
             yield from problems
             yield from outside_weights.findings(self.evaluation, weights, spec)
             contexts = self.backbone.contexts(spec)

@@ -24,6 +24,7 @@ from flowmap.interfaces import Data, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun, sampler_called
+from flowmap.recipe.evaluations import sampler_doubt
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
@@ -68,6 +69,8 @@ class Opened:
     shift: float
     cfg_scale: float
     facts: dict[str, str]
+    doubt: str | None
+    """Why the sampler asks the network for what nobody taught it."""
 
     @property
     def reads_text(self) -> bool:
@@ -118,10 +121,11 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
         contestant = opening(chosen, wish.weights, processes)
     refuse_unshared(contestant, plan.recipe.backbone, spec, processes, together)
     facts = {"stage": chosen.stage.name, "weights": wish.weights, "shift": f"{contestant.shift:g}"}
+    doubt = sampler_doubt(config, chosen.stage.name, chosen.stage.objective.roles()["student"])
     own = config.own_times()
     usual = _CALLS if own is None else own.steps * config.calls_per_step
     numbers = wish.calls or usual, contestant.shift, wish.cfg_scale or 1.0
-    return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts)
+    return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts, doubt)
 
 
 def _open_weights(weights: Outside, wish: Wish, together: int | None, later: bool) -> Opened:
@@ -153,8 +157,9 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
     refuse_unshared(contestant, backbone, spec, processes, together)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size} | ({} if listed else {"shift": f"{shift:g}"})
+    doubt = sampler_doubt(config, weights.name, told)
     numbers = wish.calls or told.calls, shift, cfg_scale
-    return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts)
+    return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts, doubt)
 
 
 def _refuse_nothing(wish: Wish, spec: SampleSpec) -> None:

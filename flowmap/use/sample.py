@@ -85,6 +85,8 @@ def draw_samples(
         facts["guidance"] = opened.cfg_scale
     if given is not None:
         facts["frames given"] = f"{len(given)} of {spec.shape[0]}"
+    if opened.doubt is not None:
+        facts["warning"] = opened.doubt
     return samples, facts
 
 

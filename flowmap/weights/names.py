@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 RANDOM = "random"
+_OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 """The name of no weights: a network begins at random ones."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -86,6 +87,11 @@ def absence(weights: str) -> str:
     """Where `weights` were looked for and not found."""
     cached = f", and no {weights} in the hub's cache {cache_folder()}" if is_hub_id(weights) else ""
     place = Path(os.path.expanduser(weights)).absolute()
+    if place.suffix in _OF_TORCH and os.path.isfile(place):
+        return (
+            f"{place} is by its name a file of torch.save, which can run code when it is read, so it is not; turn it "
+            "into safetensors, of a Wan transformer by python -m flowmap_wan.convert"
+        )
     if os.path.isfile(place):
         return (
             f"{place} is a file that no backbone here reads by itself; weights are a folder, which has it and what "

@@ -66,7 +66,7 @@ def test_a_table_within_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"7 tensors, 1 file: {to}\n"
     convert(file, tmp_path / "inner.safetensors", "more.inner")
     same(tmp_path / "inner.safetensors", table(2))
-    with pytest.raises(FlowmapError, match=r"no table of tensors called 'ema' There are: generator \(7 tensors\)"):
+    with pytest.raises(FlowmapError, match=r"no table of tensors called 'ema'\. There are: generator \(7 tensors\)"):
         convert(file, tmp_path / "no.safetensors", "ema")
     with pytest.raises(FlowmapError, match="is there already; name a new one"):
         convert(file, to)
@@ -101,9 +101,21 @@ class Evil:
         return os.system, (self.command,)
 
 
+@pytest.mark.parametrize("bytes_left", [20, 1000])
+def test_what_is_cut_short_is_said_in_our_words(bytes_left: int, tmp_path: Path) -> None:
+    file = saved({"a": torch.ones(2000)}, tmp_path)
+    file.write_bytes(file.read_bytes()[:bytes_left])
+    with pytest.raises(FlowmapError) as caught:
+        convert(file, tmp_path / "to.safetensors")
+    told = "it is not read: it is cut short, damaged, or no file of torch.save; compare its size with the published one"
+    assert str(caught.value) == f"{file}: {told}"
+
+
 def test_code_is_refused(tmp_path: Path) -> None:
     file = saved({"a": torch.ones(2), "b": Evil(f"touch {tmp_path}/ran")}, tmp_path)
-    with pytest.raises(FlowmapError, match=r"their\.pt: it is not read \(.*posix\.system.*nothing in it was run"):
+    with pytest.raises(
+        FlowmapError, match=r"their\.pt: it is not read: it has more .*posix\.system.*nothing in it was run"
+    ):
         convert(file, tmp_path / "to.safetensors")
     assert not (tmp_path / "ran").exists()
 

@@ -74,7 +74,7 @@ EXTRA: dict[str, tuple[dict[str, Tensor], str]] = {
 WHOLE: dict[str, tuple[dict[str, Tensor], str]] = {
     "LoRA": (
         lora(5120, 40, 64),
-        "is a LoRA of rank 64 for a network of 40 blocks and 5120 channels, and no",
+        "is a LoRA of rank 64 for a network of 40 blocks and 5120 channels (Wan2.1's 14B, or Wan2.2's pair), and no",
     ),
     "training state": (
         {f"{part}.model.blocks.0.norm3.weight": ONE for part in ("generator", "generator_ema", "critic")},

@@ -27,6 +27,7 @@ from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.use.networks import Networks
 from flowmap.use.opened import open_wished
+from flowmap.use.sample import sample
 from flowmap.use.student import generate, open_weights
 from flowmap.use.wish import Wish
 
@@ -294,3 +295,47 @@ def test_a_named_file_that_is_damaged_is_one_line_and_its_list_has_no_other_shif
     (tmp_path / "pickled" / "any.pt").touch()
     with pytest.raises(FlowmapError, match=r"No pickle is read, for one can run code: rivals\.md"):
         look_up(str(tmp_path / "pickled"))
+
+
+def test_a_head_of_another_size_than_published_is_refused(folder: Path) -> None:
+    (folder / "any.txt").touch()
+    config = CausalWan21Config(weights=str(folder), head_dim=64)
+    assert problems(config) == [
+        "heads of these weights (gdhe17/Self-Forcing) have 128 dimensions, as no shape tells; leave this out, or "
+        "rename weights that are others"
+    ]
+    (folder / "self_forcing_dmd.safetensors").rename(folder / "mine.safetensors")
+    assert problems(config) == []
+
+
+def test_samples_along_a_grid_of_what_jumps_say_so(folder: Path, tmp_path: Path) -> None:
+    wish = Wish(calls=1, number=1, prompts=("a ball",), length=9, height=32, width=32)
+    for sampler, said in ((None, False), ("flow_map", True)):
+        _, summary = sample(
+            str(folder), replace(wish, sampler=sampler, calls=None if sampler is None else 1), tmp_path / "x"
+        )
+        assert ("jumps to data and knows nothing between, which sampler 'flow_map' asks for" in summary) == said
+
+
+DAMAGED = """
+name = "bad"
+data = {{ type = "video_shards", path = "{data}", frames = 9, height = 32, width = 32, fps = 16.0 }}
+backbone = {{ type = "causal_wan21", weights = "{weights}" }}
+
+[evaluation]
+teacher = "base"
+teacher_sampler = {{ type = "lcm", times = [1000, 500] }}
+metrics = ["sliced_wasserstein"]
+contests = [{{ stage = "base", samplers = [{{ type = "lcm", times = [1000, 500] }}] }}]
+"""
+
+
+def test_a_damaged_file_is_one_error_though_an_evaluation_names_it_too(folder: Path, tmp_path: Path) -> None:
+    file = folder / "self_forcing_dmd.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    path = tmp_path / "recipe.toml"
+    path.write_text(DAMAGED.format(data=tmp_path, weights=folder))
+    with pytest.raises(FlowmapError) as caught:
+        read(path)
+    assert str(caught.value).count(f"{file} cannot be read") == 1
+    assert "backbone.weights" in str(caught.value)

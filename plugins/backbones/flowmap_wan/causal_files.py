@@ -153,6 +153,10 @@ def flaws(config: FilesConfig) -> Iterator[Finding]:
     if wrong is not None:
         yield Finding("error", ("weights",), wrong)
         return
+    release = release_of(config.weights)
+    if release is not None and config.head_dim not in (None, HEAD_DIM):
+        why = f"heads of these weights ({release.repository}) have {HEAD_DIM} dimensions, as no shape tells"
+        yield Finding("error", ("head_dim",), f"{why}; leave this out, or rename weights that are others")
     with suppress(FlowmapError):  # what is not here, is `absences` to say
         folder = encoders_folder(config)
         if (flaw := folder.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:

@@ -19,6 +19,7 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 _QUANTISED = frozenset(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I8", "U8", "I4", "U4"))
 _BIG = "{}; take the file in bfloat16, float16 or float32"
 _TASK = "{}; use text-to-video weights"
+_PICTURES = "{}; use a text-to-video one, or Wan's image-to-video folder in diffusers' layout as backbone 'wan21_i2v'"
 _TOOL = "{}; what is read is a Wan2.1 transformer, by Wan's original names or diffusers'"
 _PART = "{}; name the file of the transformer, and the folder with the encoders as backbone.encoders_from"
 
@@ -67,10 +68,10 @@ _RULES = (
     _Rule("a first-and-last-frame model ({})", _TASK, _named(r"(?:img_emb\.emb_pos|image_embedder\.pos_embed)$")),
     _Rule(
         "Wan's separate image-to-video model ({})",
-        "{}; use a text-to-video one: ours are given images as first frames",
+        _PICTURES,
         _named(r"(?:^|\.)img_emb\.|\.k_img\.|image_embedder\.|\.add_k_proj\."),
     ),
-    _Rule("an image-to-video model: its patches have 36 channels", _TASK, _patches(36)),
+    _Rule("an image-to-video model: its patches have 36 channels", _PICTURES, _patches(36)),
     _Rule("Wan2.2's 5B model: its patches have 48 channels, of another VAE", "{}; take Wan2.1's", _patches(48)),
     _Rule("a camera, speech or animation model of Wan ({})", _TASK, _named(r"control_adapter\.|audio_|face_adapter\.")),
     _Rule("HunyuanVideo's, or another with double_blocks ({})", _TOOL, _named(r"(?:^|\.)double_blocks\.\d+\.")),
@@ -83,6 +84,7 @@ _RULES = (
 _HALF = re.compile(
     r"(?:high|low)[-_ ]?noise|transformer_2\b|(?:^|[-_.])(?:high|low)(?:[-_.]|$)|wan2\.?[2_]2.*a14b", re.I
 )
+_PUBLISHED = {(30, 1536): "Wan2.1's 1.3B", (40, 5120): "Wan2.1's 14B, or Wan2.2's pair", (30, 3072): "Wan2.2's 5B"}
 _LORA = re.compile(r"\.lora_(A|down)(?:\.default)?\.weight$")
 _ADAPTED = re.compile(r"\.lora_(?:A|B|down|up)\b|\.(?:alpha|diff|diff_b|dora_scale)$|\.lokr_|\.hada_")
 _BLOCK = re.compile(r"blocks[._](\d+)[._]")
@@ -112,7 +114,10 @@ def _lora(header: Header) -> str:
     widths = [max(t["shape"]) for name, t in header.items() if _LORA.search(name) and re.search(r"attn\w*[._]", name)]
     rank = f" of rank {' and '.join(map(str, ranks[:3]))}" if ranks else ""
     base = f" for a network of {1 + max(blocks)} blocks" if blocks else ""
-    return f"a LoRA{rank}{base}" + (f" and {max(widths)} channels" if widths and base else "")
+    if not (widths and base):
+        return f"a LoRA{rank}{base}"
+    whose = _PUBLISHED.get((1 + max(blocks), max(widths)))
+    return f"a LoRA{rank}{base} and {max(widths)} channels" + (f" ({whose})" if whose else "")
 
 
 def unread(file: Path) -> str | None:

@@ -53,10 +53,15 @@ def _read(file: str) -> Any:
         # Files of before have no views: they are in memory once.
         return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        told = next((line for line in lines if "GLOBAL" in line or line.startswith("Unsupported")), lines[0])
-        why = "it has more in it than tensors, is damaged, or is no file of torch.save"
-        raise FlowmapError(f"it is not read ({told[:200]}): {why}; nothing in it was run") from None
+        # torch's other words are of its own means, such as the mapping of the file into memory.
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = next((line for line in lines if "GLOBAL" in line or line.startswith("Unsupported")), None)
+        if told is None:
+            why = "it is cut short, damaged, or no file of torch.save; compare its size with the published one"
+            raise FlowmapError(f"it is not read: {why}") from None
+        raise FlowmapError(
+            f"it is not read: it has more in it than tensors ({told[:200]}); nothing in it was run"
+        ) from None
 
 
 def _is_zip(file: str) -> bool:
@@ -74,7 +79,7 @@ def chosen(read: Any, key: str) -> dict[str, Tensor]:
         if key or len(found) != 1:
             names = [f"{name or 'the file itself'} ({len(table)} tensors)" for name, table in found.items()]
             there = ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])]) or "none"
-            what = f"there is no table of tensors called {key!r}" if key else "which table of tensors is meant?"
+            what = f"there is no table of tensors called {key!r}." if key else "which table of tensors is meant?"
             raise FlowmapError(f"{what} There are: {there}" + ("; name one with --key" if found else ""))
         key = next(iter(found))
     for name, value in found[key].items():
