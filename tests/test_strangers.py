@@ -151,7 +151,8 @@ def test_they_train_through_three_stages_and_are_sampled(name: str, tmp_path: Pa
     subprocess.run([*pip, "--disable-pip-version-check", "--target", str(site), str(HERE)], check=True)
     data, backbone = RUNS[name]
     (tmp_path / "strange.toml").write_text(RECIPE.format(data=data, backbone=backbone))
-    env = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
 
     def flowmap(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flowmap", *words]
