@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 from flowmap.plugin.version import VERSIONED
+
+_WAITING = re.compile(r"^(checking|starting|loading)\b.*\d (s|min)\n", re.MULTILINE)
 
 SAMPLER = '''
 from typing import ClassVar, Literal
@@ -43,8 +46,10 @@ def installed(site: Path, name: str, source: str, group: str = VERSIONED, versio
 
 
 def flowmap(site: Path | None, here: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """What the command says where `site` is installed."""
+    """What the command says where `site` is installed, but for what it says of a machine that is slow."""
     path = os.pathsep.join(filter(None, [str(site or ""), os.environ.get("PYTHONPATH", "")]))
     env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "400", "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, "-m", "flowmap", *words]
-    return subprocess.run(command, env=env, cwd=here, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, env=env, cwd=here, capture_output=True, text=True, check=False, timeout=120)
+    done.stderr = _WAITING.sub("", done.stderr)
+    return done
