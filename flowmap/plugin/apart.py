@@ -1,4 +1,4 @@
-"""Run a plugin's import so that it cannot hurt what does not need it: signals, time, output and surroundings."""
+"""What a plugin's import may take, and whose the signals are that arrive meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from types import FrameType
 from typing import final
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin.surroundings import left_alone
 
 SECONDS = "FLOWMAP_PLUGIN_SECONDS"
 """The environment variable that says how long the import of a plugin may take."""
@@ -27,24 +26,6 @@ _AGAIN_SECONDS = 1.0  # for a plugin that goes on when it is interrupted
 @final
 class OverdueError(BaseException):
     """The import of a plugin takes too long. What catches every Exception does not catch it."""
-
-
-@contextmanager
-def apart(limit: float) -> Iterator[list[str]]:
-    """Within this context a signal from outside ends the command, however it is taken, and surroundings are put back.
-
-    The list is, when all is over, of what was put back. Raises OverdueError, in the main thread, if it takes longer
-    than `limit` seconds.
-    """
-    changed: list[str] = []
-    with _heard() as heard:
-        try:
-            with left_alone(changed), _in_time(limit):
-                yield changed
-        finally:
-            if heard:
-                # What the user has sent is the user's, whatever the plugin made of it.
-                raise heard[0]
 
 
 def seconds() -> float:
@@ -65,8 +46,11 @@ def left_out() -> frozenset[str]:
 
 
 @contextmanager
-def _in_time(limit: float) -> Iterator[None]:
-    """Interrupt what takes longer than `limit` seconds, where an alarm can: in the main thread, of a POSIX system."""
+def in_time(limit: float) -> Iterator[None]:
+    """Raise OverdueError in what takes longer than `limit` seconds, where an alarm can: in the main thread, of a POSIX.
+
+    One that is caught is followed by others.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -88,15 +72,15 @@ def _in_time(limit: float) -> Iterator[None]:
 
 
 @contextmanager
-def _heard() -> Iterator[list[BaseException]]:
+def heard_signals() -> Iterator[list[BaseException]]:
     """Within this context the list fills with what signals from outside raise."""
     heard: list[BaseException] = []
-    before: dict[int, Callable[[int, FrameType | None], object]] = {
-        number: at for number in signal.valid_signals() if callable(at := signal.getsignal(number))
-    }
     if threading.current_thread() is not threading.main_thread():
         yield heard  # no signal arrives in this thread
         return
+    before: dict[int, Callable[[int, FrameType | None], object]] = {
+        number: at for number in signal.valid_signals() if callable(at := signal.getsignal(number))
+    }
 
     def arrived(number: int, frame: FrameType | None) -> None:
         try:

@@ -13,7 +13,7 @@ import pluggy
 
 from flowmap.phases import phase
 from flowmap.plugin import hookspecs, version
-from flowmap.plugin.apart import SECONDS, WITHOUT, OverdueError, apart, left_out, seconds
+from flowmap.plugin.apart import SECONDS, WITHOUT, OverdueError, heard_signals, in_time, left_out, seconds
 from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
@@ -24,6 +24,7 @@ from flowmap.plugin.kinds import (
     SamplerConfig,
 )
 from flowmap.plugin.outputs import held
+from flowmap.plugin.surroundings import Surroundings
 from flowmap.schema.words import NAME, unknown_word
 
 BASES: tuple[type[ComponentConfig], ...] = (
@@ -120,43 +121,51 @@ def load(points: list[EntryPoint]) -> Catalogue:
     broken: list[BrokenPlugin] = []
     remarks: list[Remark] = []
     limit, without = seconds(), left_out()
-    with held() as output:
+    with held() as output, heard_signals() as heard:
+        surroundings = Surroundings()
         for point in points:
             owner = _owner(point)
-            why = f"{WITHOUT} leaves it out" if point.name in without else version.refusal(point.group, owner)
+            found, why = _loaded(point, owner, limit, point.name in without)
+            changed, printed = surroundings.put_back(), output.since()
+            if heard:
+                # What the user has sent is the user's, whatever the plugin made of it.
+                raise heard[0]
+            components += found
             if why:
                 broken.append(BrokenPlugin(point.name, owner, why))
-                continue
-            with phase(f"loading the plugin {point.name} of {owner}"), apart(limit) as changed:
-                try:
-                    components += _components(point, owner)
-                except OverdueError:
-                    why = (
-                        f"it did not load within {limit:g} s ({SECONDS} sets another limit, "
-                        f"{WITHOUT}={point.name} leaves it out)"
-                    )
-                    broken.append(BrokenPlugin(point.name, owner, why))
-                except BaseException as error:
-                    # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would
-                    # end a command without a word.
-                    broken.append(BrokenPlugin(point.name, owner, reason(error)))
-            said = _remarks(changed, output.since())
             # Ours come with the core, and fit it, however long ago they were installed in place.
-            fits = point.group != version.GROUP or owner.split(" ")[0] == version.GROUP
-            if not fits and not (broken and broken[-1].entry_point == point.name):
-                said.append(_UNSAID)
-            remarks += [Remark(point.name, owner, text) for text in said]
+            unsaid = point.group == version.GROUP and owner.split(" ")[0] != version.GROUP and not why
+            remarks += [Remark(point.name, owner, text) for text in _remarks(changed, printed, unsaid)]
     return Catalogue(components, broken, remarks)
 
 
-def _remarks(changed: list[str], printed: str) -> list[str]:
-    """What is to be said of an import that did more than define things."""
+def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool) -> tuple[list[Component], str]:
+    """The components of a plugin, or why it has none."""
+    why = f"{WITHOUT} leaves it out" if left_out else version.refusal(point.group, owner)
+    if why:
+        return [], why
+    try:
+        with phase(f"loading the plugin {point.name} of {owner}"), in_time(limit):
+            return _components(point, owner), ""
+    except OverdueError:
+        how = f"{SECONDS} sets another limit, {WITHOUT}={point.name} leaves it out"
+        return [], f"it did not load within {limit:g} s ({how})"
+    except BaseException as error:
+        # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would end a command
+        # without a word.
+        return [], reason(error)
+
+
+def _remarks(changed: list[str], printed: str, unsaid: bool) -> list[str]:
+    """What is to be said of a plugin that does more at its import than define things, or says less of itself."""
     said = []
     if printed:
         shown = printed if len(printed) <= _SHOWN else f"{printed[:_SHOWN]}..."
         said.append(f"it prints when it is imported: {shown}")
     if changed:
         said.append(f"its import changes {', '.join(changed)}: put back; what a component needs it sets in build()")
+    if unsaid:
+        said.append(_UNSAID)
     return said
 
 

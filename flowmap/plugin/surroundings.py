@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
 _WARNING = 30
+_SIGNALS = {number.name: number for number in signal.Signals}
 
 
 @final
@@ -26,21 +27,26 @@ class _Watched:
     put: Callable[[Any], object]
 
 
-@contextmanager
-def left_alone(changed: list[str]) -> Iterator[None]:
-    """Put back what was changed in this context, and add its names to `changed`."""
-    before = [(watched, watched.read()) for watched in _WATCHED]
-    threads = set(threading.enumerate())
-    try:
-        yield
-    finally:
-        for watched, value in before:
+@final
+class Surroundings:
+    """What there is before any plugin is imported."""
+
+    def __init__(self) -> None:
+        self._before = [(watched, watched.read()) for watched in _WATCHED]
+        self._threads = set(threading.enumerate())
+
+    def put_back(self) -> list[str]:
+        """Make all as it was; the names of what was not. Threads, which nobody can end, are named once."""
+        changed = []
+        for watched, value in self._before:
             now = watched.read()
             if now != value:
                 with suppress(Exception):  # the folder may be gone, say
                     watched.put(value)
                 changed.append(f"{watched.name}{_which(value, now)}")
-        changed += [f"threads ({t.name} goes on)" for t in set(threading.enumerate()) - threads]
+        begun = set(threading.enumerate()) - self._threads
+        self._threads |= begun
+        return changed + [f"threads ({thread.name} goes on)" for thread in begun]
 
 
 def _which(before: Any, now: Any) -> str:
@@ -63,14 +69,13 @@ def _folder() -> str | None:
 
 
 def _handlers() -> dict[str, Any]:
-    return {number.name: signal.getsignal(number) for number in signal.Signals}
+    return {name: signal.getsignal(number) for name, number in _SIGNALS.items()}
 
 
 def _put_handlers(before: Mapping[str, Any]) -> None:
     for name, handler in before.items():
-        number = signal.Signals[name]
-        if signal.getsignal(number) != handler and handler is not None:  # None: not Python's
-            signal.signal(number, handler)
+        if signal.getsignal(_SIGNALS[name]) != handler and handler is not None:  # None: not Python's
+            signal.signal(_SIGNALS[name], handler)
 
 
 def _log() -> tuple[Any, ...]:
