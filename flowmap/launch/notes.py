@@ -8,7 +8,7 @@ import logging
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
@@ -70,8 +70,10 @@ def logged(file: Path) -> Iterator[None]:
     except FlowmapError:
         raise
     except Exception as error:
-        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
-        error.add_note(f"{TRACEBACK}{file}")
+        failed = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info())
+        with suppress(FlowmapError):  # that it cannot be written is not what happened first
+            handler.handle(failed)
+            error.add_note(f"{TRACEBACK}{file}")
         raise
     finally:
         logger.removeHandler(handler)
