@@ -282,19 +282,22 @@ def remarks(point: EntryPoint) -> list[str]:
     return [remark.text for remark in load([point]).remarks if "version of the plugin interface" not in remark.text]
 
 
+@pytest.mark.parametrize("where", ["memory", "file"])
 def test_what_a_plugin_prints_is_held_wherever_streams_lead(
-    entry_point: EntryPoints, capsys: pytest.CaptureFixture[str]
+    where: str, entry_point: EntryPoints, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if where == "file":  # as on systems that have no nameless ones in memory
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     text = "import os, sys\nprint('a', flush=True)\nsys.stderr.write('b')\nos.write(2, b'c')\nprint(sys.stdin.read())\n"
     before = sys.stdin, sys.stdout, sys.stderr
-    assert remarks(entry_point("loud", text + PREAMBLE + REGISTER.format("Good"))) == [
+    assert remarks(entry_point(f"loud_{where}", text + PREAMBLE + REGISTER.format("Good"))) == [
         "it prints when it is imported: a bc"
     ]
     assert (sys.stdin, sys.stdout, sys.stderr) == before
     print("mine")
     assert capsys.readouterr() == ("mine\n", "")
     long = f"print('x' * 999)\n{PREAMBLE}{REGISTER.format('Good')}"
-    assert remarks(entry_point("longer", long)) == [f"it prints when it is imported: {'x' * 200}..."]
+    assert remarks(entry_point(f"longer_{where}", long)) == [f"it prints when it is imported: {'x' * 200}..."]
 
 
 def test_a_log_that_a_plugin_sets_up_goes_on(entry_point: EntryPoints, capsys: pytest.CaptureFixture[str]) -> None:
