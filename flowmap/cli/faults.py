@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +27,8 @@ def in_one_line() -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str | None:
+    import traceback
+
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     ended = isinstance(error, SystemExit) and str(innermost.f_globals.get("__name__")).partition(".")[0] in _EXITS
     if ended or "flowmap.plugin.catalogue" not in sys.modules:
@@ -41,6 +41,9 @@ def _told(error: BaseException) -> str | None:
 
 def _written(error: BaseException) -> str:
     """Where the traceback is: in the log of a run, if it got there, or in a new file."""
+    import tempfile
+    import traceback
+
     for note in getattr(error, "__notes__", ()):
         if note.startswith(TRACEBACK):
             return str(note)

@@ -10,16 +10,13 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 _WARNING = 30
 _SIGNALS = {number.name: number for number in signal.Signals}
 
 
-@final
-@dataclass(frozen=True)
-class _Watched:
+class _Watched(NamedTuple):
     """Something of the process: how it is called, read, and put back to what was read."""
 
     name: str
