@@ -27,16 +27,21 @@ def in_one_line() -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str | None:
-    import traceback
-
-    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-    ended = isinstance(error, SystemExit) and str(innermost.f_globals.get("__name__")).partition(".")[0] in _EXITS
-    if ended or "flowmap.plugin.catalogue" not in sys.modules:
+    if (isinstance(error, SystemExit) and _raised_by(error) in _EXITS) or "flowmap.plugin.catalogue" not in sys.modules:
         return None
     from flowmap.plugin.blame import blamed
     from flowmap.plugin.catalogue import catalogue
 
     return blamed(error, catalogue())
+
+
+def _raised_by(error: BaseException) -> str:
+    """The package of the code that raised it."""
+    step = error.__traceback__
+    assert step is not None
+    while step.tb_next is not None:
+        step = step.tb_next
+    return str(step.tb_frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def _written(error: BaseException) -> str:
