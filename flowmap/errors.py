@@ -1,5 +1,10 @@
 """The exceptions whose text is written for the person at the keyboard."""
 
+from typing import Final
+
+TRACEBACK: Final = "its traceback is in "
+"""What a note of an exception begins with that says which file its traceback was written to."""
+
 
 class FlowmapError(Exception):
     """A mistake or a condition that the user can act on.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -268,6 +270,59 @@ def test_a_plugin_s_own_handler_goes_with_it(entry_point: EntryPoints) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def remarks(point: EntryPoint) -> list[str]:
+    """What is said of a plugin but that it does not say its interface."""
+    return [remark.text for remark in load([point]).remarks if "version of the plugin interface" not in remark.text]
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_what_a_plugin_prints_is_held_wherever_streams_lead(
+    where: str, entry_point: EntryPoints, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "file":  # as on systems that have no nameless ones in memory
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    text = "import os, sys\nprint('a', flush=True)\nsys.stderr.write('b')\nos.write(2, b'c')\nprint(sys.stdin.read())\n"
+    before = sys.stdin, sys.stdout, sys.stderr
+    assert remarks(entry_point(f"loud_{where}", text + PREAMBLE + REGISTER.format("Good"))) == [
+        "it prints when it is imported: a bc"
+    ]
+    assert (sys.stdin, sys.stdout, sys.stderr) == before
+    print("mine")
+    assert capsys.readouterr() == ("mine\n", "")
+    long = f"print('x' * 999)\n{PREAMBLE}{REGISTER.format('Good')}"
+    assert remarks(entry_point(f"longer_{where}", long)) == [f"it prints when it is imported: {'x' * 200}..."]
+
+
+def test_a_log_that_a_plugin_sets_up_goes_on(entry_point: EntryPoints, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its handler keeps the stream that there was at import."""
+    text = "import logging\nlogging.getLogger('theirs').addHandler(logging.StreamHandler())\n"
+    assert not remarks(entry_point("logging_plugin", text + PREAMBLE + REGISTER.format("Good")))
+    logging.getLogger("theirs").warning("later")
+    assert capsys.readouterr() == ("", "later\n")
+
+
+def test_torch_s_defaults_are_put_back(entry_point: EntryPoints) -> None:
+    import torch
+
+    text = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
+    assert remarks(entry_point("doubling", text + PREAMBLE + REGISTER.format("Good"))) == [
+        "its import changes torch's defaults: put back; what a component needs it sets in build()"
+    ]
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (torch.float32, True)
+
+
+def test_filters_of_a_library_s_own_warnings_stay(entry_point: EntryPoints) -> None:
+    text = "import warnings\nwarnings.filterwarnings('ignore', message='numpy.dtype size changed')\n"
+    with warnings.catch_warnings():
+        assert not remarks(entry_point("filtering", text + PREAMBLE + REGISTER.format("Good")))
+        warnings.warn("numpy.dtype size changed", stacklevel=1)
+        with pytest.raises(UserWarning, match="another"):  # as pytest has it here, and not as the plugin before had it
+            warnings.warn("another", stacklevel=1)
+        assert remarks(entry_point("hushing", "import warnings\nwarnings.simplefilter('ignore')\n" + text))
+        with pytest.raises(UserWarning, match="another"):
+            warnings.warn("another", stacklevel=1)
+
+
 def test_plugins_are_loaded_in_any_thread(entry_point: EntryPoints) -> None:
     """A signal arrives in the main thread alone, and only there may a handler be set."""
     point = entry_point("threaded", "raise KeyboardInterrupt('mine')")
@@ -330,7 +385,8 @@ def test_the_hook_is_documented() -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")

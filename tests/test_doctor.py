@@ -19,7 +19,7 @@ from flowmap.doctor.machine import APPLE, Device, machine
 from flowmap.doctor.private import cleaned
 from flowmap.doctor.readiness import GPU, readiness
 from flowmap.doctor.text import BEGIN, END, advice, block, recipe_rows
-from flowmap.plugin.catalogue import BrokenPlugin, Catalogue, catalogue
+from flowmap.plugin.catalogue import BrokenPlugin, Catalogue, Remark, catalogue
 from flowmap.recipe.shipped import shipped
 from flowmap.training.processes import accelerator
 
@@ -176,11 +176,14 @@ def test_versions_are_compared_by_their_numbers() -> None:
 
 def test_plugins_that_could_not_be_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger's is said; one of flowmap's own concerns every run."""
-    found = Catalogue(catalogue().components, [BrokenPlugin("waves", "their-waves 0.1", "ImportError: no x")])
+    broken = [BrokenPlugin("waves", "their-waves 0.1", "ImportError: no x")]
+    remark = Remark("euler", catalogue().components[0].distribution, "it prints when it is imported: hello")
+    found = Catalogue(catalogue().components, broken, [remark])
     monkeypatch.setattr("flowmap.doctor.examine.catalogue", lambda: found)
     diagnosis = examine()
     assert diagnosis.wrong == ()
     assert "broken    their-waves 0.1: waves: ImportError: no x" in block(diagnosis)
+    assert "remark    flowmap 0.1.0: euler: it prints when it is imported: hello" in block(diagnosis)
     found.broken.append(BrokenPlugin("flowmap_wan", "flowmap 0.1.0", "SyntaxError: y"))
     assert "a part of flowmap itself cannot be loaded: flowmap_wan: SyntaxError: y" in examine().wrong[0]
 

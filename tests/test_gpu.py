@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flowmap.plugin.version import VERSIONED
 from tests.gpu import installed
 from tests.gpu.items import entries
 from tests.gpu.planned import STEPS, measured
@@ -110,7 +111,7 @@ def test_a_copy_of_the_tree_has_its_plugins_without_installation(
 
     monkeypatch.setattr(installed, "version", absent)
     path = os.pathsep.join(installed.paths(tmp_path))
-    code = "from importlib.metadata import entry_points; print(sorted(p.value for p in entry_points(group='flowmap')))"
+    code = f"from importlib.metadata import entry_points as e; print(sorted(p.value for p in e(group='{VERSIONED}')))"
     told = subprocess.run(
         [sys.executable, "-S", "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
     )

@@ -27,6 +27,7 @@ PUBLIC = {
     "flowmap.plugin": "reference-plugin.md",
     "flowmap.workshop": "reference-workshop.md",
     "flowmap.testing": "reference-testing.md",
+    "flowmap.api": "reference-python.md",
 }
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 OTHERS = ("http://", "https://", "//")

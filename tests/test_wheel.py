@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -48,6 +52,19 @@ def test_a_wheel_has_every_recipe_and_nothing_of_the_clone(wheel: Path) -> None:
         "flowmap",
         *(path.parent.name for path in ROOT.glob("plugins/*/*/__init__.py")),
     }
+    packages = {name.partition("/")[0] for name in names if name.endswith("/__init__.py")}
+    assert packages == {name.removesuffix("/py.typed") for name in names if name.endswith("/py.typed")}
+
+
+@pytest.mark.slow
+def test_a_stranger_s_package_is_type_checked_against_what_is_installed(flowmap: Path, tmp_path: Path) -> None:
+    """As strictly as there is, with what pydantic recommends: its own plugin."""
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\nplugins = pydantic.mypy\n")
+    shutil.copy(ROOT / "tests" / "typed" / "stranger.py", tmp_path)
+    command = [sys.executable, "-m", "mypy", "--python-executable", str(flowmap.parent / "python"), "stranger.py"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MYPYPATH")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "Success: no issues found in 1 source file\n", done.stdout + done.stderr
 
 
 @pytest.mark.slow

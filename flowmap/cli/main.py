@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, doctor, jobs, page, plugins, recipes, schema
+from flowmap.cli import consoles, doctor, faults, jobs, page, plugins, recipes, schema
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
 from flowmap.cli.shared import SHARED
@@ -75,7 +75,8 @@ def _main() -> str | int | None:
         return error.code
     code: str | int | None = 0
     try:
-        app()
+        with faults.in_one_line():
+            app()
     except FlowmapError as error:
         index = process()[0]
         if index and error.code > _SIGNALLED:

@@ -40,7 +40,8 @@ def _list(context: typer.Context) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "name", "from", "what it is"):
         table.add_column(column, overflow="fold")
-    found = catalogue()
+    with working(consoles.err, "nothing was changed"):
+        found = catalogue()
     for component in found.components:
         twice = len(found.claims(component.kind, component.name)) > 1
         name = f"[red]{component.name} (claimed twice)[/]" if twice else f"[bold]{component.name}[/]"
@@ -52,6 +53,8 @@ def _list(context: typer.Context) -> None:
             plugin.distribution,
             f"[red]{escape(plugin.reason)}[/]",
         )
+    for remark in found.remarks:
+        table.add_row("[yellow]remark[/]", escape(remark.entry_point), remark.distribution, escape(remark.text))
     consoles.out.print(table)
 
 
@@ -74,6 +77,7 @@ def check(
         with phase("starting"):
             from flowmap.testing.installed import asked_for
         found = [(asked, _examined(asked)) for asked in asked_for(name, kind, settings or [], data, Path(folder))]
+    _remark({asked.component.distribution for asked, _ in found})
     if not any(asked.examination for asked, _ in found):
         raise FlowmapError(f"nothing was checked: {found[0][0].why}")
     broken = [number for _, number in found]
@@ -87,6 +91,16 @@ def check(
         "--rehearse",
         soft_wrap=True,
     )
+
+
+def _remark(distributions: set[str]) -> None:
+    """Say what is to be said of the plugins that these components are from."""
+    from flowmap.plugin.catalogue import catalogue
+
+    for remark in catalogue().remarks:
+        if remark.distribution in distributions:
+            words = f"{remark.entry_point} from {remark.distribution}: {remark.text}"
+            consoles.out.print(f"[yellow]remark:[/] {escape(words)}", soft_wrap=True, highlight=False)
 
 
 def _examined(asked: Asked) -> int:

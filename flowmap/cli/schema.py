@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from flowmap.cli import consoles
 from flowmap.cli import runs as cli_runs
+from flowmap.console.working import working
 
 app = typer.Typer()
 
@@ -36,7 +37,8 @@ def schema(
         from flowmap.recipe.json_schema import recipe_schema as made
     else:
         from flowmap.comparison.json_schema import comparison_schema as made
-    text = json.dumps(made(), indent=1) + "\n"
+    with working(consoles.err, "nothing was written"):
+        text = json.dumps(made(), indent=1) + "\n"
     if out is None:
         print(text, end="")
         return

@@ -23,11 +23,15 @@ _TESTS = "dev"
 @final
 @dataclass(frozen=True)
 class Plugin:
-    """A distribution, how many components of each kind it brings, and which entry points of it could not be loaded."""
+    """A distribution, how many components of each kind it brings, and what is wrong with entry points of it.
+
+    `broken` are those that could not be loaded, `remarks` what is to be said of others.
+    """
 
     distribution: str
     components: dict[str, int]
     broken: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def versions() -> dict[str, str]:
@@ -70,6 +74,7 @@ def plugins(found: Catalogue) -> tuple[Plugin, ...]:
             owner,
             dict(Counter(c.kind for c in found.components if c.distribution == owner)),
             tuple(f"{b.entry_point}: {b.reason}" for b in found.broken if b.distribution == owner),
+            tuple(f"{r.entry_point}: {r.text}" for r in found.remarks if r.distribution == owner),
         )
         for owner in sorted(owners)
     )

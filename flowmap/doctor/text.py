@@ -60,6 +60,8 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"plugin    {plugin.distribution}: {counted or 'nothing'}"
         for reason in plugin.broken:
             yield f"broken    {plugin.distribution}: {reason}"
+        for remark in plugin.remarks:
+            yield f"remark    {plugin.distribution}: {remark}"
     for recipe in diagnosis.recipes:
         for folder in recipe.encoded:
             yield f"encoded   {folder}, of {recipe.name}"

@@ -8,12 +8,13 @@ import logging
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
 import torch
 
+from flowmap.errors import TRACEBACK, FlowmapError
 from flowmap.files.folder import writing
 from flowmap.files.sealed import write_sealed
 from flowmap.files.whole import write_whole
@@ -57,7 +58,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logged(file: Path) -> Iterator[None]:
-    """Append what components log (skipped samples, say) to `file`, besides showing it."""
+    """Append what components log (skipped samples, say) to `file`, besides showing it; of a failure, where it was."""
     logger = logging.getLogger("flowmap")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,14 @@ def logged(file: Path) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
+    except FlowmapError:
+        raise
+    except Exception as error:
+        failed = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info())
+        with suppress(FlowmapError):  # that it cannot be written is not what happened first
+            handler.handle(failed)
+            error.add_note(f"{TRACEBACK}{file}")
+        raise
     finally:
         logger.removeHandler(handler)
         handler.close()

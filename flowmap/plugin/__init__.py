@@ -15,6 +15,7 @@ from flowmap.plugin.kinds import (
     ObjectiveConfig,
     SamplerConfig,
 )
+from flowmap.plugin.version import INTERFACE
 from flowmap.schema.config import Config, Finding, frozen, guidance_findings, idle, idle_drop_findings
 from flowmap.schema.specs import Origin, OwnTimes, Pretrained, RoleSpec, SampleSpec, StageFacts
 from flowmap.schema.words import (
@@ -34,6 +35,7 @@ from flowmap.schema.words import (
 )
 
 __all__ = [
+    "INTERFACE",
     "NAME",
     "AnyBackbone",
     "AnyData",

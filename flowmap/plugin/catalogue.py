@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from types import FrameType
-from typing import TypeVar
 
 import pluggy
 
-from flowmap.plugin import hookspecs
+from flowmap.phases import phase
+from flowmap.plugin import hookspecs, version
+from flowmap.plugin.apart import SECONDS, WITHOUT, OverdueError, heard_signals, in_time, left_out, seconds
 from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
@@ -26,6 +23,8 @@ from flowmap.plugin.kinds import (
     ObjectiveConfig,
     SamplerConfig,
 )
+from flowmap.plugin.outputs import held
+from flowmap.plugin.surroundings import Surroundings
 from flowmap.schema.words import NAME, unknown_word
 
 BASES: tuple[type[ComponentConfig], ...] = (
@@ -38,7 +37,11 @@ BASES: tuple[type[ComponentConfig], ...] = (
 )
 KINDS: dict[str, type[ComponentConfig]] = {base.kind: base for base in BASES}
 
-C = TypeVar("C", bound=ComponentConfig)
+_SHOWN = 200  # characters of what a plugin prints
+_UNSAID = (
+    "it does not say for which version of the plugin interface it was written: "
+    f"its entry point belongs in the group '{version.VERSIONED}'"
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,22 @@ class BrokenPlugin:
     reason: str
 
 
-class Catalogue:
-    """All components by kind and name, the plugins that failed to load, and the names claimed twice."""
+@dataclass(frozen=True)
+class Remark:
+    """What its author should know of a plugin that hurts nobody: what it printed, or does not say."""
 
-    def __init__(self, components: list[Component], broken: list[BrokenPlugin]) -> None:
+    entry_point: str
+    distribution: str
+    text: str
+
+
+class Catalogue:
+    """All components by kind and name, the plugins that failed to load, and what is to be said of the others."""
+
+    def __init__(self, components: list[Component], broken: list[BrokenPlugin], remarks: Sequence[Remark] = ()) -> None:
         self.components = sorted(components, key=lambda c: (list(KINDS).index(c.kind), c.name, c.distribution))
         self.broken = broken
+        self.remarks = remarks
 
     def names(self, kind: str) -> list[str]:
         """The names registered for `kind`, sorted, each once."""
@@ -85,8 +98,7 @@ class Catalogue:
         if len(claims) == 1:
             return claims[0].config
         if claims:
-            owners = " and ".join(c.distribution for c in claims)
-            raise LookupError(f"{kind} '{name}' is registered by {owners}; uninstall one of them")
+            raise LookupError(clash(claims))
         text = unknown_word(kind, name, self.names(kind))
         if self.broken:
             lost = "; ".join(f"{b.entry_point} from {b.distribution}: {b.reason}" for b in self.broken)
@@ -94,51 +106,67 @@ class Catalogue:
         raise LookupError(text)
 
 
+def clash(claims: Sequence[Component]) -> str:
+    """What is wrong where several components have one kind and name, and what to do."""
+    what = f"{claims[0].kind} '{claims[0].name}'"
+    owners = dict.fromkeys(claim.distribution for claim in claims)
+    if len(owners) == 1:
+        return f"{what} is registered twice by {claims[0].distribution}, which is a fault in it"
+    return f"{what} is registered by {' and '.join(owners)}; uninstall one of them"
+
+
 def load(points: list[EntryPoint]) -> Catalogue:
     """Load `points` one by one; whatever goes wrong in one of them is recorded and hurts no other."""
     components: list[Component] = []
     broken: list[BrokenPlugin] = []
-    for point in points:
-        owner = _owner(point)
-        with _heard() as heard:
-            try:
-                components += _components(point, owner)
-            except BaseException as error:
-                # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would end a
-                # command without a word.
-                broken.append(BrokenPlugin(point.name, owner, _reason(error)))
-        if heard:
-            # What the user has sent is the user's, whatever the plugin made of it.
-            raise heard[0]
-    return Catalogue(components, broken)
+    remarks: list[Remark] = []
+    limit, without = seconds(), left_out()
+    with held() as output, heard_signals() as heard:
+        surroundings = Surroundings()
+        for point in points:
+            owner = _owner(point)
+            found, why = _loaded(point, owner, limit, point.name in without)
+            changed, printed = surroundings.put_back(), output.since()
+            if heard:
+                # What the user has sent is the user's, whatever the plugin made of it.
+                raise heard[0]
+            components += found
+            if why:
+                broken.append(BrokenPlugin(point.name, owner, why))
+            # Ours come with the core, and fit it, however long ago they were installed in place.
+            unsaid = point.group == version.GROUP and owner.split(" ")[0] != version.GROUP and not why
+            remarks += [Remark(point.name, owner, text) for text in _remarks(changed, printed, unsaid)]
+    return Catalogue(components, broken, remarks)
 
 
-@contextmanager
-def _heard() -> Iterator[list[BaseException]]:
-    """Within this context the list fills with what signals from outside raise."""
-    heard: list[BaseException] = []
-    before: dict[int, Callable[[int, FrameType | None], object]] = {
-        number: at for number in signal.valid_signals() if callable(at := signal.getsignal(number))
-    }
-    if threading.current_thread() is not threading.main_thread():
-        yield heard  # no signal arrives in this thread
-        return
-
-    def arrived(number: int, frame: FrameType | None) -> None:
-        try:
-            before[number](number, frame)
-        except BaseException as error:
-            heard.append(error)
-            raise
-
-    for number in before:
-        signal.signal(number, arrived)
+def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool) -> tuple[list[Component], str]:
+    """The components of a plugin, or why it has none."""
+    why = f"{WITHOUT} leaves it out" if left_out else version.refusal(point.group, owner)
+    if why:
+        return [], why
     try:
-        yield heard
-    finally:
-        # Handlers that a plugin has put there go too.
-        for number, at in before.items():
-            signal.signal(number, at)
+        with phase(f"loading the plugin {point.name} of {owner}"), in_time(limit):
+            return _components(point, owner), ""
+    except OverdueError:
+        how = f"{SECONDS} sets another limit, {WITHOUT}={point.name} leaves it out"
+        return [], f"it did not load within {limit:g} s ({how})"
+    except BaseException as error:
+        # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would end a command
+        # without a word.
+        return [], reason(error)
+
+
+def _remarks(changed: list[str], printed: str, unsaid: bool) -> list[str]:
+    """What is to be said of a plugin that does more at its import than define things, or says less of itself."""
+    said = []
+    if printed:
+        shown = printed if len(printed) <= _SHOWN else f"{printed[:_SHOWN]}..."
+        said.append(f"it prints when it is imported: {shown}")
+    if changed:
+        said.append(f"its import changes {', '.join(changed)}: put back; what a component needs it sets in build()")
+    if unsaid:
+        said.append(_UNSAID)
+    return said
 
 
 def _owner(point: EntryPoint) -> str:
@@ -160,18 +188,20 @@ def _named(distribution: Distribution) -> str:
 
 def _components(point: EntryPoint, owner: str) -> list[Component]:
     # One manager per plugin: a hook call then says whose components they are.
-    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(point.load(), name=point.name)
     manager.check_pending()
-    returned = manager.hook.flowmap_components()
-    if not returned:
+    if not manager.hook.flowmap_components.get_hookimpls():
         raise TypeError("it implements no hook 'flowmap_components' (is the function marked @hookimpl?)")
-    return [_component(config, owner) for configs in returned for config in configs]
+    found = [_component(config, owner) for configs in manager.hook.flowmap_components() for config in configs]
+    if not found:
+        raise TypeError("its hook 'flowmap_components' returns no component")
+    return found
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong in a plugin, in one line."""
+def reason(error: BaseException) -> str:
+    """What went wrong in a plugin, in one line, whatever its exceptions do."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # its own exceptions are its own code
@@ -197,4 +227,4 @@ def _component(config: object, owner: str) -> Component:
 @cache
 def catalogue() -> Catalogue:
     """The catalogue of this installation (read once per process)."""
-    return load(sorted(entry_points(group=hookspecs.GROUP), key=lambda point: point.name))
+    return load(version.plugins(entry_points()))

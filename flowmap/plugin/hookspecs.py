@@ -6,11 +6,11 @@ import pluggy
 
 from flowmap.plugin.kinds import ComponentConfig
 
-GROUP = "flowmap"
-"""The entry-point group that plugins register under, and the name of the pluggy project."""
+PROJECT = "flowmap"
+"""The name of the pluggy project."""
 
-hookspec = pluggy.HookspecMarker(GROUP)
-hookimpl = pluggy.HookimplMarker(GROUP)
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec

@@ -6,10 +6,9 @@ In draft 4: editors of TOML (taplo, Even Better TOML) read it, and in it alone 1
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from flowmap.plugin.catalogue import KINDS, Component, catalogue
@@ -51,10 +50,12 @@ def definitions_of(models: tuple[type[Config], ...], components: list[Component]
     """Definitions of all `components` by kind and of what they are made of, and the schema of each of `models`."""
     for model in models:
         model.model_rebuild()
+    try:
+        found, whole = _described([*models, *(component.config for component in components)])
+    except Exception:  # one of a stranger's has fields that JSON does not know: all but those are described
+        components = [component for component in components if _can_be_described(component)]
+        found, whole = _described([*models, *(component.config for component in components)])
     asked = [*models, *(component.config for component in components)]
-    found, whole = models_json_schema(
-        [(model, "validation") for model in asked], schema_generator=_Generator, ref_template="#/definitions/{model}"
-    )
     definitions = {name: _draft4(schema) for name, schema in whole.get("$defs", {}).items()}
     schemas = {model: _draft4(found[model, "validation"]) for model in asked}
     for kind in KINDS:
@@ -65,6 +66,20 @@ def definitions_of(models: tuple[type[Config], ...], components: list[Component]
         loose = [partial_of(definitions, table) for table in tables]
         definitions[f"any-partial-{kind}"] = _any(kind, {c.name: c.summary for c in of_kind}, loose)
     return definitions, [schemas[model] for model in models]
+
+
+def _described(asked: Sequence[type[Config]]) -> tuple[Mapping[Any, Schema], Schema]:
+    return models_json_schema(
+        [(model, "validation") for model in asked], schema_generator=_Generator, ref_template="#/definitions/{model}"
+    )
+
+
+def _can_be_described(component: Component) -> bool:
+    try:
+        _described([component.config])
+    except Exception:
+        return False
+    return True
 
 
 def document(title: str, definitions: Schema, root: Schema) -> Schema:
@@ -120,7 +135,7 @@ def _is_whole(component: Component) -> bool:
     """Whether its bare name is enough."""
     try:
         component.config.model_validate({"type": component.name})
-    except ValidationError:
+    except Exception:  # a ValidationError, or whatever a stranger's validators raise
         return False
     return True
 

@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 from flowmap.errors import FlowmapError
 from flowmap.files.sealed import read_sealed
 from flowmap.files.texts import TextError
-from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import BackboneConfig
+from flowmap.recipe.claims import asked_for, claims_of
 from flowmap.recipe.near import runs_in
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
@@ -98,7 +98,7 @@ def look_up(name: str) -> Outside:
     folder = find(name)
     if folder is not None and is_run(folder):
         return _of_run(name, folder)
-    claims = _claims(name)
+    claims = claims_of(name)
     if len(claims) > 1:
         owners = " and ".join(f"'{config.type}'" for config in claims)
         raise FlowmapError(f"{name}: the backbones {owners} both say that they can read it; uninstall one of them")
@@ -122,15 +122,8 @@ def is_nowhere(name: str) -> bool:
     return (
         find(name) is None
         and not is_file(name)
-        and not (is_hub_id(name) and (_claims(name) or not Path(name).parent.is_dir()))
+        and not (is_hub_id(name) and (claims_of(name) or not Path(name).parent.is_dir()))
     )
-
-
-def _claims(name: str) -> list[BackboneConfig]:
-    """What the installed backbones that know the weights `name` would build them with."""
-    configs = [component.config for component in catalogue().components]
-    asked = [config.of_weights(name) for config in configs if issubclass(config, BackboneConfig)]
-    return [config for config in asked if config is not None]
 
 
 def of_base(backbone: BackboneConfig) -> Outside:
@@ -240,6 +233,5 @@ def _unreadable(name: str, folder: Path) -> str:
     how = ". No pickle is read, for one can run code: rivals.md in the documentation has what makes it safetensors"
     return (
         f"{name} is no run, and no weights that an installed backbone reads: it holds {held}{how if pickled else ''}. "
-        "Weights are a folder in diffusers' layout, with transformer/config.json; asked: "
-        f"{', '.join(catalogue().names('backbone'))}"
+        f"Weights are a folder in diffusers' layout, with transformer/config.json; asked: {', '.join(asked_for(name))}"
     )

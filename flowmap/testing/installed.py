@@ -13,7 +13,7 @@ from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Data, References, Samples
 from flowmap.plugin import catalogue as installed
-from flowmap.plugin.catalogue import Catalogue, Component
+from flowmap.plugin.catalogue import Catalogue, Component, clash
 from flowmap.plugin.kinds import BackboneConfig, ComponentConfig, DataConfig, FeaturesConfig, MetricConfig
 from flowmap.recipe.messages import Source, validation_findings
 from flowmap.recipe.overrides import override
@@ -68,8 +68,7 @@ def _named(name: str, kind: str | None, catalogue: Catalogue) -> list[Component]
         if len(found) > 1:
             kinds = sorted({component.kind for component in found})
             if len(kinds) == 1:
-                owners = " and ".join(component.distribution for component in found)
-                raise FlowmapError(f"{kinds[0]} '{name}' is registered by {owners}; uninstall one of them")
+                raise FlowmapError(clash(found))
             raise FlowmapError(
                 f"several are called '{name}' ({', '.join(kinds)}); give {option('kind', kinds[0])}, say"
             )
