@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import final
 
-from flowmap.scaffold.modules import Module, Piece
+from flowmap.scaffold.modules import Import, Module, Piece
 
 
 class UncopyableError(Exception):
@@ -24,7 +24,7 @@ class Closure:
     """
 
     def __init__(self, start: str, name: str) -> None:
-        self.root = start.split(".")[0]
+        self.root = start.split(".", maxsplit=1)[0]
         self.modules: dict[str, Module] = {}
         self.names: dict[str, set[str]] = defaultdict(set)
         self.others: set[str] = set()
@@ -41,10 +41,10 @@ class Closure:
         """Whether `piece` of `module` is needed."""
         return piece.always or bool(piece.binds & self.names[module.name])
 
-    def own(self, node: ast.Import | ast.ImportFrom, module: Module) -> bool:
+    def own(self, node: Import, module: Module) -> bool:
         """Whether an import in `module` is of this package."""
-        dotted = module.target(node) if isinstance(node, ast.ImportFrom) else node.names[0].name
-        return dotted.split(".")[0] == self.root
+        dotted = [module.target(node)] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        return any(name.split(".", maxsplit=1)[0] == self.root for name in dotted)
 
     def _need(self, dotted: str, name: str) -> None:
         module = self._module(dotted)
@@ -70,7 +70,7 @@ class Closure:
         for node in piece.imports:
             self._follow_import(module, node, None)
 
-    def _follow_import(self, module: Module, node: ast.Import | ast.ImportFrom, name: str | None) -> None:
+    def _follow_import(self, module: Module, node: Import, name: str | None) -> None:
         """Need what `node` imports under `name`, or all of it."""
         aliases = [a for a in node.names if name is None or (a.asname or a.name.split(".")[0]) == name]
         if not self.own(node, module):
@@ -112,7 +112,7 @@ class Closure:
     def _path(self, dotted: str) -> Path | None:
         """The source of a module of this package; None if there is none. Imports nothing."""
         known = getattr(sys.modules.get(self.root), "__file__", None)
-        if known is None or dotted.split(".")[0] != self.root:
+        if known is None or dotted.split(".", maxsplit=1)[0] != self.root:
             return None
         top = Path(known)
         if dotted == self.root:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from flowmap.plugin.catalogue import Component
 from flowmap.plugin.kinds import BackboneConfig, ComponentConfig
 from flowmap.scaffold.closure import Closure, UncopyableError
-from flowmap.scaffold.modules import Module, Piece
+from flowmap.scaffold.modules import Import, Module, Piece
 from flowmap.scaffold.names import class_name
 
 _WIDTH = 120
@@ -27,8 +27,8 @@ _PLACES = ("configs", "component", "contents")
 class Copy:
     """The modules of a copied component by their paths within the package, without the one that has the hook.
 
-    Its configuration is the class `config` in the module `home` (dotted, in the new package). `others` are the top-level
-    modules of other packages that it imports.
+    Its configuration is the class `config` in the module `home` (dotted, in the new package). `others` are the
+    top-level modules of other packages that it imports.
     """
 
     files: Mapping[str, str]
@@ -103,7 +103,7 @@ class _Writer:
 
     def _typing(self, module: Module, piece: Piece, begins: bool) -> list[str]:
         """An import for types alone, the first of its block with what `begins` that."""
-        assert isinstance(piece.node, ast.Import | ast.ImportFrom)
+        assert isinstance(piece.node, Import)
         head = module.lines[piece.first : piece.node.lineno - 1]
         start = next(number for number, line in enumerate(head) if line.startswith("if "))
         anew = self._import(module, piece.node, self._closure.names[module.name])
@@ -121,23 +121,38 @@ class _Writer:
                 lines[first:last] = self._import(module, node, needed)
         return lines
 
-    def _import(self, module: Module, node: ast.Import | ast.ImportFrom, needed: Iterable[str] | None) -> list[str]:
+    def _import(self, module: Module, node: Import, needed: Iterable[str] | None) -> list[str]:
         """The statement anew, of the names that are `needed`, or of all."""
         indent = " " * node.col_offset
         kept = [a for a in node.names if needed is None or (a.asname or a.name.split(".")[0]) in needed]
-        words = [alias.name if alias.asname is None else f"{alias.name} as {alias.asname}" for alias in kept]
         if isinstance(node, ast.Import):
-            return [f"{indent}import {word}" for word in words]
+            return [f"{indent}import {_as_written(alias)}" for alias in kept]
         target = module.target(node)
-        if self._closure.own(node, module):
-            target = self.renamed(target)
-        whole = f"{indent}from {target} import {', '.join(words)}"
-        if len(whole) <= _WIDTH:
-            return [whole]
-        return [f"{indent}from {target} import (", *(f"{indent}    {word}," for word in words), f"{indent})"]
+        if not self._closure.own(node, module):
+            return _from(indent, target, kept)
+        # The package itself is another module in the copy; the modules in it are where they were.
+        inside = [alias for alias in kept if f"{target}.{alias.name}" in self._closure.modules]
+        folder = self.renamed(f"{target}.").removesuffix(".")
+        return [
+            *_from(indent, folder, inside),
+            *_from(indent, self.renamed(target), [alias for alias in kept if alias not in inside]),
+        ]
 
 
-def _bound_by(node: ast.Import | ast.ImportFrom) -> set[str]:
+def _from(indent: str, target: str, aliases: Sequence[ast.alias]) -> list[str]:
+    """The lines of an import from `target`; none if it is of nothing."""
+    words = [_as_written(alias) for alias in aliases]
+    whole = f"{indent}from {target} import {', '.join(words)}"
+    if len(whole) <= _WIDTH:
+        return [whole] if words else []
+    return [f"{indent}from {target} import (", *(f"{indent}    {word}," for word in words), f"{indent})"]
+
+
+def _as_written(alias: ast.alias) -> str:
+    return alias.name if alias.asname is None else f"{alias.name} as {alias.asname}"
+
+
+def _bound_by(node: Import) -> set[str]:
     return {alias.asname or alias.name.split(".")[0] for alias in node.names}
 
 

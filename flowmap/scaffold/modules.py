@@ -18,8 +18,8 @@ Import = ast.Import | ast.ImportFrom
 class Piece:
     """A statement: its lines from `first` to before `last`, counted from 0, comments before it among them.
 
-    `binds` are the names that it gives the module. What is `always` there cannot be left out: it does something. What is
-    for types alone stands in the block `if TYPE_CHECKING`, in the lines of which the others of that block are too.
+    `binds` are the names that it gives the module. What is `always` there cannot be left out: it does something. What
+    is for types alone stands in the block `if TYPE_CHECKING`, in the lines of which the others of that block are too.
     """
 
     node: ast.stmt

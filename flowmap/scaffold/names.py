@@ -5,8 +5,9 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from contextlib import suppress
 from importlib.machinery import PathFinder
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.catalogue import Catalogue
@@ -33,7 +34,7 @@ def refuse_unusable(name: str, catalogue: Catalogue) -> None:
     if name in _FOLDERS or name in sys.stdlib_module_names:
         whose = "is a folder that every package has" if name in _FOLDERS else "is a module of Python's own"
         raise FlowmapError(f"'{name}' {whose}, which a package of that name would hide; choose another name")
-    owner = _distribution_of(name)
+    owner = _owner_of(name)
     if owner is not None:
         raise FlowmapError(
             f"'{name}' is installed here already, by {owner}, which a package of that name would hide; choose another"
@@ -57,12 +58,12 @@ def _hint(name: str) -> str:
     return f": '{meant}', say" if _NAME.fullmatch(meant) and not keyword.iskeyword(meant) else ""
 
 
-def _distribution_of(name: str) -> str | None:
-    """Who has installed a module or a distribution called `name`; None if nobody has. Imports nothing."""
-    owners = packages_distributions()
-    called = {re.sub(r"[-_.]+", "_", owner).lower(): owner for several in owners.values() for owner in several}
-    if name in owners or name in called:
-        return " and ".join(sorted(set(owners.get(name, [called.get(name, "")]))))
-    # What lies on the path without metadata; a folder that is no package is in nobody's way.
+def _owner_of(name: str) -> str | None:
+    """Who has installed a distribution or a module called `name`; None if nobody has. Imports nothing."""
+    with suppress(PackageNotFoundError):
+        return str(distribution(name).metadata["Name"])
+    # A folder that is no package is in nobody's way.
     found = PathFinder.find_spec(name)
-    return None if found is None or found.origin is None else found.origin
+    if found is None or found.origin is None:
+        return None
+    return " and ".join(sorted(set(packages_distributions().get(name, [found.origin]))))

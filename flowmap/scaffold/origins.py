@@ -45,10 +45,12 @@ def origin_of(component: Component) -> Origin:
 
 def needed_beside(modules: Iterable[str]) -> list[str]:
     """The distributions that `modules` are of, without flowmap and what that needs itself."""
-    owners = packages_distributions()
-    theirs = {_plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in distribution(_FLOWMAP).requires or []}
-    found = {name for module in modules for name in owners.get(module, [])}
-    return sorted(name for name in found if _plain(name) not in theirs | {_FLOWMAP})
+    needs = [line for line in distribution(_FLOWMAP).requires or [] if "extra ==" not in line]
+    theirs = {_plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in needs} | {_FLOWMAP}
+    # Most are called as their module is. To find the others takes a second.
+    rest = [module for module in modules if _plain(module) not in theirs]
+    owners = packages_distributions() if rest else {}
+    return sorted(name for module in rest for name in set(owners.get(module, [])) if _plain(name) not in theirs)
 
 
 def _licence_files(found: Distribution) -> Iterable[tuple[str, str]]:
