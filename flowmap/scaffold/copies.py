@@ -45,7 +45,10 @@ def as_it_is(component: Component) -> ComponentConfig:
         raise UncopyableError(f"it is nothing until a recipe sets {', '.join(needed)}")
     if issubclass(cls, BackboneConfig) and cls.of_weights.__func__ is not BackboneConfig.of_weights.__func__:  # type: ignore[attr-defined]
         raise UncopyableError("it claims weights that others made, and only one backbone may claim them")
-    return cls()  # type: ignore[call-arg]  # it has a default for every field
+    config = cls.model_validate({"type": component.name})
+    for finding in config.missing():
+        raise UncopyableError(f"what it reads is not here ({finding.message.splitlines()[0].rstrip('.')})")
+    return config
 
 
 def copied(component: Component, name: str) -> Copy:

@@ -11,7 +11,6 @@ from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
     DataConfig,
-    MetricConfig,
     ObjectiveConfig,
     SamplerConfig,
 )
@@ -53,27 +52,26 @@ class Example:
 
 def of_template(kind: str, name: str) -> Example:
     """That of a package from the template of `kind`."""
-    named = f'"{name}"'
     if kind == "objective":
-        guided = f"{{ type = {named}, cfg_scale = 2.0 }}"
+        guided = f'{{ type = "{name}", cfg_scale = 2.0 }}'
         return Example(f"objective = {guided}", objective=guided)
-    return _named(Example(""), kind, name)
+    return _with(kind, name)
 
 
 def of_copy(config: ComponentConfig, name: str, catalogue: Catalogue) -> Example:
     """That of a package from a copy of what `config` is, under `name`. Raises UncopyableError if there is none."""
-    example = _named(Example(""), config.kind, name)
+    example = _with(config.kind, name)
     if isinstance(config, BackboneConfig):
-        data, spec = next(_data_for(config, catalogue), (None, None))
-        if data is None or spec is None:
+        data, spec = next(_data_for(config, catalogue), ("", None))
+        if spec is None:
             raise UncopyableError("no installed data fit it as they are, to begin with")
-        return replace(example, **_for(spec), data=data, spec=spec)
+        return replace(_suited(example, spec), data=data, spec=spec)
     if isinstance(config, DataConfig):
         spec = config.spec()
         mlp = catalogue.find("backbone", "mlp").model_validate({"type": "mlp"})
-        if spec.text or not _fits(mlp, spec):
+        if not _fits(mlp, spec):
             raise UncopyableError("the backbone 'mlp', with which a copy begins, does not take its samples")
-        return replace(example, **_for(spec))
+        return _suited(example, spec)
     if isinstance(config, ObjectiveConfig):
         roles = config.roles()
         student = roles["student"]
@@ -83,44 +81,45 @@ def of_copy(config: ComponentConfig, name: str, catalogue: Catalogue) -> Example
         own, each = config.own_times(), config.calls_per_step
         calls = tuple(each * steps for steps in ((own.steps,) if own else (1, 2, 4)))
         return replace(example, calls=calls, stage="teacher" if config.network == "velocity" else "student")
-    assert isinstance(config, MetricConfig)
     return example
 
 
-def _named(example: Example, kind: str, name: str) -> Example:
-    """The example with `name` in its place."""
-    field = kind if kind in ("data", "backbone", "objective") else ""
-    if field:
-        return replace(example, **{field: f'"{name}"', "usage": f'{field} = "{name}"'})
-    return replace(example, **{kind: name, "usage": f'{kind}s = ["{name}"]'})
+def _with(kind: str, name: str) -> Example:
+    """The example with the component `name` in its place."""
+    quoted = f'"{name}"'
+    if kind in ("sampler", "metric"):
+        usage = f"{kind}s = [{quoted}]"
+        return Example(usage, sampler=name) if kind == "sampler" else Example(usage, metric=name)
+    usage = f"{kind} = {quoted}"
+    if kind == "data":
+        return Example(usage, data=quoted)
+    return Example(usage, backbone=quoted) if kind == "backbone" else Example(usage, objective=quoted)
 
 
-def _for(spec: SampleSpec) -> dict[str, str]:
-    """The objectives for samples of `spec`: guidance and null conditions are for conditional ones."""
-    return {} if spec.conditional else {"teaching": '"flow_matching"', "objective": _PLAIN}
+def _suited(example: Example, spec: SampleSpec) -> Example:
+    """The example for samples of `spec`: guidance and null conditions are for conditional ones."""
+    return example if spec.conditional else replace(example, teaching='"flow_matching"', objective=_PLAIN)
 
 
 def _data_for(config: BackboneConfig, catalogue: Catalogue) -> Iterator[tuple[str, SampleSpec]]:
-    """Data that `config` takes as they are, as a recipe names them: those of its own name before others."""
-    if _own_data := [c for c in catalogue.components if (c.kind, c.name) == ("data", config.type)]:
-        candidates = [(f'"{config.type}"', _own_data[0].config)]
-    else:
-        candidates = []
-    others = [(f'"{c.name}"', c.config) for c in catalogue.components if c.kind == "data"]
+    """Data that `config` takes as they are, as a recipe names them: those of its own name, labelled digits, others."""
+    others = list(_data(catalogue))
     digits = catalogue.find("data", "digits").model_validate({"type": "digits", "conditional": True})
     assert isinstance(digits, DataConfig)
-    found = [*_specs(candidates), (_DIGITS, digits.spec()), *_specs(others)]
-    return ((text, spec) for text, spec in found if _fits(config, spec) and (config.reads_text() or not spec.text))
+    own = [each for each in others if each[0] == f'"{config.type}"']
+    return ((text, spec) for text, spec in (*own, (_DIGITS, digits.spec()), *others) if _fits(config, spec))
 
 
-def _specs(candidates: list[tuple[str, type[ComponentConfig]]]) -> Iterator[tuple[str, SampleSpec]]:
-    for text, cls in candidates:
-        if not any(field.is_required() for field in cls.model_fields.values()):
-            config = cls.model_validate({"type": cls.type_name()})
+def _data(catalogue: Catalogue) -> Iterator[tuple[str, SampleSpec]]:
+    """Data that need no settings, as a recipe names them."""
+    for component in catalogue.components:
+        if component.kind == "data" and not any(f.is_required() for f in component.config.model_fields.values()):
+            config = component.config.model_validate({"type": component.name})
             assert isinstance(config, DataConfig)
-            yield text, config.spec()
+            yield f'"{component.name}"', config.spec()
 
 
 def _fits(config: ComponentConfig, spec: SampleSpec) -> bool:
     assert isinstance(config, BackboneConfig)
-    return not any(finding.level == "error" for finding in config.findings(spec))
+    wrong = any(finding.level == "error" for finding in config.findings(spec))
+    return not wrong and (config.reads_text() or not spec.text)

@@ -33,13 +33,14 @@ def origin_of(component: Component) -> Origin:
         found = distribution(owner.split(" ")[0])
     except PackageNotFoundError:
         return Origin("", f"{copied}, whose licence is not known here: ask its authors before you pass this on.", {})
-    told = found.metadata.get("License-Expression") or found.metadata.get("License") or ""
+    expression = _said(found, "License-Expression")
+    told = expression or _said(found, "License")
     files = dict(_licence_files(found))
     kept = f"; its terms are in {', '.join(f'`{file}`' for file in sorted(files))}" if files else ""
     if not told or "\n" in told:
         unsaid = "" if files else " that does not name a licence: ask its authors before you pass this on"
         return Origin("", f"{copied}{unsaid}{kept}.", files)
-    line = f'license = "{told}"' if found.metadata.get("License-Expression") else f"# license: {told}"
+    line = f'license = "{told}"' if expression else f"# license: {told}"
     return Origin(line, f"{copied} under {told}{kept}. What you add is under a licence that goes with that.", files)
 
 
@@ -58,6 +59,10 @@ def _licence_files(found: Distribution) -> Iterable[tuple[str, str]]:
         path = PurePath(file)
         if path.parts[0].endswith(".dist-info") and _LICENCE_FILE.match(path.name):
             yield path.name, file.read_text(encoding="utf-8")
+
+
+def _said(found: Distribution, key: str) -> str:
+    return " ".join(found.metadata.get_all(key) or [])
 
 
 def _plain(name: str) -> str:
