@@ -134,8 +134,8 @@ def check_flowmap(words: list[str]) -> None:
     numbers = {"N": "8", "GB": "80", "T": "400"}  # as the synopsis of a command has them
     rest = [numbers.get(word, word) for word in shown[1:]]
     sub.make_context(shown[0], list(rest))
-    if rest and rest[0] in (inner := getattr(sub, "commands", {})):
-        inner[rest[0]].make_context(rest[0], rest[1:])
+    if rest and hasattr(sub, "commands"):
+        sub.commands[rest[0]].make_context(rest[0], rest[1:])
     for word in shown[1:]:
         if word.startswith("recipes/") and not word.startswith("recipes/my_"):
             assert (ROOT / word).exists(), word

@@ -45,7 +45,8 @@ SCALE: float = HALF * 2
 """Twice a half."""
 OTHER = 3
 """Of no use."""
-limits.told.append("as it should be")
+WORDS = ("as", "it", "should", "be")
+limits.told.append(WORDS)
 
 
 class OtherConfig(SamplerConfig):

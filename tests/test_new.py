@@ -64,13 +64,17 @@ def named(kind: str, source: str | None) -> str:
     return f"mine_{kind}" if source is None else f"mine_copied_{kind}"
 
 
-def examined(name: str, *only: str) -> dict[str, list[Any]]:
-    """What becomes of each law, by the class of the package's own tests: all of them, or `only` some."""
+def classes_of(name: str, *only: str) -> list[type[Requirements]]:
+    """The classes of the package's own tests: all of them, or `only` some."""
     space: dict[str, Any] = {}
     exec(Path(name, "tests", f"test_{name}.py").read_text(), space)
     classes = [value for value in space.values() if isinstance(value, type) and issubclass(value, Requirements)]
-    asked = [cls for cls in classes if cls is not Requirements and (not only or cls.__name__ in only)]
-    return {cls.__name__: cls.examination().outcomes() for cls in asked}
+    return [cls for cls in classes if cls is not Requirements and (not only or cls.__name__ in only)]
+
+
+def examined(name: str, *only: str) -> dict[str, list[Any]]:
+    """What becomes of each law, by the class of the package's own tests."""
+    return {cls.__name__: cls.examination().outcomes() for cls in classes_of(name, *only)}
 
 
 def test_every_kind_has_a_template_but_features() -> None:
@@ -143,6 +147,18 @@ def test_the_backbone_that_is_copied_is_right(importable: Callable[[str], Module
     assert [o.sentence for o in outcomes if o.status in ("failed", "not run")] == []
     others = {"text", "pictured", "causal", "context"}
     assert all(others & set(o.check.needs) for o in outcomes if o.status != "passed")
+    # Of whole networks what adapters on one base have by themselves.
+    (whole,) = classes_of(name, "Whole")
+    (law,) = [case for case in whole.examination().cases() if case.name == "student_starts_as_its_teacher"]
+    assert law.outcome().status == "passed", law.outcome().sentence
+
+
+def test_the_split_that_is_copied_is_one(importable: Callable[[str], ModuleType]) -> None:
+    write_package("data", name := named("data", None))
+    (config,) = importable(name).flowmap_components()
+    source = config().build()
+    rows = [{row.numpy().tobytes() for row in source.reference(split, 10**6).x} for split in ("train", "held_out")]
+    assert (len(rows[0]), len(rows[1]), len(rows[0] & rows[1])) == (1600, 400, 0)
 
 
 def test_a_copy_keeps_every_law(importable: Callable[[str], ModuleType]) -> None:
