@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,6 +303,6 @@ def test_where_it_comes_from_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_copy_needs_beside_flowmap() -> None:
-    assert needed_beside({"flowmap", "torch", "ot", "sklearn", "pydantic"}) == []
-    assert needed_beside({"torch", "_pytest", "hypothesis"}) == ["hypothesis", "pytest"]
-    assert re.fullmatch(r"[\w.-]+", needed_beside({"hypothesis"})[0])
+    assert needed_beside({"flowmap", "torch", "pydantic"}) == []
+    # Extras are no needs, and a module may be called otherwise than what brings it.
+    assert needed_beside({"torch", "ot", "sklearn", "_pytest", "hypothesis"}) == ["hypothesis", "pytest"]

@@ -97,7 +97,7 @@ def test_a_package_can_be_used_at_once(
     assert f'"{name}"' in recipe.model_dump_json()
     project = tomllib.loads(Path(name, "pyproject.toml").read_text())["project"]
     assert project["name"] == name.replace("_", "-")
-    assert project["entry-points"]["flowmap"] == {name: name}
+    assert list(project["entry-points"].values()) == [{name: name}]
     assert (project["dependencies"], project["license"]) == (["flowmap"], "Apache-2.0")
     assert Path(name, "LICENSE").is_file() == (source is not None)
     written = {str(path.relative_to(name)) for path in Path(name).rglob("*") if path.is_file()}
@@ -129,6 +129,22 @@ def test_its_code_is_neat(kind: str, source: str | None, here: Path) -> None:
                 top = node.module.split(".")[0]
                 assert not any(alias.name.startswith("_") for alias in node.names) or top == name
                 assert not top.startswith("flowmap_"), path
+
+
+def test_templates_use_what_is_public(here: Path) -> None:
+    pages = "".join(path.read_text() for path in (ROOT / "docs").glob("reference-*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    for kind in KINDS:
+        write_package(kind, name := named(kind, None))
+        nodes = [node for path in Path(name).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+        used = [
+            f"{node.module}.{alias.name}"
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flowmap.")
+            for alias in node.names
+        ]
+        assert len(used) > 8
+        assert set(used) - shown == {"flowmap.testing.suite.*"}
 
 
 @pytest.mark.parametrize("kind", ["data", "metric", "objective", "sampler"])
