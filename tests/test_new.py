@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 
 from flowmap.cli.main import app
 from flowmap.errors import FlowmapError
+from flowmap.plugin import catalogue as installed
 from flowmap.plugin.catalogue import KINDS as ALL_KINDS
 from flowmap.recipe.read import read
+from flowmap.scaffold import example
 from flowmap.scaffold.kinds import KINDS
 from flowmap.scaffold.packages import write_package
 from flowmap.testing.suite import Requirements
@@ -37,6 +39,7 @@ COPIES = {
     "metric": "sliced_wasserstein",
 }
 """Of each kind one whose modules have neighbours that it needs, and others that it does not."""
+DIGITS = {"type": "digits", "conditional": True}
 BEGUN = [*((kind, None) for kind in KINDS), *COPIES.items()]
 
 pytestmark = [
@@ -202,6 +205,24 @@ def test_a_copy_has_the_fields_of_the_original_and_says_its_own_name(importable:
     assert "It began as a copy of `mlp` of flowmap " in readme
     assert "under Apache-2.0; its terms are in `LICENSE`." in readme
     assert Path("mine_mlp/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_a_copy_begins_with_data_that_it_takes(here: Path, install: Any) -> None:
+    """Findings do not say of every backbone that it takes no class labels."""
+    from flowmap_gaussian.configs import GaussianConfig
+
+    class PlainConfig(GaussianConfig):
+        """Exact, by another name."""
+
+        type: Any = "plain"
+
+    install(PlainConfig)
+    for source, data in (("gaussian", "gaussian"), ("plain", "checkerboard"), ("mlp", DIGITS)):
+        found = next(c for c in installed.catalogue().components if (c.kind, c.name) == ("backbone", source))
+        shown = example.of_copy(found.config.model_validate({"type": source}), "mine", installed.catalogue())
+        told = tomllib.loads(f"data = {shown.data}")["data"]
+        assert told == data
+        assert ("cfg_scale" in shown.objective) == (source == "mlp")
 
 
 def test_the_commands_of_a_readme_are_commands(here: Path) -> None:

@@ -107,7 +107,8 @@ def _data_for(config: BackboneConfig, catalogue: Catalogue) -> Iterator[tuple[st
     digits = catalogue.find("data", "digits").model_validate({"type": "digits", "conditional": True})
     assert isinstance(digits, DataConfig)
     own = [each for each in others if each[0] == f'"{config.type}"']
-    return ((text, spec) for text, spec in (*own, (_DIGITS, digits.spec()), *others) if _fits(config, spec))
+    found = (*own, (_DIGITS, digits.spec()), *others)
+    return ((text, spec) for text, spec in found if _fits(config, spec) and _takes_labels(config, spec))
 
 
 def _data(catalogue: Catalogue) -> Iterator[tuple[str, SampleSpec]]:
@@ -123,3 +124,16 @@ def _fits(config: ComponentConfig, spec: SampleSpec) -> bool:
     assert isinstance(config, BackboneConfig)
     wrong = any(finding.level == "error" for finding in config.findings(spec))
     return not wrong and (config.reads_text() or not spec.text)
+
+
+def _takes_labels(config: BackboneConfig, spec: SampleSpec) -> bool:
+    """Whether the backbone takes class labels, if samples of `spec` have any; its findings need not say so."""
+    if not spec.classes:
+        return True
+    import torch
+
+    try:
+        config.build(spec).condition(torch.zeros(1, dtype=torch.int64), 1, torch.device("cpu"))
+    except Exception:  # a stranger's code may raise anything
+        return False
+    return True
