@@ -27,6 +27,7 @@ from flowmap.scaffold.origins import Origin, needed_beside, origin_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SUFFIX = ".template"
+_TESTS = "tests"
 _OURS = "Apache-2.0"
 
 
@@ -90,7 +91,7 @@ def _files(kind: str, name: str, begun: _Beginning) -> dict[str, str]:
     return {
         **{path: _rendered(f"common/{template}", words) for path, template in common.items()},
         **{f"{name}/{path}": text for path, text in begun.modules.items()},
-        f"tests/test_{name}.py": begun.test,
+        f"{_TESTS}/test_{name}.py": begun.test,
         **begun.licence_files,
     }
 
