@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -340,27 +341,123 @@ def test_what_cannot_be_copied_is_refused_and_what_can_be_is_said(
 # --- installed, as a user does it
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "source"), [*BEGUN, ("objective", "backward_simulation")])
-def test_a_package_is_installed_passes_its_tests_and_runs(kind: str, source: str | None, tmp_path: Path) -> None:
-    name, site = named(kind, source), tmp_path / "site"
-    env = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+
+
+def caller(place: Path) -> Callable[..., str]:
+    """Run a module as a user does who has `place`/site installed; what it prints."""
+    env = {**os.environ, "PYTHONPATH": f"{place / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     env |= {"COLUMNS": "200", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def call(*words: str, cwd: Path) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *words], cwd=cwd, env=env, capture_output=True, text=True, check=False
-        )
+    def call(*words: str, cwd: Path = place) -> str:
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    told = call("flowmap", "new", kind, name, *(() if source is None else ("--from", source)), cwd=tmp_path)
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "source"), [*BEGUN, ("objective", "backward_simulation")])
+def test_a_package_is_installed_passes_its_tests_and_runs(kind: str, source: str | None, tmp_path: Path) -> None:
+    name, site, call = named(kind, source), tmp_path / "site", caller(tmp_path)
+    told = call("flowmap", "new", kind, name, *(() if source is None else ("--from", source)))
     assert "pytest" in told
     folder = tmp_path / name
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-    call("pip", "install", *offline, "--target", str(site), str(folder), cwd=tmp_path)
+    call("pip", "install", *OFFLINE, "--target", str(site), str(folder))
     # Not from the folder: what was installed.
     (folder / name).rename(folder / "hidden")
     assert " passed" in call("pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
     assert "All laws that apply are kept." in call("flowmap", "plugins", "check", name, cwd=folder)
     assert "rehearsed in" in call("flowmap", "run", f"{name}.toml", "--rehearse", cwd=folder)
+
+
+STAGES = """
+name = "three"
+data = "mine_data"
+backbone = { type = "mine_backbone", width = 16, depth = 2, rank = 2 }
+
+[[stages]]
+name = "teacher"
+steps = 4
+batch = 8
+objective = { type = "flow_matching", drop_condition = 0.1 }
+
+[[stages]]
+name = "forward"
+steps = 3
+batch = 8
+objective = { type = "mine_objective", cfg_scale = 2.0 }
+roles.student.from = "teacher"
+roles.teacher.from = "teacher"
+
+[[stages]]
+name = "on_policy"
+steps = 2
+batch = 8
+objective = { type = "backward_simulation", rollout_steps = [1, 2], forward = "mine_objective" }
+roles.student.from = "forward"
+roles.teacher.from = "teacher"
+roles.critic.from = "teacher"
+
+[evaluation]
+teacher = "teacher"
+teacher_calls = 4
+calls = [1, 2]
+samples = 24
+metrics = ["mine_metric", "frechet_pixels"]
+contests = [{ stage = "on_policy", samplers = ["mine_sampler", "flow_map"] }]
+"""
+
+CONTEST = """
+name = "both"
+seeds = [0, 1]
+budget = { by = "steps", amount = 2 }
+[recipe]
+data = "mine_data"
+backbone = { type = "mine_backbone", width = 16, depth = 2 }
+[recipe.evaluation]
+teacher = "teacher"
+teacher_calls = 2
+calls = [1]
+samples = 8
+repeats = 2
+metrics = ["mine_metric"]
+[[recipe.stages]]
+name = "teacher"
+steps = 2
+batch = 8
+objective = "flow_matching"
+[stage]
+batch = 8
+roles.student.from = "teacher"
+roles.teacher.from = "teacher"
+[[contestants]]
+name = "mine"
+samplers = ["mine_sampler"]
+stages = [{ objective = "mine_objective" }]
+[[contestants]]
+name = "theirs"
+samplers = ["flow_map"]
+stages = [{ objective = "discrete_flow_map" }]
+"""
+
+
+@pytest.mark.slow
+def test_five_packages_train_through_three_stages_and_stand_in_a_comparison(tmp_path: Path) -> None:
+    site, call = tmp_path / "site", caller(tmp_path)
+    for kind in KINDS:
+        call("flowmap", "new", kind, name := named(kind, None))
+        call("pip", "install", *OFFLINE, "--target", str(site), f"./{name}")
+    (tmp_path / "three.toml").write_text(STAGES)
+    (tmp_path / "both.toml").write_text(CONTEST)
+    assert "parameters" in call("flowmap", "plan", "three.toml")
+    call("flowmap", "run", "three.toml")
+    scores = [json.loads(line) for line in (tmp_path / "runs/three/metrics.jsonl").read_text().splitlines()]
+    assert {(s["sampler"], s["nfe"]) for s in scores if (s["stage"], s["metric"]) == ("on_policy", "mine_metric")} == {
+        (sampler, calls) for sampler in ("mine_sampler", "flow_map") for calls in (1, 2)
+    }
+    call("flowmap", "sample", "runs/three", "--class", "2", "--nfe", "2", "--out", "made")
+    assert (tmp_path / "made.png").is_file()
+    assert "comparison.html" in call("flowmap", "compare", "both.toml")
