@@ -92,6 +92,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "recipes": (("recipes",), 0, "quickstart"),
     "new recipe": (("new", "recipe", "mein"), 0, "ok mein.toml: a copy of quickstart"),
     "new recipe of a name that is none": (("new", "recipe", "✓"), 2, "is no name for a recipe"),
+    **{
+        f"new {kind}": (("new", kind, f"neu_{kind}"), 0, f"ok neu_{kind}/: a package with a")
+        for kind in ("backbone", "objective", "sampler", "data", "metric")
+    },
+    "new copy": (("new", "sampler", "neue_kopie", "--from", "euler"), 0, "a copy of the sampler 'euler'"),
+    "new of a name that is none": (("new", "metric", "✓"), 2, "is no name for a package"),
     "doctor": (("doctor",), 0, "for a bug report"),
     "doctor as JSON": (("doctor", "--json"), 0, '"wrong": []'),
     "schema": (("schema",), 0, "json-schema.org"),
@@ -133,6 +139,12 @@ def test_the_walk_goes_by_every_command() -> None:
     from flowmap.cli.main import app
 
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert (
+        set(get_command(app).commands["new"].commands)
+        == {  # type: ignore[attr-defined]
+            words[1] for words, _, _ in COMMANDS.values() if words[:1] == ("new",)
+        }
+    )
     assert commands == {words[0] for words, _, _ in COMMANDS.values() if words and not words[0].startswith("-")}
 
 

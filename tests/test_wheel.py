@@ -92,6 +92,9 @@ def test_an_empty_folder_is_enough(flowmap: Path, here: Path) -> None:
     assert (here / "recipe.schema.json").read_text() == committed
     assert "flowmap run mine.toml" in call(flowmap, "new", "recipe", "mine", cwd=here).stdout
     assert "report: runs/mine/report.html" in call(flowmap, "run", "mine.toml", *settings, cwd=here).stdout
+    assert "flowmap plugins check of_mine" in call(flowmap, "new", "backbone", "of_mine", cwd=here).stdout
+    assert "a copy of" in call(flowmap, "new", "metric", "of_theirs", "--from", "frechet_pixels", cwd=here).stdout
+    assert (here / "of_theirs" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     scores = [json.loads(line) for line in (here / "runs/mine/metrics.jsonl").read_text().splitlines()]
     assert {score["stage"] for score in scores} >= {"teacher", "forward", "on_policy"}
     assert {path.name for path in here.iterdir()} == {
@@ -100,6 +103,8 @@ def test_an_empty_folder_is_enough(flowmap: Path, here: Path) -> None:
         "samples.safetensors",
         "mine.toml",
         "recipe.schema.json",
+        "of_mine",
+        "of_theirs",
     }
 
 

@@ -1,9 +1,6 @@
-"""The commands on recipes that there are: list those that flowmap brings, and begin one of one's own."""
+"""The commands on recipes that there are: those that flowmap brings."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,11 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowmap.cli import consoles
-from flowmap.cli import runs as cli_runs
 
 app = typer.Typer()
-new = typer.Typer(help="Begin something of your own, as a copy that works at once.", no_args_is_help=True)
-app.add_typer(new, name="new")
 
 _TABLE_WIDTH = 160
 
@@ -40,18 +34,3 @@ def recipes() -> None:
     for command, names in commands.items():
         out.print(f"[bold]flowmap {command}[/] takes {escape(', '.join(names))}", highlight=False, soft_wrap=True)
     out.print("A copy of one to change: flowmap new recipe NAME --from quickstart", highlight=False, soft_wrap=True)
-
-
-@new.command()
-def recipe(
-    name: Annotated[str, typer.Argument(help="What it is called; it is written to NAME.toml in the current folder.")],
-    source: Annotated[
-        Path, typer.Option("--from", metavar="RECIPE", help="What it is a copy of.", callback=cli_runs.at_home)
-    ] = Path("quickstart"),
-) -> None:
-    """Write a copy of a recipe or a comparison, under a name of its own, to be changed. Overwrites nothing."""
-    from flowmap.recipe.copying import write_copy
-
-    file, compares = write_copy(name, source)
-    command = f"flowmap {'compare' if compares else 'run'} {file}"
-    consoles.out.print(f"[green]✓[/] {escape(f'{file}: a copy of {source}. Run it: {command}')}", soft_wrap=True)

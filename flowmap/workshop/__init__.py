@@ -10,7 +10,7 @@ from flowmap.workshop.adapters import Adapters, Chosen, merged
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
 from flowmap.workshop.codec import Codec, NoCodec
 from flowmap.workshop.conditions import LABELS, TensorCond, conditions, labelled
-from flowmap.workshop.footprint import MeasuredFootprint
+from flowmap.workshop.footprint import MeasuredFootprint, labels_of
 
 __all__ = [
     "LABELS",
@@ -24,5 +24,6 @@ __all__ = [
     "TensorCond",
     "conditions",
     "labelled",
+    "labels_of",
     "merged",
 ]
