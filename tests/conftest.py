@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -54,6 +55,14 @@ def edited(*changes: tuple[str, str], text: str = TINY) -> str:
         assert old in text, f"{old!r} is not in the recipe"
         text = text.replace(old, new, 1)
     return text
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _power_stays_on() -> Iterator[None]:
+    """No test cuts the power, so nothing need be on the disk itself: waiting for that takes a minute in all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(autouse=True)

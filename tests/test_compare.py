@@ -216,6 +216,7 @@ def test_the_teacher_s_samples_are_made_once_per_seed_and_change_no_number(finis
         shutil.rmtree(alone)
 
 
+@pytest.mark.slow
 def test_the_harness_favours_nobody(finished: tuple[Path, str], tmp_path: Path) -> None:
     """Another order, another name, and one more contestant: the same scores and sentences."""
     head, *contestants = SPEC.split("[[contestants]]")

@@ -180,7 +180,10 @@ def test_steps_of_very_many_calls_are_counted_until_there_were_enough(
     assert (cost.steps, cost.calls["student"].grad + cost.calls["student"].no_grad) == (15, 30)
 
 
-@pytest.mark.parametrize("objective", ['"flow_map"', '{ type = "backward_simulation", forward = "flow_map" }'])
+@pytest.mark.parametrize(
+    "objective",
+    ['"flow_map"', pytest.param('{ type = "backward_simulation", forward = "flow_map" }', marks=pytest.mark.slow)],
+)
 def test_of_many_micro_batches_one_of_each_step_stands_for_all(
     objective: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

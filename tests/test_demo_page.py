@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from flowmap.use.wish import Wish
 from tests.video_runs import digits_run
 from tests.web_driver import CHROMIUM, DRIVER, SECONDS, Browser
 
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'flowmap[demo]'")
 pytestmark = [
     pytest.mark.slow,
+    # Not imported: that takes seconds in every process that only collects tests.
+    pytest.mark.skipif(not find_spec("gradio"), reason="Gradio is not installed: pip install 'flowmap[demo]'"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium, or no chromedriver, on the PATH"),
     # Strangers' own.
     pytest.mark.filterwarnings("ignore"),

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,6 +38,14 @@ from tests.small_runs import EVALUATION, FORWARD, HEAD, TEACHER, planned, train_
 RECIPE = HEAD + TEACHER + FORWARD + EVALUATION
 CPU = torch.device("cpu")
 FIELDS = ["stage", "weights", "sampler", "nfe", "metric", "value", "spread", "floor", "seed"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_drawn() -> Iterator[None]:
+    """Drawing takes longer than measuring, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endless, "scatter", lambda points: np.zeros((8, 8, 3), np.uint8))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +80,6 @@ class Measured:
             return real(who, sampler, calls, shift, draw, *more, **named)
 
         patch.setattr(joint, "generate", generate)
-        # Drawing takes longer than measuring, and has tests of its own.
-        patch.setattr(endless, "scatter", lambda points: np.zeros((8, 8, 3), np.uint8))
 
     def run(self, plan: Plan) -> list[str]:
         """Evaluate; what was measured."""

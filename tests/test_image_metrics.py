@@ -165,6 +165,7 @@ def test_images_are_seen_as_if_they_had_been_saved_and_grey_ones_in_three_channe
     assert seen.tolist() == [[[[0, 64, 128, 128, 255, 255]]] * 3]
 
 
+@pytest.mark.slow
 def test_the_network_keeps_the_contract_of_features(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception_weights, "SIDE", 75)  # the smallest that it takes, and quick
     check_features(InceptionConfig(weights=str(weights)))

@@ -242,7 +242,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- equal to one process
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2])
+@pytest.mark.parametrize("micro_batch", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_those_of_the_whole_batch(micro_batch: int, alone: Path, tmp_path: Path) -> None:
     run(tmp_path, DIGITS, 1, micro_batch)
     assert_equal(alone, tmp_path, STAGES)
@@ -271,7 +271,10 @@ flowmap.training.stage.place = spied
 
 @pytest.mark.parametrize(
     ("shard", "held"),
-    [("auto", "[[0, 1], [2, 3]] (Replicate(), Shard(dim=0))"), ("all", "[0, 1, 2, 3] (Shard(dim=0),)")],
+    [
+        ("auto", "[[0, 1], [2, 3]] (Replicate(), Shard(dim=0))"),
+        pytest.param("all", "[0, 1, 2, 3] (Shard(dim=0),)", marks=pytest.mark.slow),
+    ],
 )
 def test_two_nodes_of_two_processes(shard: str, held: str, small: Path, tmp_path: Path) -> None:
     """Each node has a whole copy, or all processes share one: what is trained is the same."""
@@ -292,6 +295,7 @@ train.run_stage = lambda stage, done, due, seconds: real(replace(stage, prefetch
 """Steps are read together, and guarded between; samples and noise are made ahead."""
 
 
+@pytest.mark.slow
 def test_two_processes_that_read_now_and_then_train_what_one_trains(alone: Path, tmp_path: Path) -> None:
     run(tmp_path, DIGITS, 2, micro_batch=1, patch=AS_ON_ACCELERATORS)
     assert_equal(alone, tmp_path, STAGES)

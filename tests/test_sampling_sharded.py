@@ -99,7 +99,7 @@ def heard(said: str, number: int) -> None:
     assert calls["0"]
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_scores_are_those_of_one_process(number: int, tmp_path: Path) -> None:
     run(tmp_path, POINTS, 1)
     measured_anew(tmp_path, 1)
@@ -125,7 +125,10 @@ def sharded_copy(run: Path, to: Path, **compute: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "sequence"), [(2, 1), (2, 2), pytest.param(4, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "sequence"),
+    [pytest.param(2, 1, marks=pytest.mark.slow), (2, 2), pytest.param(4, 1, marks=pytest.mark.slow)],
+)
 def test_a_causal_model_with_adapters(number: int, sequence: int, causal: Path, tmp_path: Path) -> None:
     folder = sharded_copy(causal, tmp_path, sequence=sequence)
     code, said = shared(tmp_path, "evaluate", str(folder), number=number, patch=HELD)
@@ -178,7 +181,7 @@ def listed(folder: Path) -> tuple[str, ...]:
     return "--prompts", "list.jsonl", "--out", "clips"
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_list_that_cannot_be_shared_evenly(number: int, causal: Path, made: dict[str, bytes], tmp_path: Path) -> None:
     code, said = shared(tmp_path, "sample", str(causal), *listed(tmp_path), *WORDS, number=number, patch=HELD)
     assert code == 0, said

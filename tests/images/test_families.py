@@ -161,6 +161,14 @@ def test_adapters_are_a_merged_copy(kind: type[ImageConfig]) -> None:
     assert not torch.allclose(said, before, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        name if name in ("dit", "sd3", "z_image") else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(KINDS)
+    ],
+    indirect=True,
+)
 def test_the_plan_counts_what_there_is(kind: type[ImageConfig]) -> None:
     """Of more blocks than are measured."""
     few = {name: 2 * int(kind.family.small[name]) for name in kind.family.depth}

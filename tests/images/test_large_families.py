@@ -31,7 +31,7 @@ def test_guidance_is_told_to_those_that_embed_it(name: str) -> None:
         assert torch.equal(*said) != embeds
 
 
-@pytest.mark.parametrize("name", ["flux2", "qwen_image"])
+@pytest.mark.parametrize("name", ["flux2", pytest.param("qwen_image", marks=pytest.mark.slow)])
 def test_a_plan_knows_a_base_that_is_held_in_half(name: str) -> None:
     """Adapters on bfloat16 in mixed precision: as much arithmetic as on float32, and less memory."""
     found = []

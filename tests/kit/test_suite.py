@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from flowmap_samplers.configs import EulerConfig, HeunConfig
@@ -41,26 +40,29 @@ class Small(Requirements):
 """
 
 
-def pytest_run(folder: Path, text: str) -> tuple[int, str]:
-    (folder / "test_mine.py").write_text(text)
-    words = ("-m", "pytest", "-v", "-rA", "-p", "no:cacheprovider", "-W", "ignore", "test_mine.py")
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says of two such modules, of which the second expects what does not come about."""
+    folder = tmp_path_factory.mktemp("strangers")
+    (folder / "test_mine.py").write_text(MODULE.replace("{expected}", "{}"))
+    (folder / "test_waits.py").write_text(MODULE.replace("{expected}", '{"r_is_used": "not yet"}'))
+    words = ("-m", "pytest", "-v", "-rA", "-p", "no:cacheprovider", "-W", "ignore")
     done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_a_module_with_two_components_has_a_test_for_each_law(tmp_path: Path) -> None:
-    code, text = pytest_run(tmp_path, MODULE.replace("{expected}", "{}"))
-    assert code == 0, text
+def test_a_module_with_two_components_has_a_test_for_each_law(said: str) -> None:
     for name in ("euler-follows_the_grid", "mlp-r_is_used"):
-        assert f"test_mine.py::test_law[{name}] PASSED" in text
-    assert "test_law[mlp-default_step_is_short_enough] SKIPPED" in text
-    assert text.count("::test_law[euler-") >= len(checks_of("sampler"))
+        assert f"test_mine.py::test_law[{name}] PASSED" in said
+    assert "test_mine.py::test_law[mlp-default_step_is_short_enough] SKIPPED" in said
+    assert said.count("test_mine.py::test_law[euler-") >= len(checks_of("sampler"))
 
 
-def test_an_expectation_that_passes_fails(tmp_path: Path) -> None:
-    code, text = pytest_run(tmp_path, MODULE.replace("{expected}", '{"r_is_used": "not yet"}'))
-    assert code == 1
-    assert "keeps the law 'r_is_used', which was expected to fail (not yet); take that expectation out" in text
+def test_an_expectation_that_passes_fails_and_nothing_else(said: str) -> None:
+    failed = [line for line in said.splitlines() if line.startswith("FAILED ")]
+    assert [line.split()[1] for line in failed] == ["test_waits.py::test_law[mlp-r_is_used]"]
+    assert "keeps the law 'r_is_used', which was expected to fail (not yet); take that expectation out" in said
 
 
 def test_a_law_that_is_expected_to_fail_may_and_must() -> None:

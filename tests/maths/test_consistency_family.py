@@ -194,6 +194,7 @@ def test_scm_with_the_samples_velocity_is_on_average_at_rest() -> None:
         assert pushed[index] > 6 * error[index]
 
 
+@pytest.mark.slow
 def test_consistency_training_has_a_bias_that_shrinks_with_the_step() -> None:
     """At the exact function, the mean gradient falls to nothing beside that of a displaced student."""
     off, errors_of, sizes = [], [], []

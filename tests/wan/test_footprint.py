@@ -57,6 +57,13 @@ CAUSAL = [
 ]
 SHAPES = [("wan21", shape) for shape in BIDIRECTIONAL] + [("far_wan21", shape) for shape in CAUSAL]
 IDS = [f"{kind}-{shape.view}-{shape.start}-{shape.frames}" for kind, shape in SHAPES]
+ROLES = [
+    ("lora", "flow_map"),
+    ("full", "velocity"),
+    pytest.param("lora", "velocity", marks=pytest.mark.slow),
+    pytest.param("full", "flow_map", marks=pytest.mark.slow),
+]
+"""What is trained, and the kind of network: each once, and the other pairs where there is time."""
 
 
 def config_of(kind: str, **fields: Any) -> Wan21Config | FarWan21Config:
@@ -132,8 +139,7 @@ def masks() -> Iterator[list[Tensor]]:
         yield seen
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize(("trained", "kind"), ROLES)
 @pytest.mark.parametrize(("model", "shape"), SHAPES, ids=IDS)
 def test_the_arithmetic_is_what_torch_counts(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
     """Matrix products and convolutions, exactly; of attention with a mask what the mask hides is not counted."""
@@ -279,8 +285,7 @@ def kept_by(call: Callable[[], Tensor], module: WanModule) -> int:
 HELD = [("wan21", CallShape("whole", FRAMES)), *(("far_wan21", CAUSAL[i]) for i in (0, 3, 5, 7, 8))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize(("trained", "kind"), ROLES)
 @pytest.mark.parametrize(("model", "shape"), HELD, ids=[f"{m}-{s.view}-{s.start}" for m, s in HELD])
 def test_what_is_held_is_what_autograd_keeps(model: str, shape: CallShape, trained: str, kind: NetworkKind) -> None:
     fields = {"lora": lora()} if trained == "lora" else {}
@@ -326,7 +331,7 @@ PEAKS = [("wan21", BIDIRECTIONAL[0]), ("far_wan21", CAUSAL[7]), ("far_wan21", CA
 
 
 @pytest.mark.parametrize("how", ["without gradient", "with gradient", "block", "selective"])
-@pytest.mark.parametrize("trained", ["lora", "full"])
+@pytest.mark.parametrize("trained", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("model", "shape"), PEAKS, ids=[f"{m}-{s.view}-{s.start}" for m, s in PEAKS])
 def test_the_most_that_is_needed_is_what_torch_allocates(model: str, shape: CallShape, trained: str, how: str) -> None:
     """Within 7 %; without a mask, which would be a dense one here."""

@@ -91,8 +91,15 @@ def distil(
 WINDOWS = [Window(start, stop) for stop in ENDS for start in (0, *ENDS) if start < stop]
 
 
-@ADAPTED
-@pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    ("recomputed", "adapted"),
+    [
+        pytest.param(False, lora(), id="kept-lora"),
+        pytest.param(True, None, id="recomputed-full"),
+        pytest.param(False, None, id="kept-full", marks=pytest.mark.slow),
+        pytest.param(True, lora(), id="recomputed-lora", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda window: f"{window.start}-{window.stop}")
 def test_the_gradient_of_a_forced_score(window: Window, recomputed: bool, adapted: LoraConfig | None) -> None:
     backbone = causal(CHUNKS, SIZE, lora=adapted, gradient_checkpointing=recomputed)

@@ -225,13 +225,14 @@ SMALL: dict[str, Any] = {"weights": "random", "architecture": architecture(), "c
 @pytest.mark.parametrize(
     "config",
     [
-        CausalWan21Config(**SMALL),
         CausalWan21Config(**SMALL, window=4, sink=1),
-        CausalWan21Config(**SMALL, window=4, sink=1, attention="dense"),
-        CausalWan21Config(**SMALL, lora=lora()),
-        CausalWan22Config(**SMALL),
+        pytest.param(CausalWan21Config(**SMALL, window=4, sink=1, attention="dense"), marks=pytest.mark.slow),
+        # Quick ones of these are in tests/kit/test_ours.py.
+        pytest.param(CausalWan21Config(**SMALL), marks=pytest.mark.slow),
+        pytest.param(CausalWan21Config(**SMALL, lora=lora()), marks=pytest.mark.slow),
+        pytest.param(CausalWan22Config(**SMALL), marks=pytest.mark.slow),
     ],
-    ids=["all", "window", "dense", "adapters", "two networks"],
+    ids=["window", "dense", "all", "adapters", "two networks"],
 )
 def test_they_keep_the_contract(config: CausalConfig) -> None:
     prompts = EncodedText(noise(4, 5, TEXT, seed=3), noise(5, TEXT, seed=4))

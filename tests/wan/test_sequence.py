@@ -96,7 +96,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_shared_tokens_are_those_of_one_process(number: int, tmp_path: Path) -> None:
     code, said = shared(tmp_path, number=number, patch=BODY.format(number=number))
     assert code == 0, said

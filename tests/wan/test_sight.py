@@ -44,8 +44,10 @@ def seen(query: tuple[int, bool], key: tuple[int, bool]) -> bool:
 
 
 def brute(sight: Sight) -> Tensor:
+    """The rule for every pair of tokens `[queries, keys]`, asked once for all that are of the same two kinds."""
     queries, keys = tokens(sight.queries), tokens(sight.keys)
-    return torch.tensor([[seen(query, key) for key in keys] for query in queries])
+    rows = {query: torch.tensor([seen(query, key) for key in keys]) for query in dict.fromkeys(queries)}
+    return torch.stack([rows[query] for query in queries])
 
 
 def among(wanted: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
