@@ -147,6 +147,8 @@ def _fulfilled(opened: Opened, wish: Wish, pieces: Sequence[Piece], produced: Pr
     facts: dict[str, object] = {**opened.facts, "sampler": opened.sampler.type, "nfe": opened.calls}
     if opened.cfg_scale != 1:
         facts["guidance"] = opened.cfg_scale
+    if opened.doubt is not None:
+        facts["warning"] = opened.doubt
     return Production(produced.folder, ending, total, len(pieces) - total, facts)
 
 

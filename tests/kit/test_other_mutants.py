@@ -196,6 +196,20 @@ class TrainsOnAll(Blobs):
         return Samples(x, labels, labels)
 
 
+class HoldsOutNothing(Blobs):
+    """A tenth of 400 samples is called held out, and trained on like the others: the training reference has all."""
+
+    def reference(self, split: Any, count: int) -> Samples:
+        pool = super().batch(Draw.whole(7, "pool", 0, "reference", 400))
+        rows = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+        rows = rows[: min(count, 400)] if split == "train" else torch.arange(min(count, 40))
+        return Samples(pool.x[rows], pool.labels[rows], pool.prompts[rows])  # type: ignore[index]
+
+    def batch(self, draw: Draw) -> Samples:
+        every, rows = self.reference("train", 400), torch.tensor(draw.below("row", [400] * draw.count))
+        return Samples(every.x[rows], every.labels[rows], every.prompts[rows])  # type: ignore[index]
+
+
 class Few(Blobs):
     """No more than four samples are possible: all are in every split by chance."""
 
@@ -208,6 +222,7 @@ DATA = {
     "labels from 1": (source(FromOne), "classes_are_counted"),
     "asks beyond the classes": (source(AsksBeyond), "classes_are_counted"),
     "prompts without labels": (source(AsksAnything), "prompts_go_with_labels"),
+    "all that is held out is trained on": (source(HoldsOutNothing), "held_out_is_not_trained_on"),
     "trains on what is held out": (source(TrainsOnAll), "held_out_is_not_trained_on"),
 }
 
