@@ -29,6 +29,10 @@ _STEPS = 4
 _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 _ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
 _ONE_LIST = "It is a flow map on one list of {} steps, which `times.json` has; on any other list it means nothing."
+_JUMPS = (
+    "It jumps to data: it is sampled by jumping and adding noise again along a list of times, of which `times.json` "
+    "has one of {} steps. Between two times it knows nothing."
+)
 _MANY_STEPS = "It is a velocity u(x, t), and no flow map: it is sampled with many steps, as its base is."
 
 
@@ -75,6 +79,8 @@ def export_run(
     del own
     shift = sampling_shift(chosen.stage, recipe.evaluation)
     any_step = _ONE_LIST.format(calls) if form in recipe.backbone.listed_forms else _ANY_STEP
+    if recipe.backbone.one_time:
+        any_step = _JUMPS.format(calls)
     loading, library = "", recipe.backbone.libraries.get(form or "", "diffusers")
 
     def fill(part: Path) -> None:

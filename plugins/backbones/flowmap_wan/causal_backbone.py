@@ -10,8 +10,9 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from flowmap.errors import FlowmapError
+from flowmap.interfaces import SamplingGrid
 from flowmap.maths.draw import Draw
-from flowmap.plugin import SampleSpec
+from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.weights.runs import run_in
 from flowmap.workshop.adapters import Chosen, plain_state
 from flowmap.workshop.backbone import Architecture, ModuleBackbone
@@ -63,6 +64,13 @@ def _backbone(
         found: Tensor = codec.null.beside(prompts) if isinstance(codec, WanCodec) else prompts.null
         return found
 
+    def export(
+        module: nn.Module, role: str | None, kind: NetworkKind, folder: Path, form: str, merged: bool, on: SamplingGrid
+    ) -> str:
+        from flowmap_wan.causal_export import write_causal
+
+        return write_causal(config, _inner(module), role, merged, on, folder)
+
     architecture = Architecture(
         make,
         inner=_inner,
@@ -71,6 +79,7 @@ def _backbone(
         base=(lambda: None) if read is None else read,
         held=partial(stored, config),
         times="either",
+        export=export if config.forms else None,
     )
     text = partial(conditions, lambda: int(sizes()["text_dim"]), null)
     return ModuleBackbone(config.type, architecture, codec, text, config.splitting(partial(_reencoded, codec)))

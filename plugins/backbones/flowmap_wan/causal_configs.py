@@ -138,6 +138,9 @@ class CausalConfig(FilesConfig):
 class CausalWan21Config(CausalConfig):
     """Causal Wan2.1 students of others: Self-Forcing, CausVid, LightX2V's, Krea's realtime model, FastVideo's."""
 
+    forms: ClassVar[tuple[str, ...]] = ("original",)
+    listed_forms: ClassVar[frozenset[str]] = frozenset(forms)
+    libraries: ClassVar[Mapping[str, str]] = {"original": "wan"}
     type: Literal["causal_wan21"] = "causal_wan21"
     window: Frames | None = Field(
         None, description="latent frames that a chunk sees, its own among them; if left out all before it"
