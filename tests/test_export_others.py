@@ -25,6 +25,7 @@ from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
+from flowmap.use.wish import Wish
 from tests.video_runs import wan_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,6 +186,11 @@ def test_what_is_written_is_read_back(form: str, run: Path, tmp_path: Path) -> N
         who = open_contestant(open_run(run).find("forward", 0), "ema", CPU)
         known = (pretrained.kind, pretrained.sampler, pretrained.calls, pretrained.cfg_scale, pretrained.shift)
         assert known == ("velocity", "euler", 3, 1.0, who.shift)
+        for wish in (Wish(), Wish(calls=3), Wish(shift=who.shift)):
+            wish.refuse_another_list("it", pretrained)
+        for word, other in (("--nfe 4", Wish(calls=4)), ("--shift 2", Wish(shift=2.0))):
+            with pytest.raises(FlowmapError, match=f"{word}: it was exported for one list of times, 3 steps at shift"):
+                other.refuse_another_list("it", pretrained)
     with safe_open(file, "pt") as opened:
         sigmas = json.loads(opened.metadata()["flowmap.sigmas"])
     assert sigmas == pytest.approx(grid(3, who.shift).tolist(), abs=1e-6)

@@ -53,7 +53,7 @@ text_length = 32
 lora = {{ rank = 3, alpha = 6.0 }}
 
 [recipe.evaluation]
-teacher = "base"
+teacher = "{weights}"
 teacher_sampler = "euler"
 teacher_calls = 2
 teacher_cfg_scale = 2.0
@@ -132,6 +132,9 @@ def test_one_comparison_has_all_of_them_beside_ours(home: Path, monkeypatch: pyt
         (home / "runs/rivals/comparison.html").read_text().split()
     )
     lines = [json.loads(line) for line in (home / "runs/rivals/comparison.jsonl").read_text().splitlines()]
+    # One teacher for all: a floor, and samples to compare with, that are the same whatever backbone a contestant has.
+    scores = [line for line in lines if line["kind"] == "score"]
+    assert len({(line["metric"], line["floor"]) for line in scores}) == len({line["metric"] for line in scores})
     rows = {(line["contestant"], line["calls"]) for line in lines if line["kind"] == "score"}
     expected = {"causvid": {3}, "self-forcing": {4}, "lightx2v": {4}, "krea": {4}, "rcm": {4}, "causal-wan22": {8}}
     expected |= {name: {3, 4, 8} for name in ("ours", "teacher", "i2v-teacher")}

@@ -14,6 +14,7 @@ from flowmap.comparison.specification import STUDENT, CompareSpec, ContestantCon
 from flowmap.errors import FlowmapError
 from flowmap.plugin.fields import AnyObjective
 from flowmap.recipe.messages import Source, explain, validation_findings
+from flowmap.recipe.outside import BASE, find_weights
 from flowmap.recipe.overrides import override
 from flowmap.recipe.read import read, tables_of, text_of
 from flowmap.recipe.recipe import Absent, Recipe
@@ -75,6 +76,7 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}
         entrants.append(Entrant(contestant.name, recipe, own, index))
+    findings += _other_bases(spec, entrants)
     _refuse(findings, source)
     evaluation = evaluation_of(entrants[0])
     names = [metric.label() for metric in evaluation.metrics]
@@ -94,6 +96,27 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         source=source,
     )
     return comparison, list(dict.fromkeys(explain(findings, source)))
+
+
+def _other_bases(spec: CompareSpec, entrants: Sequence[Entrant]) -> Iterator[Finding]:
+    """Contestants with a backbone of their own, where its 'base' would be the teacher that they are measured by."""
+    ours = [entrant for entrant in entrants if "backbone" not in spec.contestants[entrant.index].recipe]
+    for entrant in entrants:
+        first = (ours or entrants)[0]
+        if evaluation_of(entrant).teacher == BASE and _base_of(entrant) != _base_of(first):
+            why = (
+                f"its 'base' is another network than that of '{first.name}', and evaluation.teacher = 'base' would "
+                "measure it by samples of its own; name the weights that are the teacher of all, with a '/' in them"
+            )
+            yield Finding("error", ("contestants", entrant.index, "recipe", "backbone"), why)
+
+
+def _base_of(entrant: Entrant) -> object:
+    """What tells base weights from others: their files, or the backbone where they are not here."""
+    try:
+        return find_weights(BASE, entrant.recipe.backbone).pretrained.files
+    except FlowmapError:
+        return entrant.recipe.backbone
 
 
 def _recipe_of(spec: CompareSpec, contestant: ContestantConfig) -> Table:

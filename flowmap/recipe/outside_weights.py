@@ -75,6 +75,9 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
         if other is None:
             continue
         where: Place = ("evaluation", "contests", index)
+        if other.pretrained.one_list and set(evaluation.calls) != {other.pretrained.calls}:
+            why = f"was exported for one list of {other.pretrained.calls} steps, and on any other means nothing"
+            yield Finding("warning", (*where, "stage"), f"{contest.stage} {why}; evaluation.calls has others too")
         if contest.weights == "raw" and other.run is None:
             why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
             yield Finding("error", (*where, "weights"), why)

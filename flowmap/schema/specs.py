@@ -88,7 +88,8 @@ class Pretrained:
     `kind` is what they compute, `view` how a causal model of them shows frames to itself; `files` are what tells them
     from others. What their authors sample them with: samples of `spec` (None: any), a grid shifted by `shift` (None:
     not known), `calls` network calls of `sampler` with `sampler_fields`, guided by `cfg_scale` (w in null + w (cond -
-    null)). For `diagonal` and `to_data` see RoleSpec.
+    null)). For `diagonal` and `to_data` see RoleSpec. With `one_list` they mean something on that grid of
+    `calls` alone.
     """
 
     kind: NetworkKind
@@ -101,6 +102,7 @@ class Pretrained:
     cfg_scale: float = 1.0
     diagonal: bool = True
     to_data: bool = False
+    one_list: bool = False
     sampler_fields: Mapping[str, object] = field(default_factory=dict)
 
 

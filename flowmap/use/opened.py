@@ -146,6 +146,7 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
         why = f"sampler '{config.type}' goes along a list of times of its own"
         raise FlowmapError(f"{option('shift', wish.shift)}: {why}, which no shift changes; leave it out")
     shift = told.shift if wish.shift is None else wish.shift
+    wish.refuse_another_list(weights.name, told)
     if shift is None:
         raise FlowmapError(
             f"{option('shift')}: nothing in {weights.name} says for which sampling grid it was made (in diffusers' "

@@ -13,6 +13,7 @@ from flowmap.errors import FlowmapError
 from flowmap.recipe.messages import validation_findings
 from flowmap.schema.bounds import Calls, Frames, Guidance, SampleCount, Seed, Shift, Side
 from flowmap.schema.config import Config
+from flowmap.schema.specs import Pretrained
 from flowmap.schema.words import Weights
 
 
@@ -73,6 +74,16 @@ class Wish:
     def asked(self) -> int:
         """How many prompts or classes there are."""
         return len(self.prompts) + len(self.classes)
+
+    def refuse_another_list(self, name: str, told: Pretrained) -> None:
+        """Raise FlowmapError if the weights `name` know one list of times, and another is wished for."""
+        asked = {"nfe": (self.calls, told.calls), "shift": (self.shift, told.shift)}
+        for word, (given, own) in asked.items():
+            if told.one_list and given not in (None, own):
+                raise FlowmapError(
+                    f"{option(word, given)}: {name} was exported for one list of times, {told.calls} steps at shift "
+                    f"{told.shift:g}, and on any other means nothing; leave it out, or export it anew"
+                )
 
     def __post_init__(self) -> None:
         """Raises FlowmapError, in the words of whoever asks, for a number that is out of bounds."""

@@ -19,6 +19,7 @@ from flowmap_wan.twin import make_twin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch
 from flowmap.plugin import SampleSpec
@@ -339,3 +340,43 @@ def test_a_damaged_file_is_one_error_though_an_evaluation_names_it_too(folder: P
         read(path)
     assert str(caught.value).count(f"{file} cannot be read") == 1
     assert "backbone.weights" in str(caught.value)
+
+
+COMPARED = """
+name = "two"
+seeds = [0]
+
+[recipe]
+data = {{ type = "video_shards", path = "none", frames = 21, height = 32, width = 32, fps = 16.0 }}
+backbone = {{ type = "wan21", weights = "{twin}", text_length = 32 }}
+
+[recipe.evaluation]
+teacher = "{teacher}"
+teacher_sampler = "{sampler}"
+metrics = ["sliced_wasserstein"]
+
+[[contestants]]
+name = "teacher"
+stage = "base"
+samplers = ["unipc"]
+
+[[contestants]]
+name = "rival"
+stage = "base"
+samplers = [{{ type = "lcm", times = [1000, 500] }}]
+recipe = {{ backbone = {{ type = "causal_wan21", weights = "{folder}", text_length = 32 }} }}
+"""
+
+
+def test_contestants_are_not_measured_by_bases_of_their_own(encoders: Path, folder: Path, tmp_path: Path) -> None:
+    """'base' would be the rival itself, by whose samples it would be the best of all."""
+    path, told = tmp_path / "c.toml", {"twin": encoders, "folder": folder, "sampler": "unipc"}
+    path.write_text(COMPARED.format(teacher="base", **told))
+    with pytest.raises(FlowmapError) as caught:
+        read_comparison([path])
+    assert "backbone: its 'base' is another network than that of 'teacher', and evaluation.teacher = 'base'" in str(
+        caught.value
+    )
+    path.write_text(COMPARED.format(teacher=encoders, **told))
+    comparison, _ = read_comparison([path])
+    assert [entrant.name for entrant in comparison.entrants] == ["teacher", "rival"]

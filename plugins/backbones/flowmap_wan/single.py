@@ -83,7 +83,7 @@ def pretrained(config: TwoTimesConfig) -> Pretrained | None:
     exported = exported_for(files[0])
     if exported is not None and exported.calls is not None:
         # That grid and no other.
-        return Pretrained("velocity", "whole", files, spec, exported.shift, "euler", exported.calls)
+        return Pretrained("velocity", "whole", files, spec, exported.shift, "euler", exported.calls, one_list=True)
     shift = None if exported is None else exported.shift
     return Pretrained("velocity", "whole", files, spec, shift, "unipc", calls=50, cfg_scale=5.0)
 
