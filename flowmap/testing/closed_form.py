@@ -55,7 +55,8 @@ class Field(nn.Module):
     """The exact average velocity plus errors: `theta` . (1, x, t - r); exact at theta = 0.
 
     `calls` counts its calls, and `asked` are their x, t and r. With `slack` r may be as much above t: a difference in t
-    over so much goes by r.
+    over so much goes by r. `conditioned` is what it says besides to whoever asks with a condition, and with the null
+    one; `differentiated` are the samples with each at which calls had gradients.
     """
 
     def __init__(self, theta: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
@@ -64,10 +65,16 @@ class Field(nn.Module):
         self.calls = 0
         self.asked: list[Tensor] = []
         self.slack = 0.0
+        self.conditioned = (0.0, 0.0)
+        self.differentiated = (0, 0)
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         """u(x, t, r) for `x` `[B, F, ...]`. Raises AssertionError for arguments that break the conventions."""
         self.calls += 1
+        if isinstance(cond, Rows) and torch.is_grad_enabled() and self.theta.requires_grad:
+            nothing = int((cond.rows < 0).sum())
+            asked, before = self.differentiated
+            self.differentiated = (asked + len(cond.rows) - nothing, before + nothing)
         self.asked += [part.detach().clone() for part in (x, t, r)]
         for time in (t, r):
             good = time.shape in (x.shape[:1], x.shape[:2])
@@ -87,7 +94,14 @@ class Field(nn.Module):
         jumped = (x - exact_map(x, t, r)) / torch.where(apart, gap, torch.ones_like(gap))
         u = torch.where(apart, jumped, exact_velocity(x, t))
         theta = self.theta.to(x.dtype)
-        return u + theta[0] + theta[1] * x + theta[2] * gap
+        return u + theta[0] + theta[1] * x + theta[2] * gap + self._besides(x, cond)
+
+    def _besides(self, x: Tensor, cond: Cond) -> Tensor:
+        if not any(self.conditioned) or not isinstance(cond, Rows):
+            return x.new_zeros(())
+        asked, nothing = self.conditioned
+        # Rows of the null condition are below 0.
+        return like(torch.where(cond.rows < 0, nothing, asked).to(x), x)
 
 
 @final

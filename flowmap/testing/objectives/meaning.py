@@ -23,6 +23,9 @@ _SHAPE = (1, 2)
 _ERROR = (0.1, 0.1, 0.0)
 _AWAY = -0.2
 """The cosine between a gradient and the error, below which the error grows; 1 leads straight back."""
+_VERY_MANY, _LATE = 2**16, 10**6
+_DRIVEN = 0.12
+_SAID, _TOWARDS, _HALF = 0.05, 0.95, 0.6
 _BACKWARDS = 0.1  # how far below r the t of a difference may be
 
 
@@ -46,12 +49,91 @@ def leads_to_the_flow(subject: ObjectiveSubject) -> None:
         )
 
 
-def _gradient(subject: ObjectiveSubject, name: str, sign: int) -> Tensor:
+@LAWS.proven(
+    "It stays at the flow map: a trained network that is exact, with all else exact, is driven nowhere.",
+    "Objective",
+    equation="the flow of dx/dt = v(x, t) is known in closed form for Gaussian data",
+    needs=("follows_the_flow",),
+    after=("leads_to_the_flow",),
+)
+def stays_at_the_flow(subject: ObjectiveSubject) -> None:
+    """Late in training, when what begins slowly has begun; the noise of so many samples is what is left."""
+    for name in sorted({turn.role for turn in subject.objective.turns()}):
+        here, there, back = (_gradient(subject, name, sign, _VERY_MANY, _LATE) for sign in (0, 1, -1))
+        share = float(here.norm() / ((there - back) / 2).norm().clamp(min=1e-12))
+        require(
+            share < _DRIVEN,
+            f"{subject.who} must stay at the flow map; it drives an exact '{name}' away, by a gradient {share:.2f} "
+            f"times that of a network which is {max(_ERROR):g} off (is a sign, a weight or a time wrong? say "
+            "follows_the_flow = False if it leads elsewhere)",
+        )
+
+
+@LAWS.proven(
+    "A frozen network is asked for the condition rather than for nothing.",
+    "Batch.cond, Batch.null",
+    equation="guidance v = v(null) + w (v(cond) - v(null)): arXiv 2207.12598",
+    after=("losses_are_scalars", "frozen_roles_stay_frozen"),
+)
+def guidance_is_towards_the_condition(subject: ObjectiveSubject) -> None:
+    """What it says with the condition has weight w in the gradients, and w - 1 what it says without."""
+    frozen = [name for name, spec in subject.config.roles().items() if not spec.trained]
+    plain = _answered(subject, frozen, "", (0.0, 0.0))
+    for name in frozen:
+        asked, nothing = (_answered(subject, frozen, name, pair) for pair in ((_SAID, 0.0), (0.0, _SAID)))
+        for role, gradient in plain.items():
+            with_it, without = (float((other[role] - gradient).norm()) for other in (asked, nothing))
+            require(
+                without <= _TOWARDS * with_it,
+                f"{subject.who} must ask '{name}' for the condition: the gradients of '{role}' go {without:.3g} by "
+                f"what it says without, and {with_it:.3g} by what it says with it (are cond and null swapped?)",
+            )
+
+
+def _answered(subject: ObjectiveSubject, frozen: list[str], name: str, said: tuple[float, float]) -> dict[str, Tensor]:
+    """The gradients of each trained role, where the role `name` says so much more with the condition and without."""
+
+    def roles() -> dict[str, Role]:
+        made = _lenient(subject.roles())
+        if name in frozen:
+            module = made[name].module
+            assert isinstance(module, Field)
+            module.conditioned = said
+        return made
+
+    group, found = subject.config.group(), dict[str, Tensor]()
+    for turn in subject.run(_SHAPE, subject.draw(batch=-(-_MANY // group) * group), roles):
+        if turn.gradients[turn.role]:
+            found[turn.role] = found.get(turn.role, torch.zeros(())) + torch.cat(turn.gradients[turn.role])
+    return found
+
+
+@LAWS.proven(
+    "What is trained is trained with the condition, and without it for half of the samples at most.",
+    "Batch.cond, Batch.null",
+    after=("losses_are_scalars",),
+)
+def training_is_with_the_condition(subject: ObjectiveSubject) -> None:
+    """Counted in the network calls that are differentiated; dropped conditions are without."""
+    group = subject.config.group()
+    made = _lenient(subject.roles())
+    subject.run(_SHAPE, subject.draw(batch=-(-_MANY // group) * group), lambda: made)
+    for name, role in made.items():
+        assert isinstance(role.module, Field)
+        asked, nothing = role.module.differentiated
+        require(
+            nothing <= _HALF * (asked + nothing),
+            f"{subject.who} must train '{name}' with the condition; {nothing} of the {asked + nothing} samples that it "
+            "is differentiated at have the null one",
+        )
+
+
+def _gradient(subject: ObjectiveSubject, name: str, sign: int, many: int = _MANY, step: int = 0) -> Tensor:
     """The gradient of the role that is off; with a student so are those that are trained to follow it."""
     group, specs = subject.config.group(), subject.config.roles()
     off = {other for other, spec in specs.items() if other == name or (name == "student" and spec.trained)}
     errors = [tuple(sign * (role in off) * e for e in _ERROR) for role in specs]
-    draw = subject.draw(batch=-(-_MANY // group) * group)
+    draw = subject.draw(step, -(-many // group) * group)
     zero = torch.zeros(len(_ERROR))
     turns = subject.run(_SHAPE, draw, lambda: _lenient(subject.roles(errors)))
     return sum((torch.cat(t.gradients[name]) for t in turns if t.role == name and t.gradients[name]), zero)

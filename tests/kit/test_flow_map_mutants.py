@@ -1,0 +1,80 @@
+"""Mutants of the objective that `flowmap new objective` writes: a sign, a weight, a time or a condition is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+
+import flowmap.scaffold
+from flowmap.interfaces import Objective
+from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec
+
+from .reference import broken
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEMPLATE = next(iter(flowmap.scaffold.__path__)) + "/templates/objective/objective.py.template"
+
+
+def written(old: str = "", new: str = "", cfg_scale: float = 1.0) -> ObjectiveConfig:
+    """The objective of the template, `new` in the place of `old`."""
+    with open(TEMPLATE, encoding="utf-8") as file:
+        text = file.read()
+    assert old in text
+    space: dict[str, Any] = {"__name__": "mutant"}
+    text = text.replace(old, new).replace("$name", "mine").replace("${Name}", "Mine")
+    exec("\n".join(line for line in text.splitlines() if line != "from mine import MineConfig"), space)
+
+    class ReferenceConfig(ObjectiveConfig):
+        """The reference."""
+
+        type: Literal["reference"] = "reference"
+
+        def roles(self) -> Mapping[str, RoleSpec]:
+            return {"student": RoleSpec("flow_map", True, ""), "teacher": RoleSpec("velocity", False, "")}
+
+        def findings(self, facts: Any) -> Iterable[Finding]:
+            return []
+
+        def build(self) -> Objective:
+            made: Objective = space["Mine"](SimpleNamespace(step=1 / 32, cfg_scale=cfg_scale))
+            return made
+
+    return ReferenceConfig()
+
+
+TARGET = "w * v + (1 - w) * rest"
+MUTANTS = {
+    "the step goes the wrong way": (("x - like(t - s, x) * v", "x + like(t - s, x) * v"), "stays_at_the_flow"),
+    "weights swapped": ((TARGET, "(1 - w) * v + w * rest"), "stays_at_the_flow"),
+    "the rest from the wrong time": (("* v, s, r, batch.cond", "* v, t, r, batch.cond"), "stays_at_the_flow"),
+    "the velocity at t for all": ((TARGET, "v + 0 * rest"), "stays_at_the_flow"),
+    "a little too far": ((TARGET, f"1.02 * ({TARGET})"), "stays_at_the_flow"),
+    "cond and null swapped": (
+        ("batch.cond, batch.null", "batch.null, batch.cond"),
+        "guidance_is_towards_the_condition",
+    ),
+    "trained without condition": (
+        ("student.mean_velocity(x, t, r, batch.cond)", "student.mean_velocity(x, t, r, batch.null)"),
+        "training_is_with_the_condition",
+    ),
+}
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
+def test_as_written_it_keeps_every_law(cfg_scale: float) -> None:
+    assert broken(written(cfg_scale=cfg_scale)) == {}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught_by_its_check(name: str) -> None:
+    words, check = MUTANTS[name]
+    assert list(broken(written(*words))) == [check]
+
+
+def test_guidance_the_wrong_way_round_is_caught() -> None:
+    swapped = written("batch.cond, batch.null", "batch.null, batch.cond", cfg_scale=2.0)
+    assert list(broken(swapped)) == ["guidance_is_towards_the_condition"]
