@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import pluggy
 
@@ -34,8 +34,10 @@ from flowmap.plugin.kinds import (
     SamplerConfig,
 )
 from flowmap.plugin.outputs import Held, held
+from flowmap.plugin.points import everything, unreadable
+from flowmap.plugin.points import owner as owner_of
 from flowmap.plugin.surroundings import Surroundings
-from flowmap.schema.words import NAME, plain, unknown_word
+from flowmap.schema.words import NAME, plain, shown, unknown_word
 
 BASES: tuple[type[ComponentConfig], ...] = (
     BackboneConfig,
@@ -133,7 +135,7 @@ def load(points: list[EntryPoint]) -> Catalogue:
     limit, without = seconds(), left_out()
     with held() as output, heard_signals() as heard, staying(), Surroundings() as surroundings:
         for point in points:
-            name, owner = _shown(point.name), _owner(point)
+            name, owner = shown(point.name), owner_of(point)
             found, why = _loaded(point, owner, limit, point.name in without, output)
             changed, printed = surroundings.put_back(), output.since()
             if heard:
@@ -150,7 +152,7 @@ def load(points: list[EntryPoint]) -> Catalogue:
 
 def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool, output: Held) -> tuple[list[Component], str]:
     """The components of a plugin, or why it has none; `output` is where its last word is said if it never ends."""
-    name = _shown(point.name)
+    name = shown(point.name)
 
     def hopeless() -> None:
         output.say(
@@ -185,32 +187,12 @@ def _remarks(changed: list[str], printed: str, unsaid: bool) -> list[str]:
     return said
 
 
-def _owner(point: EntryPoint) -> str:
-    """The distribution that a plugin comes from; metadata of others may lack anything."""
-    if point.dist is None:
-        return "an unknown distribution"
-    try:
-        return _named(point.dist)
-    except Exception:
-        return "a distribution whose metadata are damaged"
-
-
-@cache
-def _named(distribution: Distribution) -> str:
-    """Its name and version: its metadata, README and all, are parsed whenever they are asked for."""
-    told = distribution.metadata
-    return _shown(f"{told['Name']} {told['Version']}")
-
-
-def _shown(text: str) -> str:
-    """The whole of `text`, with nothing in it that a terminal obeys."""
-    return plain(text, len(repr(text)))
-
-
 def _components(point: EntryPoint, owner: str) -> list[Component]:
     # One manager per plugin: a hook call then says whose components they are.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
+    if not point.pattern.match(point.value):
+        raise ValueError(f"its entry point is '{plain(point.value)}', and must be 'package.module' or 'module:object'")
     manager.register(point.load(), name=point.name)
     manager.check_pending()
     if not manager.hook.flowmap_components.get_hookimpls():
@@ -227,7 +209,7 @@ def reason(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # its own exceptions are its own code
         text = "its error cannot be shown"
-    return _shown(f"{type(error).__name__}: {text}")
+    return shown(f"{type(error).__name__}: {text}")
 
 
 def _component(config: object, owner: str) -> Component:
@@ -238,19 +220,23 @@ def _component(config: object, owner: str) -> Component:
         raise TypeError(f'{config.__name__} has no name: it needs type: Literal["its_name"] = "its_name"')
     if not re.fullmatch(NAME, name):
         raise TypeError(
-            f"{config.__name__} is called '{plain(name)}': a name is of the letters A to Z and a to z, digits, '_', '.' "
-            "and '-', and begins with a letter or a digit"
+            f"{config.__name__} is called '{plain(name)}': a name is of the letters A to Z and a to z, digits, '_', "
+            "'.' and '-', and begins with a letter or a digit"
         )
     if issubclass(config, SamplerConfig) and not (hasattr(config, "network") and hasattr(config, "calls_per_step")):
         raise TypeError(f"{config.__name__} does not say its network and calls_per_step")
     if inspect.isabstract(config):
         missing = ", ".join(sorted(config.__abstractmethods__))
         raise TypeError(f"{config.__name__} leaves abstract: {missing}")
-    summary = _shown((inspect.getdoc(config) or "").split("\n")[0])
+    summary = shown((inspect.getdoc(config) or "").split("\n")[0])
     return Component(config.kind, name, config, owner, summary)
 
 
 @cache
 def catalogue() -> Catalogue:
     """The catalogue of this installation (read once per process)."""
-    return load(version.plugins(entry_points()))
+    points, damaged = everything()
+    found = load(version.plugins(points))
+    for owner, error in damaged.items():
+        found.broken.append(BrokenPlugin("?", owner, unreadable(error)))
+    return found

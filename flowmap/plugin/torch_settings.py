@@ -30,6 +30,9 @@ def _flag(name: str) -> _Setting:
 
 
 _FLAGS = (
+    # Those that set others, and must agree with them, come first.
+    "backends.cuda.matmul.allow_tf32",
+    "backends.cudnn.allow_tf32",
     "backends.fp32_precision",
     "backends.mkldnn.enabled",
     "backends.mkldnn.deterministic",
@@ -112,10 +115,10 @@ def settings() -> dict[str, Any]:
 
 def put(before: Mapping[str, Any]) -> None:
     """Set what differs to what it was `before`."""
-    torch, now = sys.modules["torch"], settings()
-    for name, value in before.items():
-        # What sets one thing may set another.
-        if now.get(name) != value or name in _FLAGS:
+    torch = sys.modules["torch"]
+    for name, value in [*before.items()] * 2:  # what sets one thing may set another
+        now = settings()
+        if name not in now or now[name] != value:
             with suppress(Exception):
                 _SETTINGS[name].put(torch, value)
 
