@@ -306,7 +306,8 @@ def test_torch_s_defaults_are_put_back(entry_point: EntryPoints) -> None:
 
     text = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
     assert remarks(entry_point("doubling", text + PREAMBLE + REGISTER.format("Good"))) == [
-        "its import changes torch's defaults: put back; what a component needs it sets in build()"
+        "its import changes torch's settings (default type, gradients): put back; what a component needs it sets in "
+        "build()"
     ]
     assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (torch.float32, True)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -45,6 +48,16 @@ BROKEN = {
     "leaving": ("import sys\nsys.exit('enough')", "SystemExit: enough"),
     "asking": ("name = input('your name? ')", "EOFError: EOF when reading a line"),
     "empty": (sampler("x").replace("[X]", "[]"), "TypeError: its hook 'flowmap_components' returns no component"),
+    "vanishing": (
+        "import os\nif os.fork() == 0: os._exit(0)\nos.wait()\nos._exit(0)" + sampler("vanishing"),
+        "SystemExit: os._exit(0)",
+    ),
+    "coloured": ("raise OSError('\\x1b[2Jred')", r"OSError: \x1b[2Jred"),
+    "lettered": (
+        sampler("x").replace('"x"', '"a/b"'),
+        "TypeError: X is called 'a/b': a name is of the letters A to Z and a to z, digits, '_', '.' and '-', and "
+        "begins with a letter or a digit",
+    ),
     "twice": (sampler("doubled").replace("[Doubled]", "[Doubled, Doubled]"), None),
 }
 
@@ -74,6 +87,15 @@ REMARKS = {
         "import os, subprocess, sys\nprint('hello')\nprint('there', file=sys.stderr)\nos.write(1, b'you\\n')\n"
         "subprocess.run(['echo', 'all'])\nsys.stdout.buffer.write(b'of \\xff')" + sampler("talking"),
         "it prints when it is imported: hello there you all of \ufffd",
+    ),
+    "clearing": (
+        "print('\\x1b[2Jclean')" + sampler("clearing"),
+        r"it prints when it is imported: \x1b[2Jclean",
+    ),
+    "patching": (
+        "import builtins, json\njson.dumps = json.loads = print\nbuiltins.open = print" + sampler("patching"),
+        "its import changes functions of Python (builtins.open, json.dumps, json.loads): put back; what a component "
+        "needs it sets in build()",
     ),
     "meddling": (
         "import logging, os, random, signal, sys, warnings\n"
@@ -204,6 +226,112 @@ def test_one_that_hangs_is_given_its_time_and_no_more(tmp_path: Path, here: Path
     assert rows(flowmap(tmp_path, here, "plugins", **without))["broken"] == dict.fromkeys(
         HANGING, "FLOWMAP_WITHOUT_PLUGINS leaves it out"
     )
+
+
+def test_one_that_cannot_be_stopped_ends_the_command_aloud(tmp_path: Path, here: Path) -> None:
+    source = "import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass"
+    installed(tmp_path, "endless", source)
+    done = flowmap(tmp_path, here, "schema", FLOWMAP_PLUGIN_SECONDS="0.1")
+    told = (
+        "error: the plugin endless of endless 1.0 does not end, and cannot be stopped; FLOWMAP_WITHOUT_PLUGINS=endless "
+        "leaves it out\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+SETTING = """
+import torch
+torch.set_default_device("meta")
+torch.set_grad_enabled(False)
+mode = torch.inference_mode()
+mode.__enter__()
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(torch.get_num_threads() + 1)
+torch.set_float32_matmul_precision("medium")
+torch.set_flush_denormal(True)
+torch.use_deterministic_algorithms(True, warn_only=True)
+torch.backends.mkldnn.enabled = False
+torch.backends.cudnn.benchmark = True
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cuda.enable_flash_sdp(False)
+torch.manual_seed(1)
+"""
+
+SEEN = """
+import torch
+print(torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+print(torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision())
+print(torch.tensor(1e-40) * 1 > 0, torch.are_deterministic_algorithms_enabled(), torch.backends.mkldnn.enabled)
+print(torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark)
+print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cuda.flash_sdp_enabled())
+print(torch.backends.cudnn.conv.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
+print(torch.initial_seed() == 1, torch.rand(3, requires_grad=True).dtype)
+"""
+
+
+def test_torch_is_as_it_was_when_it_had_just_been_imported(tmp_path: Path) -> None:
+    installed(tmp_path, "setting", SETTING + sampler("setting"))
+    installed(tmp_path, "trusting", "import torch" + sampler("trusting"))
+    load = "from flowmap.plugin.catalogue import catalogue\nremarks = catalogue().remarks\n"
+    told = "import sys\nprint([(r.entry_point, r.text) for r in remarks], file=sys.stderr)\n"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2"}
+    plain, after, before = (
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        for code in (SEEN, load + SEEN + told, "import torch\n" + load + SEEN + told)
+    )
+    assert plain.stdout == after.stdout == before.stdout
+    for done in (after, before):
+        ((name, text),) = ast.literal_eval(done.stderr.splitlines()[-1])
+        assert name == "setting"
+        assert re.search(r"torch's settings \(([^)]*)\)", text)[1].split(", ") == [  # type: ignore[index]
+            "backends.cuda.matmul.allow_tf32",
+            "backends.cuda.matmul.fp32_precision",
+            "backends.cudnn.allow_tf32",
+            "backends.cudnn.benchmark",
+            "backends.cudnn.conv.fp32_precision",
+            "backends.cudnn.rnn.fp32_precision",
+            "backends.mkldnn.enabled",
+            "backends.mkldnn.matmul.fp32_precision",
+            "default device",
+            "default type",
+            "denormal numbers",
+            "deterministic algorithms",
+            "flash attention",
+            "gradients",
+            "inference mode",
+            "precision of float32 products",
+            "random numbers",
+            "threads",
+        ]
+
+
+@pytest.mark.parametrize("damage", [b"[flowmap.1.0]\n\xff = \xff\n", b"[flowmap.1.0]\nno entry\n"])
+def test_entry_points_that_cannot_be_read(damage: bytes, tmp_path: Path, here: Path) -> None:
+    installed(tmp_path, "damaged", "")
+    installed(tmp_path, "good", sampler("good"))
+    (tmp_path / "damaged-1.0.dist-info" / "entry_points.txt").write_bytes(damage)
+    done = flowmap(tmp_path, here, "plugins")
+    why = "its entry_points.txt cannot be read, and torch and pydantic read those of all packages: "
+    assert rows(done)["broken"]["?"].startswith(why)
+    assert rows(done)["sampler"]["good"] == "A stranger's."
+    (here / "r.toml").write_text(TINY)
+    done = flowmap(tmp_path, here, "check", "r.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: damaged 1.0 is damaged: {why}.*; uninstall it\n", done.stderr)
+
+
+def test_an_entry_point_that_names_no_module(tmp_path: Path) -> None:
+    installed(tmp_path, "nowhere", "")
+    (tmp_path / "nowhere-1.0.dist-info" / "entry_points.txt").write_text(f"[{VERSIONED}]\nnowhere = :::\n")
+    why = "ValueError: its entry point is ':::', and must be 'package.module' or 'module:object'"
+    assert rows(flowmap(tmp_path, tmp_path, "plugins"))["broken"] == {"nowhere": why}
+
+
+def test_the_kit_says_that_a_name_is_another_s_too(site: Path, here: Path) -> None:
+    done = flowmap(site, here, "plugins", "check", "rival")
+    why = "sampler 'euler' is registered by flowmap 0.1.0 and rival 1.0; uninstall one of them"
+    assert (done.returncode, why in done.stderr, "All laws" in done.stdout) == (1, True, False)
 
 
 def test_a_thread_that_goes_on_writes_where_no_result_is(tmp_path: Path, here: Path) -> None:

@@ -20,10 +20,21 @@ def in_one_line() -> Iterator[None]:
     except FlowmapError:
         raise
     except (Exception, SystemExit) as error:
+        if damaged := _damage(error):
+            raise FlowmapError(damaged) from error
         told = _told(error)
         if told is None:
             raise
         raise FlowmapError(f"{told}; {_written(error)}", 1) from error
+
+
+def _damage(error: BaseException) -> str:
+    """What is damaged in what is installed, where `error` comes of that."""
+    if isinstance(error, SystemExit):
+        return ""
+    from flowmap.plugin.points import damage
+
+    return damage(error)
 
 
 def _told(error: BaseException) -> str | None:

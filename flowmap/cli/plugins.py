@@ -18,6 +18,7 @@ from flowmap.errors import FlowmapError
 from flowmap.phases import phase
 
 if TYPE_CHECKING:
+    from flowmap.plugin.catalogue import Component
     from flowmap.testing.examination import Outcome
     from flowmap.testing.installed import Asked
 
@@ -78,6 +79,9 @@ def check(
             from flowmap.testing.installed import asked_for
         found = [(asked, _examined(asked)) for asked in asked_for(name, kind, settings or [], data, Path(folder))]
     _remark({asked.component.distribution for asked, _ in found})
+    clashes = _clashes([asked.component for asked, _ in found])
+    if clashes:
+        raise FlowmapError(f"no recipe can name what was checked: {'; '.join(clashes)}", 1)
     if not any(asked.examination for asked, _ in found):
         raise FlowmapError(f"nothing was checked: {found[0][0].why}")
     broken = [number for _, number in found]
@@ -101,6 +105,14 @@ def _remark(distributions: set[str]) -> None:
         if remark.distribution in distributions:
             words = f"{remark.entry_point} from {remark.distribution}: {remark.text}"
             consoles.out.print(f"[yellow]remark:[/] {escape(words)}", soft_wrap=True, highlight=False)
+
+
+def _clashes(components: list[Component]) -> list[str]:
+    """What is wrong with those of `components` of whose name there are others."""
+    from flowmap.plugin.catalogue import catalogue, clash
+
+    claimed = {(component.kind, component.name): None for component in components}
+    return [clash(claims) for each in claimed if len(claims := catalogue().claims(*each)) > 1]
 
 
 def _examined(asked: Asked) -> int:

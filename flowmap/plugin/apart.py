@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import final
+from typing import NoReturn, final
 
 from flowmap.errors import FlowmapError
+
+_EXIT = os._exit
 
 SECONDS = "FLOWMAP_PLUGIN_SECONDS"
 """The environment variable that says how long the import of a plugin may take."""
@@ -21,6 +23,7 @@ WITHOUT = "FLOWMAP_WITHOUT_PLUGINS"
 
 _SECONDS = 30.0
 _AGAIN_SECONDS = 1.0  # for a plugin that goes on when it is interrupted
+_TIMES = 4  # that it is interrupted; then nothing will
 
 
 @final
@@ -46,20 +49,25 @@ def left_out() -> frozenset[str]:
 
 
 @contextmanager
-def in_time(limit: float) -> Iterator[None]:
+def in_time(limit: float, hopeless: Callable[[], None]) -> Iterator[None]:
     """Raise OverdueError in what takes longer than `limit` seconds, where an alarm can: in the main thread, of a POSIX.
 
-    One that is caught is followed by others.
+    One that is caught is followed by others. Where all are caught `hopeless` is called, which ends the process.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 
-    over = False
+    over, times = False, 0
 
     def rung(number: int, frame: FrameType | None) -> None:
-        if not over:
-            raise OverdueError
+        nonlocal times
+        if over:
+            return
+        times += 1
+        if times > _TIMES:
+            hopeless()
+        raise OverdueError
 
     before = signal.signal(signal.SIGALRM, rung)
     left, interval = signal.setitimer(signal.ITIMER_REAL, limit, _AGAIN_SECONDS)
@@ -69,6 +77,28 @@ def in_time(limit: float) -> Iterator[None]:
         over = True
         signal.setitimer(signal.ITIMER_REAL, left, interval)
         signal.signal(signal.SIGALRM, before)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once, whatever a plugin has made of `os._exit`."""
+    _EXIT(status)
+
+
+@contextmanager
+def staying() -> Iterator[None]:
+    """Have `os._exit` raise SystemExit in this process within this context; a child of it may leave."""
+    process, over = os.getpid(), False
+
+    def stay(status: int) -> NoReturn:
+        if over or os.getpid() != process:
+            _EXIT(status)
+        raise SystemExit(f"os._exit({status})")
+
+    before, os._exit = os._exit, stay
+    try:
+        yield
+    finally:
+        over, os._exit = True, before
 
 
 @contextmanager

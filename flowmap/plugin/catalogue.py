@@ -7,13 +7,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import pluggy
 
 from flowmap.phases import phase
 from flowmap.plugin import hookspecs, version
-from flowmap.plugin.apart import SECONDS, WITHOUT, OverdueError, heard_signals, in_time, left_out, seconds
+from flowmap.plugin.apart import (
+    SECONDS,
+    WITHOUT,
+    OverdueError,
+    heard_signals,
+    in_time,
+    leave,
+    left_out,
+    seconds,
+    staying,
+)
 from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
@@ -23,9 +33,11 @@ from flowmap.plugin.kinds import (
     ObjectiveConfig,
     SamplerConfig,
 )
-from flowmap.plugin.outputs import held
+from flowmap.plugin.outputs import Held, held
+from flowmap.plugin.points import everything, unreadable
+from flowmap.plugin.points import owner as owner_of
 from flowmap.plugin.surroundings import Surroundings
-from flowmap.schema.words import NAME, unknown_word
+from flowmap.schema.words import NAME, plain, shown, unknown_word
 
 BASES: tuple[type[ComponentConfig], ...] = (
     BackboneConfig,
@@ -121,31 +133,38 @@ def load(points: list[EntryPoint]) -> Catalogue:
     broken: list[BrokenPlugin] = []
     remarks: list[Remark] = []
     limit, without = seconds(), left_out()
-    with held() as output, heard_signals() as heard:
-        surroundings = Surroundings()
+    with held() as output, heard_signals() as heard, staying(), Surroundings() as surroundings:
         for point in points:
-            owner = _owner(point)
-            found, why = _loaded(point, owner, limit, point.name in without)
+            name, owner = shown(point.name), owner_of(point)
+            found, why = _loaded(point, owner, limit, point.name in without, output)
             changed, printed = surroundings.put_back(), output.since()
             if heard:
                 # What the user has sent is the user's, whatever the plugin made of it.
                 raise heard[0]
             components += found
             if why:
-                broken.append(BrokenPlugin(point.name, owner, why))
+                broken.append(BrokenPlugin(name, owner, why))
             # Ours come with the core, and fit it, however long ago they were installed in place.
             unsaid = point.group == version.GROUP and owner.split(" ")[0] != version.GROUP and not why
-            remarks += [Remark(point.name, owner, text) for text in _remarks(changed, printed, unsaid)]
+            remarks += [Remark(name, owner, text) for text in _remarks(changed, printed, unsaid)]
     return Catalogue(components, broken, remarks)
 
 
-def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool) -> tuple[list[Component], str]:
-    """The components of a plugin, or why it has none."""
+def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool, output: Held) -> tuple[list[Component], str]:
+    """The components of a plugin, or why it has none; `output` is where its last word is said if it never ends."""
+    name = shown(point.name)
+
+    def hopeless() -> None:
+        output.say(
+            f"error: the plugin {name} of {owner} does not end, and cannot be stopped; {WITHOUT}={name} leaves it out"
+        )
+        leave(2)
+
     why = f"{WITHOUT} leaves it out" if left_out else version.refusal(point.group, owner)
     if why:
         return [], why
     try:
-        with phase(f"loading the plugin {point.name} of {owner}"), in_time(limit):
+        with phase(f"loading the plugin {name} of {owner}"), in_time(limit, hopeless):
             return _components(point, owner), ""
     except OverdueError:
         how = f"{SECONDS} sets another limit, {WITHOUT}={point.name} leaves it out"
@@ -160,8 +179,7 @@ def _remarks(changed: list[str], printed: str, unsaid: bool) -> list[str]:
     """What is to be said of a plugin that does more at its import than define things, or says less of itself."""
     said = []
     if printed:
-        shown = printed if len(printed) <= _SHOWN else f"{printed[:_SHOWN]}..."
-        said.append(f"it prints when it is imported: {shown}")
+        said.append(f"it prints when it is imported: {plain(printed, _SHOWN)}")
     if changed:
         said.append(f"its import changes {', '.join(changed)}: put back; what a component needs it sets in build()")
     if unsaid:
@@ -169,27 +187,12 @@ def _remarks(changed: list[str], printed: str, unsaid: bool) -> list[str]:
     return said
 
 
-def _owner(point: EntryPoint) -> str:
-    """The distribution that a plugin comes from; metadata of others may lack anything."""
-    if point.dist is None:
-        return "an unknown distribution"
-    try:
-        return _named(point.dist)
-    except Exception:
-        return "a distribution whose metadata are damaged"
-
-
-@cache
-def _named(distribution: Distribution) -> str:
-    """Its name and version: its metadata, README and all, are parsed whenever they are asked for."""
-    told = distribution.metadata
-    return f"{told['Name']} {told['Version']}"
-
-
 def _components(point: EntryPoint, owner: str) -> list[Component]:
     # One manager per plugin: a hook call then says whose components they are.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
+    if not point.pattern.match(point.value):
+        raise ValueError(f"its entry point is '{plain(point.value)}', and must be 'package.module' or 'module:object'")
     manager.register(point.load(), name=point.name)
     manager.check_pending()
     if not manager.hook.flowmap_components.get_hookimpls():
@@ -206,25 +209,34 @@ def reason(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # its own exceptions are its own code
         text = "its error cannot be shown"
-    return f"{type(error).__name__}: {text}"
+    return shown(f"{type(error).__name__}: {text}")
 
 
 def _component(config: object, owner: str) -> Component:
     if not (isinstance(config, type) and issubclass(config, BASES)):
         raise TypeError(f"{config!r} is not a subclass of one of {', '.join(b.__name__ for b in BASES)}")
     name = config.model_fields["type"].default
-    if not isinstance(name, str) or not re.match(NAME, name):
+    if not isinstance(name, str):
         raise TypeError(f'{config.__name__} has no name: it needs type: Literal["its_name"] = "its_name"')
+    if not re.fullmatch(NAME, name):
+        raise TypeError(
+            f"{config.__name__} is called '{plain(name)}': a name is of the letters A to Z and a to z, digits, '_', "
+            "'.' and '-', and begins with a letter or a digit"
+        )
     if issubclass(config, SamplerConfig) and not (hasattr(config, "network") and hasattr(config, "calls_per_step")):
         raise TypeError(f"{config.__name__} does not say its network and calls_per_step")
     if inspect.isabstract(config):
         missing = ", ".join(sorted(config.__abstractmethods__))
         raise TypeError(f"{config.__name__} leaves abstract: {missing}")
-    summary = (inspect.getdoc(config) or "").split("\n")[0]
+    summary = shown((inspect.getdoc(config) or "").split("\n")[0])
     return Component(config.kind, name, config, owner, summary)
 
 
 @cache
 def catalogue() -> Catalogue:
     """The catalogue of this installation (read once per process)."""
-    return load(version.plugins(entry_points()))
+    points, damaged = everything()
+    found = load(version.plugins(points))
+    for owner, error in damaged.items():
+        found.broken.append(BrokenPlugin("?", owner, unreadable(error)))
+    return found

@@ -27,6 +27,7 @@ class Held:
         self.strays: set[threading.Thread] = set()
         self.text = io.TextIOWrapper(file, "utf-8", "backslashreplace", write_through=True)
         self.over = False
+        self.aloud: TextIO | None = None
         self._writing = threading.RLock()
 
     def since(self) -> str:
@@ -37,6 +38,14 @@ class Held:
         written = os.pread(self._file.fileno(), size - self._told, self._told)
         self._told = size
         return " ".join(written.decode("utf-8", "replace").split())
+
+    def say(self, text: str) -> None:
+        """Say a line on stderr that is not held back."""
+        if self.aloud is None:
+            return
+        shown = "\x1b[?25h\n" if self.aloud.isatty() else ""  # the cursor, after what shows that the command works
+        self.aloud.write(f"{shown}{text}\n")
+        self.aloud.flush()
 
     def stream(self, given: TextIO, through: TextIO, stray: Callable[[], TextIO]) -> TextIO:
         """What stands for the stream `given` meanwhile: what other threads write goes `through`, of strays to `stray`.
@@ -66,6 +75,7 @@ def held() -> Iterator[Held]:
         kept = Held(stack.enter_context(_nameless()))
         out_through = stack.enter_context(_elsewhere(out, _OUT, kept))
         err_through = stack.enter_context(_elsewhere(err, _ERR, kept))
+        kept.aloud = err_through
         stands = kept.stream(out, out_through, lambda: err if kept.over else err_through)
         try:
             # Whoever asks a question at import gets no answer.

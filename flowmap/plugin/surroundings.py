@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import builtins
+import json
 import os
 import random
 import signal
 import sys
 import threading
+import time
+import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, final
+from types import ModuleType
+from typing import Any, NamedTuple, Self, final
+
+from flowmap.plugin import torch_settings
 
 _WARNING = 30
 _SIGNALS = {number.name: number for number in signal.Signals}
@@ -29,15 +36,28 @@ class Surroundings:
     """What there is before any plugin is imported."""
 
     def __init__(self) -> None:
-        self._before = [(watched, watched.read()) for watched in _WATCHED]
+        self._before = {watched: watched.read() for watched in _WATCHED}
         self._threads = set(threading.enumerate())
+        self._arrival = torch_settings.Arrival(self._torch_is_here)
+
+    def __enter__(self) -> Self:
+        """Take torch as it is when it has just been imported, if a plugin imports it within this context."""
+        self._arrival.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._arrival.end()
+
+    def _torch_is_here(self) -> None:
+        self._before[_TORCH] = _TORCH.read()
 
     def put_back(self) -> list[str]:
         """Make all as it was; the names of what was not. Threads, which nobody can end, are named once."""
         changed = []
-        for watched, value in self._before:
+        for watched, value in self._before.items():
             now = watched.read()
-            if now != value:
+            unseen = watched is _TORCH and not value  # it is not here, or came in a way of its own
+            if now != value and not unseen:
                 with suppress(Exception):  # the folder may be gone, say
                     watched.put(value)
                 changed.append(f"{watched.name}{_which(value, now)}")
@@ -108,21 +128,26 @@ class _Never(Warning):
     """A warning that nobody gives."""
 
 
-def _torch() -> tuple[str, bool]:
-    """The default type of numbers and whether gradients are taken; what they are at first where torch is not here."""
-    torch = sys.modules.get("torch")
-    try:
-        return str(torch.get_default_dtype()), torch.is_grad_enabled()  # type: ignore[union-attr]
-    except Exception:  # it is not here, or only in part
-        return "torch.float32", True
+def _functions() -> dict[str, Any]:
+    return {f"{module.__name__}.{name}": getattr(module, name, None) for module, names in _USED for name in names}
 
 
-def _put_torch(before: tuple[str, bool]) -> None:
-    torch = sys.modules["torch"]
-    torch.set_default_dtype(getattr(torch, before[0].removeprefix("torch.")))
-    torch.set_grad_enabled(before[1])
+def _put_functions(before: Mapping[str, Any]) -> None:
+    for module, names in _USED:
+        for name in names:
+            setattr(module, name, before[f"{module.__name__}.{name}"])
 
 
+_USED: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
+    (builtins, ("open", "print", "input", "isinstance", "len", "sorted")),
+    (json, ("dumps", "loads", "dump", "load")),
+    (os, ("open", "write", "replace", "rename", "remove", "fsync", "stat", "listdir", "scandir", "getpid")),
+    (time, ("time", "monotonic", "perf_counter", "sleep")),
+    (tomllib, ("loads", "load")),
+)
+"""Functions that others' results depend on most."""
+
+_TORCH = _Watched("torch's settings", torch_settings.settings, torch_settings.put)
 _WATCHED = (
     _Watched("environment variables", lambda: dict(os.environ), _put_variables),
     _Watched("the current folder", _folder, os.chdir),
@@ -133,5 +158,6 @@ _WATCHED = (
     _Watched("the root logger", _log, _put_log),
     _Watched("the state of random", random.getstate, random.setstate),
     _Watched("the limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
-    _Watched("torch's defaults", _torch, _put_torch),
+    _Watched("functions of Python", _functions, _put_functions),
+    _TORCH,
 )

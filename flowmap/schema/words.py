@@ -65,6 +65,11 @@ def plain(word: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def shown(text: str) -> str:
+    """The whole of `text`, with nothing in it that a terminal obeys."""
+    return plain(text, len(repr(text)))
+
+
 def listed(numbers: Sequence[int]) -> str:
     """`numbers` between commas; of many, the first ones and the last."""
     some = map(str, numbers if len(numbers) <= _SHOWN else numbers[: _SHOWN // 2])
