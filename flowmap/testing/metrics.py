@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
-from flowmap.interfaces import Batch, Evidence, Metric, NoCond
+from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samples
 from flowmap.plugin.kinds import MetricConfig
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, network, points
@@ -33,6 +34,12 @@ class Scored:
     calls: int
 
 
+def _rows(samples: Samples, rows: slice) -> Samples:
+    """Some of the samples."""
+    every = torch.arange(len(samples.x))[rows]
+    return samples.map(lambda part: part[every])
+
+
 class MetricSubject(ReferencedSubject):
     """The metric that `config` builds with `references`: images `[128, 1, 1, 8, 8]` of two classes if not given.
 
@@ -51,7 +58,21 @@ class MetricSubject(ReferencedSubject):
     def metric(self) -> Metric:
         """What the configuration builds."""
         require_no_errors(self.config.findings(spec_of(self.references.train)), self.who)
-        return build_quietly(self.config, lambda: self.config.build(self.references))
+        return build_quietly(self.config, lambda: self.config.build(self._built_with))
+
+    @cached_property
+    def _built_with(self) -> References:
+        """What it is built with: half of the held-out samples. What it never saw shows what perfect samples score."""
+        return replace(self.references, held_out=_rows(self.references.held_out, slice(None, self._half)))
+
+    @cached_property
+    def unseen(self) -> Samples:
+        """The other half."""
+        return _rows(self.references.held_out, slice(self._half, None))
+
+    @property
+    def _half(self) -> int:
+        return len(self.references.held_out.x) // 2
 
     @property
     def count(self) -> int:
@@ -61,7 +82,7 @@ class MetricSubject(ReferencedSubject):
     @cached_property
     def good(self) -> Scored:
         """Samples like the reference, by the exact network."""
-        real, count = self.references.held_out, self.count
+        real, count = self.unseen, self.count
         # Those whose classes are known, where a sample may be asked for by one.
         like = self.references.teacher if real.labels is None else real.x
         return self._scored(like[:count], Field())
@@ -73,7 +94,7 @@ class MetricSubject(ReferencedSubject):
         return self._scored(whole(self.count).normal("noise", shape), Field((0.5, 0.5, 1.0)))
 
     def _scored(self, samples: Tensor, field: Field) -> Scored:
-        labels = self.references.held_out.labels
+        labels = self.unseen.labels
         evidence = self._evidence(samples.clone(), field, None if labels is None else labels[: len(samples)])
         before = evidence.samples.clone()
         value = self.metric.score(evidence)
@@ -90,8 +111,8 @@ class MetricSubject(ReferencedSubject):
         return Evidence(samples[:0], network(self.config.network, field), batch, draw)
 
     def perfect(self, size: int) -> float:
-        """What real held-out samples score, on average over as many parts of so many as there are."""
-        real = self.references.held_out
+        """What real samples score that it never saw, on average over as many parts of so many as there are."""
+        real = self.unseen
         scores = []
         for begin in range(0, len(real.x) - size + 1, size):
             part = slice(begin, begin + size)

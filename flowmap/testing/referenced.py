@@ -38,7 +38,7 @@ class ReferencedSubject(Subject, ABC):
 
 
 def two_classes() -> References:
-    """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other."""
+    """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other; 256 are held out."""
 
     def images(draw: Draw) -> Samples:
         side = 2 * (draw.uniform("side") < 0.5).float() - 1
@@ -47,7 +47,8 @@ def two_classes() -> References:
         labels = ((side > 0) ^ (draw.uniform("mistake") < 0.15)).long()
         return Samples(bright + 0.25 * draw.normal("pixels", _SHAPE), labels)
 
-    train, held_out, teacher, again = (images(whole(_COUNT, step)) for step in range(4))
+    # Half of the held-out ones are kept from a metric.
+    train, held_out, teacher, again = (images(whole(_COUNT * (1 + (step == 1)), step)) for step in range(4))
     return References(train, held_out, teacher.x, again.x)
 
 

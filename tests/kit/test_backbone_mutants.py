@@ -188,6 +188,24 @@ class NullIsTheCondition(Wrapped):
         return Batch(self.inner.encode(samples, draw).x0, *self.condition(samples.prompts, len(samples.x), draw.device))
 
 
+def null_is_the_first(prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+    """As where a table of labels has no row more: `labels % classes`."""
+    cond, null = labels_of(prompts, count, device)
+    return cond, replace(null, labels=null.labels % VIDEO.classes)  # type: ignore[type-var]
+
+
+def null_is_the_last(prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+    """As where labels are clamped to what a table has."""
+    cond, null = labels_of(prompts, count, device)
+    return cond, replace(null, labels=null.labels.clamp(max=VIDEO.classes - 1))  # type: ignore[type-var]
+
+
+def two_are_one(prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
+    """Of three classes two are the same."""
+    cond, null = labels_of(prompts, count, device)
+    return replace(cond, labels=torch.where(cond.labels == 2, 1, cond.labels)), null  # type: ignore[type-var,attr-defined]
+
+
 def null_of_another(prompts: Any, count: int, device: torch.device) -> tuple[Cond, Cond]:
     return Clip(prompts), Clip((prompts + 1) % 3)
 
@@ -275,6 +293,9 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "an undeclared frequency": (reference(network=SinusoidOf1000, frequency=None), "default_step_is_short_enough"),
     "condition ignored": (reference(network=CondIgnored), "condition_is_used"),
     "null is the condition": (without(NullIsTheCondition), "null_is_no_condition"),
+    "null is the first class": (reference(conditions=null_is_the_first), "null_is_no_condition"),
+    "null is the last class": (reference(conditions=null_is_the_last), "null_is_no_condition"),
+    "two classes are one": (reference(conditions=two_are_one), "condition_is_used"),
     "null of other prompts": (reference(conditions=null_of_another), "null_is_one"),
     "prompts see each other": (reference(conditions=beside), "prompts_are_alone"),
     "prompts encoded away": (without(EncodesPromptsAway), "batches_have_their_conditions"),

@@ -73,7 +73,7 @@ def stays_at_the_flow(subject: ObjectiveSubject) -> None:
     "A frozen network is asked for the condition rather than for nothing.",
     "Batch.cond, Batch.null",
     equation="guidance v = v(null) + w (v(cond) - v(null)): arXiv 2207.12598",
-    after=("losses_are_scalars", "frozen_roles_stay_frozen"),
+    after=("losses_are_scalars", "frozen_roles_stay_frozen", "steps_draw_anew", "conditions_stay_with_samples"),
 )
 def guidance_is_towards_the_condition(subject: ObjectiveSubject) -> None:
     """What it says with the condition has weight w in the gradients, and w - 1 what it says without."""
@@ -111,7 +111,7 @@ def _answered(subject: ObjectiveSubject, frozen: list[str], name: str, said: tup
 @LAWS.proven(
     "What is trained is trained with the condition, and without it for half of the samples at most.",
     "Batch.cond, Batch.null",
-    after=("losses_are_scalars",),
+    after=("losses_are_scalars", "steps_draw_anew"),
 )
 def training_is_with_the_condition(subject: ObjectiveSubject) -> None:
     """Counted in the network calls that are differentiated; dropped conditions are without."""
