@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Evidence, Loss, Metric, NoCond, Objective, Scene, Turn, World
+from flowmap.interfaces import Evidence, Loss, Metric, NoCond, Objective, Sampler, Scene, Turn, World
 from flowmap.interfaces.chunks import OneChunk
 from flowmap.interfaces.samples import Batch
 from flowmap.maths.draw import Draw
 from flowmap.plugin import Finding, MetricConfig, ObjectiveConfig, RoleSpec, SamplerConfig
 from flowmap.plugin.answers import guard, misdeclared
 from flowmap.training.terms import terms, turns_of, without_loss
+from flowmap.use.asked import Asked
 from flowmap.use.numbers import floor_of, score_of
 
 from .conftest import edited
@@ -198,6 +199,38 @@ def test_a_metric_changes_no_other_s_samples() -> None:
     evidence = Evidence(torch.ones(2), None, None, SCENE.draw)  # type: ignore[arg-type]
     found = score_of(odd("label", "odd"), Scored(torch.tensor(0.5)), evidence)
     assert (found, type(found), evidence.samples.tolist()) == (0.5, float, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: None, "sample() returned None, and must be a tensor"),
+        (
+            lambda x: x[:, :, :1],
+            "sample() returned the shape [2, 1, 1], and must be that of the noise, [2, 1, 3]",
+        ),
+    ],
+)
+def test_samples_of_another_shape_are_refused(change: Callable[[torch.Tensor], Any], told: str) -> None:
+    class Odd(Sampler):
+        def order(self) -> None:
+            return None
+
+        def sample(self, network: Any, x: torch.Tensor, times: Any, cond: Any, draw: Any) -> Any:
+            return change(x)
+
+    class OddSamplerConfig(SamplerConfig):
+        type: Literal["odd"] = "odd"
+        network: ClassVar[Literal["velocity"]] = "velocity"
+        calls_per_step: ClassVar[int] = 1
+
+        def build(self) -> Sampler:
+            return Odd()
+
+    network: Any = None
+    with pytest.raises(FlowmapError) as caught:
+        Asked(OddSamplerConfig()).sample(network, torch.ones(2, 1, 3), torch.ones(2), NoCond(), SCENE.draw)
+    assert str(caught.value) == f"sampler 'odd' is at fault: {told}"
 
 
 STRANGER = """
