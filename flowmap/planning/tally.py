@@ -21,6 +21,7 @@ from flowmap.planning.events import Event, EventLog
 from flowmap.planning.stand_ins import CountedChunks, StandInCond, stand_in
 from flowmap.recipe.layout import StagePlan
 from flowmap.training.ledger import Calls, Ledger
+from flowmap.training.terms import terms, turns_of
 
 _MOST_NUMBERS = 2**24  # one for every frame of a micro-batch, which the stand-ins compute with
 
@@ -39,7 +40,7 @@ class Tally:
         roles = [stand_in(name, spec.kind, self._events, spec.trained) for name, spec in needed.items()]
         ledger = Ledger()
         self._roles = ledger.watch(roles, trained)
-        self._turns = plan.stage.objective.build().turns()
+        self._turns = turns_of(plan.stage.objective, plan.stage.objective.build())
         backbone = plan.recipe.backbone.build(plan.recipe.data.spec())
         self._chunking, self._frames = CountedChunks(backbone.chunking()), backbone.latent_shape()[0]
         self._micro = plan.recipe.compute.micro_batch or plan.stage.batch // devices
@@ -80,7 +81,8 @@ class Tally:
         draws = whole.split(self._devices, 0, self._micro)
         for draw in draws if part is None else draws[part : part + 1]:
             batch = Batch(torch.zeros(draw.count, self._frames, 1), StandInCond(), StandInCond())
-            for loss in turn.losses(Scene(self._roles, batch, draw, self._chunking, world)):
+            scene = Scene(self._roles, batch, draw, self._chunking, world)
+            for loss in terms(plan.stage.objective, turn, scene):
                 loss.value.backward()
                 self.backwards[turn.role] += 1
             self.scripts[self._events.take()] += 1

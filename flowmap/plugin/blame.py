@@ -23,7 +23,7 @@ def blamed(error: BaseException, installed: Catalogue) -> str | None:
     owner = strangers[_of(frame)].distribution
     asked = next((config for each, _ in reversed(passed) if (config := _config(each))), None)
     named = [c for c in installed.components if c.config is asked]
-    who = f"{named[0].kind} '{named[0].name}' from {named[0].distribution}" if named else f"the plugin {owner}"
+    who = named[0].whose() if named else f"the plugin {owner}"
     file = Path(frame.f_code.co_filename)
     depth = len(str(frame.f_globals["__name__"]).split("."))
     place = "/".join(file.parts[-depth - (file.name == "__init__.py") :])

@@ -13,6 +13,7 @@ import pluggy
 
 from flowmap.phases import phase
 from flowmap.plugin import hookspecs, version
+from flowmap.plugin.answers import guard, misdeclared
 from flowmap.plugin.apart import (
     SECONDS,
     WITHOUT,
@@ -65,6 +66,10 @@ class Component:
     config: type[ComponentConfig]
     distribution: str
     summary: str
+
+    def whose(self) -> str:
+        """What it is and where from, as the beginning of a sentence."""
+        return f"{self.kind} '{self.name}' from {self.distribution}"
 
 
 @dataclass(frozen=True)
@@ -228,8 +233,12 @@ def _component(config: object, owner: str) -> Component:
     if inspect.isabstract(config):
         missing = ", ".join(sorted(config.__abstractmethods__))
         raise TypeError(f"{config.__name__} leaves abstract: {missing}")
+    if wrong := misdeclared(config):
+        raise TypeError(wrong)
     summary = shown((inspect.getdoc(config) or "").split("\n")[0])
-    return Component(config.kind, name, config, owner, summary)
+    found = Component(config.kind, name, config, owner, summary)
+    guard(config, found.whose())
+    return found
 
 
 @cache
@@ -240,3 +249,11 @@ def catalogue() -> Catalogue:
     for owner, error in damaged.items():
         found.broken.append(BrokenPlugin("?", owner, unreadable(error)))
     return found
+
+
+def whose(config: type[ComponentConfig]) -> str:
+    """What the components of `config` are and where from, as the beginning of a sentence."""
+    return next(
+        (component.whose() for component in catalogue().components if component.config is config),
+        f"{config.kind} '{config.type_name()}'",
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticSerializationError, core_schema
 
 from flowmap.plugin import catalogue as installed
 from flowmap.plugin.kinds import (
@@ -54,7 +54,7 @@ class FromCatalogue:
         if isinstance(value, self.base):
             return value
         if isinstance(value, str):
-            return _installed(kind, value).model_validate({"type": value})
+            return _made(_installed(kind, value), {"type": value})
         allowed = f"; allowed: {', '.join(installed.catalogue().names(kind))}"
         if not isinstance(value, Mapping):
             raise explained(f"must be a name, or a table with a 'type'{allowed}")
@@ -65,7 +65,21 @@ class FromCatalogue:
         except PydanticCustomError as error:
             details = InitErrorDetails(type=error, loc=("type",), input=value["type"])
             raise ValidationError.from_exception_data(kind, [details]) from None
-        return found.model_validate(dict(value))
+        return _made(found, dict(value))
+
+
+def _made(config: type[ComponentConfig], fields: dict[str, Any]) -> ComponentConfig:
+    """The configuration with `fields`, which is one, and can be written as a run's lock has it."""
+    made: object = config.model_validate(fields)
+    if not isinstance(made, config):
+        found = f"a validator of {config.__name__} returned {made!r}"
+        raise explained(f"{installed.whose(config)} is at fault: {found}, and must return the configuration itself")
+    try:
+        made.as_tables()
+    except PydanticSerializationError as error:
+        why = f"its fields cannot be written as a recipe: {' '.join(str(error).split())}"
+        raise explained(f"{installed.whose(config)} is at fault: {why}") from None
+    return made
 
 
 def _installed(kind: str, name: str) -> type[ComponentConfig]:

@@ -23,6 +23,7 @@ from flowmap.training.reduction import clip
 from flowmap.training.sharding import local
 from flowmap.training.stage import Stage
 from flowmap.training.tangent_error import TangentError
+from flowmap.training.terms import terms, without_loss
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -147,16 +148,14 @@ def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches:
     """Differentiate the turn's losses, and clip the gradient; `branches` are the names of the step's losses so far."""
     stage.optimizers[turn.role].zero_grad(set_to_none=True)
     stage.reducers[turn.role].begin()
-    numbers: dict[str, Tensor] = {}
+    config, numbers = stage.plan.stage.objective, dict[str, Tensor]()
     details: dict[str, tuple[Tensor, int]] = {}
     for scene in parts:
         seen: set[str] = set()
-        for loss in turn.losses(scene):
+        for loss in terms(config, turn, scene):
             if loss.branch in seen or loss.branch in branches:
                 why = f"two losses of one step are called '{loss.branch}', and only one could be logged"
-                raise FlowmapError(
-                    f"objective '{stage.plan.stage.objective.type}': {why}; each needs a name of its own", 1
-                )
+                raise FlowmapError(f"objective '{config.type}': {why}; each needs a name of its own", 1)
             seen.add(loss.branch)
             _share(loss, parts).backward()
             ledger.backwards += 1
@@ -165,8 +164,10 @@ def _take_turn(stage: Stage, turn: Turn, parts: Parts, ledger: Ledger, branches:
             for name, found in loss.raw.items():
                 total, count = details.get(f"{loss.branch}/{name}", (torch.zeros_like(value), 0))
                 details[f"{loss.branch}/{name}"] = (total + found.sum(), count + found.numel())
+    if not numbers:
+        raise without_loss(config, turn)
     branches.update(numbers)
-    stage.reducers[turn.role].end(bool(numbers))
+    stage.reducers[turn.role].end()
     norm = clip(stage.roles[turn.role].own.values(), stage.plan.stage.clip)
     sums = [*numbers.values(), *(total for total, _ in details.values()), norm]
     return Turned(

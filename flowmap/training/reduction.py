@@ -61,10 +61,10 @@ class Reducer:
         """A turn begins: what follows are its backward passes."""
         self._sync(not self._once)
 
-    def end(self, any_loss: bool) -> None:
-        """It has ended, with or without `any_loss`; gradients are those of all processes now."""
+    def end(self) -> None:
+        """It has ended; gradients are those of all processes now."""
         self._sync(True)
-        if self._flush is None or not any_loss:
+        if self._flush is None:
             return
         if self._once:
             self._flush.reduce()

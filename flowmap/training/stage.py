@@ -24,6 +24,7 @@ from flowmap.training.kernels import choose_attention
 from flowmap.training.processes import Processes
 from flowmap.training.reduction import Reducer, alike
 from flowmap.training.sharding import place
+from flowmap.training.terms import turns_of
 from flowmap.training.verify import verify
 
 
@@ -48,7 +49,7 @@ class Stage:
 
     def turns(self) -> tuple[Turn, ...]:
         """The objective's turns."""
-        return self.objective.turns()
+        return turns_of(self.plan.stage.objective, self.objective)
 
 
 def base_draw(seed: int) -> Draw:

@@ -25,6 +25,7 @@ from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.training.processes import Processes
 from flowmap.use.joint import led, made_by_all
 from flowmap.use.lineup import Lineup
+from flowmap.use.numbers import floor_of, score_of
 from flowmap.use.real import decoded, encoded
 from flowmap.use.rows import Entry, entries_of, looks_at, recorded, wanted
 from flowmap.use.showing import save_picture
@@ -125,7 +126,7 @@ def _measures(
         with phase(metric.label()):
             made = metric.build(references)
             remarks = tuple(metric.remarks(spec, samples, len(train.x), len(held_out.x)))
-            built[metric] = _Measure(made, made.floor(samples), remarks)
+            built[metric] = _Measure(made, floor_of(metric, made, samples), remarks)
     return built
 
 
@@ -178,7 +179,7 @@ def _score(
                 for m, measure in each(list(chosen.items()), "scoring", "metrics"):
                     # No metric need know what to make of samples that are no numbers; they are the worst there are.
                     usable = m.network is not None or bool(evidence.samples.isfinite().all())
-                    values[m].append(float(measure.metric.score(evidence)) if usable else math.nan)
+                    values[m].append(score_of(m, measure.metric, evidence) if usable else math.nan)
         for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,

@@ -23,6 +23,7 @@ from flowmap.recipe.tables import ComputeConfig, sampling_shift
 from flowmap.schema.words import FrameView, Weights, context_refusal
 from flowmap.training.ledger import counted
 from flowmap.training.stage import stage_weights
+from flowmap.use.asked import Asked
 from flowmap.use.networks import Networks
 from flowmap.use.watching import Watcher
 
@@ -166,7 +167,7 @@ def generate(
             given = start.x0[first : first + part.count] if start is not None and begin else None
             noise = (own.start if own else 1.0) * part.normal("start noise", shape)[:, begin:]
             both = GuidedCond(cond, null) if cfg_scale != 1 else cond
-            x = rollout(sampler.build(), network, noise, times, both, chunking, part, context=given, shown=shown)
+            x = rollout(Asked(sampler), network, noise, times, both, chunking, part, context=given, shown=shown)
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
     return torch.cat(parts) if parts else torch.empty(0)

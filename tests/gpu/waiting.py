@@ -36,7 +36,7 @@ def _errors(there: bool) -> Iterator[None]:
 def waits(model: str, objective: str, device: str, folder: Path) -> str:
     """Where a step waits; empty where it does nowhere."""
     path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(model=MODELS[model], objective=objective).replace('"cpu"', f'"{device}"'))
+    path.write_text(RECIPE.format(model=MODELS[model], objective=objective, batch=4).replace('"cpu"', f'"{device}"'))
     stage = open_stage(make_plan(read(path)[0], folder).stages[0], Processes(ComputeConfig(device=device)))
     unread = {"add": lambda self, turn: None, "read": lambda self: None, "told": lambda self: iter(())}
     with mock.patch.multiple(Records, **unread), mock.patch.object(tangent_error, "due", return_value=False):
