@@ -12,19 +12,8 @@ from importlib.metadata import EntryPoint
 import pluggy
 
 from flowmap.phases import phase
-from flowmap.plugin import hookspecs, version
+from flowmap.plugin import apart, hookspecs, version
 from flowmap.plugin.answers import guard, misdeclared
-from flowmap.plugin.apart import (
-    SECONDS,
-    WITHOUT,
-    OverdueError,
-    heard_signals,
-    in_time,
-    leave,
-    left_out,
-    seconds,
-    staying,
-)
 from flowmap.plugin.kinds import (
     BackboneConfig,
     ComponentConfig,
@@ -137,8 +126,8 @@ def load(points: list[EntryPoint]) -> Catalogue:
     components: list[Component] = []
     broken: list[BrokenPlugin] = []
     remarks: list[Remark] = []
-    limit, without = seconds(), left_out()
-    with held() as output, heard_signals() as heard, staying(), Surroundings() as surroundings:
+    limit, without = apart.seconds(), apart.left_out()
+    with held() as output, apart.heard_signals() as heard, apart.staying(), Surroundings() as surroundings:
         for point in points:
             name, owner = shown(point.name), owner_of(point)
             found, why = _loaded(point, owner, limit, point.name in without, output)
@@ -155,24 +144,24 @@ def load(points: list[EntryPoint]) -> Catalogue:
     return Catalogue(components, broken, remarks)
 
 
-def _loaded(point: EntryPoint, owner: str, limit: float, left_out: bool, output: Held) -> tuple[list[Component], str]:
+def _loaded(point: EntryPoint, owner: str, limit: float, out: bool, output: Held) -> tuple[list[Component], str]:
     """The components of a plugin, or why it has none; `output` is where its last word is said if it never ends."""
     name = shown(point.name)
 
     def hopeless() -> None:
         output.say(
-            f"error: the plugin {name} of {owner} does not end, and cannot be stopped; {WITHOUT}={name} leaves it out"
+            f"error: the plugin {name} of {owner} never ends and cannot be stopped; {apart.WITHOUT}={name} leaves it out"
         )
-        leave(2)
+        apart.leave(2)
 
-    why = f"{WITHOUT} leaves it out" if left_out else version.refusal(point.group, owner)
+    why = f"{apart.WITHOUT} leaves it out" if out else version.refusal(point.group, owner)
     if why:
         return [], why
     try:
-        with phase(f"loading the plugin {name} of {owner}"), in_time(limit, hopeless):
+        with phase(f"loading the plugin {name} of {owner}"), apart.in_time(limit, hopeless):
             return _components(point, owner), ""
-    except OverdueError:
-        how = f"{SECONDS} sets another limit, {WITHOUT}={point.name} leaves it out"
+    except apart.OverdueError:
+        how = f"{apart.SECONDS} sets another limit, {apart.WITHOUT}={point.name} leaves it out"
         return [], f"it did not load within {limit:g} s ({how})"
     except BaseException as error:
         # A stranger's code may raise anything at import, SystemExit and KeyboardInterrupt too, and would end a command

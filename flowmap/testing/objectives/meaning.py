@@ -54,7 +54,7 @@ def leads_to_the_flow(subject: ObjectiveSubject) -> None:
     "Objective",
     equation="the flow of dx/dt = v(x, t) is known in closed form for Gaussian data",
     needs=("follows_the_flow",),
-    after=("leads_to_the_flow",),
+    after=("leads_to_the_flow", "steps_draw_anew"),
 )
 def stays_at_the_flow(subject: ObjectiveSubject) -> None:
     """Late in training, when what begins slowly has begun; the noise of so many samples is what is left."""
