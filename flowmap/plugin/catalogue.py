@@ -150,7 +150,8 @@ def _loaded(point: EntryPoint, owner: str, limit: float, out: bool, output: Held
 
     def hopeless() -> None:
         output.say(
-            f"error: the plugin {name} of {owner} never ends and cannot be stopped; {apart.WITHOUT}={name} leaves it out"
+            f"error: the plugin {name} of {owner} does not end, and cannot be stopped; "
+            f"{apart.WITHOUT}={name} leaves it out"
         )
         apart.leave(2)
 
