@@ -210,6 +210,17 @@ class HoldsOutNothing(Blobs):
         return Samples(every.x[rows], every.labels[rows], every.prompts[rows])  # type: ignore[index]
 
 
+class AnotherEachTime(Blobs):
+    """Noise of its own when it is built."""
+
+    def __init__(self) -> None:
+        self.moved = torch.tensor(np.random.default_rng().normal())
+
+    def batch(self, draw: Draw) -> Samples:
+        samples = super().batch(draw)
+        return Samples(samples.x + self.moved.float(), samples.labels, samples.prompts)
+
+
 class Few(Blobs):
     """No more than four samples are possible: all are in every split by chance."""
 
@@ -222,6 +233,7 @@ DATA = {
     "labels from 1": (source(FromOne), "classes_are_counted"),
     "asks beyond the classes": (source(AsksBeyond), "classes_are_counted"),
     "prompts without labels": (source(AsksAnything), "prompts_go_with_labels"),
+    "other samples when built again": (source(AnotherEachTime), "building_repeats"),
     "all that is held out is trained on": (source(HoldsOutNothing), "held_out_is_not_trained_on"),
     "trains on what is held out": (source(TrainsOnAll), "held_out_is_not_trained_on"),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowmap.testing.alike import same_samples, some_rows
 from flowmap.testing.check import Laws
-from flowmap.testing.contract import halves, require, whole
+from flowmap.testing.contract import build_quietly, halves, require, whole
 from flowmap.testing.data.subject import COUNT, REFERENCES, DataSubject, Split, pictured
 
 LAWS = Laws("data")
@@ -55,6 +55,22 @@ def references_repeat(subject: DataSubject) -> None:
             who = f"the {split} reference of {subject.who}"
             require(0 < len(samples.x) <= count, f"{who} must have from 1 to {count} samples, not {len(samples.x)}")
             same_samples(samples, subject.data.reference(split, count), f"{who} must be the same at every call")
+
+
+@LAWS.proven(
+    "A source that is built again has the same samples.",
+    "DataConfig.build",
+    after=("references_repeat", "batches_are_by_their_draw"),
+)
+def building_repeats(subject: DataSubject) -> None:
+    """Another process, or the run that goes on, has the same splits."""
+    again = build_quietly(subject.config, subject.config.build)
+    for split in get_args(Split):
+        who = f"the {split} reference of {subject.who}"
+        contract = f"{who} must be the same when it is built again, as every process builds it"
+        same_samples(subject.data.reference(split, REFERENCES[1]), again.reference(split, REFERENCES[1]), contract)
+    contract = f"{subject.who} must return the same batch for the same draw when it is built again"
+    same_samples(subject.batch, again.batch(whole(COUNT)), contract)
 
 
 @LAWS.proven(
