@@ -1,7 +1,7 @@
 """What a run takes besides its training steps: evaluation, and encoders where data are raw.
 
-Estimates, as the activations of a step are. No evaluation of weights that are no stage of the recipe is in them, nor
-what a VAE takes while it computes.
+Estimates, as the activations of a step are. Of weights that are no stage of the recipe only the base's are in them, and
+those where nothing is trained; nor is what a VAE takes while it computes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
+from flowmap.errors import FlowmapError
 from flowmap.networks.batches import together
 from flowmap.planning.activations import affine, pairs
 from flowmap.plugin.footprint import CallShape, Footprint
 from flowmap.plugin.kinds import ArchiveConfig
+from flowmap.recipe.outside import BASE, find_weights
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.tables import ComputeConfig, StageConfig
-from flowmap.schema.words import NetworkKind
+from flowmap.schema.words import FrameView, NetworkKind
 from flowmap.training.sharing import whole_where_called
 
 LIBRARIES = 500_000_000
@@ -30,8 +32,8 @@ LIBRARIES = 500_000_000
 class Evaluation:
     """Bytes on one device: `weights`, of the whole network or its part, and `call`, the most that one takes.
 
-    `samples` are made at a time, by the network of `stage`; a `sharded` one is gathered, unit after unit, which is in
-    `weights`.
+    The whole has so many `parameters`. `samples` are made at a time, by the network of `stage`; a `sharded` one is
+    gathered, unit after unit, which is in `weights`.
     """
 
     stage: str
@@ -39,6 +41,7 @@ class Evaluation:
     weights: int
     call: int
     sharded: bool = False
+    parameters: int = field(default=0, compare=False)
 
     @property
     def total(self) -> int:
@@ -61,6 +64,8 @@ def held_for_calls(
 def evaluation_of(recipe: Recipe, footprint: Footprint, devices: int = 1, room: int | None = None) -> Evaluation | None:
     """The evaluation that takes most, of the stages that are measured and of the teacher; None if there is none.
 
+    Where nothing is trained that is the one of the base.
+
     There are so many `devices`, of `room` bytes each, if anybody has said how many.
     """
     config = recipe.evaluation
@@ -69,26 +74,48 @@ def evaluation_of(recipe: Recipe, footprint: Footprint, devices: int = 1, room: 
     scales = {config.teacher: config.teacher_cfg_scale}
     for contest in config.contests:
         scales[contest.stage] = max(contest.cfg_scale, scales.get(contest.stage, 1.0))
-    stages = [stage for stage in recipe.stages if stage.name in scales]
-    found = (_evaluated(recipe, footprint, stage, scales[stage.name] != 1, devices, room) for stage in stages)
+    networks = {s.name: (r.kind, r.view) for s in recipe.stages for r in [s.objective.roles()["student"]]}
+    if not networks:
+        networks[BASE] = _base_of(recipe)
+    found = (
+        _evaluated(recipe, footprint, name, network, scales[name] != 1, devices, room)
+        for name, network in networks.items()
+        if name in scales
+    )
     return max(found, key=lambda each: each.total, default=None)
 
 
+def _base_of(recipe: Recipe) -> tuple[NetworkKind, FrameView]:
+    """What the base weights compute, and how; of weights that are not here what such weights would."""
+    try:
+        found = find_weights(BASE, recipe.backbone).pretrained
+    except FlowmapError:
+        one_time, causal = recipe.backbone.one_time, recipe.backbone.causal()
+        return "flow_map" if one_time else "velocity", "forced" if causal and one_time else "whole"
+    return found.kind, found.view
+
+
 def _evaluated(
-    recipe: Recipe, footprint: Footprint, stage: StageConfig, guided: bool, devices: int, room: int | None
+    recipe: Recipe,
+    footprint: Footprint,
+    name: str,
+    network: tuple[NetworkKind, FrameView],
+    guided: bool,
+    devices: int,
+    room: int | None,
 ) -> Evaluation:
     assert recipe.evaluation is not None
-    student = stage.objective.roles()["student"]
+    kind, view = network
     backbone = recipe.backbone.build(recipe.data.spec())
     shape, chunking = backbone.latent_shape(), backbone.chunking()
     samples = min(together(shape), recipe.evaluation.samples)
     # A guided call is of every sample's condition and the null one.
     rows = samples * (1 + guided)
-    sizes = chunking.unchunked().sizes(shape[0]) if student.view == "whole" else chunking.sizes(shape[0])
+    sizes = chunking.unchunked().sizes(shape[0]) if view == "whole" else chunking.sizes(shape[0])
     starts = [0, *itertools.accumulate(sizes)][: len(sizes)]
 
     def workspace(call: CallShape) -> int:
-        return affine(lambda n: footprint.workspace(student.kind, call, n, False), rows)
+        return affine(lambda n: footprint.workspace(kind, call, n, False), rows)
 
     most = workspace(CallShape("whole", sizes[0]))
     if len(sizes) > 1:
@@ -98,8 +125,9 @@ def _evaluated(
         for calls in filter(None, (made, read)):
             # At most: where most is computed, and with the longest memory.
             most = max(most, workspace(max(calls, key=pairs)) + rows * footprint.memory(calls[-1].start))
-    weights, sharded = held_for_calls(recipe.compute, footprint, student.kind, devices, room)
-    return Evaluation(stage.name, samples, weights, most + rows * footprint.prompt(), sharded)
+    weights, sharded = held_for_calls(recipe.compute, footprint, kind, devices, room)
+    count = footprint.base().count + footprint.own(kind).count
+    return Evaluation(name, samples, weights, most + rows * footprint.prompt(), sharded, count)
 
 
 def encoders_of(recipe: Recipe) -> Mapping[str, int]:

@@ -49,7 +49,7 @@ def show_memory(planned: Planned, console: Console) -> None:
         console,
     )
     _show_moments(planned, console)
-    _show_beside(planned, console)
+    show_beside(planned, console)
 
 
 def _show_moments(planned: Planned, console: Console) -> None:
@@ -63,17 +63,18 @@ def _show_moments(planned: Planned, console: Console) -> None:
         point(f"{stage.plan.stage.name}: {moment.words()} ({', '.join(parts)} GB)", console)
 
 
-def _show_beside(planned: Planned, console: Console) -> None:
+def show_beside(planned: Planned, console: Console) -> None:
     """What a run takes besides its steps."""
     console.print("\n[bold]Besides, in GB[/]")
     point(f"libraries {gigabytes(LIBRARIES)}: always, on each device; Python and torch, or a GPU's context", console)
     found = planned.evaluation
     if found is not None:
-        network = f"the network of stage '{found.stage}'"
+        network = f"the network of stage '{found.stage}'" if planned.stages else "it"
         holds = f"holds its part of {network}, gathers units" if found.sharded else f"holds {network} whole"
         made = f"{found.samples} sample{'s' * (found.samples > 1)} at a time"
+        when = "when training has ended; " if planned.stages else ""
         point(
-            f"evaluation {gigabytes(found.total)}: when training has ended; one device {holds} "
+            f"evaluation {gigabytes(found.total)}: {when}one device {holds} "
             f"({gigabytes(found.weights)}) and calls it with {made} ({gigabytes(found.call)})",
             console,
         )

@@ -22,6 +22,7 @@ from flowmap.planning.limits import crowded, refuse_impossible, tight
 from flowmap.plugin.footprint import Footprint
 from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
+from flowmap.recipe.outside import BASE
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.training.journal import STEPS, lost_steps, read_steps
@@ -94,8 +95,9 @@ def plan_recipe(
         if value is not None and not 0 < value <= _MOST:
             raise FlowmapError(f"--{option}: must be above 0 and at most {_MOST:,}, not {value:g}")
     recipe, warnings = read(path, overrides)
-    if not recipe.stages:
-        raise FlowmapError(f"{path}: trains nothing, so there is nothing to plan")
+    measured = recipe.evaluation and {recipe.evaluation.teacher, *(c.stage for c in recipe.evaluation.contests)}
+    if not recipe.stages and BASE not in (measured or ()):
+        raise FlowmapError(f"{path}: trains nothing and does not measure the backbone's own weights ('base'): no plan")
     plan = make_plan(recipe, runs)
     room = None if memory is None else int(memory * GB)
     with phase("making the networks without weights"):

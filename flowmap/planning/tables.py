@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from flowmap.planning.columns import gigabytes, new_table, note
 from flowmap.planning.footprints import unknown_because
-from flowmap.planning.memory_tables import show_memory
+from flowmap.planning.memory_tables import show_beside, show_memory
 from flowmap.planning.plan import TFLOPS, Planned, rows_of
 
 _DWARFED = 100_000_000  # bytes of an estimate; Python and torch themselves take several times as much
@@ -16,8 +16,14 @@ _FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 def show(planned: Planned, console: Console) -> None:
     """Print three tables: calls, memory of a device, and time."""
-    _show_calls(planned, console)
-    if any(stage.estimate is None for stage in planned.stages):
+    if not planned.stages and planned.evaluation is not None:
+        parameters = f"{planned.evaluation.parameters:,}"
+        console.print(f"It trains nothing, and measures the backbone's own weights: {parameters} parameters.")
+        show_beside(planned, console)
+        return
+    if planned.stages:
+        _show_calls(planned, console)
+    if not planned.stages or any(stage.estimate is None for stage in planned.stages):
         kind = planned.recipe.backbone.type
         why = unknown_because(planned.recipe)
         console.print(

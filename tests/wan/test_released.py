@@ -16,12 +16,15 @@ from flowmap_wan.configs import Wan21Config
 from flowmap_wan.released import RELEASES, release_of
 from flowmap_wan.settings import LoraConfig
 from flowmap_wan.twin import make_twin
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowmap.comparison.unfold import read_comparison
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Batch
+from flowmap.planning.plan import plan_recipe
+from flowmap.planning.tables import show
 from flowmap.plugin import SampleSpec
 from flowmap.recipe.outside import AbsentError, look_up
 from flowmap.recipe.read import read
@@ -380,3 +383,39 @@ def test_contestants_are_not_measured_by_bases_of_their_own(encoders: Path, fold
     path.write_text(COMPARED.format(teacher=encoders, **told))
     comparison, _ = read_comparison([path])
     assert [entrant.name for entrant in comparison.entrants] == ["teacher", "rival"]
+
+
+PLANNED = """
+name = "rival"
+data = {{ type = "video_shards", path = "none", frames = 81, height = 480, width = 832, fps = 16.0 }}
+backbone = {{ type = "{type}", weights = "{weights}", base_precision = "bfloat16"{more} }}
+
+[evaluation]
+teacher = "base"
+teacher_sampler = {{ type = "lcm", times = [1000, 500] }}
+teacher_calls = 2
+metrics = ["sliced_wasserstein"]
+contests = [{{ stage = "base", samplers = [{{ type = "lcm", times = [1000, 500] }}] }}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "more", "parameters", "gigabytes"),
+    [
+        ("causal_wan21", "others/self_forcing_dmd.safetensors", "", 1_418_996_800, (8, 9)),
+        ("causal_wan22", "CausalWan2.2-I2V-A14B-Preview-Diffusers", ", first_chunk = 3", 28_576_983_168, (100, 110)),
+    ],
+)
+def test_a_plan_of_what_is_only_sampled(
+    kind: str, weights: str, more: str, parameters: int, gigabytes: tuple[int, int], tmp_path: Path
+) -> None:
+    """By its published name: the weights need not be here."""
+    path = tmp_path / "r.toml"
+    path.write_text(PLANNED.format(type=kind, weights=weights, more=more))
+    planned = plan_recipe(path)
+    assert planned.stages == ()
+    assert planned.evaluation is not None
+    assert planned.evaluation.parameters == pytest.approx(parameters, rel=1e-6)
+    assert gigabytes[0] < planned.evaluation.total / 1e9 < gigabytes[1]
+    with Console(width=200, record=True, quiet=True) as console:
+        show(planned, console)
