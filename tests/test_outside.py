@@ -580,12 +580,18 @@ def test_a_rehearsal_measures_twins(released: Callable[[str], Path], here: Path,
     ]
 
 
-@pytest.mark.parametrize("command", [["plan"], ["run", "--rehearse"]])
-def test_commands_about_training_refuse_a_recipe_that_trains_nothing(command: list[str], tmp_path: Path) -> None:
+def test_a_rehearsal_refuses_a_recipe_that_trains_nothing(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(EXACT)
-    code, text = flowmap(tmp_path, command[0], "r.toml", *command[1:])
+    code, text = flowmap(tmp_path, "run", "r.toml", "--rehearse")
     assert code == 2
     assert text.startswith("error: r.toml: trains nothing, so there is nothing to ")
+
+
+def test_a_plan_of_what_measures_the_base_says_its_size(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(EXACT)
+    code, text = flowmap(tmp_path, "plan", "r.toml")
+    assert code == 0
+    assert "It trains nothing, and measures the backbone's own weights" in text or "Memory and arithmetic" in text
 
 
 def test_a_run_that_trained_nothing_has_no_weights(tmp_path: Path) -> None:

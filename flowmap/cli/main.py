@@ -18,6 +18,7 @@ from flowmap.cli.shared import SHARED
 from flowmap.console.commands import process
 from flowmap.console.terminal import prepare, settle_launcher
 from flowmap.errors import FlowmapError
+from flowmap.schema.words import shown
 from flowmap.version import __version__
 
 app = typer.Typer(
@@ -66,13 +67,19 @@ def main() -> None:
     sys.exit(_main())
 
 
+def _say(error: str) -> None:
+    """Print what was wrong; names in files of others may hold what a terminal obeys."""
+    told = "\n".join(map(shown, error.split("\n")))
+    consoles.err.print(f"[red]error:[/] {escape(told)}", soft_wrap=True, highlight=False)
+
+
 def _main() -> str | int | None:
     """Run the command; returns its exit code."""
     terminal = prepare()
     try:
         settle_launcher()
     except FlowmapError as error:
-        consoles.err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        _say(str(error))
         return error.code
     code: str | int | None = 0
     try:
@@ -87,8 +94,7 @@ def _main() -> str | int | None:
         if index:
             # Most errors are everybody's, and the first process says them: torchrun ends this one when that one ends.
             time.sleep(_GRACE_SECONDS)
-        who = f"process {index}: " if index else ""
-        consoles.err.print(f"[red]error:[/] {who}{escape(str(error))}", soft_wrap=True, highlight=False)
+        _say(f"process {index}: {error}" if index else str(error))
         return error.code
     except SystemExit as stop:
         code = stop.code

@@ -94,8 +94,8 @@ def absence(weights: str) -> str:
         )
     if os.path.isfile(place):
         return (
-            f"{place} is a file that no backbone here reads by itself; weights are a folder, which has it and what "
-            "belongs to it"
+            f"{place} is a file whose name says no backbone; name it in a recipe, as backbone.weights beside "
+            "backbone.type, or give a folder that has it and what belongs to it"
         )
     return f"the weights are not on this machine: there is no folder {place}{cached}"
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,30 @@ def test_what_is_cut_short_is_said_in_our_words(bytes_left: int, tmp_path: Path)
         convert(file, tmp_path / "to.safetensors")
     told = "it is not read: it is cut short, damaged, or no file of torch.save; compare its size with the published one"
     assert str(caught.value) == f"{file}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (lambda t: {"a": t, "l": [t, t]}, "2 tensors of it have no name: they stand in lists, or under numbers"),
+        (lambda t: {"a": t, 3: t}, "1 tensors of it have no name"),
+        (lambda t: {"a": t, "b": {"c": t}}, "which table of tensors is meant? There are: . (1 tensors), b (1 tensors)"),
+        (lambda t: {"a": t[:1].expand(10**9)}, "a has fewer numbers in the file than its shape, [1000000000], says"),
+        (lambda t: {"a": t.to("meta")}, "a has fewer numbers in the file than its shape, [4], says"),
+        (lambda t: {"__metadata__": t}, "a tensor is called __metadata__"),
+    ],
+)
+def test_nothing_is_left_out_or_made_up(content: Callable[[Tensor], Any], why: str, tmp_path: Path) -> None:
+    file = saved(content(torch.ones(4)), tmp_path)
+    with pytest.raises(FlowmapError) as caught:
+        convert(file, tmp_path / "to.safetensors")
+    assert str(caught.value).startswith(f"{file}: {why}")
+    assert not (tmp_path / "to.safetensors").exists()
+
+
+def test_the_file_itself_can_be_meant(tmp_path: Path) -> None:
+    file = saved({"a": torch.ones(4), "b": {"c": torch.zeros(4)}}, tmp_path)
+    assert convert(file, tmp_path / "to.safetensors", ".") == (1, 1)
 
 
 def test_code_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m flowmap_wan.convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="a .pt, .pth, .ckpt or .bin of torch.save")
     parser.add_argument("to", type=Path, help=f"one file, if it ends in {_END}; otherwise a new folder, in parts")
-    parser.add_argument("--key", default="", help="the table in the file, if it has several: generator_ema, say")
+    parser.add_argument(
+        "--key",
+        default="",
+        help="the table in the file, if it has several: generator_ema, say, or . for the file itself",
+    )
     asked = parser.parse_args(arguments)
     try:
         number, files = convert(asked.file, asked.to, asked.key)

@@ -26,6 +26,7 @@ _WORDS |= {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 _DTYPES = {getattr(torch, name): word for name, word in _WORDS.items()}
 _PIECE = 2**26  # bytes
 _SHOWN = 6
+_ITSELF = "."
 
 
 def main() -> None:
@@ -72,21 +73,45 @@ def _is_zip(file: str) -> bool:
 def chosen(read: Any, key: str) -> dict[str, Tensor]:
     """The table of tensors called `key` in what was read, or the only one; raises FlowmapError if there is none such.
 
-    Numbers and words beside tensors (a step, a date) are left out.
+    Numbers and words beside tensors (a step, a date) are left out; the table of the file itself is called '.'.
     """
-    found = dict(_tables(read, ""))
+    found = {name or _ITSELF: table for name, table in _tables(read, "")}
     if key not in found:
         if key or len(found) != 1:
-            names = [f"{name or 'the file itself'} ({len(table)} tensors)" for name, table in found.items()]
+            names = [f"{name} ({len(table)} tensors)" for name, table in found.items()]
             there = ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])]) or "none"
             what = f"there is no table of tensors called {key!r}." if key else "which table of tensors is meant?"
             raise FlowmapError(f"{what} There are: {there}" + ("; name one with --key" if found else ""))
         key = next(iter(found))
+    if lost := _nameless(_within(read, key)):
+        raise FlowmapError(f"{lost} tensors of it have no name: they stand in lists, or under numbers")
     for name, value in found[key].items():
+        if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise FlowmapError(f"{name} has fewer numbers in the file than its shape, {list(value.shape)}, says")
+        if name == "__metadata__":
+            raise FlowmapError(f"a tensor is called {name}, which safetensors has for something else")
         if value.dtype not in _DTYPES or value.layout != torch.strided:
             kind = value.dtype if value.layout == torch.strided else value.layout
             raise FlowmapError(f"{name} is of {kind}, which has no form in safetensors")
     return found[key]
+
+
+def _within(read: Any, key: str) -> Any:
+    """The table called `key`."""
+    found = read
+    for part in () if key == _ITSELF else key.split("."):
+        # Names have dots too: what cannot be followed part by part has been looked through by name.
+        found = found[part] if isinstance(found, Mapping) and part in found else {}
+    return found
+
+
+def _nameless(table: Any) -> int:
+    """How many tensors of a table are in lists, or under what is no text."""
+    if not isinstance(table, Mapping):
+        return 0
+    lists = [one for value in table.values() if isinstance(value, list | tuple) for one in value]
+    odd = [value for name, value in table.items() if not isinstance(name, str)]
+    return sum(isinstance(one, Tensor) for one in (*lists, *odd))
 
 
 def _tables(read: Any, path: str) -> list[tuple[str, dict[str, Tensor]]]:

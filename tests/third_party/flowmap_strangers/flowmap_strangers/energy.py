@@ -14,7 +14,8 @@ from flowmap.schema.settings import BranchesConfig, uniform_times
 
 
 class Energy(StudentObjective):
-    """The mean over groups of 2 E|X - Y| - E|X - X'|, X = X_{t->r}(x_t), Y on the path at r; t, r one for a group.
+    """The mean over groups of 2 E|X - Y| - E|X - X'|, over different samples, X = X_{t->r}(x_t), Y on the
+    path at r; t, r one for a group.
 
     It compares what is made of a group as a whole, whatever each was asked to be.
     """
@@ -33,6 +34,16 @@ class Energy(StudentObjective):
 
 
 def energy(x: Tensor, y: Tensor) -> Tensor:
-    """Of samples `x` and `y` `[G, m, D]` the energy distance of each group `[G]`, without the part of y alone."""
-    apart = (x[:, :, None] - x[:, None]).square().sum(-1) + 1e-6
-    return 2 * torch.cdist(x, y).mean((1, 2)) - apart.sqrt().mean((1, 2))
+    """Of samples `x` and `y` `[G, m, D]` the energy distance of each group `[G]`, without the part of y alone.
+
+    Of different samples only: x_i and y_i have one origin, and x_i is no distance from itself. With these pairs the
+    least distance would be that of samples which are too close together.
+    """
+    apart = ((x[:, :, None] - x[:, None]).square().sum(-1) + 1e-6).sqrt()
+    return 2 * _of_others(torch.cdist(x, y)) - _of_others(apart)
+
+
+def _of_others(table: Tensor) -> Tensor:
+    """The mean of `[G, m, m]` beside the diagonal `[G]`."""
+    m = table.shape[1]
+    return (table.sum((1, 2)) - table.diagonal(dim1=1, dim2=2).sum(1)) / (m * (m - 1))
