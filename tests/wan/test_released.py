@@ -419,3 +419,15 @@ def test_a_plan_of_what_is_only_sampled(
     assert gigabytes[0] < planned.evaluation.total / 1e9 < gigabytes[1]
     with Console(width=200, record=True, quiet=True) as console:
         show(planned, console)
+
+
+def test_latents_of_another_vae_are_refused(folder: Path) -> None:
+    file = folder / "self_forcing_dmd.safetensors"
+    held = load_file(file)
+    name = "model.patch_embedding.weight"
+    held[name] = held[name][:, :7].contiguous()
+    save_file(held, file)
+    config = CausalWan21Config(weights=str(folder))
+    assert problems(config) == [
+        f"{folder} takes latents of 7 channels, and Wan2.1's VAE makes 16; take weights of Wan2.1"
+    ]
