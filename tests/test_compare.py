@@ -29,6 +29,7 @@ import flowmap
 from flowmap.comparison.allotment import allotted
 from flowmap.comparison.budget import equivalents, seconds_per_step, steps_within
 from flowmap.comparison.page import write_page
+from flowmap.comparison.processes import threads_of
 from flowmap.comparison.record import load
 from flowmap.comparison.run import _warn, compare
 from flowmap.comparison.sentences import sentences
@@ -678,3 +679,14 @@ def _endless(counting: Path, budget: BudgetConfig, purchase: object) -> int:
 
 def _killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("told", "processes", "threads"), [("", 2, 4), ("3", 2, 3), ("16", 2, 4), ("0", 1, 1), ("4,2", 8, 1)]
+)
+def test_trainings_share_processors_and_take_no_more_than_they_may(
+    told: str, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert threads_of(processes) == threads

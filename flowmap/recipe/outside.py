@@ -25,7 +25,7 @@ from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
 from flowmap.schema.specs import Pretrained, SampleSpec
-from flowmap.weights.names import absence, find, is_file, is_hub_id
+from flowmap.weights.names import OF_TORCH, absence, find, is_file, is_hub_id
 from flowmap.weights.runs import RUN_LOCK, is_run
 
 BASE = "base"
@@ -229,7 +229,7 @@ def _unreadable(name: str, folder: Path) -> str:
         return f"{name} is no run{runs}"
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
-    pickled = any(each.endswith((".pt", ".pth", ".ckpt", ".bin")) for each in there)
+    pickled = any(each.endswith(OF_TORCH) for each in there)
     how = ". No pickle is read, for one can run code: rivals.md in the documentation has what makes it safetensors"
     return (
         f"{name} is no run, and no weights that an installed backbone reads: it holds {held}{how if pickled else ''}. "

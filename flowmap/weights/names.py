@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import final
 
 RANDOM = "random"
-_OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
+OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
+"""How the names of files of torch.save end, which are not read here."""
 """The name of no weights: a network begins at random ones."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -87,10 +88,10 @@ def absence(weights: str) -> str:
     """Where `weights` were looked for and not found."""
     cached = f", and no {weights} in the hub's cache {cache_folder()}" if is_hub_id(weights) else ""
     place = Path(os.path.expanduser(weights)).absolute()
-    if place.suffix in _OF_TORCH and os.path.isfile(place):
+    if place.suffix in OF_TORCH and os.path.isfile(place):
         return (
-            f"{place} is by its name a file of torch.save, which can run code when it is read, so it is not; turn it "
-            "into safetensors, of a Wan transformer by python -m flowmap_wan.convert"
+            f"{place} is by its name a file of torch.save, which can run code when it is read, so it is not; rivals.md "
+            "in the documentation has what makes it safetensors"
         )
     if os.path.isfile(place):
         return (

@@ -10,13 +10,13 @@ from pathlib import Path
 from flowmap.errors import FlowmapError
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.headers import header, read_json
+from flowmap.weights.names import OF_TORCH
 
 # As diffusers and as transformers name them.
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _BESIDE = re.compile(r"[\w.-]+\.safetensors")
 # Whatever is quantised would be read as other numbers.
 _FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def absent(part: Path) -> Iterator[str]:
@@ -28,7 +28,7 @@ def absent(part: Path) -> Iterator[str]:
     except FlowmapError:
         return
     if not files:
-        pickles = sorted(f.name for f in part.glob("*") if f.suffix in _PICKLES)
+        pickles = sorted(f.name for f in part.glob("*") if f.suffix in OF_TORCH)
         why = f" ({pickles[0]} can run code when it is read, so it is not)" if pickles else ""
         yield f"{part.name}/{_WEIGHTS['encoder' in part.name]}{why}"
     yield from (f"{part.name}/{file.name}" for file in files if not file.is_file())

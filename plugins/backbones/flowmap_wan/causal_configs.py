@@ -116,15 +116,9 @@ class CausalConfig(FilesConfig):
         return sizes_of(self)
 
     def _weights_findings(self) -> Iterable[Finding]:
-        from flowmap_wan.causal_files import flaws
-        from flowmap_wan.layout import LATENT_CHANNELS
+        from flowmap_wan.causal_files import misfits
 
-        found = list(flaws(self))
-        yield from found
-        channels = None if found else (self._sizes() or {}).get("in_channels")
-        if channels not in (None, LATENT_CHANNELS):
-            why = f"{self.weights} takes latents of {channels} channels, and Wan2.1's VAE makes {LATENT_CHANNELS}"
-            yield Finding("error", ("weights",), f"{why}; take weights of Wan2.1")
+        yield from misfits(self)
 
     def _shape_findings(self, spec: SampleSpec) -> Iterable[Finding]:
         yield from super()._shape_findings(spec)

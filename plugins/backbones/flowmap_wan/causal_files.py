@@ -22,7 +22,7 @@ from flowmap.weights.runs import origin, run_in
 from flowmap_wan.architecture import PUBLISHED_SIZES
 from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
 from flowmap_wan.foreign import HEAD_DIM, Foreign, foreign_at
-from flowmap_wan.layout import TransformerFields
+from flowmap_wan.layout import LATENT_CHANNELS, TransformerFields
 from flowmap_wan.refusals import unread
 from flowmap_wan.released import Release, release_of
 from flowmap_wan.settings import ArchitectureConfig
@@ -161,6 +161,16 @@ def flaws(config: FilesConfig) -> Iterator[Finding]:
         folder = encoders_folder(config)
         if (flaw := folder.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
             yield Finding("error", ("encoders_from",), flaw)
+
+
+def misfits(config: FilesConfig) -> Iterator[Finding]:
+    """The same, and whether the transformers are for the latents of Wan2.1's VAE."""
+    found = list(flaws(config))
+    yield from found
+    channels = None if found else (sizes_of(config) or {}).get("in_channels")
+    if channels not in (None, LATENT_CHANNELS):
+        why = f"{config.weights} takes latents of {channels} channels, and Wan2.1's VAE makes {LATENT_CHANNELS}"
+        yield Finding("error", ("weights",), f"{why}; take weights of Wan2.1")
 
 
 def _unlike(found: list[Foreign], head_dim: int) -> str | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from flowmap.weights.fields import CONFIG
-from flowmap.weights.names import RANDOM, find, is_file
+from flowmap.weights.names import OF_TORCH, RANDOM, find, is_file
 from flowmap.weights.pipeline import INDEX
 from flowmap.weights.runs import is_run
-from flowmap_wan.refusals import PICKLES
 
 SAFETENSORS = ".safetensors"
 
@@ -20,4 +19,4 @@ def is_single(weights: str) -> bool:
         return is_file(weights) or weights.endswith(SAFETENSORS)
     if is_run(folder) or (folder / INDEX).is_file() or (folder / "transformer" / CONFIG).is_file():
         return False
-    return any(file.suffix in (SAFETENSORS, ".gguf", *PICKLES) for file in folder.iterdir())
+    return any(file.suffix in (SAFETENSORS, ".gguf", *OF_TORCH) for file in folder.iterdir())

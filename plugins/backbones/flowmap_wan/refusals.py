@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from flowmap.weights.names import OF_TORCH
+
 Header = Mapping[str, Mapping[str, Any]]
 """By the name of each tensor its dtype and shape."""
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 _QUANTISED = frozenset(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I8", "U8", "I4", "U4"))
 _BIG = "{}; take the file in bfloat16, float16 or float32"
 _TASK = "{}; use text-to-video weights"
@@ -126,8 +127,8 @@ def unread(file: Path) -> str | None:
     if file.is_file():
         with file.open("rb") as opened:
             begin = opened.read(8)
-    if file.suffix in PICKLES or begin.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-        whole = file.with_suffix(".safetensors") if file.suffix in PICKLES else file.with_name("whole.safetensors")
+    if file.suffix in OF_TORCH or begin.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        whole = file.with_suffix(".safetensors") if file.suffix in OF_TORCH else file.with_name("whole.safetensors")
         return (
             f"{file} is a pickle, which can run code when it is read, so it is not; turn it into safetensors, in a "
             f"process without rights: python -m flowmap_wan.convert {file} {whole}"

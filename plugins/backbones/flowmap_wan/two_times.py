@@ -118,9 +118,9 @@ class TwoTimesConfig(FilesConfig):
 
     def _weights_findings(self) -> Iterable[Finding]:
         if is_single(self.weights):
-            from flowmap_wan.causal_files import flaws
+            from flowmap_wan.causal_files import misfits
 
-            return flaws(self)
+            return misfits(self)
         gate = self.gate if "gate" in self.model_fields_set else None
         return checkpoint_findings(self.weights, super()._sizes(), gate, self.pictures)
 
