@@ -214,6 +214,7 @@ def test_chunks_are_shown_as_they_are_finished_and_cancel_ends_the_work(page: Pa
     page.click("#cancel")
     page.says("Cancelled")
     time.sleep(1.5)  # until the server knows
+    page.says("Cancelled")  # still, whatever was on its way
     brake.step.release(1)
     assert brake.ended.get(timeout=SECONDS) == 6  # the sixth was not made
     brake.on.clear()

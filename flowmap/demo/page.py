@@ -65,19 +65,20 @@ def layout(answering: Answering, about: str) -> gr.Blocks:
                 yield updates
 
         outputs = [status, *(part for place in shown for part in place.parts)]
+        cancelled = gr.State(False)
         waiting = make.click(
-            lambda: _line("working", "Waiting for its turn"), None, status, queue=False, show_progress="hidden"
+            lambda: (_line("working", "Waiting for its turn"), False),
+            None,
+            [status, cancelled],
+            queue=False,
+            show_progress="hidden",
         )
         asking = waiting.then(
             ask, list(fields.values()), outputs, concurrency_limit=1, concurrency_id="model", show_progress="hidden"
         )
-        cancel.click(
-            lambda: _line("stopped", "Cancelled: the work ends at the next network call. What is shown stays."),
-            None,
-            status,
-            cancels=[asking],
-            queue=False,
-        )
+        cancel.click(lambda: (_CANCELLED, True), None, [status, cancelled], cancels=[asking], queue=False)
+        # What the work said while it was being cancelled may be shown after those words.
+        asking.then(lambda so: _CANCELLED if so else gr.skip(), cancelled, status, queue=False, show_progress="hidden")
     page.queue(max_size=_QUEUE, default_concurrency_limit=1)
     return page
 
@@ -196,3 +197,6 @@ def _places(places: Sequence[_Place], count: int) -> dict[Any, Any]:
 
 def _line(state: str, words: str) -> str:
     return f'<div class="status {state}" role="status">{html.escape(words)}</div>'
+
+
+_CANCELLED = _line("stopped", "Cancelled: the work ends at the next network call. What is shown stays.")
