@@ -92,7 +92,7 @@ class Brake:
             self.ended.get()
         self.on.set()
 
-    def drawn(self, *args: Any, watcher: Watcher, noise: str) -> Any:
+    def drawn(self, *args: Any, watcher: Watcher) -> Any:
         real, calls = watcher.calling, 0
 
         def calling() -> None:
@@ -104,7 +104,7 @@ class Brake:
 
         watcher.calling = calling  # type: ignore[method-assign]
         try:
-            return draw_samples(*args, watcher=watcher, noise=noise)
+            return draw_samples(*args, watcher=watcher)
         finally:
             self.ended.put(calls)
 
