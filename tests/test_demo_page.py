@@ -5,6 +5,7 @@ apt-get install chromium chromium-driver
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import socket
@@ -134,6 +135,8 @@ def port(run: Path, brake: Brake) -> Iterator[int]:
     assert f"http://127.0.0.1:{found}/" in served.words
     yield found
     served.close()
+    # Gradio leaves its event loops open: said here, where strangers' warnings are ignored, and not after all tests.
+    gc.collect()
 
 
 @pytest.fixture
