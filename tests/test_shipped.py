@@ -11,6 +11,7 @@ import pytest
 
 from flowmap.comparison.unfold import read_comparison
 from flowmap.console.commands import command_line, compare_line
+from flowmap.console.pages import page, pages, title_of
 from flowmap.errors import FlowmapError
 from flowmap.recipe.copying import write_copy
 from flowmap.recipe.read import is_comparison, read, text_of
@@ -165,3 +166,21 @@ def test_the_readme_is_short_and_names_recipes_that_there_are() -> None:
     named = re.findall(r"^flowmap (?:run|compare|plan|check|encode) (\S+)", text, re.MULTILINE)
     assert named
     assert set(named) <= {*NAMES, "mine.toml"}
+
+
+def test_messages_name_pages_that_there_are() -> None:
+    named = set[str]()
+    for path in [*ROOT.glob("flowmap/**/*.py"), *ROOT.glob("plugins/**/*.py")]:
+        # A sentence may go on in the next line of the source.
+        text = re.sub(r'"\n\s*f?"', "", path.read_text("utf-8"))
+        named |= set(re.findall(r"flowmap docs ([\w.-]+)", text))
+    assert {"rivals", "laws"} <= named <= set(pages())
+
+
+def test_a_page_is_shown_by_the_name_that_a_message_has() -> None:
+    text = (ROOT / "docs" / "rivals.md").read_text()
+    assert page("rivals") == page("rivals.md#as-a-start") == text
+    assert title_of(text) == "Other projects' few-step Wan students"
+    assert all(title_of(path.read_text()) for path in pages().values())
+    with pytest.raises(FlowmapError, match=r"no page is called 'rivaals'; there are architecture, .* mean 'rivals'\?"):
+        page("rivaals")

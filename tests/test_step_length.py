@@ -36,7 +36,7 @@ roles.student.from = "teacher"
 objective = {objective}
 """
 MEASURED = "How far off it is in all, the run measures ('tangent_error' in steps.jsonl)"
-ELSEWHERE = "but averaged trains better where it was tried (derivatives.md in the documentation)"
+ELSEWHERE = "but averaged trains better where it was tried (`flowmap docs derivatives`)"
 LONG = (
     "0.005 is 5 radians of this backbone's highest time frequency (1000 per unit of t), of which a difference is 119 % "
     "off, so this is a derivative averaged over 0.01 of time, not the network's own"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flowmap.console.pages import pages
+
 from .clean import ROOT, call, environment, wheel_of
 
 SMALL = (
@@ -52,6 +54,8 @@ def test_a_wheel_has_every_recipe_and_nothing_of_the_clone(wheel: Path) -> None:
         "flowmap",
         *(path.parent.name for path in ROOT.glob("plugins/*/*/__init__.py")),
     }
+    texts = {Path(name).stem for name in names if name.startswith("flowmap/docs/")}
+    assert texts == set(pages())
     packages = {name.partition("/")[0] for name in names if name.endswith("/__init__.py")}
     assert packages == {name.removesuffix("/py.typed") for name in names if name.endswith("/py.typed")}
 
@@ -76,6 +80,7 @@ def test_an_empty_folder_is_enough(flowmap: Path, here: Path) -> None:
     assert "broken" not in listed
     assert "moving_digits_far" in call(flowmap, "recipes", cwd=here).stdout
     assert "nothing is wrong" in call(flowmap, "doctor", cwd=here).stdout
+    assert call(flowmap, "docs", "laws", cwd=here).stdout == (ROOT / "docs" / "laws.md").read_text()
     assert call(flowmap, "check", "anyflow_far_14b", cwd=here).stdout.startswith("✓ anyflow_far_14b: teacher")
     assert "discrete_flow_map" in call(flowmap, "check", "compare_digits", cwd=here).stdout
 

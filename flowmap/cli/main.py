@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flowmap.cli import consoles, doctor, faults, jobs, new, page, plugins, recipes, schema
+from flowmap.cli import consoles, docs, doctor, faults, jobs, new, page, plugins, recipes, schema
 from flowmap.cli import runs as cli_runs
 from flowmap.cli import vbench as cli_vbench
 from flowmap.cli.shared import SHARED
@@ -37,6 +37,7 @@ app.add_typer(page.app)
 app.add_typer(recipes.app)
 app.add_typer(new.app)
 app.add_typer(doctor.app)
+app.add_typer(docs.app)
 app.add_typer(schema.app)
 _GRACE_SECONDS = 30
 _LAST_WORDS_SECONDS = 5

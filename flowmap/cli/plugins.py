@@ -88,7 +88,7 @@ def check(
     if sum(broken):
         laws = "1 law is" if sum(broken) == 1 else f"{sum(broken)} laws are"
         raise FlowmapError(
-            f"{laws} broken; each says above what to look at, and {_LAWS} in the documentation what it is about", 1
+            f"{laws} broken; each says above what to look at, and `flowmap docs laws` what it is about", 1
         )
     consoles.out.print(
         f"All laws that apply are kept. Next: name '{escape(name)}' in a recipe, and try it: flowmap run RECIPE "

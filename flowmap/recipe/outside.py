@@ -230,7 +230,7 @@ def _unreadable(name: str, folder: Path) -> str:
     there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
     held = ", ".join([*there[:_SHOWN], *(["..."] if len(there) > _SHOWN else [])]) or "nothing"
     pickled = any(each.endswith(OF_TORCH) for each in there)
-    how = ". No pickle is read, for one can run code: rivals.md in the documentation has what makes it safetensors"
+    how = ". No pickle is read, for one can run code: `flowmap docs rivals` has what makes it safetensors"
     return (
         f"{name} is no run, and no weights that an installed backbone reads: it holds {held}{how if pickled else ''}. "
         f"Weights are a folder in diffusers' layout, with transformer/config.json; asked: {', '.join(asked_for(name))}"

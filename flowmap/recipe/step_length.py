@@ -85,7 +85,7 @@ def _doubt(step: float, frequency: float | None, precision: Precision, jvp: bool
         return (
             f"{_radians(step, frequency)}, so this is a derivative averaged over {2 * step:g} of time, not the "
             f"network's own{rounded}. {_MEASURED}. The network's own takes {' or '.join(ways)}, but averaged trains "
-            "better where it was tried (derivatives.md in the documentation)"
+            "better where it was tried (`flowmap docs derivatives`)"
         )
     if mixed and rounding(step) > _MOST_ROUNDING:
         longer = TangentConfig().step

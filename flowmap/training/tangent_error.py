@@ -131,9 +131,7 @@ class TangentError:
         if best.error > LIMIT:
             jvp = f"{field.removesuffix('step')}method = 'jvp'" if place is None or place.jvp else ""
             ways = [way for way in (jvp, "compute.precision = 'no'" if self._mixed else "") if way]
-            advice = (
-                f"; the network's own takes {' or '.join(ways)} (derivatives.md in the documentation)" if ways else ""
-            )
+            advice = f"; the network's own takes {' or '.join(ways)} (`flowmap docs derivatives`)" if ways else ""
             return [
                 f"a derivative by a difference over {field} = {step:g} is about {percent(error)} off, and of all steps "
                 f"from {shortest:.2g} to {longest:.2g} the best, {best.step:.2g}, is {percent(best.error)} off{advice}"
@@ -149,8 +147,8 @@ class TangentError:
             return [f"{found}: shorter differences are mostly rounding; set {field} = {best.step:.2g}"]
         return [
             f"{found}: the network changes faster than the step, and learns from its derivative averaged over "
-            f"{2 * step:g} of time; {best.step:.2g} is its own, which may train worse (derivatives.md in the "
-            "documentation)"
+            f"{2 * step:g} of time; {best.step:.2g} is its own, which may train worse (`flowmap docs "
+            "derivatives`)"
         ]
 
 

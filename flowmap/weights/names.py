@@ -90,8 +90,8 @@ def absence(weights: str) -> str:
     place = Path(os.path.expanduser(weights)).absolute()
     if place.suffix in OF_TORCH and os.path.isfile(place):
         return (
-            f"{place} is by its name a file of torch.save, which can run code when it is read, so it is not; rivals.md "
-            "in the documentation has what makes it safetensors"
+            f"{place} is by its name a file of torch.save, which can run code when it is read, so it is not; "
+            "`flowmap docs rivals` has what makes it safetensors"
         )
     if os.path.isfile(place):
         return (

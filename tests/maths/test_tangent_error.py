@@ -96,8 +96,8 @@ def test_past_the_limit_it_is_past_the_limit(of_r: bool, radians: float) -> None
             {},
             "a derivative by a difference over stages.forward.objective.tangent.step = 0.005 is 119 % off the one over "
             "0.00031 (which is 1.6 % off): the network changes faster than the step, and learns from its derivative "
-            "averaged over 0.01 of time; 0.00031 is its own, which may train worse (derivatives.md in the "
-            "documentation)",
+            "averaged over 0.01 of time; 0.00031 is its own, which may train worse (`flowmap docs "
+            "derivatives`)",
             id="too long",
         ),
         pytest.param(
@@ -113,8 +113,8 @@ def test_past_the_limit_it_is_past_the_limit(of_r: bool, radians: float) -> None
             {},
             "a derivative by a difference over stages.forward.objective.tangent.step = 0.005 is about 49 % off, and of "
             "all steps from 2e-05 to 0.08 the best, 0.01, is 29 % off; the network's own takes "
-            "stages.forward.objective.tangent.method = 'jvp' or compute.precision = 'no' (derivatives.md "
-            "in the documentation)",
+            "stages.forward.objective.tangent.method = 'jvp' or compute.precision = 'no' (`flowmap docs "
+            "derivatives`)",
             id="none is right",
         ),
     ],

@@ -114,7 +114,7 @@ def test_an_embedding_that_does_not_fit_is_refused(twin: Path, tmp_path: Path) -
 
 
 def test_a_file_that_is_not_there_or_damaged_is_refused(twin: Path, tmp_path: Path) -> None:
-    how = "AnyFlow's negative_embedding .pth is turned into one as video.md in the documentation says"
+    how = "AnyFlow's negative_embedding .pth is turned into one as `flowmap docs video` says"
     gone, broken = tmp_path / "gone.safetensors", tmp_path / "broken.safetensors"
     broken.write_bytes(b"PK\x03\x04 this is a pickle in a zip")
     assert problems(config(twin, null_embedding=str(tmp_path))) == [

@@ -70,7 +70,7 @@ class CommonConfig(BackboneConfig):
         """The file of the null condition, if the recipe names one."""
         from flowmap.weights.null import NullFile
 
-        how = "AnyFlow's negative_embedding .pth is turned into one as video.md in the documentation says"
+        how = "AnyFlow's negative_embedding .pth is turned into one as `flowmap docs video` says"
         return None if self.null_embedding is None else NullFile(Path(self.null_embedding), how)
 
     def missing(self) -> Iterable[Finding]:
