@@ -39,15 +39,15 @@ def build_early(recipes: Sequence[Recipe]) -> None:
 
 def _build_measures(evaluation: EvaluationConfig) -> None:
     """Samplers, and metrics with the features that they hold."""
-    for sampler in (
-        evaluation.teacher_sampler,
-        *(each for contest in evaluation.contests for each in contest.samplers),
-    ):
-        sampler.build()
+    evaluation.teacher_sampler.build()
+    for contest in evaluation.contests:
+        for sampler in contest.samplers:
+            sampler.build()
     for metric in evaluation.metrics:
-        held = (getattr(metric, name) for name in type(metric).model_fields)
-        for each in (*(config for config in held if isinstance(config, FeaturesConfig)), metric):
-            _build_unread(each)
+        for name in type(metric).model_fields:
+            if isinstance(held := getattr(metric, name), FeaturesConfig):
+                _build_unread(held)
+        _build_unread(metric)
 
 
 def _build_unread(config: MetricConfig | FeaturesConfig) -> None:
