@@ -107,6 +107,13 @@ class BackboneConfig(ComponentConfig):
         """
         return {}
 
+    def context_hint(self, spec: SampleSpec, frames: int) -> str:
+        """What to set, so that `frames` that are none of its `contexts` could be given; nothing if nothing would help.
+
+        It follows 'nearest: 9 or 21; or'.
+        """
+        return ""
+
     def goes_on(self) -> bool:
         """Whether its networks learn to go on from frames that are given to them, where they can be given any."""
         return True

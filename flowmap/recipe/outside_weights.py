@@ -81,8 +81,7 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
         if contest.weights == "raw" and other.run is None:
             why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
             yield Finding("error", (*where, "weights"), why)
-        possible = other.sized(spec).backbone.contexts(spec)
-        wrong = list(context_findings(where, contest.context, possible))
+        wrong = list(context_findings(where, contest.context, other.sized(spec).backbone, spec))
         yield from wrong
         if not wrong and contest.context and not other.backbone.goes_on():
             why = (
