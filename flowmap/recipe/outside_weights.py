@@ -76,8 +76,8 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
         if other is None:
             continue
         where: Place = ("evaluation", "contests", index)
-        for problem in _off_list(contest, evaluation, other.pretrained):
-            yield replace(problem, field=(*where, *problem.field))
+        for doubt in _off_list(contest, evaluation, other.pretrained):
+            yield replace(doubt, field=(*where, *doubt.field))
         if contest.weights == "raw" and other.run is None:
             why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
             yield Finding("error", (*where, "weights"), why)
