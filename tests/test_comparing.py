@@ -159,6 +159,12 @@ PROBLEMS = {
         "recipe.evaluation.samples = 32",
         "spec.toml:45: contestants.two.recipe.evaluation.samples: scores could not be compared with those of 'teacher'",
     ),
+    "data that it alone is measured by": (
+        "recipe.backbone.width = 16",
+        'recipe.evaluation.data = "digits"',
+        "spec.toml:45: contestants.two.recipe.evaluation.data: scores could not be compared with those of 'teacher'; "
+        "leave it out, or write it for all",
+    ),
     "data of its own, of the first": (
         'samplers = ["euler"]',
         'samplers = ["euler"]\nrecipe.data = "digits"',

@@ -28,9 +28,12 @@ def _other_measures(spec: CompareSpec, entrants: Sequence[Entrant]) -> Iterator[
             if wanted == got or name == "evaluation.calls":  # scores are compared where both have some
                 continue
             why = f"scores could not be compared with those of '{first[0].name}'; leave it out, or write it for all"
-            if name == "data":
+            field, own = name.split("."), spec.contestants[entrant.index].recipe.get("evaluation", {})
+            if name == "data" and "data" in own:
+                field = ["evaluation", "data"]
+            elif name == "data":
                 why += ". What is trained on other data is measured by recipe.evaluation.data, those of all"
-            yield Finding("error", ("contestants", entrant.index, "recipe", *name.split(".")), why)
+            yield Finding("error", ("contestants", entrant.index, "recipe", *field), why)
 
 
 def _other_bases(spec: CompareSpec, entrants: Sequence[Entrant]) -> Iterator[Finding]:
