@@ -281,6 +281,15 @@ assert not needless, needless
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_interfaces_import_no_sharding(here: Path) -> None:
+    """Which takes as long as half of torch itself, and is for roles that are trained."""
+    program = (
+        "import sys, flowmap.interfaces; print([n for n in sys.modules if 'fsdp' in n or 'distributed.tensor' in n])"
+    )
+    done = shell(here, sys.executable, "-c", program)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 def test_a_wrong_recipe_is_refused_before_anything_heavy_is_imported(here: Path) -> None:
     (here / "r.toml").write_text(edited(("steps = 10", "steps = 0")))
     (here / "other.toml").write_text(edited(("steps = 10", "steps = 0")))

@@ -137,6 +137,39 @@ PROBLEMS = {
         "recipe.backbone.width = -1",
         "spec.toml:45: contestants.two.recipe.backbone.width: must be",
     ),
+    "field that a contestant's own data lack": (
+        "recipe.backbone.width = 16",
+        'recipe.data = { type = "video_shards" }',
+        "spec.toml:45: contestants.two.recipe.data.path: this field is required",
+    ),
+    "field of the template that a contestant goes without": (
+        "recipe.backbone.width = 16",
+        "recipe.stages = []",
+        "spec.toml:30: stage.roles.teacher.from: unknown stage 'teacher'; allowed: base, first (contestant two, "
+        "spec.toml:42)",
+    ),
+    "field of the recipe that a contestant goes without": (
+        "recipe.backbone.width = 16",
+        "recipe.stages = []",
+        "spec.toml:20: recipe.evaluation.teacher: unknown stage 'teacher'; allowed: first, student (contestant two, "
+        "spec.toml:42)",
+    ),
+    "samples of a contestant's own number": (
+        "recipe.backbone.width = 16",
+        "recipe.evaluation.samples = 32",
+        "spec.toml:45: contestants.two.recipe.evaluation.samples: scores could not be compared with those of 'teacher'",
+    ),
+    "data that it alone is measured by": (
+        "recipe.backbone.width = 16",
+        'recipe.evaluation.data = "digits"',
+        "spec.toml:45: contestants.two.recipe.evaluation.data: scores could not be compared with those of 'teacher'; "
+        "leave it out, or write it for all",
+    ),
+    "data of its own, of the first": (
+        'samplers = ["euler"]',
+        'samplers = ["euler"]\nrecipe.data = "digits"',
+        "spec.toml:36: contestants.teacher.recipe.data: scores could not be compared with those of 'map'; leave it out",
+    ),
     "unknown objective": (
         'objective = "consistency"',
         'objective = "consistancy"',
@@ -258,6 +291,14 @@ def test_what_all_contestants_share_is_refused_once(here: Path) -> None:
     with pytest.raises(FlowmapError) as caught:
         read_text(SPEC.replace("steps = 6", "steps = 0"), here)
     assert str(caught.value) == "spec.toml:15: recipe.stages.teacher.steps: must be above 0, not 0"
+
+
+def test_what_is_wrong_in_the_template_is_told_once_and_there(here: Path) -> None:
+    """Whatever else of the same table a contestant has of its own."""
+    with pytest.raises(FlowmapError) as caught:
+        read_text(SPEC.replace("decay = 0.3", "decay = 3"), here)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("spec.toml:28: stage.optimizer.decay: must be at most ")
 
 
 def test_a_recipe_alone_is_no_comparison(here: Path) -> None:

@@ -23,6 +23,9 @@ from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
+from flowmap.recipe.outside import Outside
+from flowmap.recipe.outside_weights import findings
+from flowmap.recipe.tables import EvaluationConfig
 from flowmap.use.export import export_run
 from flowmap.use.student import open_contestant
 from flowmap.use.wish import Wish
@@ -188,12 +191,42 @@ def test_what_is_written_is_read_back(form: str, run: Path, tmp_path: Path) -> N
         assert known == ("velocity", "euler", 3, 1.0, who.shift)
         for wish in (Wish(), Wish(calls=3), Wish(shift=who.shift)):
             wish.refuse_another_list("it", pretrained)
-        for word, other in (("--nfe 4", Wish(calls=4)), ("--shift 2", Wish(shift=2.0))):
-            with pytest.raises(FlowmapError, match=f"{word}: it was exported for one list of times, 3 steps at shift"):
+        others = {"--nfe 4": Wish(calls=4), "--shift 2": Wish(shift=2.0), "--sampler unipc": Wish(sampler="unipc")}
+        for word, other in others.items():
+            why = f"{word}: it was exported for one list of times, 3 steps of euler at shift"
+            with pytest.raises(FlowmapError, match=why):
                 other.refuse_another_list("it", pretrained)
     with safe_open(file, "pt") as opened:
         sigmas = json.loads(opened.metadata()["flowmap.sigmas"])
     assert sigmas == pytest.approx(grid(3, who.shift).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("calls", "samplers", "told"),
+    [
+        ([3], ["euler"], {}),
+        ([1, 3, 4], ["euler"], {"stage": "; evaluation.calls has 1, 4, where it means nothing"}),
+        ([2], ["euler"], {"stage": "; evaluation.calls has 2, where it means nothing"}),
+        ([3], ["euler", "unipc"], {"samplers.1": ", and by 'unipc' means nothing"}),
+    ],
+)
+def test_an_evaluation_off_the_one_list_is_warned_of(
+    calls: list[int], samplers: list[str], told: dict[str, str], run: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "out", None, "ema", None, True, "original", 3)
+    name = str(tmp_path / "out")
+    given = Wan21Config.of_weights(name)
+    assert given is not None
+    pretrained = given.model_copy(update={"encoders_from": str(base_of(run)), "head_dim": 12}).pretrained()
+    assert pretrained is not None
+    contests = [{"stage": name, "samplers": samplers}]
+    fields = {"teacher": "base", "metrics": ["frechet_pixels"], "calls": calls, "contests": contests}
+    evaluation = EvaluationConfig.model_validate(fields)
+    weights = Outside(name, given, pretrained, None)
+    found = findings(evaluation, {name: weights}, SampleSpec((9, 3, 32, 32), text=True))
+    why = f"{name} was exported for one list of times, 3 steps of euler"
+    off = {".".join(map(str, f.field)): f.message for f in found if f.level == "warning"}
+    assert off == {f"evaluation.contests.0.{place}": why + rest for place, rest in told.items()}
 
 
 def test_a_card_names_the_library_that_loads_it(run: Path, tmp_path: Path) -> None:

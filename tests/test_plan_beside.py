@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,10 @@ def test_an_evaluation_that_cannot_fit_is_refused_and_a_tight_one_warned_of(tmp_
     taken = Evaluation("forward", 1, 32 * GB, 8 * GB)
     (warning,) = crowded(taken, 42 * GB)
     assert warning.startswith("warning: the evaluation of stage 'forward' is estimated at 40.0 GB on one device")
+    assert warning.endswith("What helps: leave [evaluation] out, and run flowmap evaluate where there is more memory")
+    (warning,) = crowded(replace(taken, stage="base"), 42 * GB, trains=False)
+    assert warning.startswith("warning: the evaluation of 'base' is estimated at 40.0 GB on one device")
+    assert "[evaluation]" not in warning
     assert not list(crowded(taken, 45 * GB))
     assert not list(crowded(taken, None))
     assert LIBRARIES == GB // 2

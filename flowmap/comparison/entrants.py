@@ -78,18 +78,38 @@ def origin(field: Place, index: int, shared: int, raw: Table) -> Place:
     if field[:1] == ("seeds",):
         return field
     if field[:1] == ("stages",) and len(field) > 1 and isinstance(field[1], int) and field[1] >= shared:
-        own: Place = (*mine, "stages", field[1] - shared)
-        rest = field[2:]
-        if not rest or _there(raw, (*own, *rest[:1])):
-            return (*own, *rest)
-        return ("stage", *rest) if _there(raw, ("stage", *rest[:1])) else (*own, *rest)
-    return (*mine, "recipe", *field) if _there(raw, (*mine, "recipe", *field)) else ("recipe", *field)
+        own, rest = (*mine, "stages", field[1] - shared), field[2:]
+        return _set_in(rest, (own, _at(raw, own)), (("stage",), raw.get("stage"))) or (*own, *rest)
+    theirs: Place = (*mine, "recipe")
+    found = _set_in(field, (theirs, _at(raw, theirs)), (("recipe",), raw.get("recipe")))
+    return found or ("recipe", *field)
 
 
-def _there(raw: Any, path: Place) -> bool:
+def _set_in(field: Place, over: tuple[Place, Any], base: tuple[Place, Any]) -> Place | None:
+    """Where `field` of the table `over`, on top of the table `base`, was set (see `unfold.merged`); None if nowhere."""
+    (place, table), (below, under) = over, base
+    if not field:
+        return place
+    key, rest = field[0], field[1:]
+    ours, beneath = (each[key] if isinstance(each, Mapping) and key in each else None for each in (table, under))
+    if ours is None:
+        return None if beneath is None else (*below, *field)
+    if isinstance(ours, Mapping) and isinstance(beneath, Mapping) and one_type(beneath, ours):
+        return _set_in(rest, ((*place, key), ours), ((*below, key), beneath))
+    return (*place, *field)
+
+
+def one_type(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """Whether `over` has other fields of the component that `base` describes, and is no other component."""
+    kind = base.get("type")
+    return bool(over.get("type", kind) == kind)
+
+
+def _at(raw: Any, path: Place) -> Any:
+    """What `raw` has at `path`; None if nothing."""
     for part in path:
         try:
             raw = raw[part]
         except (LookupError, TypeError):
-            return False
-    return True
+            return None
+    return raw

@@ -35,6 +35,7 @@ from flowmap.files.folder import locked, set_aside, writing
 from flowmap.files.json_lines import append_line, read_lines, rewrite_lines
 from flowmap.files.texts import is_file
 from flowmap.files.whole import write_whole
+from flowmap.launch.early import build_early
 from flowmap.phases import phase
 from flowmap.recipe.layout import LOCK, RECORD
 from flowmap.schema.words import unknown_word
@@ -63,8 +64,8 @@ def compare(
 ) -> None:
     """Bring the comparison of `paths` to its end from wherever it stands, and write its page.
 
-    A contestant that fails takes no other down. Raises FlowmapError for what the user can act on; at the end, if a
-    contestant failed; and on a signal, when all trainings have saved.
+    A contestant that fails takes no other down, but what cannot even be built is refused before anything is trained.
+    Raises FlowmapError for what the user can act on; at the end, if a contestant failed; and on a signal.
     """
     comparison, warnings = read_comparison(paths, overrides, absent="error")
     for warning in warnings:
@@ -73,6 +74,7 @@ def compare(
     for name in redo:
         if name not in names:
             raise FlowmapError(f"{option('redo', name)}: {unknown_word('contestant', name, names)}")
+    build_early([entrant.recipe for entrant in comparison.entrants])
     root, command = runs / comparison.name, compare_line(paths, overrides, runs, processes)
     at_once, context = processes or comparison.processes, training_processes()
     with going_on(command), locked(root):
@@ -192,9 +194,8 @@ def _stopping(running: Sequence[tuple[Task, ForkServerProcess, Connection]], con
 
 
 def _finish(task: Task, code: int, pipe: Connection, console: Console, tasks: Sequence[Task]) -> None:
-    told: str | None = None
     try:
-        told = pipe.recv() if pipe.poll() else None
+        told: str | None = pipe.recv() if pipe.poll() else None
     except EOFError:
         told = None
     pipe.close()

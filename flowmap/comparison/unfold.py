@@ -9,16 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flowmap.comparison.entrants import Comparison, Entrant, evaluation_of, origin
+from flowmap.comparison.common import odd_ones, what_is_shared
+from flowmap.comparison.entrants import Comparison, Entrant, evaluation_of, one_type, origin
 from flowmap.comparison.specification import STUDENT, CompareSpec, ContestantConfig, Table, spec_findings
 from flowmap.errors import FlowmapError
 from flowmap.plugin.fields import AnyObjective
 from flowmap.recipe.messages import Source, explain, validation_findings
-from flowmap.recipe.outside import BASE, find_weights
 from flowmap.recipe.overrides import override
 from flowmap.recipe.read import read, tables_of, text_of
 from flowmap.recipe.recipe import Absent, Recipe
-from flowmap.recipe.tables import EvaluationConfig
 from flowmap.schema.config import Config, Finding
 from flowmap.schema.words import unknown_word
 
@@ -58,8 +57,10 @@ def _refuse(findings: Sequence[Finding], source: Source) -> None:
 
 def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparison, list[str]]:
     entrants: list[Entrant] = []
-    findings: list[Finding] = []
+    by_contestant: list[list[Finding]] = []
     for index, contestant in enumerate(spec.contestants):
+        findings: list[Finding] = []
+        by_contestant.append(findings)
         raw = _recipe_of(spec, contestant)
         shared = len(raw.get("stages", ())) - len(contestant.stages)
 
@@ -76,8 +77,8 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         shares = [float(stage.get("share", 1.0)) for stage in contestant.stages]
         own = {s.name: share / sum(shares) for s, share in zip(recipe.stages[shared:], shares, strict=True)}
         entrants.append(Entrant(contestant.name, recipe, own, index))
-    findings += _other_bases(spec, entrants)
-    _refuse(findings, source)
+    found = [*_told_of(by_contestant, spec, source), *odd_ones(spec, entrants)]
+    _refuse(found, source)
     evaluation = evaluation_of(entrants[0])
     names = [metric.label() for metric in evaluation.metrics]
     if spec.metric is not None and spec.metric not in names:
@@ -95,28 +96,21 @@ def _unfold(spec: CompareSpec, source: Source, absent: Absent) -> tuple[Comparis
         text=source.text,
         source=source,
     )
-    return comparison, list(dict.fromkeys(explain(findings, source)))
+    return comparison, list(dict.fromkeys(explain(found, source)))
 
 
-def _other_bases(spec: CompareSpec, entrants: Sequence[Entrant]) -> Iterator[Finding]:
-    """Contestants with a backbone of their own, where its 'base' would be the teacher that they are measured by."""
-    ours = [entrant for entrant in entrants if "backbone" not in spec.contestants[entrant.index].recipe]
-    for entrant in entrants:
-        first = (ours or entrants)[0]
-        if evaluation_of(entrant).teacher == BASE and _base_of(entrant) != _base_of(first):
-            why = (
-                f"its 'base' is another network than that of '{first.name}', and evaluation.teacher = 'base' would "
-                "measure it by samples of its own; name the weights that are the teacher of all, with a '/' in them"
-            )
-            yield Finding("error", ("contestants", entrant.index, "recipe", "backbone"), why)
-
-
-def _base_of(entrant: Entrant) -> object:
-    """What tells base weights from others: their files, or the backbone where they are not here."""
-    try:
-        return find_weights(BASE, entrant.recipe.backbone).pretrained.files
-    except FlowmapError:
-        return entrant.recipe.backbone
+def _told_of(by_contestant: Sequence[Sequence[Finding]], spec: CompareSpec, source: Source) -> Iterator[Finding]:
+    """The findings about each contestant; what stands in what all share and is not said of all names whose it is."""
+    whose: dict[Finding, list[int]] = {}
+    for index, findings in enumerate(by_contestant):
+        for finding in dict.fromkeys(findings):
+            whose.setdefault(finding, []).append(index)
+    for finding, those in whose.items():
+        told = finding.message
+        if finding.field[:1] != ("contestants",) and len(those) < len(by_contestant):
+            named = (f"{spec.contestants[index].name}, {source.place(('contestants', index))}" for index in those)
+            told = f"{told} (contestant {'; '.join(named)})"
+        yield replace(finding, message=told)
 
 
 def _recipe_of(spec: CompareSpec, contestant: ContestantConfig) -> Table:
@@ -173,9 +167,8 @@ def merged(base: Table, over: Table) -> Table:
     for key, value in over.items():
         old = base.get(key)
         result[key] = value
-        if isinstance(old, dict) and isinstance(value, dict):
-            kind = old.get("type")
-            result[key] = merged(old, value) if value.get("type", kind) == kind else value
+        if isinstance(old, dict) and isinstance(value, dict) and one_type(old, value):
+            result[key] = merged(old, value)
     return result
 
 
@@ -202,7 +195,7 @@ def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent)
         entrants.append(Entrant(recipe.name, recipe, {}))
     first = entrants[0].recipe
     for path, entrant in zip(paths[1:], entrants[1:], strict=True):
-        for name, ours, theirs in _must_agree(first, entrant.recipe):
+        for name, ours, theirs in what_is_shared(first, entrant.recipe):
             if ours != theirs:
                 raise FlowmapError(f"{path}: {name} differs from that of {paths[0]}; scores could not be compared")
     comparison = Comparison(
@@ -218,12 +211,3 @@ def _of_recipes(paths: Sequence[Path], overrides: Sequence[str], absent: Absent)
         text="\n".join(f"# {path}\n{text_of(path)}" for path in paths),
     )
     return comparison, warnings
-
-
-def _must_agree(one: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    yield "seeds", one.seeds, other.seeds
-    yield "data", one.measured_data(), other.measured_data()
-    for name in EvaluationConfig.model_fields:
-        if name not in ("contests", "teacher", "data"):
-            values = (getattr(recipe.evaluation, name) for recipe in (one, other))
-            yield f"evaluation.{name}", *values

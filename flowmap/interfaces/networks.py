@@ -9,8 +9,6 @@ from typing import TypeVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from flowmap.maths.path import like
 
@@ -108,6 +106,9 @@ class Role:
 
         It would still be used otherwise.
         """
+        # Here, not above: commands that train nothing start sooner without.
+        from torch.distributed.fsdp import FSDPModule
+
         for part in (*self.units, self.module):
             if isinstance(part, FSDPModule):
                 part.reshard()
@@ -134,6 +135,8 @@ class Role:
 
 def _exchanged(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """Put `value` in the place of the parameter's data, which is returned."""
+    from torch.distributed.tensor import DTensor
+
     data = parameter.data
     if isinstance(data, DTensor):
         # What is gathered of a sharded parameter is read from the very memory that it was made with.

@@ -21,6 +21,7 @@ from flowmap.console.signals import Interruption
 from flowmap.errors import FlowmapError
 from flowmap.files.folder import StoppedError, locked, set_aside
 from flowmap.files.texts import is_file
+from flowmap.launch.early import build_early
 from flowmap.launch.notes import LOG, logged, write_about
 from flowmap.launch.progress import ProgressWatcher
 from flowmap.phases import phase
@@ -100,6 +101,7 @@ def carry_out(
     console = console if processes.first else Console(quiet=True)
     left = chosen if fresh else [stage for stage in chosen if not _done(stage)]
     refuse_impossible(recipe, plan, processes.number, processes.memory(), left)
+    build_early([recipe])
     command = commands.go_on
     with locked(plan.folder) if processes.first else nullcontext():
         _refuse_comparison(plan.folder, aside=fresh and not only)

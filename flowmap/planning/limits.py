@@ -15,6 +15,7 @@ from flowmap.recipe.recipe import Recipe
 _TIGHT = 0.9
 _WHOLE = "one device holds the network whole"
 _ELSEWHERE = "What helps: leave [evaluation] out, and run flowmap evaluate where there is more memory"
+_MORE = "What helps: devices with more memory, or more of them, which share the network (torchrun --nproc-per-node)"
 
 
 def refuse_impossible(
@@ -72,14 +73,16 @@ def _refuse_evaluation(recipe: Recipe, footprint: Footprint, devices: int, memor
         )
 
 
-def crowded(evaluation: Evaluation | None, memory: int | None) -> Iterator[str]:
-    """A warning if the evaluation fills nearly all of a device's `memory`, or more."""
+def crowded(evaluation: Evaluation | None, memory: int | None, trains: bool = True) -> Iterator[str]:
+    """A warning if the evaluation fills nearly all of a device's `memory`, or more, in a recipe that `trains` too."""
     if evaluation is None or memory is None or evaluation.total <= _TIGHT * memory:
         return
+    whose = f"stage '{evaluation.stage}'" if trains else f"'{evaluation.stage}'"
+    helps = _ELSEWHERE if trains else _MORE
     yield (
-        f"warning: the evaluation of stage '{evaluation.stage}' is estimated at {_gb(evaluation.total)} GB on one "
+        f"warning: the evaluation of {whose} is estimated at {_gb(evaluation.total)} GB on one "
         f"device, which holds {_held_words(evaluation)} ({_gb(evaluation.weights)}) and calls it with "
-        f"{evaluation.samples} samples at a time ({_gb(evaluation.call)}), of {_gb(memory)} GB. {_ELSEWHERE}"
+        f"{evaluation.samples} samples at a time ({_gb(evaluation.call)}), of {_gb(memory)} GB. {helps}"
     )
 
 

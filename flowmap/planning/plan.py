@@ -113,7 +113,7 @@ def plan_recipe(
         stages.append(PlannedStage(stage, cost, made, _measured(plan, stage, doubts)))
     with phase("estimating what evaluation takes"):
         evaluation = None if footprint is None else evaluation_of(recipe, footprint, devices, room)
-    full = [*_full(recipe, stages, footprint, room), *crowded(evaluation, room)]
+    full = [*_full(recipe, stages, footprint, room), *crowded(evaluation, room, bool(recipe.stages))]
     encoders = encoders_of(recipe)
     return Planned(recipe, devices, tflops, tuple(stages), (*warnings, *full, *doubts), room, evaluation, encoders)
 

@@ -140,6 +140,7 @@ _CHECKS: Mapping[str, Callable[[ComponentConfig, Any], Any]] = {
     "training_findings": _FINDINGS,
     "missing": _FINDINGS,
     "remarks": _each(lambda one: isinstance(one, str), "sentences (str)"),
+    "context_hint": _one(lambda got: isinstance(got, str), "a text"),
     "label": _one(lambda got: isinstance(got, str) and bool(got), "a text that is not empty"),
     "roles": _one(_are_roles, "a flowmap.plugin.RoleSpec for the name of each role"),
     "spec": _one(lambda got: isinstance(got, SampleSpec), "a flowmap.plugin.SampleSpec"),

@@ -107,6 +107,13 @@ class BackboneConfig(ComponentConfig):
         """
         return {}
 
+    def context_hint(self, spec: SampleSpec, frames: int) -> str:
+        """What to set, so that `frames` that are none of its `contexts` could be given; nothing if nothing would help.
+
+        It follows 'nearest: 9 or 21; or'.
+        """
+        return ""
+
     def goes_on(self) -> bool:
         """Whether its networks learn to go on from frames that are given to them, where they can be given any."""
         return True
@@ -319,7 +326,11 @@ class MetricConfig(ComponentConfig):
 
     @abstractmethod
     def build(self, references: References) -> Metric:
-        """Make the metric; what it learns from the references (a classifier, say) it learns here."""
+        """Make the metric; what it learns from the references (a classifier, say) it learns here.
+
+        A run also asks before its first step, for what fails to fail then, and ends that at the first look at the
+        references: look at one of them (their device, say) before anything that takes long.
+        """
 
 
 class FeaturesConfig(ComponentConfig):
@@ -341,7 +352,10 @@ class FeaturesConfig(ComponentConfig):
 
     @abstractmethod
     def build(self, references: References) -> Features:
-        """Make them ready; what they learn from the references they learn here, and none of it from `unseen`."""
+        """Make them ready; what they learn from the references they learn here, and none of it from `unseen`.
+
+        Asked twice, as a metric is (MetricConfig.build).
+        """
 
     def unseen(self, references: References) -> Samples:
         """The real samples that nothing in the features has learned from, which are what a perfect model would make."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flowmap.files.texts import is_folder
-from flowmap.plugin.kinds import SamplerConfig
+from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.recipe import outside
 from flowmap.recipe.outside import Outside
 from flowmap.recipe.tables import (
@@ -25,13 +25,12 @@ def evaluation_findings(
     evaluation: EvaluationConfig,
     stages: Sequence[StageConfig],
     spec: SampleSpec,
-    contexts: Mapping[int, int],
+    backbone: BackboneConfig,
     weights: Mapping[str, Outside | None],
 ) -> Iterator[Finding]:
     """What is wrong with `evaluation` in a recipe of such `stages` on samples of `spec`.
 
-    `contexts` are the frames that its backbone can be given (see BackboneConfig); `weights` what those from outside
-    are, None where that cannot be told.
+    `backbone` is that of the stages; `weights` are what those from outside are, None where that cannot be told.
     """
     networks: dict[str, RoleSpec | Pretrained | None] = {
         s.name: s.objective.roles()["student"] for s in stages if "student" in s.objective.roles()
@@ -63,7 +62,7 @@ def evaluation_findings(
         for finding in guidance_findings(evaluation.teacher_cfg_scale, spec.conditional):
             yield replace(finding, field=("teacher_cfg_scale",))
     yield from _shift_findings(evaluation, stages)
-    yield from _contest_findings(evaluation, stages, spec, contexts, networks)
+    yield from _contest_findings(evaluation, stages, spec, backbone, networks)
 
 
 def _shift_findings(evaluation: EvaluationConfig, stages: Sequence[StageConfig]) -> Iterator[Finding]:
@@ -83,7 +82,7 @@ def _contest_findings(
     evaluation: EvaluationConfig,
     stages: Sequence[StageConfig],
     spec: SampleSpec,
-    contexts: Mapping[int, int],
+    backbone: BackboneConfig,
     networks: Mapping[str, RoleSpec | Pretrained | None],
 ) -> Iterator[Finding]:
     seen: set[tuple[str, str, str, int]] = set()
@@ -93,7 +92,7 @@ def _contest_findings(
             yield Finding("error", (*where, "stage"), _unknown_stage(contest.stage, stages))
             continue
         if not outside.is_weights(contest.stage):
-            yield from context_findings(where, contest.context, contexts)
+            yield from context_findings(where, contest.context, backbone, spec)
         if all(sampler.network == "velocity" for sampler in contest.samplers):
             for finding in guidance_findings(contest.cfg_scale, spec.conditional):
                 yield replace(finding, field=(*where, *finding.field))
@@ -115,11 +114,15 @@ def _contest_findings(
             yield Finding("error", (*where, "against"), refusal)
 
 
-def context_findings(where: tuple[str | int, ...], frames: int, contexts: Mapping[int, int]) -> Iterator[Finding]:
-    """Why `frames` cannot be given in the contest at `where` to a network that can be given those of `contexts`."""
+def context_findings(
+    where: tuple[str | int, ...], frames: int, backbone: BackboneConfig, spec: SampleSpec
+) -> Iterator[Finding]:
+    """Why `frames` of samples of `spec` cannot be given in the contest at `where` to a network of `backbone`."""
+    contexts = backbone.contexts(spec)
     least = needed(contexts)
     if frames and frames not in contexts:
-        yield Finding("error", (*where, "context"), context_refusal(contexts, frames))
+        why = context_refusal(contexts, frames, backbone.context_hint(spec, frames))
+        yield Finding("error", (*where, "context"), why)
     elif frames < least:
         yield Finding("error", (*where, "context"), f"{needs_frames(least)}; set context = {least}")
 

@@ -6,15 +6,16 @@ What such weights are by themselves, flowmap.recipe.outside finds out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.kinds import BackboneConfig
 from flowmap.recipe.evaluations import context_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.outside import BASE, AbsentError, Outside, find_weights, is_weights, look_up
-from flowmap.recipe.tables import EvaluationConfig
+from flowmap.recipe.tables import ContestConfig, EvaluationConfig
 from flowmap.schema.config import Finding
-from flowmap.schema.specs import SampleSpec
+from flowmap.schema.specs import Pretrained, SampleSpec
 
 
 def named(evaluation: EvaluationConfig) -> dict[str, Place]:
@@ -75,17 +76,29 @@ def findings(evaluation: EvaluationConfig, found: Mapping[str, Outside | None], 
         if other is None:
             continue
         where: Place = ("evaluation", "contests", index)
-        if other.pretrained.one_list and set(evaluation.calls) != {other.pretrained.calls}:
-            why = f"was exported for one list of {other.pretrained.calls} steps, and on any other means nothing"
-            yield Finding("warning", (*where, "stage"), f"{contest.stage} {why}; evaluation.calls has others too")
+        for doubt in _off_list(contest, evaluation, other.pretrained):
+            yield replace(doubt, field=(*where, *doubt.field))
         if contest.weights == "raw" and other.run is None:
             why = "'raw' is what a stage of a run has beside its moving average; these weights are one set"
             yield Finding("error", (*where, "weights"), why)
-        possible = other.sized(spec).backbone.contexts(spec)
-        wrong = list(context_findings(where, contest.context, possible))
+        wrong = list(context_findings(where, contest.context, other.sized(spec).backbone, spec))
         yield from wrong
         if not wrong and contest.context and not other.backbone.goes_on():
             why = (
                 f"{contest.stage} never learned to go on from given frames, and what is measured is not what it is for"
             )
             yield Finding("warning", (*where, "context"), f"{why}; leave this out, or take weights that did")
+
+
+def _off_list(contest: ContestConfig, evaluation: EvaluationConfig, told: Pretrained) -> Iterator[Finding]:
+    """Where weights that mean something along one list of times alone are measured by anything else."""
+    if not told.one_list:
+        return
+    why = f"{contest.stage} was exported for one list of times, {told.calls} steps of {told.sampler}"
+    others = sorted({calls for calls in evaluation.calls if calls != told.calls})
+    if others:
+        told_of = f"evaluation.calls has {', '.join(map(str, others))}, where it means nothing"
+        yield Finding("warning", ("stage",), f"{why}; {told_of}")
+    for position, sampler in enumerate(contest.samplers):
+        if sampler.type != told.sampler:
+            yield Finding("warning", ("samplers", position), f"{why}, and by '{sampler.type}' means nothing")

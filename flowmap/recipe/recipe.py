@@ -127,9 +127,8 @@ class Recipe(Config):
             weights, problems = outside_weights.known(self.evaluation, self.backbone, spec)
             yield from problems
             yield from outside_weights.findings(self.evaluation, weights, spec)
-            contexts = self.backbone.contexts(spec)
             # Whom a name means that two stages have cannot be said, nor what would be wrong with it.
-            found = evaluation_findings(self.evaluation, self.stages, spec, contexts, weights)
+            found = evaluation_findings(self.evaluation, self.stages, spec, self.backbone, weights)
             for finding in () if self._named_twice() else found:
                 yield Finding(finding.level, ("evaluation", *finding.field), finding.message)
 

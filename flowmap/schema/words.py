@@ -87,13 +87,13 @@ def needs_frames(frames: int) -> str:
     return f"this model makes videos from {first}, and cannot do without"
 
 
-def context_refusal(possible: Iterable[int], frames: int) -> str:
-    """Say that `frames` are none of the `possible` numbers of context frames, and which are nearest."""
+def context_refusal(possible: Iterable[int], frames: int, hint: str = "") -> str:
+    """Say that `frames` are none of the `possible` numbers of context frames, which are nearest, and what helps."""
     possible = list(possible)
     if not possible:
         return "this backbone generates whole samples; no frames can be given to it"
     near = sorted(sorted(possible, key=lambda n: abs(n - frames))[:2])
     return (
         f"{frames} context frames cannot be given: possible are {listed(possible)}; "
-        f"nearest: {' or '.join(map(str, near))}"
+        f"nearest: {' or '.join(map(str, near))}{hint and f'; or {hint}'}"
     )

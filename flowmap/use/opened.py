@@ -7,7 +7,7 @@ number of calls, guidance, size. A wish that cannot be fulfilled is refused here
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
@@ -34,6 +34,7 @@ from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
 from flowmap.use.shares import as_wished, networks, refuse_unshared, sharing
+from flowmap.use.start import refuse_given
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
@@ -82,7 +83,7 @@ class Opened:
 
         Raises FlowmapError for what cannot be done.
         """
-        _refuse(wish, self.spec, self.sampler, self.backbone.reads_text(), lower=("n",))
+        _refuse(wish, self.spec, self.sampler, self.backbone, "n")
         if isinstance(self.contestant.data, Asked):
             _refuse_nothing(wish, self.spec)
         return replace(self, calls=wish.calls or self.calls)
@@ -115,7 +116,7 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     chosen = choose_stage(plan, wish.stage, wish.train_seed)
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
-    _refuse(wish, spec, config, plan.recipe.backbone.reads_text(), lower=("n",))
+    _refuse(wish, spec, config, plan.recipe.backbone, "n")
     processes = sharing(as_wished(plan.recipe.compute, wish), plan.recipe.backbone, spec, together)
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
@@ -138,7 +139,7 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
     own = {} if wish.sampler not in (None, told.sampler) else told.sampler_fields
     config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are", own)
     backbone = weights.sized(spec).backbone
-    _refuse(wish, spec, config, backbone.reads_text(), lower=("n", *_SIZES))
+    _refuse(wish, spec, config, backbone, "n", *_SIZES)
     if not later:
         _refuse_nothing(wish, spec)
     listed = config.own_times() is not None
@@ -206,7 +207,7 @@ class Asked(Data):
         return strips(x)
 
 
-def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bool, lower: Sequence[str]) -> None:
+def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, backbone: BackboneConfig, *lower: str) -> None:
     """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil.
 
     `lower` are the options that say how much is made.
@@ -236,7 +237,7 @@ def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bo
         raise FlowmapError(f"{option('class', wrong[0])}: classes are 0 to {spec.classes - 1}")
     if wish.prompts and not spec.text:
         raise FlowmapError(f"{option('prompt')}: the data of this run have no captions, so its model takes no prompts")
-    if wish.prompts and not reads_text:
+    if wish.prompts and not backbone.reads_text():
         raise FlowmapError(
             f"{option('prompt')}: the backbone of this run has no text encoder; its data bring the conditions"
         )
@@ -246,3 +247,4 @@ def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, reads_text: bo
         raise FlowmapError(f"{option('image')} and {option('video')}: this model does not make videos")
     if wish.frames is not None and wish.video is None:
         raise FlowmapError(f"{option('frames')}: says how much of {option('video')} is given; there is none")
+    refuse_given(wish, backbone, spec)

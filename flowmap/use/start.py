@@ -13,18 +13,32 @@ from flowmap.errors import ClipError, FlowmapError
 from flowmap.interfaces import Batch, Cond, Samples
 from flowmap.maths.draw import Draw
 from flowmap.phases import phase
+from flowmap.plugin.kinds import BackboneConfig
 from flowmap.schema.specs import SampleSpec
-from flowmap.schema.words import needed, needs_frames
+from flowmap.schema.words import context_refusal, needed, needs_frames
 from flowmap.use.student import ReadyModel, latent_context
 from flowmap.use.wish import Wish
 from flowmap.video.clips import clip_as, image_as, to_float
+
+
+def refuse_given(wish: Wish, backbone: BackboneConfig, spec: SampleSpec) -> None:
+    """Raise FlowmapError if networks of `backbone` cannot be given as many frames as `wish` says.
+
+    How many a clip has is known when it is read.
+    """
+    if wish.image is None and wish.frames is None:
+        return
+    frames = wish.frames or 1
+    contexts = backbone.contexts(spec)
+    if frames not in contexts:
+        who = option("image") if wish.image else option("frames", frames)
+        raise FlowmapError(f"{who}: {context_refusal(contexts, frames, backbone.context_hint(spec, frames))}")
 
 
 def given_frames(wish: Wish, contestant: ReadyModel, spec: SampleSpec) -> Tensor | None:
     """The frames given clean, in data space `[k, C, H, W]`; None if nothing is."""
     try:
         if wish.image is not None:
-            latent_context(contestant.contexts, 1)
             pixels = image_as(wish.image, spec)
         elif wish.video is not None:
             pixels = _clip(wish.video, wish.frames, contestant, spec)
@@ -41,10 +55,6 @@ def given_frames(wish: Wish, contestant: ReadyModel, spec: SampleSpec) -> Tensor
 def _clip(path: Path, frames: int | None, contestant: ReadyModel, spec: SampleSpec) -> Tensor:
     """The first `frames` frames; without a number, as many as the clip has and the model can be given."""
     if frames is not None:
-        try:
-            latent_context(contestant.contexts, frames)
-        except FlowmapError as error:
-            raise FlowmapError(f"{option('frames', frames)}: {error}") from None
         return clip_as(path, frames, spec)
     problem = ClipError(f"{path}: the model of this run cannot be given frames")
     for possible in sorted(contestant.contexts, reverse=True):

@@ -77,12 +77,17 @@ class Wish:
 
     def refuse_another_list(self, name: str, told: Pretrained) -> None:
         """Raise FlowmapError if the weights `name` know one list of times, and another is wished for."""
-        asked = {"nfe": (self.calls, told.calls), "shift": (self.shift, told.shift)}
+        asked: dict[str, tuple[float | str | None, float | str | None]] = {
+            "nfe": (self.calls, told.calls),
+            "shift": (self.shift, told.shift),
+            "sampler": (self.sampler, told.sampler),
+        }
         for word, (given, own) in asked.items():
             if told.one_list and given not in (None, own):
                 raise FlowmapError(
-                    f"{option(word, given)}: {name} was exported for one list of times, {told.calls} steps at shift "
-                    f"{told.shift:g}, and on any other means nothing; leave it out, or export it anew"
+                    f"{option(word, given)}: {name} was exported for one list of times, {told.calls} steps of "
+                    f"{told.sampler} at shift {told.shift:g}, and with any other means nothing; leave it out, or "
+                    "export it anew"
                 )
 
     def __post_init__(self) -> None:

@@ -141,6 +141,31 @@ def test_a_pair_goes_on_from_an_image(pair: Path) -> None:
     assert made(pair, ["a red ball"], spec, given=1).shape == (1, *spec.shape)
 
 
+def test_an_image_that_no_chunk_ends_after_is_refused_with_what_would_take_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are read; and what is said to help does."""
+    monkeypatch.setattr("flowmap.use.opened.open_weights", None)
+    told = "--image: 1 context frames cannot be given: possible are 9, 21, 33, 45, 57, 69; nearest: 9 or 21; or set "
+    hint = "set first_chunk = {} in a recipe's backbone, and let videos have {} frames"
+    with pytest.raises(FlowmapError) as caught:
+        open_wished(str(folder), Wish(prompts=("a ball",), image=folder / "any.png"))
+    assert str(caught.value) == told.removesuffix("set ") + hint.format(1, "73 or 85")
+    config = CausalWan21Config(weights=str(folder))
+    for frames, given, first, lengths in ((81, 1, 1, (73, 85)), (25, 1, 1, (25,)), (81, 5, 2, (77, 89))):
+        spec = SampleSpec((frames, 3, 32, 32), text=True)
+        assert config.context_hint(spec, given) == hint.format(first, " or ".join(map(str, lengths)))
+        for length in lengths:
+            longer = SampleSpec((length, 3, 32, 32), text=True)
+            started = config.model_copy(update={"first_chunk": first})
+            assert problems(started, longer) == []
+            assert started.contexts(longer)[given] == first
+    spec = SampleSpec((81, 3, 32, 32), text=True)
+    assert [config.context_hint(spec, given) for given in (2, 13, 14)] == [""] * 3
+    for change in ({"first_chunk": 2}, {"context": "recomputed"}):
+        assert config.model_copy(update=change).context_hint(spec, 1) == ""
+
+
 def made(weights: Path, prompts: list[str], spec: SampleSpec = SPEC, given: int = 0) -> Tensor:
     outside = look_up(str(weights)).sized(spec)
     told, data = outside.pretrained, cast(Any, None)

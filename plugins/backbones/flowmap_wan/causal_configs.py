@@ -130,6 +130,17 @@ class CausalConfig(FilesConfig):
             why = f"{frames} latent frames are no whole chunks of {first}{self.chunk}; nearest: {shown} frames of data"
             yield Finding("error", ("chunk",), why)
 
+    def context_hint(self, spec: SampleSpec, frames: int) -> str:
+        """A first chunk of its own, where every one is as long as all others: those given are that."""
+        first = frames if self.random_base else (frames + 3) // 4
+        if self.first_chunk is not None or first >= self.chunk or (frames % 4 != 1 and not self.random_base):
+            return ""
+        chunks = self.model_copy(update={"first_chunk": first}).evenly()
+        total = self.latent_frames(spec)
+        ends = (total,) if chunks.whole(total) else chunks.near(total)
+        shown = " or ".join(str(end if self.random_base else 4 * (end - 1) + 1) for end in ends)
+        return f"set first_chunk = {first} in a recipe's backbone, and let videos have {shown} frames"
+
     def _starts(self, frames: int) -> Iterable[int]:
         chunks = self.evenly()
         return [given for given in range(1, frames) if chunks.whole(given)] if chunks.whole(frames) else []
@@ -173,6 +184,10 @@ class CausalWan21Config(CausalConfig):
         elif self.window is not None and self.window < self.sink + largest:
             why = f"must hold the sink of {self.sink} and a chunk of {largest}: {self.sink + largest} frames or more"
             yield Finding("error", ("window",), why)
+
+    def context_hint(self, spec: SampleSpec, frames: int) -> str:
+        """As those that are written."""
+        return super().context_hint(spec, frames) if self.context == "written" else ""
 
     def splitting(self, reencoded: Reencoding) -> Chunking:
         """Chunk after chunk."""

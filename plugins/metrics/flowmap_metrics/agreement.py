@@ -23,13 +23,13 @@ class ClipScore(Metric):
     """The mean over samples of 100 times the cosine of the embeddings of image and text; of 0, where that is below."""
 
     def __init__(self, weights: str, references: References) -> None:
+        self._real, self._device = references.held_out, references.device
         folder = opened(weights, READS, tokenizer=True)
-        self._network, self._device = read_network(folder).to(references.device), references.device
+        self._network = read_network(folder).to(self._device)
         if not hasattr(self._network, "get_text_features"):
             why = f"{folder}: {type(self._network).__name__} reads no texts; clip_score needs a CLIP"
             raise FlowmapError(f"{why}, such as {READS}", code=1)
         self._prepared, self._read = preparing(folder), reading(folder, self._network)
-        self._real = references.held_out
 
     def score(self, evidence: Evidence) -> float:
         """The mean over the samples and the texts that they were made from."""
@@ -100,8 +100,8 @@ def _classifier_in(weights: str, references: References) -> Callable[[Tensor], T
 
     Raises FlowmapError if the folder is not complete, or if it is none.
     """
-    folder = opened(weights, NAMES)
-    network = read_network(folder).to(references.device)
+    device, folder = references.device, opened(weights, NAMES)
+    network = read_network(folder).to(device)
     if not type(network).__name__.endswith("ForImageClassification"):
         why = f"{folder}: {type(network).__name__} names no classes"
         raise FlowmapError(f"{why}; class_accuracy needs a class that ends in ForImageClassification", code=1)
@@ -109,9 +109,9 @@ def _classifier_in(weights: str, references: References) -> Callable[[Tensor], T
 
     def classify(samples: Tensor) -> Tensor:
         def see(images: Tensor) -> Tensor:
-            found: Tensor = network(pixel_values=prepared(images).to(references.device)).logits
+            found: Tensor = network(pixel_values=prepared(images).to(device)).logits
             return found
 
-        return seen(see, samples, references.device, "a classifier looks at images")
+        return seen(see, samples, device, "a classifier looks at images")
 
     return classify

@@ -25,10 +25,10 @@ _COUNTER = "num_batches_tracked"  # of a normalisation: nothing depends on it, a
 
 def inception_features(config: InceptionConfig, references: References) -> Features:
     """The features that `config` names; raises FlowmapError if its weights are not here, or of another network."""
-    file = find(config.weights)
+    device, file = references.device, find(config.weights)
     if file is None:
         raise FlowmapError(absence(config.weights), code=1)
-    network = read_inception(file).to(references.device)
+    network = read_inception(file).to(device)
     resized = resized_as_clean_fid if config.resize == "clean" else resized_as_tensorflow
 
     def see(images: Tensor) -> Tensor:

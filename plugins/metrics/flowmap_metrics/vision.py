@@ -30,13 +30,13 @@ _log = logging.getLogger("flowmap.metrics")
 
 def vision_features(config: VisionModelConfig, references: References) -> Features:
     """The features that `config` names; raises FlowmapError if the folder is not complete, or has no such layer."""
-    folder = opened(config.weights, SEES)
-    network = read_network(folder).to(references.device)
+    device, folder = references.device, opened(config.weights, SEES)
+    network = read_network(folder).to(device)
     layer = _layer(network, config.layer, folder)
     prepared = preparing(folder)
 
     def see(images: Tensor) -> Tensor:
-        return layer(prepared(images).to(references.device))
+        return layer(prepared(images).to(device))
 
     key = {"network": fingerprint(weight_files(folder)), "layer": config.layer, "folder": str(folder.resolve())}
     return NetworkFeatures(see, key, references)
