@@ -12,7 +12,7 @@ import torch
 from flowmap_metrics.configs import SlicedWassersteinConfig
 from torch import Tensor
 
-from flowmap.interfaces import Cond, Data, Evidence, Metric, Sampler, Samples, Velocity
+from flowmap.interfaces import Cond, Data, Evidence, Metric, Sampler, Samples, Velocity, as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.plugin import DataConfig, Finding, MetricConfig, SamplerConfig, SampleSpec
 
@@ -60,6 +60,40 @@ def test_a_sampler_that_makes_its_own_grid() -> None:
     assert list(broken(euler(lambda times: torch.cat([times[:-2], times[-2:-1], times[-2:-1]])))) == [
         "carries_to_the_end"
     ]
+
+
+def noisy(names: Callable[[int], str], share: float) -> SamplerConfig:
+    """Jumps below the next time, and noise that goes back up to it, under a name of each step."""
+
+    class Stub(Sampler):
+        def order(self) -> int | None:
+            return None
+
+        def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+            for index, (t, r) in enumerate(pairwise(times)):
+                below = (1 - share) * r
+                x = as_flow_map(network).jump(x, t.expand(len(x)), below.expand(len(x)), cond)
+                keep = (1 - r) / (1 - below)
+                noise = draw.normal(names(index), tuple(x.shape[1:]))
+                x = keep * x + (r**2 - (keep * below) ** 2).sqrt() * noise
+            return x
+
+    class ReferenceConfig(SamplerConfig):
+        """The reference."""
+
+        type: Literal["reference"] = "reference"
+        network: ClassVar[Any] = "flow_map"
+        calls_per_step: ClassVar[int] = 1
+
+        def build(self) -> Sampler:
+            return Stub()
+
+    return ReferenceConfig()
+
+
+def test_a_sampler_that_draws_the_same_noise_at_every_step() -> None:
+    assert broken(noisy("noise-{}".format, 0.01)) == {}
+    assert list(broken(noisy(lambda index: "noise", 0.01))) == ["names_are_drawn_once"]
 
 
 # Metrics
@@ -229,7 +263,15 @@ class Few(Blobs):
         return Samples(samples.x.round(), samples.labels, samples.prompts)
 
 
+class OneName(Blobs):
+    """A second noise, which is the first one."""
+
+    def asked(self, samples: Samples, draw: Draw) -> Samples:
+        return Samples(samples.x + 0.1 * draw.normal("x", (1, 2)), samples.labels, samples.prompts)
+
+
 DATA = {
+    "one name for two draws": (source(OneName), "names_are_drawn_once"),
     "labels from 1": (source(FromOne), "classes_are_counted"),
     "asks beyond the classes": (source(AsksBeyond), "classes_are_counted"),
     "prompts without labels": (source(AsksAnything), "prompts_go_with_labels"),
