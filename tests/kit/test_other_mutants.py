@@ -17,6 +17,7 @@ from flowmap.maths.draw import Draw
 from flowmap.plugin import DataConfig, Finding, MetricConfig, SamplerConfig, SampleSpec
 
 from .. import test_conformance as known
+from .agreeing import TEXTS, captioned
 from .reference import broken, outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,6 +137,41 @@ METRICS = {
 def test_a_metric_with_another_floor(name: str) -> None:
     config, check = METRICS[name]
     assert list(broken(config)) == [check]
+
+
+def shown(floor: float, right: str = TEXTS[1]) -> MetricConfig:
+    """The share of images that are bright at the side which they were asked for in words."""
+
+    class Stub(Metric):
+        def score(self, evidence: Evidence) -> float:
+            at_right = (evidence.samples[..., -1].mean((1, 2, 3)) > 0).tolist()
+            pairs = zip(at_right, evidence.prompts, strict=True)
+            return sum((text == right) == bright for bright, text in pairs) / len(at_right)
+
+        def floor(self, size: int) -> float:
+            return floor
+
+    class ReferenceConfig(MetricConfig):
+        """The reference."""
+
+        type: Literal["reference"] = "reference"
+        better: ClassVar[Any] = "higher"
+
+        def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+            return [] if spec.text and not spec.classes else [Finding("error", ("type",), "no texts")]
+
+        def build(self, references: Any) -> Metric:
+            return Stub()
+
+    return ReferenceConfig()
+
+
+def test_a_metric_of_texts_is_examined_with_the_texts_of_its_references() -> None:
+    said = captioned()
+    assert broken(shown(1.0), references=said) == {}
+    assert list(broken(shown(1.0, right=TEXTS[0]), references=said)) == ["better_is_better"]
+    assert list(broken(shown(0.0), references=said)) == ["floors_are_no_noise"]
+    assert "refuses what it is checked with: no texts" in broken(shown(1.0))["draws_from_its_draw"]
 
 
 def test_the_reference_metric_keeps_every_law() -> None:
