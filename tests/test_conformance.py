@@ -330,7 +330,7 @@ def _changes_the_batch(scene: Scene) -> Iterator[Loss]:
 
 def _thaws_the_teacher(scene: Scene) -> Iterator[Loss]:
     scene.roles["teacher"].own["theta"].requires_grad_(True)
-    t = scene.draw.uniform("t")
+    t = scene.draw.uniform("time of the teacher")
     teacher = scene.velocity("teacher").velocity(scene.batch.x0, t, scene.batch.cond)
     yield Loss("matching", _matching(scene) + teacher.square().mean())
 

@@ -33,13 +33,12 @@ from flowmap_metrics.image_configs import (
     RecallConfig,
 )
 from flowmap_metrics.images import resized_as_clean_fid, resized_as_tensorflow
-from flowmap_metrics.inception import Inception
 from flowmap_metrics.inception_weights import read_inception
 from flowmap_metrics.kernel import KernelDistance, kernel_distance
 from flowmap_metrics.manifolds import ManifoldShare, share_inside
 from flowmap_metrics.network_configs import InceptionConfig, VisionModelConfig
 from flowmap_metrics.parts import halves
-from flowmap_metrics.vision import embedded, preparing, read_network
+from flowmap_metrics.vision import embedded, preparing, read_network, reading
 from flowmap_metrics.vision_twin import write_clip
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -60,6 +59,7 @@ from flowmap.testing import check_features, check_metric
 from flowmap.video.clips import to_float
 from flowmap.workshop.quiet import no_bars
 from tests.conftest import edited
+from tests.seeded_inception import inception_shapes, seeded
 from tests.small_runs import EVALUATION, HEAD, TEACHER
 from tests.small_runs import flowmap as command
 
@@ -70,28 +70,9 @@ IMAGE = SampleSpec((1, 3, 32, 32), text=True)
 EVERY_13TH = (..., slice(None, None, 13), slice(None, None, 13))
 
 
-def seeded(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Weights that depend on nothing but their names' order, so large that features of two images differ."""
-    state = {}
-    for number, (name, shape) in enumerate(sorted(shapes.items())):
-        uniform = np.random.default_rng(number).random(shape, dtype=np.float32)
-        if name.endswith("running_var"):
-            value = 0.5 + uniform
-        elif name.endswith("bn.weight"):
-            value = 0.8 + 0.4 * uniform
-        elif uniform.ndim > 1:
-            value = (uniform - 0.5) * np.float32(2 * (6 / np.prod(shape[1:])) ** 0.5)
-        else:
-            value = 0.4 * (uniform - 0.5)
-        state[name] = torch.from_numpy(value.astype(np.float32))
-    return state
-
-
 @pytest.fixture(scope="session")
 def shapes() -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        made = Inception().state_dict()
-    return {name: tuple(value.shape) for name, value in made.items() if not name.endswith("num_batches_tracked")}
+    return inception_shapes()
 
 
 @pytest.fixture(scope="session")
@@ -419,7 +400,7 @@ def test_files_that_a_clip_lacks_are_named_with_the_line_that_gets_them(gone: st
 
 # What samples were asked to show
 
-TEXTS = ["a red ball", "to the left", "blue square", "static white circle"]
+TEXTS = ["a red ball", "to the left", "blue square", "a blue ball"]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -460,6 +441,13 @@ def test_the_clip_score_is_that_of_torchmetrics(sign: int, tmp_path: Path) -> No
         assert metric.score(evidence(x, TEXTS[::-1])) != pytest.approx(np.mean(theirs), rel=1e-3)
     # The ceiling is of the real images and their own captions.
     assert metric.floor(10**6) == metric.score(evidence(x.flip(0), TEXTS))
+
+
+def test_the_clip_of_rehearsals_reads_more_than_the_first_word(clip: Path) -> None:
+    read = reading(clip, read_network(clip))
+    left, right, again = read(["to the left", "to the right", "to the left"])
+    assert torch.equal(left, again)
+    assert not torch.allclose(left, right, atol=1e-3)
 
 
 def test_prompts_that_clip_cannot_read_are_cut_and_named_or_refused(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -40,10 +40,13 @@ class Noise(ABC):
 class Draw:
     """The randomness of one turn of one step, for some of the `total` samples of the global batch.
 
+    Asked again under one name it gives the same numbers: what is drawn for two things has two names.
+
     `rows` are the samples of the global batch that this process holds now, `peers` those that all processes hold
     now. They differ where processes share a batch, and are a part of it where gradients are accumulated. Samples
     0 ... `group` - 1 of the global batch are a group, and so on: whoever holds one of a group holds all of it, in order
-    and side by side. `noise` is what was made ahead of the normal numbers.
+    and side by side. `noise` is what was made ahead of the normal numbers. `watch` is called for each stream that is
+    read, with the draw and the stream's name within the turn; `order` and `split` read theirs unseen.
     """
 
     seed: int
@@ -56,6 +59,7 @@ class Draw:
     device: torch.device
     group: int = field(default=1, kw_only=True)
     noise: Noise | None = field(default=None, kw_only=True, repr=False, compare=False)
+    watch: Callable[[Draw, str], object] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @classmethod
     def whole(
@@ -97,8 +101,7 @@ class Draw:
 
         Samples of a group have places side by side.
         """
-        shared = replace(self, turn=self._root()).shared("order")
-        groups: NDArray[np.int64] = shared.permutation(self.total // self.group)
+        groups: NDArray[np.int64] = self._common("order").permutation(self.total // self.group)
         if self.group == 1:
             return groups
         return (groups[:, None] * self.group + np.arange(self.group)).reshape(-1)
@@ -118,7 +121,7 @@ class Draw:
         if together == self.total and processes == 1:
             return [self]
         samples = np.argsort(self.order()).reshape(-1, self.group)
-        start = int(replace(self, turn=self._root()).shared("processes").integers(processes))
+        start = int(self._common("processes").integers(processes))
         parts = []
         for first in range(0, len(samples), together // self.group):
             peers = samples[first : first + together // self.group]
@@ -149,8 +152,9 @@ class Draw:
             group=self.group // size,
         )
 
-    def _root(self) -> str:
-        return self.turn.split("/")[0]
+    def _common(self, name: str) -> np.random.Generator:
+        """A generator that all children of the turn have in common, each of which may read the same of it."""
+        return generator(replace(self, turn=self.turn.split("/")[0])._key(name))
 
     def child(self, name: str) -> Draw:
         """The same samples under another name: an independent draw for a part of the turn."""
@@ -158,6 +162,7 @@ class Draw:
 
     def shared(self, name: str) -> np.random.Generator:
         """A generator that is the same in every process."""
+        self._seen(name)
         return generator(self._key(name))
 
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
@@ -188,7 +193,10 @@ class Draw:
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """Standard normal numbers, float32, `[count, *shape]`, one stream per sample (Box-Muller)."""
         made = None if self.noise is None else self.noise.take(self, name, shape)
-        return sent(self._normal(name, shape) if made is None else made, self.device)
+        if made is None:
+            return sent(self._normal(name, shape), self.device)
+        self._seen(_of_kind(name, "normal", shape))
+        return sent(made, self.device)
 
     def _normal(self, name: str, shape: Sequence[int]) -> Tensor:
         size = math.prod(shape)
@@ -211,6 +219,7 @@ class Draw:
 
     def _bits(self, name: str, size: int) -> NDArray[np.uint32]:
         """`[count, size]` random 32-bit words; sample i owns a fixed range of the stream's counters."""
+        self._seen(name)
         key, blocks = self._key(name), -(-size // WORDS_PER_BLOCK)
         if not self.rows or not blocks:
             return np.zeros((self.count, size), dtype=np.uint32)
@@ -222,6 +231,10 @@ class Draw:
         else:
             words = np.concatenate([stream(key, row, 1, blocks) for row in self.rows])
         return words[:, :size]
+
+    def _seen(self, name: str) -> None:
+        if self.watch is not None:
+            self.watch(self, name)
 
     def _key(self, name: str) -> Key:
         address = "\0".join((str(self.seed), self.stage, str(self.step), self.turn, name))

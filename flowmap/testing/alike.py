@@ -27,8 +27,8 @@ def captions(prompts: Any, encoded: bool, count: int, who: str) -> None:
 def some_rows(samples: Samples, rows: Sequence[int]) -> Samples:
     """The samples `rows`."""
     index = list(rows)
-    labels = None if samples.labels is None else samples.labels[index]
-    return Samples(samples.x[index], labels, some_prompts(samples.prompts, rows), samples.encoded)
+    labels, sources = (None if part is None else part[index] for part in (samples.labels, samples.sources))
+    return Samples(samples.x[index], labels, some_prompts(samples.prompts, rows), samples.encoded, sources)
 
 
 def some_prompts(prompts: Any, rows: Sequence[int]) -> Any:

@@ -67,6 +67,7 @@ class Field(nn.Module):
         self.slack = 0.0
         self.conditioned = (0.0, 0.0)
         self.differentiated = (0, 0)
+        self.trained_at: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         """u(x, t, r) for `x` `[B, F, ...]`. Raises AssertionError for arguments that break the conventions."""
@@ -94,7 +95,20 @@ class Field(nn.Module):
         jumped = (x - exact_map(x, t, r)) / torch.where(apart, gap, torch.ones_like(gap))
         u = torch.where(apart, jumped, exact_velocity(x, t))
         theta = self.theta.to(x.dtype)
-        return u + theta[0] + theta[1] * x + theta[2] * gap + self._besides(x, cond)
+        u = u + theta[0] + theta[1] * x + theta[2] * gap + self._besides(x, cond)
+        if self.trained_at is not None and torch.is_grad_enabled() and self.theta.requires_grad:
+            self._note(self.trained_at, u, t.detach().flatten(1)[:, 0], r.detach().flatten(1)[:, 0])
+        return u
+
+    def _note(self, found: list[tuple[Tensor, Tensor]], u: Tensor, t: Tensor, r: Tensor) -> None:
+        def reached(gradient: Tensor) -> None:
+            rows = gradient.flatten(1).any(dim=1)
+            found.append((t[rows], r[rows]))
+
+        if u.requires_grad:
+            u.register_hook(reached)
+        else:
+            found.append((t, r))  # within forward mode u does not show that it has a gradient
 
     def _besides(self, x: Tensor, cond: Cond) -> Tensor:
         if not any(self.conditioned) or not isinstance(cond, Rows):

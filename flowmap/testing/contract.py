@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,3 +95,20 @@ def halves(count: int, step: int = 0) -> tuple[Draw, Draw]:
     draw = whole(count, step)
     others = tuple(row for row in draw.rows if row % 3)
     return replace(draw, rows=draw.rows[::3]), replace(draw, rows=others)
+
+
+def require_own_names(who: str, draw: Draw, use: Callable[[Draw], object]) -> None:
+    """Require that `use` reads no stream of numbers of `draw` twice for one sample."""
+    read: Counter[tuple[str, str, int]] = Counter()
+
+    def watch(part: Draw, stream: str) -> None:
+        # By rows, so that a part of the samples is found in the whole.
+        read.update((part.turn, stream, row) for row in set(part.rows))
+
+    use(replace(draw, watch=watch))
+    twice = sorted({stream.split("\0")[0] for (_, stream, _), number in read.items() if number > 1})
+    require(
+        not twice,
+        f"{who} draws under one name twice ('{', '.join(twice)}'), which gives the same numbers; give what is drawn "
+        "names of its own, or keep it",
+    )

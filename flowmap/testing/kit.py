@@ -25,13 +25,13 @@ from flowmap.testing.examination import Case, Examination, Subject
 from flowmap.testing.features import FeaturesSubject
 from flowmap.testing.metrics import MetricSubject
 from flowmap.testing.objectives.subject import ObjectiveSubject
-from flowmap.testing.samplers import SamplerSubject
+from flowmap.testing.samplers.subject import SamplerSubject
 
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "backbone": backbones.CHECKS,
     "data": data.CHECKS,
     "objective": objectives.CHECKS,
-    "sampler": tuple(samplers.LAWS),
+    "sampler": samplers.CHECKS,
     "metric": tuple(metrics.LAWS),
     "features": tuple(features.LAWS),
 }

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samples
 from flowmap.plugin.kinds import MetricConfig
+from flowmap.testing.alike import some_prompts, some_rows
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, network, points
 from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
-from flowmap.testing.referenced import ReferencedSubject, spec_of
+from flowmap.testing.referenced import ReferencedSubject, asked_of, spec_of
 
 LAWS = Laws("metric")
 
@@ -34,17 +34,11 @@ class Scored:
     calls: int
 
 
-def _rows(samples: Samples, rows: slice) -> Samples:
-    """Some of the samples."""
-    every = torch.arange(len(samples.x))[rows]
-    return samples.map(lambda part: part[every])
-
-
 class MetricSubject(ReferencedSubject):
     """The metric that `config` builds with `references`: images `[128, 1, 1, 8, 8]` of two classes if not given.
 
     Samples like the reference are taken to be `references.teacher`, of which half are scored; if the references have
-    labels, held-out ones of as many, which were asked for by their labels.
+    prompts or labels, held-out ones of as many, which were asked for by these.
     """
 
     kind: ClassVar[str] = "metric"
@@ -63,12 +57,12 @@ class MetricSubject(ReferencedSubject):
     @cached_property
     def _built_with(self) -> References:
         """What it is built with: half of the held-out samples. What it never saw shows what perfect samples score."""
-        return replace(self.references, held_out=_rows(self.references.held_out, slice(None, self._half)))
+        return replace(self.references, held_out=some_rows(self.references.held_out, range(self._half)))
 
     @cached_property
     def unseen(self) -> Samples:
         """The other half."""
-        return _rows(self.references.held_out, slice(self._half, None))
+        return some_rows(self.references.held_out, range(self._half, len(self.references.held_out.x)))
 
     @property
     def _half(self) -> int:
@@ -83,8 +77,8 @@ class MetricSubject(ReferencedSubject):
     def good(self) -> Scored:
         """Samples like the reference, by the exact network."""
         real, count = self.unseen, self.count
-        # Those whose classes are known, where a sample may be asked for by one.
-        like = self.references.teacher if real.labels is None else real.x
+        # Those of which it is known what they show, where a sample may be asked for.
+        like = self.references.teacher if asked_of(real) is None else real.x
         return self._scored(like[:count], Field())
 
     @cached_property
@@ -94,8 +88,7 @@ class MetricSubject(ReferencedSubject):
         return self._scored(whole(self.count).normal("noise", shape), Field((0.5, 0.5, 1.0)))
 
     def _scored(self, samples: Tensor, field: Field) -> Scored:
-        labels = self.unseen.labels
-        evidence = self._evidence(samples.clone(), field, None if labels is None else labels[: len(samples)])
+        evidence = self._evidence(samples.clone(), field, some_prompts(asked_of(self.unseen), range(len(samples))))
         before = evidence.samples.clone()
         value = self.metric.score(evidence)
         changed = not evidence.samples.equal(before)
@@ -103,7 +96,7 @@ class MetricSubject(ReferencedSubject):
         evidence.samples.copy_(before)
         return Scored(value, self.metric.score(evidence), changed, field.calls // 2)
 
-    def _evidence(self, samples: Tensor, field: Field, prompts: Tensor | None) -> Evidence:
+    def _evidence(self, samples: Tensor, field: Field, prompts: Any) -> Evidence:
         draw = whole(len(samples))
         if self.config.network is None:
             return Evidence(samples, network("flow_map", field), None, draw, prompts)
@@ -115,8 +108,8 @@ class MetricSubject(ReferencedSubject):
         real = self.unseen
         scores = []
         for begin in range(0, len(real.x) - size + 1, size):
-            part = slice(begin, begin + size)
-            evidence = self._evidence(real.x[part].clone(), Field(), None if real.labels is None else real.labels[part])
+            part = some_rows(real, range(begin, begin + size))
+            evidence = self._evidence(part.x, Field(), asked_of(part))
             scores.append(self.metric.score(evidence))
         return sum(scores) / len(scores)
 

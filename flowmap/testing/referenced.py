@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from flowmap.interfaces import References, Samples
+from flowmap.interfaces import EncodedText, References, Samples
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import FeaturesConfig, MetricConfig
 from flowmap.schema.specs import SampleSpec
@@ -52,7 +54,15 @@ def two_classes() -> References:
     return References(train, held_out, teacher.x, again.x)
 
 
+def asked_of(samples: Samples) -> Any:
+    """What samples are asked for by: their prompts, or else their labels; None if they have neither."""
+    return samples.labels if samples.prompts is None else samples.prompts
+
+
 def spec_of(samples: Samples) -> SampleSpec:
-    """What samples are that are asked for by their labels, if they have any."""
-    classes = 0 if samples.labels is None else int(samples.labels.max()) + 1
-    return SampleSpec(tuple(samples.x.shape[1:]), classes, labelled=samples.labels is not None)
+    """What samples are, by what they are asked for by."""
+    asked, shape, labelled = asked_of(samples), tuple(samples.x.shape[1:]), samples.labels is not None
+    if isinstance(asked, Tensor):
+        return SampleSpec(shape, int(asked.max()) + 1, labelled=labelled)
+    dim = asked.text.shape[-1] if isinstance(asked, EncodedText) else 0
+    return SampleSpec(shape, labelled=labelled, text=asked is not None, text_dim=dim)

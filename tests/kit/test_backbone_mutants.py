@@ -105,6 +105,15 @@ def swapped(u: Any, x: Tensor, t: Tensor, r: Tensor, c: Cond) -> Tensor:
     return u(x, r, t, c)  # type: ignore[no-any-return]
 
 
+def jumping(other: Callable[[Tensor, Tensor], Tensor]) -> Call:
+    """With another r, where r is not t."""
+
+    def call(u: Any, x: Tensor, t: Tensor, r: Tensor, c: Cond) -> Tensor:
+        return u(x, t, torch.where(r < t, other(t, r), r), c)  # type: ignore[no-any-return]
+
+    return call
+
+
 def spoilt(name: str) -> Call:
     def call(u: Any, x: Tensor, t: Tensor, r: Tensor, c: Cond) -> Tensor:
         result: Tensor = u(x.clone(), t.clone(), r.clone(), c)
@@ -269,6 +278,13 @@ class Frozen(Network):
 
 BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "r ignored": (called(lambda u, x, t, r, c: u(x, t, t, c)), "r_is_used"),
+    "r at most 0.5": (called(lambda u, x, t, r, c: u(x, t, r.clamp(max=0.5), c)), "r_is_used"),
+    "r at least 0.5": (called(lambda u, x, t, r, c: u(x, t, r.clamp(min=0.5), c)), "r_is_used"),
+    "r at most 0.5, but on the diagonal": (called(jumping(lambda t, r: r.clamp(max=0.5))), "r_is_used"),
+    "r at least 0.2, but on the diagonal": (called(jumping(lambda t, r: r.clamp(min=0.2))), "r_is_used"),
+    "r at most 0.9, but on the diagonal": (called(jumping(lambda t, r: r.clamp(max=0.9))), "r_is_used"),
+    "r at least 0.05": (called(jumping(lambda t, r: torch.minimum(r.clamp(min=0.05), t))), "r_is_used"),
+    "r in the upper half of t": (called(jumping(lambda t, r: torch.maximum(r, t / 2))), "r_is_used"),
     "t ignored": (called(lambda u, x, t, r, c: u(x, 0 * t, 0 * r, c)), "t_is_used"),
     "r for t": (called(lambda u, x, t, r, c: u(x, r, r, c)), "t_is_used"),
     "t and r swapped": (called(swapped), "t_and_r_keep_their_places"),

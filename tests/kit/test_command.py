@@ -32,7 +32,7 @@ def test_a_component_that_keeps_all_laws() -> None:
     error, text = said("check", "euler")
     assert error is None
     assert "follows_the_grid passed basic The network is asked where the grid says." in text
-    assert "15 passed All laws that apply are kept. Next: name 'euler' in a recipe" in text
+    assert "16 passed All laws that apply are kept. Next: name 'euler' in a recipe" in text
 
 
 def test_a_component_that_breaks_one(install: Any) -> None:

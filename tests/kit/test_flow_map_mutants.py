@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TEMPLATE = next(iter(flowmap.scaffold.__path__)) + "/templates/objective/objective.py.template"
 
 
-def written(old: str = "", new: str = "", cfg_scale: float = 1.0) -> ObjectiveConfig:
+STUDENT = RoleSpec("flow_map", True, "")
+
+
+def written(old: str = "", new: str = "", cfg_scale: float = 1.0, student: RoleSpec = STUDENT) -> ObjectiveConfig:
     """The objective of the template, `new` in the place of `old`."""
     with open(TEMPLATE, encoding="utf-8") as file:
         text = file.read()
@@ -34,7 +37,7 @@ def written(old: str = "", new: str = "", cfg_scale: float = 1.0) -> ObjectiveCo
         type: Literal["reference"] = "reference"
 
         def roles(self) -> Mapping[str, RoleSpec]:
-            return {"student": RoleSpec("flow_map", True, ""), "teacher": RoleSpec("velocity", False, "")}
+            return {"student": student, "teacher": RoleSpec("velocity", False, "")}
 
         def findings(self, facts: Any) -> Iterable[Finding]:
             return []
@@ -46,6 +49,7 @@ def written(old: str = "", new: str = "", cfg_scale: float = 1.0) -> ObjectiveCo
     return ReferenceConfig()
 
 
+R = 'r = t * draw.uniform("r")'
 TARGET = "w * v + (1 - w) * rest"
 MUTANTS = {
     "the step goes the wrong way": (("x - like(t - s, x) * v", "x + like(t - s, x) * v"), "stays_at_the_flow"),
@@ -53,6 +57,9 @@ MUTANTS = {
     "the rest from the wrong time": (("* v, s, r, batch.cond", "* v, t, r, batch.cond"), "stays_at_the_flow"),
     "the velocity at t for all": ((TARGET, "v + 0 * rest"), "stays_at_the_flow"),
     "a little too far": ((TARGET, f"1.02 * ({TARGET})"), "stays_at_the_flow"),
+    "r always 0": ((R, "r = 0 * t"), "jumps_are_trained_as_said"),
+    "r always as good as 0": ((R, "r = 1e-3 * t"), "jumps_are_trained_as_said"),
+    "r never near t": ((R, R + " / 2"), "velocities_are_trained_as_said"),
     "cond and null swapped": (
         ("batch.cond, batch.null", "batch.null, batch.cond"),
         "guidance_is_towards_the_condition",
@@ -78,3 +85,26 @@ def test_a_mutant_is_caught_by_its_check(name: str) -> None:
 def test_guidance_the_wrong_way_round_is_caught() -> None:
     swapped = written("batch.cond, batch.null", "batch.null, batch.cond", cfg_scale=2.0)
     assert list(broken(swapped)) == ["guidance_is_towards_the_condition"]
+
+
+@pytest.mark.parametrize(
+    ("words", "student", "check"),
+    [
+        # What jumps to data alone says so, and then it is right.
+        ((R, "r = 0 * t"), RoleSpec("flow_map", True, "", diagonal=False, to_data=True), None),
+        ((R, "r = 0 * t"), RoleSpec("flow_map", True, "", to_data=True), "velocities_are_trained_as_said"),
+        ((R, R + " / 2"), RoleSpec("flow_map", True, "", diagonal=False), None),
+        (("", ""), RoleSpec("flow_map", True, "", diagonal=False, to_data=True), "jumps_are_trained_as_said"),
+    ],
+)
+def test_which_times_are_trained_is_what_the_role_says(
+    words: tuple[str, str], student: RoleSpec, check: str | None
+) -> None:
+    assert list(broken(written(*words, student=student))) == ([check] if check else [])
+
+
+def test_times_that_are_never_trained_are_told_by_their_number() -> None:
+    said = broken(written(R, "r = 0 * t"))["jumps_are_trained_as_said"]
+    assert (
+        "'reference' must train 'student' at r between 0 and t, as a map between any two times; it does in 0 of" in said
+    )

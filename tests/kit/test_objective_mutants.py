@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import Batch, Loss, Objective, Scene, StudentObjective
-from flowmap.maths.path import noised
+from flowmap.maths.path import like, noised
 from flowmap.plugin import Finding, ObjectiveConfig, RoleSpec
 from flowmap.testing.capabilities import Capabilities
 
@@ -120,6 +120,31 @@ def one_name(scene: Scene) -> Tensor:
     return squares(scene, replace(batch, x0=batch.x0 + 0.1 * scene.draw.normal("noise", shape))).mean()
 
 
+def one_name_for_uniforms(scene: Scene) -> Tensor:
+    """The times, and which samples count twice, under one name: those with early times."""
+    twice = scene.draw.uniform("t") < 0.5
+    return (squares(scene) * (1 + like(twice.float(), scene.batch.x0))).mean()
+
+
+def one_name_for_integers(scene: Scene) -> Tensor:
+    """Two integers that are one."""
+    draw = scene.draw
+    one, other = (torch.tensor(draw.below("which", [4] * draw.count)) for _ in range(2))
+    return (squares(scene) * like(1.0 + one - other, scene.batch.x0)).mean()
+
+
+def one_name_for_all(scene: Scene) -> Tensor:
+    """Two numbers of the whole batch that are one."""
+    one, other = (scene.draw.shared("share").random() for _ in range(2))
+    return squares(scene).mean() * (1 + one - other)
+
+
+def one_name_for_a_part(scene: Scene) -> Tensor:
+    """The first sample's times again, as its weight."""
+    weight = torch.cat([0.5 + scene.draw.part(0, 1).uniform("t"), torch.ones(scene.draw.count - 1)])
+    return (squares(scene) * like(weight, scene.batch.x0)).mean()
+
+
 def centred(scene: Scene) -> Tensor:
     """Samples see each other by their mean."""
     error = squares(scene).sqrt()
@@ -140,7 +165,7 @@ def batch_normalised(scene: Scene) -> Tensor:
 def by_its_value(scene: Scene) -> Tensor:
     """Asks the teacher again where samples are far."""
     value = matching(scene)
-    t = scene.draw.uniform("t")
+    t = scene.draw.uniform("other t")
     if scene.batch.x0.abs().mean() > 0.1:
         scene.velocity("teacher").velocity(scene.batch.x0, t, scene.batch.cond)
     return value
@@ -160,7 +185,10 @@ MUTANTS: dict[str, tuple[ObjectiveConfig, str]] = {
     "the wrong sign": (objective(uphill), "leads_to_the_flow"),
     "flipped conditions": (objective(other_conditions), "conditions_stay_with_samples"),
     "rolled conditions": (objective(rolled_conditions), "conditions_stay_with_samples"),
-    "one name for two draws": (objective(one_name), "noise_is_drawn_once"),
+    "one name for two draws": (objective(one_name), "names_are_drawn_once"),
+    "one name for two uniforms": (objective(one_name_for_uniforms), "names_are_drawn_once"),
+    "one name for two integers": (objective(one_name_for_integers), "names_are_drawn_once"),
+    "one name for what all share": (objective(one_name_for_all), "names_are_drawn_once"),
     "samples see each other": (objective(centred), "parts_add_up"),
     "weights by place": (objective(by_the_batch), "parts_add_up"),
     "normalised by the micro-batch": (objective(batch_normalised), "parts_add_up"),
@@ -173,6 +201,14 @@ MUTANTS: dict[str, tuple[ObjectiveConfig, str]] = {
 def test_a_mutant_is_caught_by_its_check_alone(name: str) -> None:
     config, check = MUTANTS[name]
     assert list(broken(config)) == [check]
+
+
+def test_a_part_of_the_samples_is_found_in_the_whole() -> None:
+    # Whose first sample weighs more goes by the micro-batch too.
+    assert broken(objective(one_name_for_a_part), Capabilities(plain_mean=False)) == {
+        "names_are_drawn_once": "'reference' draws under one name twice ('t'), which gives the same numbers; give what "
+        "is drawn names of its own, or keep it"
+    }
 
 
 def test_a_sum_is_told_by_its_numbers() -> None:

@@ -12,11 +12,12 @@ import torch
 from flowmap_metrics.configs import SlicedWassersteinConfig
 from torch import Tensor
 
-from flowmap.interfaces import Cond, Data, Evidence, Metric, Sampler, Samples, Velocity
+from flowmap.interfaces import Cond, Data, Evidence, Metric, Sampler, Samples, Velocity, as_flow_map
 from flowmap.maths.draw import Draw
 from flowmap.plugin import DataConfig, Finding, MetricConfig, SamplerConfig, SampleSpec
 
 from .. import test_conformance as known
+from .agreeing import TEXTS, captioned
 from .reference import broken, outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +63,40 @@ def test_a_sampler_that_makes_its_own_grid() -> None:
     ]
 
 
+def noisy(names: Callable[[int], str], share: float) -> SamplerConfig:
+    """Jumps below the next time, and noise that goes back up to it, under a name of each step."""
+
+    class Stub(Sampler):
+        def order(self) -> int | None:
+            return None
+
+        def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
+            for index, (t, r) in enumerate(pairwise(times)):
+                below = (1 - share) * r
+                x = as_flow_map(network).jump(x, t.expand(len(x)), below.expand(len(x)), cond)
+                keep = (1 - r) / (1 - below)
+                noise = draw.normal(names(index), tuple(x.shape[1:]))
+                x = keep * x + (r**2 - (keep * below) ** 2).sqrt() * noise
+            return x
+
+    class ReferenceConfig(SamplerConfig):
+        """The reference."""
+
+        type: Literal["reference"] = "reference"
+        network: ClassVar[Any] = "flow_map"
+        calls_per_step: ClassVar[int] = 1
+
+        def build(self) -> Sampler:
+            return Stub()
+
+    return ReferenceConfig()
+
+
+def test_a_sampler_that_draws_the_same_noise_at_every_step() -> None:
+    assert broken(noisy("noise-{}".format, 0.01)) == {}
+    assert list(broken(noisy(lambda index: "noise", 0.01))) == ["names_are_drawn_once"]
+
+
 # Metrics
 
 
@@ -102,6 +137,41 @@ METRICS = {
 def test_a_metric_with_another_floor(name: str) -> None:
     config, check = METRICS[name]
     assert list(broken(config)) == [check]
+
+
+def shown(floor: float, right: str = TEXTS[1]) -> MetricConfig:
+    """The share of images that are bright at the side which they were asked for in words."""
+
+    class Stub(Metric):
+        def score(self, evidence: Evidence) -> float:
+            at_right = (evidence.samples[..., -1].mean((1, 2, 3)) > 0).tolist()
+            pairs = zip(at_right, evidence.prompts, strict=True)
+            return sum((text == right) == bright for bright, text in pairs) / len(at_right)
+
+        def floor(self, size: int) -> float:
+            return floor
+
+    class ReferenceConfig(MetricConfig):
+        """The reference."""
+
+        type: Literal["reference"] = "reference"
+        better: ClassVar[Any] = "higher"
+
+        def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+            return [] if spec.text and not spec.classes else [Finding("error", ("type",), "no texts")]
+
+        def build(self, references: Any) -> Metric:
+            return Stub()
+
+    return ReferenceConfig()
+
+
+def test_a_metric_of_texts_is_examined_with_the_texts_of_its_references() -> None:
+    said = captioned()
+    assert broken(shown(1.0), references=said) == {}
+    assert list(broken(shown(1.0, right=TEXTS[0]), references=said)) == ["better_is_better"]
+    assert list(broken(shown(0.0), references=said)) == ["floors_are_no_noise"]
+    assert "refuses what it is checked with: no texts" in broken(shown(1.0))["draws_from_its_draw"]
 
 
 def test_the_reference_metric_keeps_every_law() -> None:
@@ -229,7 +299,15 @@ class Few(Blobs):
         return Samples(samples.x.round(), samples.labels, samples.prompts)
 
 
+class OneName(Blobs):
+    """A second noise, which is the first one."""
+
+    def asked(self, samples: Samples, draw: Draw) -> Samples:
+        return Samples(samples.x + 0.1 * draw.normal("x", (1, 2)), samples.labels, samples.prompts)
+
+
 DATA = {
+    "one name for two draws": (source(OneName), "names_are_drawn_once"),
     "labels from 1": (source(FromOne), "classes_are_counted"),
     "asks beyond the classes": (source(AsksBeyond), "classes_are_counted"),
     "prompts without labels": (source(AsksAnything), "prompts_go_with_labels"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,26 @@ import torch
 from flowmap_datasets.configs import DigitsConfig, MnistConfig
 from flowmap_gaussian.configs import GaussianConfig
 from flowmap_metrics import inception_weights
-from flowmap_metrics.image_configs import KidConfig, PrecisionConfig
+from flowmap_metrics.agreement import ClipScore
+from flowmap_metrics.image_configs import ClipScoreConfig, FidConfig, KidConfig, PrecisionConfig, RecallConfig
+from flowmap_metrics.network_configs import InceptionConfig
 from flowmap_mlp.configs import MlpConfig
 from flowmap_samplers.configs import LcmConfig
 from flowmap_wan.causal_configs import CausalWan21Config, CausalWan22Config
 from flowmap_wan.configs import FarWan21Config, Wan21Config
 
-from flowmap.interfaces import EncodedText, Samples
+from flowmap.interfaces import EncodedText, Evidence, Samples
 from flowmap.plugin import ComponentConfig, SampleSpec
 from flowmap.plugin.catalogue import catalogue
-from flowmap.testing import Case, Examination, examination
+from flowmap.testing import Case, Examination, check_metric, examination
 from flowmap.testing.suite import parametrize_with_checks, run
 from flowmap.weights.names import RANDOM
 
 from ..images.support import KINDS, prompts, spec_of
+from ..seeded_inception import inception_shapes, seeded
 from ..wan.support import CHANNELS, TEXT, architecture, lora, noise
+from .agreeing import TEXTS, agreeing_clip, captioned
+from .reference import broken
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -111,6 +117,8 @@ OTHERS = [
     examination(MnistConfig.model_validate({"condition": "class"})),
     examination(LcmConfig(times=(1000, 750, 500, 250), shift=5, levels="nearest")),
     *(examination(kind.model_validate({"features": "pixels"})) for kind in (KidConfig, PrecisionConfig)),
+    # In pixels noise is so far apart that all real images lie among it.
+    examination(RecallConfig.model_validate({"features": "classifier"})),
     *(
         examination(catalogue().find("objective", fields["type"]).model_validate(fields), expected=known_of(fields))
         for fields in SETTINGS
@@ -142,10 +150,8 @@ def test_another_family_keeps_the_law(case: Case) -> None:
 
 
 FILES = {c.name: c for c in catalogue().components if c.name in ("images", "video_shards", "vision_model", "inception")}
+WITH_WEIGHTS = {("metric", "fid"), ("metric", "clip_score")}
 ELSEWHERE = {
-    ("metric", "fid"): "minutes of Inception; its distance is that of 'frechet', which is here",
-    ("metric", "recall"): "in pixels, without weights, noise is so far apart that all real images lie among it",
-    ("metric", "clip_score"): "asks for texts, and is held to its definition in tests/test_image_metrics.py",
     ("backbone", "wan21_i2v"): "needs a checkpoint with encoders, and is examined in tests/wan/test_pictures.py",
 }
 """What is not examined here, and why."""
@@ -165,7 +171,29 @@ def test_what_reads_files_keeps_the_laws_as_its_tiny_twin(
     assert {o.check.name: o.sentence for o in found if o.status in ("failed", "not run")} == {}
 
 
+@pytest.mark.slow
+def test_fid_keeps_the_laws_in_features_that_tell_images_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception_weights, "SIDE", 75)
+    torch.save(seeded(inception_shapes()), tmp_path / "inception.pth")
+    check_metric(FidConfig(features=InceptionConfig(weights=str(tmp_path / "inception.pth"))))
+
+
+def test_the_clip_score_keeps_the_laws_by_a_clip_that_knows_two_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ClipScoreConfig(weights=str(agreeing_clip(tmp_path / "clip")))
+    found = examination(config, references=captioned()).outcomes()
+    assert {o.check.name: o.sentence for o in found if o.status != "passed"} == {}
+    score = ClipScore.score
+
+    def by_the_other_text(self: ClipScore, evidence: Evidence) -> float:
+        return score(self, replace(evidence, prompts=[TEXTS[text == TEXTS[0]] for text in evidence.prompts]))
+
+    monkeypatch.setattr(ClipScore, "score", by_the_other_text)
+    assert list(broken(config, references=captioned())) == ["better_is_better"]
+
+
 def test_every_registered_type_is_examined_here() -> None:
     examined = {(one.subject.kind, one.subject.config.type) for one in (*OTHERS, *BACKBONES)}
     slow = {("backbone", name) for name in KINDS} | {(c.kind, c.name) for c in FILES.values()}
-    assert {(c.kind, c.name) for c in catalogue().components} == examined | slow | ELSEWHERE.keys()
+    assert {(c.kind, c.name) for c in catalogue().components} == examined | slow | WITH_WEIGHTS | ELSEWHERE.keys()

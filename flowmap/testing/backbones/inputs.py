@@ -14,6 +14,9 @@ from flowmap.testing.contract import require, require_equal, unchanged_rows, who
 
 LAWS = Laws("backbone")
 
+_PLACES = {1.0: (0.0, 0.3, 0.6, 0.94), 0.5: (0.0, 0.15, 0.3, 0.44)}
+"""At such a t the r of each sample, from where it goes a little on, and not to t, where a network may be another."""
+_ON = 0.05
 _TINY = 2.0**-14  # of a time
 _LITTLE = 2.0**-13  # of a number: less than half of what bfloat16 and float16 tell apart
 
@@ -96,19 +99,27 @@ def t_is_used(subject: BackboneSubject) -> None:
     after=("t_is_used",),
 )
 def r_is_used(subject: BackboneSubject) -> None:
-    """In every row that has r < t in one call and r = t in the other."""
-    apart = subject.t != subject.r
+    """In every row that has r < t in one call and r = t in the other, and wherever r goes a little on."""
+    apart, who = subject.t != subject.r, subject.called("flow_map")
     jump, diagonal = (subject.at("flow_map", r=r)[apart] for r in (subject.r, subject.t))
     same = unchanged_rows(jump, diagonal)
     if subject.config.one_time:
-        why = f"{subject.called('flow_map')} must not depend on r, as its configuration says one_time"
+        why = f"{who} must not depend on r, as its configuration says one_time"
         require(same == len(jump), f"{why}; it does in {len(jump) - same} of {len(jump)} samples")
-        return
-    require(
-        not same,
-        f"{subject.called('flow_map')} must depend on r; u(x, t, r) of `mean_velocity` is u(x, t, t) in {same} of "
-        f"{len(jump)} samples",
-    )
+    else:
+        require(
+            not same,
+            f"{who} must depend on r; u(x, t, r) of `mean_velocity` is u(x, t, t) in {same} of {len(jump)} samples",
+        )
+        for time, places in _PLACES.items():
+            t, r = torch.full_like(subject.t, time), torch.tensor(places)
+            here, on = (subject.at("flow_map", t=t, r=at) for at in (r, r + _ON))
+            still = [f"{place:g}" for place, a, b in zip(places, here, on, strict=True) if torch.equal(a, b)]
+            require(
+                not still,
+                f"{who} must depend on r wherever it is; at t = {time:g}, u(x, t, r) of `mean_velocity` is the same at "
+                f"r = {', '.join(still)} and at r {_ON:g} later (is r clamped?)",
+            )
 
 
 @LAWS.proven(
@@ -166,7 +177,7 @@ def _rounded(who: str, time: str, same: int, count: int) -> str:
     "A flow map made from a velocity's weights equals it at r = t.",
     "Backbone.role",
     equation="u(x, t, t) = v(x, t): arXiv 2505.13447, eq. 3 as r goes to t",
-    after=("t_is_used", "weights_make_the_same_role", "misfits_are_refused"),
+    after=("t_is_used", "r_is_used", "weights_make_the_same_role", "misfits_are_refused"),
 )
 def student_starts_as_its_teacher(subject: BackboneSubject) -> None:
     """On the diagonal."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowmap.testing.alike import same_samples, some_rows
 from flowmap.testing.check import Laws
-from flowmap.testing.contract import build_quietly, halves, require, whole
+from flowmap.testing.contract import build_quietly, halves, require, require_own_names, whole
 from flowmap.testing.data.subject import COUNT, REFERENCES, DataSubject, Split, pictured
 
 LAWS = Laws("data")
@@ -30,6 +30,17 @@ def batches_are_by_their_draw(subject: DataSubject) -> None:
     same_samples(batch, data.batch(whole(COUNT)), f"{subject.who} must return the same batch for the same draw")
     other = data.batch(whole(COUNT, step=1))
     require(not torch.equal(batch.x, other.x), f"{subject.who} must return another batch for another step")
+
+
+@LAWS.proven(
+    "What is drawn for two things has two names: under one name it is the same numbers.",
+    "Draw",
+    after=("batches_are_by_their_draw",),
+)
+def names_are_drawn_once(subject: DataSubject) -> None:
+    """In a batch, and in prompts."""
+    for use in (subject.data.batch, subject.data.prompts):
+        require_own_names(subject.who, whole(COUNT), use)
 
 
 @LAWS.proven(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flowmap.interfaces import Cond, Role
-from flowmap.maths.draw import Draw, Noise
+from flowmap.maths.draw import Draw
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, Rows, network
-from flowmap.testing.contract import require
+from flowmap.testing.contract import require, require_own_names
 from flowmap.testing.objectives.subject import SHAPES, ObjectiveSubject, Taken
 
 LAWS = Laws("objective")
@@ -80,34 +79,15 @@ def _mean(parts: list[Taken], like: Tensor) -> Tensor:
     ) / len(parts)
 
 
-class _Names(Noise):
-    """Notes what noise is asked for, and makes none."""
-
-    def __init__(self) -> None:
-        self.asked: Counter[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = Counter()
-
-    def take(self, draw: Draw, name: str, shape: Sequence[int]) -> Tensor | None:
-        """See Noise.take."""
-        self.asked[draw.turn, name, tuple(shape), tuple(draw.rows)] += 1
-        return None
-
-
 @LAWS.proven(
-    "Noise that is drawn for two things has two names: under one name it is the same noise.",
-    "Draw.normal",
+    "What is drawn for two things has two names: under one name it is the same numbers.",
+    "Draw",
     after=("losses_have_names",),
 )
-def noise_is_drawn_once(subject: ObjectiveSubject) -> None:
-    """Within a turn."""
+def names_are_drawn_once(subject: ObjectiveSubject) -> None:
+    """Within a turn: normal numbers, uniform ones, integers, and what all samples share."""
     for shape in SHAPES:
-        names = _Names()
-        subject.run(shape, replace(subject.draw(), noise=names))
-        twice = sorted({name for (_, name, _, _), number in names.asked.items() if number > 1})
-        require(
-            not twice,
-            f"{subject.who} draws noise of one name twice in a turn ('{', '.join(twice)}'), which is the same noise; "
-            "give what is drawn names of its own, or keep it",
-        )
+        require_own_names(subject.who, subject.draw(), partial(subject.run, shape))
 
 
 class _Marked(Field):

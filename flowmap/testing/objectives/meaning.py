@@ -13,7 +13,7 @@ from flowmap.planning.stand_ins import CountedChunks, StandInCond, stand_in
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field
 from flowmap.testing.contract import require
-from flowmap.testing.objectives.subject import SHAPES, ObjectiveSubject
+from flowmap.testing.objectives.subject import SHAPES, ObjectiveSubject, lenient
 from flowmap.training.ledger import Ledger
 
 LAWS = Laws("objective")
@@ -26,7 +26,6 @@ _AWAY = -0.2
 _VERY_MANY, _LATE = 2**16, 10**6
 _DRIVEN = 0.12
 _SAID, _TOWARDS, _HALF = 0.05, 0.95, 0.6
-_BACKWARDS = 0.1  # how far below r the t of a difference may be
 
 
 @LAWS.proven(
@@ -94,15 +93,15 @@ def _answered(subject: ObjectiveSubject, frozen: list[str], name: str, said: tup
     """The gradients of each trained role, where the role `name` says so much more with the condition and without."""
 
     def roles() -> dict[str, Role]:
-        made = _lenient(subject.roles())
+        made = lenient(subject.roles())
         if name in frozen:
             module = made[name].module
             assert isinstance(module, Field)
             module.conditioned = said
         return made
 
-    group, found = subject.config.group(), dict[str, Tensor]()
-    for turn in subject.run(_SHAPE, subject.draw(batch=-(-_MANY // group) * group), roles):
+    found: dict[str, Tensor] = {}
+    for turn in subject.run(_SHAPE, subject.many(_MANY), roles):
         if turn.gradients[turn.role]:
             found[turn.role] = found.get(turn.role, torch.zeros(())) + torch.cat(turn.gradients[turn.role])
     return found
@@ -115,9 +114,8 @@ def _answered(subject: ObjectiveSubject, frozen: list[str], name: str, said: tup
 )
 def training_is_with_the_condition(subject: ObjectiveSubject) -> None:
     """Counted in the network calls that are differentiated; dropped conditions are without."""
-    group = subject.config.group()
-    made = _lenient(subject.roles())
-    subject.run(_SHAPE, subject.draw(batch=-(-_MANY // group) * group), lambda: made)
+    made = lenient(subject.roles())
+    subject.run(_SHAPE, subject.many(_MANY), lambda: made)
     for name, role in made.items():
         assert isinstance(role.module, Field)
         asked, nothing = role.module.differentiated
@@ -130,20 +128,13 @@ def training_is_with_the_condition(subject: ObjectiveSubject) -> None:
 
 def _gradient(subject: ObjectiveSubject, name: str, sign: int, many: int = _MANY, step: int = 0) -> Tensor:
     """The gradient of the role that is off; with a student so are those that are trained to follow it."""
-    group, specs = subject.config.group(), subject.config.roles()
+    specs = subject.config.roles()
     off = {other for other, spec in specs.items() if other == name or (name == "student" and spec.trained)}
     errors = [tuple(sign * (role in off) * e for e in _ERROR) for role in specs]
-    draw = subject.draw(step, -(-many // group) * group)
+    draw = subject.many(many, step)
     zero = torch.zeros(len(_ERROR))
-    turns = subject.run(_SHAPE, draw, lambda: _lenient(subject.roles(errors)))
+    turns = subject.run(_SHAPE, draw, lambda: lenient(subject.roles(errors)))
     return sum((torch.cat(t.gradients[name]) for t in turns if t.role == name and t.gradients[name]), zero)
-
-
-def _lenient(roles: dict[str, Role]) -> dict[str, Role]:
-    for role in roles.values():
-        assert isinstance(role.module, Field)
-        role.module.slack = _BACKWARDS
-    return roles
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tokenizers.processors import TemplateProcessing
 from transformers import CLIPConfig, CLIPModel
 
 from flowmap.weights.fields import CONFIG
@@ -21,6 +22,9 @@ def write_clip(folder: Path) -> Path:
 
 def _write(folder: Path) -> None:
     words = tokenizer()
+    # CLIP's embedding of a text is that of its end: without one it reads the first token alone.
+    end = (str(words.eos_token), int(words.eos_token_id))
+    words.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
     layers = {"hidden_size": _WIDTH, "intermediate_size": 2 * _WIDTH, "num_attention_heads": 2, "num_hidden_layers": 1}
     special = {f"{name}_token_id": words.eos_token_id for name in ("bos", "eos", "pad")}
     text = {**layers, "vocab_size": len(words), **special, "max_position_embeddings": 77}
