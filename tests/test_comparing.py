@@ -159,6 +159,11 @@ PROBLEMS = {
         "recipe.evaluation.samples = 32",
         "spec.toml:45: contestants.two.recipe.evaluation.samples: scores could not be compared with those of 'teacher'",
     ),
+    "teacher that it alone is measured by": (
+        "recipe.backbone.width = 16",
+        'recipe.evaluation.teacher = "first"',
+        "spec.toml:45: contestants.two.recipe.evaluation.teacher: scores could not be compared with those of 'teacher'",
+    ),
     "data that it alone is measured by": (
         "recipe.backbone.width = 16",
         'recipe.evaluation.data = "digits"',

@@ -135,6 +135,13 @@ def test_an_evaluation_that_cannot_fit_is_refused_and_a_tight_one_warned_of(tmp_
     refuse_impossible(made, make_plan(made, tmp_path), 8, 20 * GB)
     without = made.model_copy(update={"evaluation": None})
     refuse_impossible(without, make_plan(without, tmp_path), 8, 20 * GB)
+    # Nor can weights be measured that no device holds, where nothing is trained.
+    measured = made.model_copy(update={"stages": ()})
+    refuse_impossible(measured, make_plan(measured, tmp_path), 1, 40 * GB)
+    with pytest.raises(
+        FlowmapError, match=r"takes [23]\d\.\d GB, and there are 20.0 GB. What helps: devices with more"
+    ):
+        refuse_impossible(measured, make_plan(measured, tmp_path), 1, 20 * GB)
 
     alone, shared = (evaluation_of(made, footprint_of(made), devices, 24 * GB) for devices in (1, 8))
     assert (alone.weights, alone.sharded, shared.sharded) == (pytest.approx(32 * GB, rel=0.02), False, True)

@@ -24,7 +24,8 @@ def _other_measures(spec: CompareSpec, entrants: Sequence[Entrant]) -> Iterator[
     ours = [e for e in entrants if not {"data", "evaluation"} & spec.contestants[e.index].recipe.keys()]
     first = (ours or entrants)[:1]
     for entrant in entrants:
-        for name, wanted, got in what_is_shared(first[0].recipe, entrant.recipe):
+        teachers = ("evaluation.teacher", *(evaluation_of(each).teacher for each in (first[0], entrant)))
+        for name, wanted, got in (*what_is_shared(first[0].recipe, entrant.recipe), teachers):
             if wanted == got or name == "evaluation.calls":  # scores are compared where both have some
                 continue
             why = f"scores could not be compared with those of '{first[0].name}'; leave it out, or write it for all"

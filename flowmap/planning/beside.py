@@ -76,7 +76,7 @@ def evaluation_of(recipe: Recipe, footprint: Footprint, devices: int = 1, room: 
         scales[contest.stage] = max(contest.cfg_scale, scales.get(contest.stage, 1.0))
     networks = {s.name: (r.kind, r.view) for s in recipe.stages for r in [s.objective.roles()["student"]]}
     if not networks:
-        networks[BASE] = _base_of(recipe)
+        networks[BASE] = base_network(recipe)
     found = (
         _evaluated(recipe, footprint, name, network, scales[name] != 1, devices, room)
         for name, network in networks.items()
@@ -85,7 +85,7 @@ def evaluation_of(recipe: Recipe, footprint: Footprint, devices: int = 1, room: 
     return max(found, key=lambda each: each.total, default=None)
 
 
-def _base_of(recipe: Recipe) -> tuple[NetworkKind, FrameView]:
+def base_network(recipe: Recipe) -> tuple[NetworkKind, FrameView]:
     """What the base weights compute, and how; of weights that are not here what such weights would."""
     try:
         found = find_weights(BASE, recipe.backbone).pretrained

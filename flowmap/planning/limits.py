@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from flowmap.errors import FlowmapError
-from flowmap.planning.beside import Evaluation, encoders_of, held_for_calls, raw_data
+from flowmap.planning.beside import Evaluation, base_network, encoders_of, held_for_calls, raw_data
 from flowmap.planning.estimate import GB, Memory, memory_of
 from flowmap.planning.footprints import footprint_of
 from flowmap.plugin.footprint import Footprint
@@ -62,12 +62,13 @@ def refuse_impossible(
 
 def _refuse_evaluation(recipe: Recipe, footprint: Footprint, devices: int, memory: int) -> None:
     """Of its memory only the weights are looked at."""
-    kinds = {stage.objective.roles()["student"].kind for stage in recipe.stages}
+    kinds = {stage.objective.roles()["student"].kind for stage in recipe.stages} or {base_network(recipe)[0]}
     held = [held_for_calls(recipe.compute, footprint, kind, devices, memory) for kind in kinds]
     most, sharded = max(held, default=(0, False))
     if most > memory:
         how = f"each of {_devices(devices)} holds its part of the network and gathers units" if sharded else _WHOLE
-        helps = "What helps: compute.sampling = 'sharded'" if devices > 1 and not sharded else _ELSEWHERE
+        elsewhere = _ELSEWHERE if recipe.stages else _MORE
+        helps = "What helps: compute.sampling = 'sharded'" if devices > 1 and not sharded else elsewhere
         raise FlowmapError(
             f"the evaluation does not fit: {how}, which takes {_gb(most)} GB, and there are {_gb(memory)} GB. {helps}"
         )
