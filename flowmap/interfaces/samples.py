@@ -126,11 +126,18 @@ class Data(ABC):
 
     @abstractmethod
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
-        """Samples to compare with; at most `count` of them, fewer where the split is smaller."""
+        """Samples to compare with; at most `count` of them, fewer where the split is smaller.
+
+        Labels and classes are those that the same samples have in batches, and a few samples are of all classes: files
+        that are sorted by their class are not read from the first on.
+        """
 
     @abstractmethod
     def prompts(self, draw: Draw) -> Any:
-        """What to condition the generation of `draw.count` samples on; None if unconditional."""
+        """What to condition the generation of `draw.count` samples on; None if unconditional.
+
+        Of classes, all that the data have are asked for.
+        """
 
     @abstractmethod
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
