@@ -127,3 +127,21 @@ def test_labels_that_are_not_the_samples(data: type[Blobs], check: str) -> None:
 )
 def test_sources_that_keep_every_law(data: type[Blobs], spec: SampleSpec) -> None:
     assert {o.check.name: o.sentence for o in outcomes(source(data, spec)) if o.status != "passed"} == {}
+
+
+def rescaled(by: float, moved: float) -> type[Blobs]:
+    class Rescaled(Blobs):
+        def asked(self, samples: Samples, draw: Draw) -> Samples:
+            return Samples(by * (samples.x.clamp(-0.5, 1.5) - 0.5) + moved, samples.labels, samples.prompts)
+
+    return Rescaled
+
+
+@pytest.mark.parametrize(("by", "moved"), [(127.5, 127.5), (0.5, 0.5), (32768.0, 0.0), (0.001, 0.0), (1.0, -1.5)])
+def test_samples_on_another_scale_than_the_noise(by: float, moved: float) -> None:
+    assert list(broken(source(rescaled(by, moved)))) == ["samples_are_on_the_scale_of_noise"]
+
+
+@pytest.mark.parametrize(("by", "moved"), [(1.0, 0.0), (2.0, 1.0), (0.2, 0.1), (9.0, 0.0)])
+def test_samples_about_the_scale_of_the_noise(by: float, moved: float) -> None:
+    assert broken(source(rescaled(by, moved))) == {}
