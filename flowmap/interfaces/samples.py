@@ -23,12 +23,12 @@ from flowmap.maths.draw import Draw
 class Samples:
     """Raw samples of a data source.
 
-    `x` `[B, F, ...]` in data space, on the scale of noise, which is N(0, 1): about 0, with a root mean square of about 1
-    (images in [-1, 1]), and of 0.05 to 10; `labels` `[B]` int64 if the data are labelled; `prompts`: what a
-    generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes. Samples
-    that a backbone has `encoded` ahead of training have `x` in model space. `sources` `[B]` int64 number what reference
-    samples were made from, where several have the same origin (clips of one video, say): who divides the samples
-    in two, to learn from one part and measure by the other, keeps those of one source together.
+    `x` `[B, F, ...]` in data space, on the scale of noise, which is N(0, 1): around 0, with a root mean square of about
+    1, and of 0.05 to 10 at the least and the most (images in [-1, 1]); `labels` `[B]` int64 if the data are labelled;
+    `prompts`: what a generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes.
+    Samples that a backbone has `encoded` ahead of training have `x` in model space. `sources` `[B]` int64 number what
+    reference samples were made from, where several have the same origin (clips of one video, say): who divides the
+    samples in two, to learn from one part and measure by the other, keeps those of one source together.
     """
 
     x: Tensor
