@@ -14,7 +14,7 @@ from flowmap.interfaces import Batch, Evidence, Metric, NoCond, References, Samp
 from flowmap.plugin.kinds import MetricConfig
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, network, points
-from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.contract import build_quietly, own_randomness_only, require, whole
 from flowmap.testing.referenced import ReferencedSubject, spec_of
 
 LAWS = Laws("metric")
@@ -54,7 +54,7 @@ class MetricSubject(ReferencedSubject):
     @cached_property
     def metric(self) -> Metric:
         """What the configuration builds."""
-        require_no_errors(self.config.findings(spec_of(self.references.train)), self.who)
+        self.require_taken(self.config.findings(spec_of(self.references.train)))
         return build_quietly(self.config, self.built)
 
     def built(self) -> Metric:
