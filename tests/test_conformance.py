@@ -834,7 +834,7 @@ DATA: dict[str, tuple[DataConfig, str]] = {
         "must return another batch for another step",
     ),
     "split": (
-        _data(batch=lambda d: Samples(torch.from_numpy(d.shared("x").random((d.count, 1, 2), np.float32)))),
+        _data(batch=lambda d: Samples(torch.from_numpy(d.shared("x").random((d.count, 1, 2), np.float32)) - 0.5)),
         "must not depend on how many processes share it",
     ),
     "too many": (

@@ -278,7 +278,8 @@ def refusal(*words: str, code: int = 2) -> str:
         ("scikit_learn", "'scikit_learn' is installed here already, by scikit-learn, which"),
         ("sklearn", "by scikit-learn"),
         ("euler", r"^a sampler of flowmap \S+ is called 'euler' already; choose another name$"),
-        ("digits", r"^a data of flowmap \S+ is called 'digits' already"),
+        ("digits", r"^a data source of flowmap \S+ is called 'digits' already"),
+        ("flow_map", r"^an objective of flowmap \S+ is called 'flow_map' already"),
     ],
 )
 def test_a_name_that_nothing_can_have_is_refused(name: str, words: str, here: Path) -> None:

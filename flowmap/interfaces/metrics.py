@@ -87,5 +87,6 @@ class Metric(ABC):
     def floor(self, size: int) -> float:
         """What a perfect model scores on average with `size` samples: nothing better than that means anything.
 
-        It is itself measured, on the perfect samples there are, and has chance in it. Asked once per evaluation.
+        It is itself measured, on the perfect samples there are, and has chance in it, the same in every run: what is
+        drawn for it has a seed of its own. Asked once per evaluation.
         """

@@ -23,11 +23,12 @@ from flowmap.maths.draw import Draw
 class Samples:
     """Raw samples of a data source.
 
-    `x` `[B, F, ...]` in data space; `labels` `[B]` int64 if the data are labelled; `prompts`: what a
-    generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes. Samples
-    that a backbone has `encoded` ahead of training have `x` in model space. `sources` `[B]` int64 number what reference
-    samples were made from, where several have the same origin (clips of one video, say): who divides the samples
-    in two, to learn from one part and measure by the other, keeps those of one source together.
+    `x` `[B, F, ...]` in data space, on the scale of noise, which is N(0, 1): around 0, with a root mean square of about
+    1, and of 0.05 to 10 at the least and the most (images in [-1, 1]); `labels` `[B]` int64 if the data are labelled;
+    `prompts`: what a generation of such a sample is conditioned on, in whatever form the backbone's `condition` takes.
+    Samples that a backbone has `encoded` ahead of training have `x` in model space. `sources` `[B]` int64 number what
+    reference samples were made from, where several have the same origin (clips of one video, say): who divides the
+    samples in two, to learn from one part and measure by the other, keeps those of one source together.
     """
 
     x: Tensor
@@ -126,11 +127,18 @@ class Data(ABC):
 
     @abstractmethod
     def reference(self, split: Literal["train", "held_out"], count: int) -> Samples:
-        """Samples to compare with; at most `count` of them, fewer where the split is smaller."""
+        """Samples to compare with; at most `count` of them, fewer where the split is smaller.
+
+        Labels and classes are those that the same samples have in batches, and a few samples are of all classes: files
+        that are sorted by their class are not read from the first on.
+        """
 
     @abstractmethod
     def prompts(self, draw: Draw) -> Any:
-        """What to condition the generation of `draw.count` samples on; None if unconditional."""
+        """What to condition the generation of `draw.count` samples on; None if unconditional.
+
+        Of classes, all that the data have are asked for.
+        """
 
     @abstractmethod
     def picture(self, x: Tensor) -> NDArray[np.uint8]:

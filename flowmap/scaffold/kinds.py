@@ -15,5 +15,6 @@ KINDS: Mapping[str, str] = {
 
 
 def one_of(kind: str) -> str:
-    """One of `kind`, as a sentence has it."""
-    return f"{'an' if KINDS[kind][0] in 'aeiou' else 'a'} {KINDS[kind]}"
+    """One of `kind`, which may be a kind without a template, as a sentence has it."""
+    word = KINDS.get(kind, kind)
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

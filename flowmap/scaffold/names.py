@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution, packages_dist
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin.catalogue import Catalogue
+from flowmap.scaffold.kinds import one_of
 from flowmap.schema.bounds import MOST_NAME
 from flowmap.schema.words import plain
 
@@ -29,7 +30,7 @@ def refuse_unusable(name: str, catalogue: Catalogue) -> None:
     for component in catalogue.components:
         if component.name == name:
             raise FlowmapError(
-                f"a {component.kind} of {component.distribution} is called '{name}' already; choose another name"
+                f"{one_of(component.kind)} of {component.distribution} is called '{name}' already; choose another name"
             )
     if name in _FOLDERS or name in sys.stdlib_module_names:
         whose = "is a folder that every package has" if name in _FOLDERS else "is a module of Python's own"

@@ -50,10 +50,10 @@ def _global_states() -> tuple[Any, ...]:
     return torch.random.get_rng_state().numpy().tobytes(), numpy_state, random.getstate()
 
 
-def require_no_errors(findings: Iterable[Finding], who: str) -> None:
+def require_no_errors(findings: Iterable[Finding], who: str, hint: str = "") -> None:
     """Require that `findings` has no error: what is checked must be a combination that a recipe may have."""
     errors = [finding.message for finding in findings if finding.level == "error"]
-    require(not errors, f"{who} refuses what it is checked with: {'; '.join(errors)}")
+    require(not errors, f"{who} refuses what it is checked with: {'; '.join(errors)}{hint}")
 
 
 def require_like(x: Tensor, shape: tuple[int, ...], who: str) -> None:

@@ -11,7 +11,7 @@ from flowmap.interfaces import Features
 from flowmap.plugin.kinds import FeaturesConfig
 from flowmap.schema.specs import SampleSpec
 from flowmap.testing.check import Laws
-from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.contract import build_quietly, own_randomness_only, require, whole
 from flowmap.testing.referenced import ReferencedSubject
 
 LAWS = Laws("features")
@@ -35,7 +35,7 @@ class FeaturesSubject(ReferencedSubject):
         """What the configuration builds."""
         train = self.references.train
         shape = tuple(train.x.shape[1:])
-        require_no_errors(self.config.findings(SampleSpec(shape, labelled=train.labels is not None)), self.who)
+        self.require_taken(self.config.findings(SampleSpec(shape, labelled=train.labels is not None)))
         return build_quietly(self.config, lambda: self.config.build(self.references))
 
     def some(self) -> torch.Tensor:

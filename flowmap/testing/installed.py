@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flowmap.console.options import option
 from flowmap.errors import FlowmapError
-from flowmap.interfaces import Data, References, Samples
+from flowmap.interfaces import References, Samples
 from flowmap.plugin import catalogue as installed
 from flowmap.plugin.catalogue import Catalogue, Component, clash
 from flowmap.plugin.kinds import BackboneConfig, ComponentConfig, DataConfig, FeaturesConfig, MetricConfig
@@ -23,8 +23,8 @@ from flowmap.testing.backbones.subject import COUNT
 from flowmap.testing.contract import whole
 from flowmap.testing.examination import Examination
 from flowmap.testing.kit import examination
+from flowmap.testing.referenced import references_of, spec_of, two_classes
 
-_REFERENCES = 128
 _SHAPES = ((1, 1, 8, 8), (1, 2), (1, 3, 32, 32), (1, 3, 64, 64), (1, 4, 8, 8), (1, 1, 16), (5, 3, 32, 32), (4, 3, 8, 8))
 _CLASSES = 10
 
@@ -111,8 +111,10 @@ def _asked(component: Component, config: ComponentConfig, source: DataConfig | N
     given: dict[str, Any] = {}
     if isinstance(twin, BackboneConfig):
         twin, given = _fitting(twin, source)
-    elif isinstance(twin, MetricConfig | FeaturesConfig) and source is not None:
-        given = {"references": _references(source.build())}
+    elif isinstance(twin, MetricConfig | FeaturesConfig):
+        references = two_classes() if source is None else references_of(source)
+        _refuse_unread(twin, references, source)
+        given = {"references": references}
     return Asked(component, examination(twin, **given), twin=twin is not config)
 
 
@@ -143,6 +145,19 @@ def _fitting(config: BackboneConfig, source: DataConfig | None) -> tuple[Backbon
     )
 
 
+def _refuse_unread(config: MetricConfig | FeaturesConfig, references: References, source: DataConfig | None) -> None:
+    """Raise FlowmapError if it does not take such samples."""
+    errors = [finding.message for finding in config.findings(spec_of(references.train)) if finding.level == "error"]
+    if errors and source is None:
+        shape = listed(references.train.x.shape[1:])
+        raise FlowmapError(
+            f"'{config.type}' does not take the samples that the kit has by itself, [{shape}] of two classes "
+            f"({errors[0]}); name a source of such as it takes, {option('data', 'moving_digits')}, say"
+        )
+    if errors:
+        raise FlowmapError(f"'{config.type}' does not take the samples of that source: {errors[0]}")
+
+
 def _specs(config: BackboneConfig) -> Iterator[SampleSpec]:
     """Specifications to try: with texts where they are read, with classes, with neither."""
     for shape in _SHAPES:
@@ -152,10 +167,3 @@ def _specs(config: BackboneConfig) -> Iterator[SampleSpec]:
         yield SampleSpec(shape, classes=_CLASSES, labelled=True)
     for shape in _SHAPES:
         yield SampleSpec(shape)
-
-
-def _references(data: Data) -> References:
-    """Real samples of a source, also in place of a teacher's."""
-    train, held_out = data.reference("train", _REFERENCES), data.reference("held_out", _REFERENCES)
-    teacher, again = (data.batch(whole(len(held_out.x), step)).x for step in (1, 2))
-    return References(train, held_out, teacher, again)

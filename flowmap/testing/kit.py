@@ -16,10 +16,10 @@ from flowmap.plugin.kinds import (
     SamplerConfig,
 )
 from flowmap.schema.specs import SampleSpec
-from flowmap.testing import backbones, configurations, data, features, metrics, objectives, samplers
+from flowmap.testing import backbones, configurations, data, features, floors, metrics, objectives, samplers
 from flowmap.testing.backbones.subject import BackboneSubject
 from flowmap.testing.capabilities import Capabilities
-from flowmap.testing.check import Check
+from flowmap.testing.check import Check, gathered
 from flowmap.testing.data.subject import DataSubject
 from flowmap.testing.examination import Case, Examination, Subject
 from flowmap.testing.features import FeaturesSubject
@@ -32,7 +32,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "data": data.CHECKS,
     "objective": objectives.CHECKS,
     "sampler": samplers.CHECKS,
-    "metric": tuple(metrics.LAWS),
+    "metric": gathered(metrics.LAWS, floors.LAWS),
     "features": tuple(features.LAWS),
 }
 """The checks of each kind, besides those of all configurations."""

@@ -14,13 +14,10 @@ from flowmap.plugin.kinds import MetricConfig
 from flowmap.testing.alike import some_prompts, some_rows
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, network, points
-from flowmap.testing.contract import build_quietly, own_randomness_only, require, require_no_errors, whole
+from flowmap.testing.contract import build_quietly, own_randomness_only, require, whole
 from flowmap.testing.referenced import ReferencedSubject, asked_of, spec_of
 
 LAWS = Laws("metric")
-
-_FLOOR = 4.0  # within this factor of what perfect samples score: both have chance in them
-_GROWN, _KEPT = 1.5, 1.15  # what is plain growth, and what is some
 
 
 @final
@@ -51,8 +48,12 @@ class MetricSubject(ReferencedSubject):
     @cached_property
     def metric(self) -> Metric:
         """What the configuration builds."""
-        require_no_errors(self.config.findings(spec_of(self.references.train)), self.who)
-        return build_quietly(self.config, lambda: self.config.build(self._built_with))
+        self.require_taken(self.config.findings(spec_of(self.references.train)))
+        return build_quietly(self.config, self.built)
+
+    def built(self) -> Metric:
+        """Another one."""
+        return self.config.build(self._built_with)
 
     @cached_property
     def _built_with(self) -> References:
@@ -124,6 +125,7 @@ def draws_from_its_draw(subject: MetricSubject) -> None:
     with own_randomness_only(subject.who):
         assert subject.good
         assert subject.bad
+        subject.metric.floor(subject.count)
 
 
 @LAWS.proven("A score is a finite float.", "Metric.score", after=("draws_from_its_draw",))
@@ -180,54 +182,3 @@ def makes_its_calls(subject: MetricSubject) -> None:
     expected = subject.config.calls if subject.config.network is not None else 0
     made = subject.good.calls
     require(made == expected, f"{subject.who} says {expected} network calls per sample; it made {made}")
-
-
-@LAWS.proven("The floor is finite, and no worse than noise.", "Metric.floor", after=("better_is_better",))
-def floors_are_no_noise(subject: MetricSubject) -> None:
-    """At the number of samples that is scored."""
-    sign, noise = 1 if subject.config.better == "lower" else -1, subject.bad.value
-    floor = subject.metric.floor(subject.count)
-    require(
-        math.isfinite(floor) and sign * floor <= sign * noise,
-        f"the floor of {subject.who} is what a perfect model would score; {floor:g} is not (noise: {noise:g})",
-    )
-
-
-@LAWS.proven(
-    "The floor is what perfect samples score.",
-    "Metric.floor",
-    needs=("own_floor",),
-    after=("floors_are_no_noise", "leaves_samples_alone", "makes_its_calls"),
-)
-def floors_are_what_is_perfect(subject: MetricSubject) -> None:
-    """Within a factor of 4, and a quarter of the way to noise or a factor of 2: real samples that nobody trained on."""
-    count, noise = subject.count, subject.bad.value
-    floor, perfect = subject.metric.floor(count), subject.perfect(count)
-    # Of a metric that hardly tells few samples from noise, chance is a good part of the way.
-    near = abs(floor - perfect) <= abs(noise - perfect) / _FLOOR or 0 < perfect / 2 <= floor <= perfect * 2
-    told = (
-        f"the floor of {subject.who} at {count} samples is {floor:.3g}, and perfect samples score {perfect:.3g} "
-        f"(noise: {noise:.3g})"
-    )
-    require(near, f"{told}: it must be what a perfect model scores")
-    close = subject.config.better == "higher" or perfect <= 0 or perfect / _FLOOR <= floor <= perfect * _FLOOR
-    require(close, f"{told}: it must be what a perfect model scores, which is not 0 at so few samples")
-
-
-@LAWS.proven(
-    "The floor goes by the number of samples as scores do.",
-    "Metric.floor",
-    needs=("own_floor",),
-    after=("floors_are_what_is_perfect",),
-)
-def floors_go_by_the_size(subject: MetricSubject) -> None:
-    """Of a quarter of the samples."""
-    many, few = subject.count, subject.count // 4
-    perfect, floor = ([at(size) for size in (few, many)] for at in (subject.perfect, subject.metric.floor))
-    grown, kept = (max(pair) / max(min(pair), 1e-12) for pair in (perfect, floor))
-    good = grown < _GROWN or kept > _KEPT
-    require(
-        good,
-        f"the floor of {subject.who} must go by the number of samples: perfect ones score {perfect[0]:.3g} ({few} "
-        f"samples) and {perfect[1]:.3g} ({many}), and the floor is {floor[0]:.3g} and {floor[1]:.3g}",
-    )

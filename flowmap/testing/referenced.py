@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from flowmap.interfaces import EncodedText, References, Samples
 from flowmap.maths.draw import Draw
-from flowmap.plugin.kinds import FeaturesConfig, MetricConfig
+from flowmap.plugin.kinds import DataConfig, FeaturesConfig, MetricConfig
+from flowmap.schema.config import Finding
 from flowmap.schema.specs import SampleSpec
 from flowmap.testing.capabilities import Capabilities
-from flowmap.testing.contract import whole
+from flowmap.testing.contract import require_no_errors, whole
 from flowmap.testing.examination import Subject
 
 _SHAPE = (1, 1, 8, 8)
@@ -38,6 +40,12 @@ class ReferencedSubject(Subject, ABC):
         """What it is built with."""
         return self._given or two_classes()
 
+    def require_taken(self, findings: Iterable[Finding]) -> None:
+        """Require that `findings`, about the references, have no error."""
+        shape = list(self.references.train.x.shape[1:])
+        others = f" (they are the kit's own, {shape}; a test class with `data`, a source of them, has others)"
+        require_no_errors(findings, self.who, "" if self._given else others)
+
 
 def two_classes() -> References:
     """Images `[128, 1, 1, 8, 8]` of two labelled classes, bright to one side or to the other; 256 are held out."""
@@ -57,6 +65,14 @@ def two_classes() -> References:
 def asked_of(samples: Samples) -> Any:
     """What samples are asked for by: their prompts, or else their labels; None if they have neither."""
     return samples.labels if samples.prompts is None else samples.prompts
+
+
+def references_of(source: DataConfig) -> References:
+    """Real samples of a source, 128 of each split or as many as there are; also in place of a teacher's."""
+    data = source.build()
+    train, held_out = data.reference("train", _COUNT), data.reference("held_out", _COUNT)
+    teacher, again = (data.batch(whole(len(held_out.x), step)).x for step in (1, 2))
+    return References(train, held_out, teacher, again)
 
 
 def spec_of(samples: Samples) -> SampleSpec:

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import pytest
 
 from flowmap.interfaces import References, Samples
-from flowmap.plugin.kinds import ComponentConfig
+from flowmap.plugin.kinds import ComponentConfig, DataConfig
 from flowmap.schema.specs import SampleSpec
 from flowmap.testing.capabilities import NAMES, Capabilities
 from flowmap.testing.examination import Case, Examination
 from flowmap.testing.kit import examination
+from flowmap.testing.referenced import references_of
 
 __all__ = ["Requirements", "pytest_generate_tests", "test_law"]
 
@@ -32,14 +33,16 @@ class Requirements:
     """What is examined, and what it can do; a subclass sets what it has.
 
     Beside these attributes it may have any of `Capabilities`, True or False; those that are left out are found out.
-    `samples` are what a backbone encodes, and `references` what a metric or features are built with. `expected` are the
-    checks that are known to fail, each with the reason.
+    `samples` are what a backbone encodes, and `references` what a metric or features are built with: those of `data`,
+    if that is given, and else images `[1, 1, 8, 8]` of two classes. `expected` are the checks that are known to fail,
+    each with the reason.
     """
 
     config: ClassVar[ComponentConfig]
     spec: ClassVar[SampleSpec | None] = None
     samples: ClassVar[Samples | None] = None
     references: ClassVar[References | None] = None
+    data: ClassVar[DataConfig | None] = None
     expected: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
@@ -49,10 +52,9 @@ class Requirements:
         strange = [name for name in vars(cls) if not name.startswith("_") and name not in known]
         if strange:
             raise TypeError(f"{cls.__name__}.{strange[0]} is no capability; these are: {', '.join(NAMES)}")
+        references = cls.references if cls.data is None else references_of(cls.data)
         told = {name: getattr(cls, name) for name in NAMES if hasattr(cls, name)}
-        return examination(
-            cls.config, cls.spec, cls.samples, cls.references, replace(Capabilities(), **told), cls.expected
-        )
+        return examination(cls.config, cls.spec, cls.samples, references, replace(Capabilities(), **told), cls.expected)
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

@@ -16,6 +16,7 @@ from flowmap.recipe.derivatives import tangents
 from flowmap.recipe.tables import OptimizerConfig
 from flowmap.training.ahead import Ahead, Made, ahead
 from flowmap.training.ema import update_average
+from flowmap.training.first_batch import FirstBatch
 from flowmap.training.ledger import Ledger
 from flowmap.training.memory import reset_peak_memory
 from flowmap.training.records import Guard, Records, StepRecord, Turned
@@ -48,7 +49,7 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
     turns = stage.turns()
     steps = stage.plan.stage.steps
     taken = [sum(map(turn.taken, range(done))) for turn in turns]
-    error = _tangent_error(stage, ledger)
+    error, first = _tangent_error(stage, ledger), FirstBatch()
     records, guard = Records(stage.processes, seconds), None
     reset_peak_memory(stage.processes.device)
     todo = _draws(stage, turns, range(done, steps))
@@ -65,7 +66,7 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
                 rates[turn.role] = learning_rate(stage.schedules[turn.role], step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rates[turn.role]
-                parts = Parts(stage, roles, step, f"{index}-{turn.role}", coming)
+                parts = Parts(stage, roles, step, f"{index}-{turn.role}", coming, first)
                 with error.measuring(taken[index]):
                     made = _take_turn(stage, turn, parts, ledger, branches)
                 records.add(made)
@@ -79,7 +80,7 @@ def run_stage(stage: Stage, done: int, due: Taken = always, seconds: float = 0.0
                 if turn.role == "student":
                     update_average(stage.roles["student"], stage.plan.stage.ema, step)
             measured, doubts = error.take()
-            records.end(lr=rates, measured=measured, doubts=doubts, **ledger.take())
+            records.end(lr=rates, measured=measured, doubts=(*first.take(), *doubts), **ledger.take())
             if now:
                 # A step without a turn has read nothing of those before.
                 yield from _read(records)
@@ -117,7 +118,13 @@ class Parts:
     """
 
     def __init__(
-        self, stage: Stage, roles: Mapping[str, Role], step: int, turn: str, ahead: Ahead | None = None
+        self,
+        stage: Stage,
+        roles: Mapping[str, Role],
+        step: int,
+        turn: str,
+        ahead: Ahead | None = None,
+        first: FirstBatch | None = None,
     ) -> None:
         self.step = step
         plan, processes = stage.plan, stage.processes
@@ -125,7 +132,7 @@ class Parts:
         whole = Draw.whole(plan.seed, plan.stage.name, step, turn, plan.stage.batch, processes.device, group=group)
         micro = plan.recipe.compute.micro_batch or plan.stage.batch // processes.shares
         self.draws = whole.split(processes.shares, processes.share, micro)
-        self._stage, self._roles, self._ahead = stage, roles, ahead
+        self._stage, self._roles, self._ahead, self._first = stage, roles, ahead, first
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -136,6 +143,8 @@ class Parts:
         for draw in self.draws:
             made = self._ahead.take(draw) if self._ahead else Made(draw, _samples(self._stage, draw))
             batch = backbone.encode(made.samples.to(draw.device), made.draw.child("encoding"))
+            if self._first:
+                self._first.see(batch)
             yield Scene(self._roles, batch, made.draw, backbone.chunking(), world)
 
 

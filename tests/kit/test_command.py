@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flowmap_datasets.configs import CheckerboardConfig
+from flowmap_metrics.configs import SlicedWassersteinConfig
 from typer.testing import CliRunner
 
 from flowmap.cli.main import app
 from flowmap.errors import FlowmapError
+from flowmap.plugin import Finding, SampleSpec
 from flowmap.testing.installed import asked_for
+from flowmap.testing.suite import Requirements
 
 from .test_other_mutants import euler, even
 
@@ -51,6 +56,43 @@ def test_a_component_that_breaks_one(install: Any) -> None:
     assert "(laws.md#sampler-follows-the-grid)" in text
 
 
+class PointsOnlyConfig(SlicedWassersteinConfig):
+    """Of points."""
+
+    type: Any = "points_only"
+
+    def findings(self, spec: SampleSpec) -> Iterable[Finding]:
+        if spec.shape != (1, 2):
+            yield Finding("error", ("type",), "it compares points")
+
+
+def test_a_metric_of_other_samples_is_told_how_to_name_them(install: Any, tmp_path: Path) -> None:
+    install(PointsOnlyConfig)
+    error, _ = said("check", "points_only")
+    assert str(error) == (
+        "'points_only' does not take the samples that the kit has by itself, [1, 1, 8, 8] of two classes (it compares "
+        "points); name a source of such as it takes, --data moving_digits, say"
+    )
+    (asked,) = asked_for("points_only", None, [], "checkerboard", tmp_path)
+    assert asked.examination is not None
+    assert asked.examination.outcome("draws_from_its_draw").status == "passed"
+
+
+def test_and_so_is_its_own_test() -> None:
+    class Mine(Requirements):
+        config = PointsOnlyConfig()
+
+    class OnPoints(Mine):
+        data = CheckerboardConfig()
+
+    mine, others = ({o.check.name: o for o in one.examination().outcomes()} for one in (Mine, OnPoints))
+    assert mine["draws_from_its_draw"].sentence == (
+        "'points_only' refuses what it is checked with: it compares points (they are the kit's own, [1, 1, 8, 8]; a "
+        "test class with `data`, a source of them, has others)"
+    )
+    assert others["draws_from_its_draw"].status == "passed"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -62,6 +104,7 @@ def test_a_component_that_breaks_one(install: Any) -> None:
         (("euler", "--set", "step"), "must look like"),
         (("mlp", "--data", "moving_digits"), "'mlp' takes single frames"),
         (("flowmap_samplers", "--set", "a=1"), "--set is for one component; 'flowmap_samplers' has 8"),
+        (("class_accuracy", "--data", "checkerboard"), "'class_accuracy' does not take the samples of that source: "),
         (("euler", "--kind", "metric"), "unknown metric 'euler'"),
     ],
 )
