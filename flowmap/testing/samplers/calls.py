@@ -9,11 +9,9 @@ from flowmap.maths.path import grid
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field
 from flowmap.testing.contract import own_randomness_only, require, require_like, whole
-from flowmap.testing.samplers.subject import SamplerSubject
+from flowmap.testing.samplers.subject import SHAPES, SamplerSubject
 
 LAWS = Laws("sampler")
-
-_SHAPES = ((1, 2), (3, 2, 4, 4))
 
 
 @LAWS.proven(
@@ -42,7 +40,7 @@ def _quietly(subject: SamplerSubject, draw: Draw) -> None:
 )
 def asks_networks_rightly(subject: SamplerSubject) -> None:
     """The networks say so."""
-    for shape in _SHAPES:
+    for shape in SHAPES:
         draw = whole(5)
         try:
             subject.run(draw.normal("start", shape), grid(3), draw)
@@ -55,7 +53,7 @@ def asks_networks_rightly(subject: SamplerSubject) -> None:
 )
 def keeps_the_shape(subject: SamplerSubject) -> None:
     """Points and videos."""
-    for shape in _SHAPES:
+    for shape in SHAPES:
         draw = whole(5)
         result = subject.run(draw.normal("start", shape), grid(3), draw)
         require_like(result, (5, *shape), f"what {subject.who} returns for x {[5, *shape]}")
