@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowmap.interfaces import as_flow_map
 from flowmap.networks.tangent import Question, tangent, value_and_slope
+from flowmap.plugin.blame import said_of
 from flowmap.recipe.step_length import default_step, percent
 from flowmap.schema.settings import TangentConfig
 from flowmap.testing.backbones.subject import COUNT, BackboneSubject
@@ -68,7 +69,7 @@ def derivatives_go_through_times(subject: BackboneSubject) -> None:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 exact = _moving(subject, _JVP, still) if time == "t" else _in_r(subject, _JVP)
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            why = said_of(error, subject.config)
             raise AssertionError(
                 f"{where} has no forward-mode derivative in {time} ({why}); `no_forward_mode` must say so"
             ) from error

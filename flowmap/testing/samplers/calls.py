@@ -8,7 +8,7 @@ from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field
-from flowmap.testing.contract import own_randomness_only, require, require_like, whole
+from flowmap.testing.contract import own_randomness_only, require, require_like, told_by_networks, whole
 from flowmap.testing.samplers.subject import SHAPES, SamplerSubject
 
 LAWS = Laws("sampler")
@@ -42,10 +42,8 @@ def asks_networks_rightly(subject: SamplerSubject) -> None:
     """The networks say so."""
     for shape in SHAPES:
         draw = whole(5)
-        try:
+        with told_by_networks(subject.who):
             subject.run(draw.normal("start", shape), grid(3), draw)
-        except AssertionError as error:
-            raise AssertionError(f"{subject.who}: {error}") from error
 
 
 @LAWS.proven(

@@ -11,7 +11,7 @@ from flowmap.interfaces import Cond
 from flowmap.maths.path import grid, like
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, Rows
-from flowmap.testing.contract import require, whole
+from flowmap.testing.contract import require, told_by_networks, whole
 from flowmap.testing.samplers.subject import SHAPES, SamplerSubject
 
 LAWS = Laws("sampler")
@@ -40,11 +40,8 @@ class _Conditioned(Field):
 def _made(subject: SamplerSubject, shape: tuple[int, ...], rows: Tensor) -> tuple[Tensor, _Conditioned]:
     """What is made of the samples under the conditions `rows` `[5]`, and the field that was asked."""
     field, draw = _Conditioned(), whole(_COUNT)
-    try:
-        with torch.no_grad():
-            return subject.run(draw.normal("start", shape), grid(_STEPS), draw, field, Rows(rows)), field
-    except AssertionError as error:
-        raise AssertionError(f"{subject.who}: {error}") from error
+    with told_by_networks(subject.who), torch.no_grad():
+        return subject.run(draw.normal("start", shape), grid(_STEPS), draw, field, Rows(rows)), field
 
 
 @LAWS.proven(
