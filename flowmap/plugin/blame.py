@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,13 @@ def said_of(error: BaseException, config: ComponentConfig) -> str:
     package = _package(type(config).__module__)
     passed = [_place(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of(frame) == package]
     return f"{reason(error)} ({passed[-1]})" if passed else reason(error)
+
+
+def place_in(config: ComponentConfig) -> str:
+    """Where in the package of `config` the code is that runs now: file, line and function; empty if it is elsewhere."""
+    package = _package(type(config).__module__)
+    running = traceback.walk_stack(sys._getframe(1))
+    return next((_place(frame, line) for frame, line in running if _of(frame) == package), "")
 
 
 def _place(frame: FrameType, line: int) -> str:
