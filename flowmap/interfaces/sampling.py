@@ -24,7 +24,8 @@ class Sampler(ABC):
     def sample(self, network: Velocity, x: Tensor, times: Tensor, cond: Cond, draw: Draw) -> Tensor:
         """Carry `x` `[B, F, ...]` from `times[0]` to `times[-1]`.
 
-        `times` `[N + 1]` is decreasing, in [0, 1]. Gradients flow if they are enabled. Stochastic samplers
+        `times` `[N + 1]` is decreasing, in [0, 1]. The network is called for each sample under its own row of `cond`,
+        every time: guidance is the network's affair. Gradients flow if they are enabled. Stochastic samplers
         take their noise from `draw`. The samplers of flow maps also take times `[N + 1, B]`, not
         increasing, of each sample's own.
         """

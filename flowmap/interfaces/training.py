@@ -119,7 +119,10 @@ class Turn:
 
 
 class Objective(ABC):
-    """What a stage minimises."""
+    """What a stage minimises.
+
+    It computes in float32 or wider: networks alone run under mixed precision, and what they give is float32.
+    """
 
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:

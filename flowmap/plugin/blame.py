@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -24,10 +25,28 @@ def blamed(error: BaseException, installed: Catalogue) -> str | None:
     asked = next((config for each, _ in reversed(passed) if (config := _config(each))), None)
     named = [c for c in installed.components if c.config is asked]
     who = named[0].whose() if named else f"the plugin {owner}"
+    return f"{who} failed: {reason(error)} ({_place(frame, line)})"
+
+
+def said_of(error: BaseException, config: ComponentConfig) -> str:
+    """What went wrong, and where in the package of `config`: file, line and function, if `error` passed through it."""
+    package = _package(type(config).__module__)
+    passed = [_place(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _of(frame) == package]
+    return f"{reason(error)} ({passed[-1]})" if passed else reason(error)
+
+
+def place_in(config: ComponentConfig) -> str:
+    """Where in the package of `config` the code is that runs now: file, line and function; empty if it is elsewhere."""
+    package = _package(type(config).__module__)
+    running = traceback.walk_stack(sys._getframe(1))
+    return next((_place(frame, line) for frame, line in running if _of(frame) == package), "")
+
+
+def _place(frame: FrameType, line: int) -> str:
     file = Path(frame.f_code.co_filename)
     depth = len(str(frame.f_globals["__name__"]).split("."))
-    place = "/".join(file.parts[-depth - (file.name == "__init__.py") :])
-    return f"{who} failed: {reason(error)} ({place}:{line}, in {frame.f_code.co_qualname})"
+    name = "/".join(file.parts[-depth - (file.name == "__init__.py") :])
+    return f"{name}:{line}, in {frame.f_code.co_qualname}"
 
 
 def _package(module: str) -> str:

@@ -28,6 +28,7 @@ class Capabilities:
     Of objectives:
 
     - `plain_mean`: the loss of a batch is the mean of its parts' (found: it asks the World for nothing);
+    - `guided`: `cfg_scale` is how strongly frozen networks guide (found: it is a field);
     - `follows_the_flow`: the exact flow map is what it leads to (found: taken to be so).
 
     Of metrics: `own_floor`: real samples show what a perfect model scores (found: it looks at samples).
@@ -47,6 +48,7 @@ class Capabilities:
     footprint: bool | None = None
     time_parameters: bool | None = None
     plain_mean: bool | None = None
+    guided: bool | None = None
     follows_the_flow: bool | None = None
     own_floor: bool | None = None
     classes: bool | None = None

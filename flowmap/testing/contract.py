@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,23 @@ def require(kept: bool, contract: str) -> None:
     """Raise AssertionError with the sentence `contract` unless it is `kept`."""
     if not kept:
         raise AssertionError(contract)
+
+
+def is_sentence(error: AssertionError) -> bool:
+    """Whether a check says so; an assertion of the component under examination is an error like others."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("flowmap.testing.")
+
+
+@contextmanager
+def told_by_networks(who: str) -> Iterator[None]:
+    """Within this context the sentences of networks, which know how they are to be asked, are about `who`."""
+    try:
+        yield
+    except AssertionError as error:
+        if not is_sentence(error):
+            raise
+        raise AssertionError(f"{who}: {error}") from error
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from flowmap.plugin.blame import said_of
 from flowmap.plugin.kinds import ComponentConfig
 from flowmap.schema.words import unknown_word
 from flowmap.testing.capabilities import Capabilities
 from flowmap.testing.check import Check
+from flowmap.testing.contract import is_sentence
 
 Status = Literal["passed", "failed", "expected", "not applicable", "not run"]
 
@@ -43,11 +45,12 @@ class Subject(ABC):
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check; `sentence` says why, unless it passed."""
+    """What became of a check; `sentence` says why, unless it passed; `error` is what the component raised, if any."""
 
     check: Check
     status: Status
     sentence: str = ""
+    error: BaseException | None = None
 
 
 @final
@@ -69,7 +72,7 @@ class Case:
         """Raise AssertionError, with a sentence, if the check failed."""
         found = self.outcome()
         if found.status == "failed":
-            raise AssertionError(found.sentence)
+            raise AssertionError(found.sentence) from found.error
 
 
 @final
@@ -122,19 +125,15 @@ class Examination:
                 if not self.subject.can(capability):
                     return Outcome(check, "not applicable", f"{self.subject.who} has no '{capability}'")
             check.body(self.subject)
-        except AssertionError as error:
-            return Outcome(check, "failed", _one_line(str(error)))
         except Exception as error:
             # A stranger's code may raise anything.
-            told = f"{type(error).__name__}: {error}"
-            return Outcome(
-                check,
-                "failed",
-                _one_line(
-                    f"{self.subject.who} cannot be asked whether it keeps the law "
-                    f"'{check.name}' ({check.law.rstrip('.')}): {told}"
-                ),
+            if isinstance(error, AssertionError) and is_sentence(error):
+                return Outcome(check, "failed", _one_line(str(error)), error.__cause__)
+            sentence = (
+                f"{self.subject.who} cannot be asked whether it keeps the law '{check.name}' "
+                f"({check.law.rstrip('.')}): {said_of(error, self.subject.config)}"
             )
+            return Outcome(check, "failed", _one_line(sentence), error)
         return Outcome(check, "passed")
 
 

@@ -101,6 +101,9 @@ def called(call: Call, **given: Any) -> BackboneConfig:
     return reference(wrap=Mutant, **given)
 
 
+UNREAD = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+
+
 def swapped(u: Any, x: Tensor, t: Tensor, r: Tensor, c: Cond) -> Tensor:
     return u(x, r, t, c)  # type: ignore[no-any-return]
 
@@ -268,6 +271,13 @@ class SinusoidOf1000(Network):
         return super().times(33 * t, None if r is None else 33 * r)
 
 
+class SinusoidOfMillions(Network):
+    """Times are multiplied by 1000 twice."""
+
+    def times(self, t: Tensor, r: Tensor | None) -> Tensor:
+        return super().times(1e6 / 30 * t, None if r is None else 1e6 / 30 * r)
+
+
 class Frozen(Network):
     """A trained part that no gradient of its user reaches: computed without."""
 
@@ -284,6 +294,7 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "r at least 0.2, but on the diagonal": (called(jumping(lambda t, r: r.clamp(min=0.2))), "r_is_used"),
     "r at most 0.9, but on the diagonal": (called(jumping(lambda t, r: r.clamp(max=0.9))), "r_is_used"),
     "r at least 0.05": (called(jumping(lambda t, r: torch.minimum(r.clamp(min=0.05), t))), "r_is_used"),
+    "r at least 0.02": (called(jumping(lambda t, r: torch.minimum(r.clamp(min=0.02), t))), "r_is_used"),
     "r in the upper half of t": (called(jumping(lambda t, r: torch.maximum(r, t / 2))), "r_is_used"),
     "t ignored": (called(lambda u, x, t, r, c: u(x, 0 * t, 0 * r, c)), "t_is_used"),
     "r for t": (called(lambda u, x, t, r, c: u(x, r, r, c)), "t_is_used"),
@@ -306,6 +317,7 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
         "derivatives_go_through_times",
     ),
     "r detached": (called(lambda u, x, t, r, c: u(x, t, detached_tensor(r), c)), "derivatives_go_through_times"),
+    "times 1000 twice": (reference(network=SinusoidOfMillions), "derivatives_go_through_times"),
     "an undeclared frequency": (reference(network=SinusoidOf1000, frequency=None), "default_step_is_short_enough"),
     "condition ignored": (reference(network=CondIgnored), "condition_is_used"),
     "null is the condition": (without(NullIsTheCondition), "null_is_no_condition"),
@@ -318,6 +330,9 @@ BACKBONES: dict[str, tuple[BackboneConfig, str]] = {
     "x ignored": (called(lambda u, x, t, r, c: u(0 * x, t, r, c)), "x_is_used"),
     "x in bfloat16": (called(lambda u, x, t, r, c: u(x.bfloat16().float(), t, r, c)), "x_is_not_rounded"),
     "x in float16": (called(lambda u, x, t, r, c: u(x.half().float(), t, r, c)), "x_is_not_rounded"),
+    "an element of x unread": (called(lambda u, x, t, r, c: u(x * UNREAD, t, r, c)), "all_of_x_is_used"),
+    "a result in bfloat16": (called(lambda u, x, t, r, c: u(x, t, r, c).bfloat16().float()), "results_are_not_rounded"),
+    "a result in float16": (called(lambda u, x, t, r, c: u(x, t, r, c).half().float()), "results_are_not_rounded"),
     "x in place": (called(spoilt("x")), "arguments_are_left_alone"),
     "t in place": (called(spoilt("t")), "arguments_are_left_alone"),
     "r in place": (called(spoilt("r")), "arguments_are_left_alone"),
@@ -484,6 +499,13 @@ def test_a_sentence_stands_alone_and_has_numbers() -> None:
     assert said == (
         "a flow_map role of 'reference' must depend on r; u(x, t, r) of `mean_velocity` is u(x, t, t) in 3 of 3 samples"
     )
+    said = broken(BACKBONES["an element of x unread"][0], spec=IMAGE)["all_of_x_is_used"]
+    assert "no gradient reaches 1 of the 6 of a sample, the first x[:, 0, 3] (is a channel" in said
+    said = broken(BACKBONES["times 1000 twice"][0], spec=IMAGE)["derivatives_go_through_times"]
+    assert "is t multiplied by 1000 twice?" in said
+    assert "detached" not in said
+    said = broken(BACKBONES["times detached"][0], spec=IMAGE)["derivatives_go_through_times"]
+    assert "is t detached, or made anew" in said
     said = broken(BACKBONES["an undeclared frequency"][0], spec=IMAGE)["default_step_is_short_enough"]
     assert re.search(r"default step 0.005 is \d+ % off .* let `time_frequency` say \d+", said)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from pydantic import Field
 
 import flowmap.scaffold
 from flowmap.interfaces import Objective
@@ -49,6 +50,21 @@ def written(old: str = "", new: str = "", cfg_scale: float = 1.0, student: RoleS
     return ReferenceConfig()
 
 
+def scaled(old: str = "", new: str = "", cfg_scale: float = 1.0) -> ObjectiveConfig:
+    """The same with a field `cfg_scale`."""
+    plain = type(written())
+
+    class ReferenceConfig(plain):  # type: ignore[misc,valid-type]
+        """The reference."""
+
+        cfg_scale: float = Field(1.0, ge=0, le=100, description="the teacher's guidance, w in null + w (cond - null)")
+
+        def build(self) -> Objective:
+            return written(old, new, self.cfg_scale).build()
+
+    return ReferenceConfig(cfg_scale=cfg_scale)
+
+
 R = 'r = t * draw.uniform("r")'
 TARGET = "w * v + (1 - w) * rest"
 MUTANTS = {
@@ -80,6 +96,19 @@ def test_as_written_it_keeps_every_law(cfg_scale: float) -> None:
 def test_a_mutant_is_caught_by_its_check(name: str) -> None:
     words, check = MUTANTS[name]
     assert list(broken(written(*words))) == [check]
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.0, 3.5])
+def test_guidance_of_any_scale_keeps_every_law(cfg_scale: float) -> None:
+    assert broken(scaled(cfg_scale=cfg_scale)) == {}
+
+
+@pytest.mark.parametrize(("other", "weight"), [("1.0", 0), ("1 + config.cfg_scale", 40)])
+def test_guidance_of_another_scale_is_caught(other: str, weight: int) -> None:
+    found = broken(scaled("config.cfg_scale", other))
+    assert list(found) == ["guidance_is_as_strong_as_said"]
+    words = f"should have 33 % of the weight in the gradients of 'student', and has {weight} %"
+    assert words in found["guidance_is_as_strong_as_said"]
 
 
 def test_guidance_the_wrong_way_round_is_caught() -> None:

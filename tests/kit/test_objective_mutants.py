@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -171,6 +172,19 @@ def by_its_value(scene: Scene) -> Tensor:
     return value
 
 
+def told_rounded_times(scene: Scene) -> Tensor:
+    """The network is told the times in bfloat16."""
+    batch, draw = scene.batch, scene.draw
+    noise, t = draw.normal("noise", batch.x0.shape[1:]), draw.uniform("t")
+    told = t.bfloat16().float()
+    u = scene.velocity("student").velocity(noised(batch.x0, noise, t), told, batch.cond)
+    return (u - (noise - batch.x0)).square().mean()
+
+
+def in_half_precision(dtype: torch.dtype) -> Callable[[Scene], Tensor]:
+    return lambda scene: squares(scene).to(dtype).float().mean()
+
+
 def forgets_the_teacher(scene: Scene) -> Tensor:
     """Learns nothing: the target is its own answer."""
     batch, draw = scene.batch, scene.draw
@@ -192,6 +206,9 @@ MUTANTS: dict[str, tuple[ObjectiveConfig, str]] = {
     "samples see each other": (objective(centred), "parts_add_up"),
     "weights by place": (objective(by_the_batch), "parts_add_up"),
     "normalised by the micro-batch": (objective(batch_normalised), "parts_add_up"),
+    "times in bfloat16": (objective(told_rounded_times), "numbers_are_not_rounded"),
+    "a loss in bfloat16": (objective(in_half_precision(torch.bfloat16)), "numbers_are_not_rounded"),
+    "a loss in float16": (objective(in_half_precision(torch.float16)), "numbers_are_not_rounded"),
     "calls by values": (objective(by_its_value), "plan_counts_its_calls"),
     "away from everything": (objective(forgets_the_teacher), "leads_to_the_flow"),
 }
@@ -219,3 +236,9 @@ def test_a_sum_is_told_by_its_numbers() -> None:
 def test_an_objective_that_leads_elsewhere_says_so() -> None:
     config = MUTANTS["away from everything"][0]
     assert broken(config, Capabilities(follows_the_flow=False)) == {}
+
+
+def test_where_numbers_are_rounded_is_said() -> None:
+    said = broken(MUTANTS["times in bfloat16"][0])["numbers_are_not_rounded"]
+    place = r"\(tests/kit/test_objective_mutants\.py:\d+, in told_rounded_times\)"
+    assert re.search(f"it makes numbers of bfloat16 {place}, so times or losses are rounded", said)

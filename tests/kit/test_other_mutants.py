@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowmap.interfaces import Cond, Data, Evidence, Metric, Sampler, Samples, Velocity, as_flow_map
 from flowmap.maths.draw import Draw
+from flowmap.maths.path import like
 from flowmap.plugin import DataConfig, Finding, MetricConfig, SamplerConfig, SampleSpec
 
 from .. import test_conformance as known
@@ -74,9 +75,9 @@ def noisy(names: Callable[[int], str], share: float) -> SamplerConfig:
             for index, (t, r) in enumerate(pairwise(times)):
                 below = (1 - share) * r
                 x = as_flow_map(network).jump(x, t.expand(len(x)), below.expand(len(x)), cond)
-                keep = (1 - r) / (1 - below)
+                keep = ((1 - r) / (1 - below)).expand(len(x))
                 noise = draw.normal(names(index), tuple(x.shape[1:]))
-                x = keep * x + (r**2 - (keep * below) ** 2).sqrt() * noise
+                x = like(keep, x) * x + like((r**2 - (keep * below) ** 2).sqrt(), x) * noise
             return x
 
     class ReferenceConfig(SamplerConfig):

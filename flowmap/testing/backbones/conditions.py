@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowmap.interfaces import EncodedText
+from flowmap.plugin.blame import said_of
 from flowmap.testing.backbones.subject import COUNT, BackboneSubject
 from flowmap.testing.check import Laws
 from flowmap.testing.contract import require, require_equal, unchanged_rows
@@ -46,7 +47,29 @@ def conditions_are_taken(subject: BackboneSubject) -> None:
 
 
 @LAWS.proven(
-    "Conditions that are joined act as each does alone.", "Cond.join", after=("calls_repeat", "samples_are_alone")
+    "A network can be asked under the null condition.",
+    "Backbone.condition",
+    needs=("conditional",),
+    after=("calls_repeat",),
+)
+def null_is_answered(subject: BackboneSubject) -> None:
+    """As it can under what is asked for."""
+    cond, null = subject.conditions(subject.samples.prompts)
+    _at(subject, cond)
+    try:
+        _at(subject, null)
+    except Exception as error:
+        beyond = "; has its embedding of labels a row for the null label, beyond those of the classes?"
+        raise AssertionError(
+            f"{subject.called('velocity')} must answer under the null condition that `condition` gives, as under "
+            f"others: {said_of(error, subject.config)}{beyond if isinstance(error, IndexError) else ''}"
+        ) from error
+
+
+@LAWS.proven(
+    "Conditions that are joined act as each does alone.",
+    "Cond.join",
+    after=("calls_repeat", "samples_are_alone", "null_is_answered"),
 )
 def conditions_are_joined(subject: BackboneSubject) -> None:
     """A condition and the null condition."""
@@ -205,7 +228,7 @@ def pictures_are_first_frames(subject: BackboneSubject) -> None:
     "A network sees its picture, without a prompt too.",
     "Backbone.pictured",
     needs=("pictured",),
-    after=("pictures_are_first_frames",),
+    after=("pictures_are_first_frames", "null_is_answered"),
 )
 def pictures_are_used(subject: BackboneSubject) -> None:
     """With the pictures of other samples it says something else."""

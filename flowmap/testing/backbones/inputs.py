@@ -17,6 +17,7 @@ LAWS = Laws("backbone")
 _PLACES = {1.0: (0.0, 0.3, 0.6, 0.94), 0.5: (0.0, 0.15, 0.3, 0.44)}
 """At such a t the r of each sample, from where it goes a little on, and not to t, where a network may be another."""
 _ON = 0.05
+_FROM_ZERO = 0.02  # that of a discrete diffusion ends at 0.01
 _TINY = 2.0**-14  # of a time
 _LITTLE = 2.0**-13  # of a number: less than half of what bfloat16 and float16 tell apart
 
@@ -28,9 +29,30 @@ def x_is_used(subject: BackboneSubject) -> None:
 
 
 @LAWS.proven(
+    "A network depends on every number of x.", "Velocity.velocity", after=("x_is_used", "own_is_what_is_trained")
+)
+def all_of_x_is_used(subject: BackboneSubject) -> None:
+    """By the gradient, in one sample at least."""
+    for kind in KINDS:
+        role, x = subject.role(kind), subject.batch.x0.clone().requires_grad_()
+        weights = whole(len(x)).normal("weights", tuple(x.shape[1:]))
+        (subject.call(role.network, x=x) * weights).sum().backward()
+        role.module.zero_grad(set_to_none=True)
+        unread = torch.ones_like(x[0]) if x.grad is None else (x.grad == 0).all(dim=0)
+        places = unread.nonzero().tolist()
+        first = ", ".join(map(str, places[0])) if places else ""
+        why = "is a channel or another part never read" if len(places) < unread.numel() else "is something detached"
+        require(
+            not places,
+            f"{subject.called(kind)} must depend on every number of x; no gradient reaches {len(places)} of the "
+            f"{unread.numel()} of a sample, the first x[:, {first}] ({why}?)",
+        )
+
+
+@LAWS.proven(
     "A network computes with x in float32, unless it runs under mixed precision.",
     "Velocity.velocity",
-    after=("x_is_used",),
+    after=("x_is_used", "results_are_not_rounded"),
 )
 def x_is_not_rounded(subject: BackboneSubject) -> None:
     """What bfloat16 and float16 cannot tell apart, float32 can."""
@@ -99,7 +121,7 @@ def t_is_used(subject: BackboneSubject) -> None:
     after=("t_is_used",),
 )
 def r_is_used(subject: BackboneSubject) -> None:
-    """In every row that has r < t in one call and r = t in the other, and wherever r goes a little on."""
+    """In every row that has r < t in one call and r = t in the other, and wherever r goes a little on; less from 0."""
     apart, who = subject.t != subject.r, subject.called("flow_map")
     jump, diagonal = (subject.at("flow_map", r=r)[apart] for r in (subject.r, subject.t))
     same = unchanged_rows(jump, diagonal)
@@ -120,6 +142,13 @@ def r_is_used(subject: BackboneSubject) -> None:
                 f"{who} must depend on r wherever it is; at t = {time:g}, u(x, t, r) of `mean_velocity` is the same at "
                 f"r = {', '.join(still)} and at r {_ON:g} later (is r clamped?)",
             )
+        here, on = (subject.at("flow_map", r=torch.full_like(subject.r, r)) for r in (0.0, _FROM_ZERO))
+        same = unchanged_rows(here, on)
+        require(
+            not same,
+            f"{who} must depend on r as far as 0, where most jumps end; u(x, t, r) of `mean_velocity` is the same at "
+            f"r = {_FROM_ZERO:g} in {same} of {len(here)} samples (is r clamped?)",
+        )
 
 
 @LAWS.proven(
@@ -150,7 +179,7 @@ def t_and_r_keep_their_places(subject: BackboneSubject) -> None:
 @LAWS.proven(
     "A network computes with its times in float32: they are not rounded.",
     "Velocity.velocity",
-    after=("t_is_used", "r_is_used", "roles_share_nothing_of_their_own"),
+    after=("t_is_used", "r_is_used", "roles_share_nothing_of_their_own", "results_are_not_rounded"),
 )
 def times_are_not_rounded(subject: BackboneSubject) -> None:
     """Neither to whole thousandths nor to bfloat16, both of which leave a derivative of 0."""

@@ -38,6 +38,25 @@ def networks_keep_the_shape(subject: BackboneSubject) -> None:
 
 
 @LAWS.proven(
+    "A network's result is not rounded: it computes in float32, unless it runs under mixed precision.",
+    "Velocity.velocity, FlowMap.mean_velocity",
+    after=("networks_keep_the_shape",),
+)
+def results_are_not_rounded(subject: BackboneSubject) -> None:
+    """Some number of it is none of bfloat16 or float16."""
+    for kind in KINDS:
+        found = subject.at(kind)
+        for dtype in (torch.bfloat16, torch.float16):
+            rounded = bool(found.any()) and torch.equal(found.to(dtype).float(), found)
+            name = str(dtype).removeprefix("torch.")
+            require(
+                not rounded,
+                f"the result of {subject.called(kind)} must be computed in float32; every number of it is one of "
+                f"{name}, as if the result were made in {name} (is it cast, or made by a layer of {name}?)",
+            )
+
+
+@LAWS.proven(
     "A network leaves x and its times as they are given.",
     "Velocity.velocity, FlowMap.mean_velocity",
     after=("networks_keep_the_shape",),
@@ -79,7 +98,9 @@ def calls_repeat(subject: BackboneSubject) -> None:
 
 
 @LAWS.proven(
-    "What a network gives for one sample does not depend on the others.", "Velocity.velocity", after=("calls_repeat",)
+    "What a network gives for one sample does not depend on the others.",
+    "Velocity.velocity",
+    after=("calls_repeat", "results_are_not_rounded"),
 )
 def samples_are_alone(subject: BackboneSubject) -> None:
     """Others are changed."""

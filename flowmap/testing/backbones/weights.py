@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import Role
+from flowmap.plugin.blame import said_of
 from flowmap.schema.words import NetworkKind
 from flowmap.testing.backbones.subject import KINDS, BackboneSubject, disturb, weights_of
 from flowmap.testing.check import Laws
@@ -175,7 +176,7 @@ def _refused(subject: BackboneSubject, kind: NetworkKind, weights: dict[str, Ten
     except FlowmapError:
         return
     except Exception as error:
-        raise AssertionError(f"{contract} with a FlowmapError, not {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{contract} with a FlowmapError, not {said_of(error, subject.config)}") from error
     raise AssertionError(contract)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from flowmap.testing.check import Laws
-from flowmap.testing.contract import require
+from flowmap.testing.contract import require, told_by_networks
 from flowmap.testing.objectives.subject import SHAPES, ObjectiveSubject, Taken, quietly
 
 LAWS = Laws("objective")
@@ -35,10 +35,8 @@ def roles_are_declared(subject: ObjectiveSubject) -> None:
 )
 def asks_networks_rightly(subject: ObjectiveSubject) -> None:
     """The networks say so."""
-    try:
+    with told_by_networks(subject.who):
         subject.turns()
-    except AssertionError as error:
-        raise AssertionError(f"{subject.who}: {error}") from error
 
 
 @LAWS.proven(

@@ -62,6 +62,8 @@ class ObjectiveSubject(Subject):
             for shape in SHAPES:
                 self.run(shape, self.draw(), world=world)
             return not world.asked
+        if name == "guided":
+            return "cfg_scale" in type(self.config).model_fields
         return name == "follows_the_flow"
 
     @cached_property

@@ -1,8 +1,8 @@
 """The laws of samplers."""
 
 from flowmap.testing.check import gathered
-from flowmap.testing.samplers import calls, draws, paths
+from flowmap.testing.samplers import calls, conditions, draws, paths
 
-CHECKS = gathered(calls.LAWS, draws.LAWS, paths.LAWS)
+CHECKS = gathered(calls.LAWS, draws.LAWS, conditions.LAWS, paths.LAWS)
 
 __all__ = ["CHECKS"]

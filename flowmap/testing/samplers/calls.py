@@ -8,12 +8,10 @@ from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field
-from flowmap.testing.contract import own_randomness_only, require, require_like, whole
-from flowmap.testing.samplers.subject import SamplerSubject
+from flowmap.testing.contract import own_randomness_only, require, require_like, told_by_networks, whole
+from flowmap.testing.samplers.subject import SHAPES, SamplerSubject
 
 LAWS = Laws("sampler")
-
-_SHAPES = ((1, 2), (3, 2, 4, 4))
 
 
 @LAWS.proven(
@@ -42,12 +40,10 @@ def _quietly(subject: SamplerSubject, draw: Draw) -> None:
 )
 def asks_networks_rightly(subject: SamplerSubject) -> None:
     """The networks say so."""
-    for shape in _SHAPES:
+    for shape in SHAPES:
         draw = whole(5)
-        try:
+        with told_by_networks(subject.who):
             subject.run(draw.normal("start", shape), grid(3), draw)
-        except AssertionError as error:
-            raise AssertionError(f"{subject.who}: {error}") from error
 
 
 @LAWS.proven(
@@ -55,7 +51,7 @@ def asks_networks_rightly(subject: SamplerSubject) -> None:
 )
 def keeps_the_shape(subject: SamplerSubject) -> None:
     """Points and videos."""
-    for shape in _SHAPES:
+    for shape in SHAPES:
         draw = whole(5)
         result = subject.run(draw.normal("start", shape), grid(3), draw)
         require_like(result, (5, *shape), f"what {subject.who} returns for x {[5, *shape]}")

@@ -10,8 +10,8 @@ from flowmap.interfaces import NoCond
 from flowmap.maths.path import grid
 from flowmap.testing.check import Laws
 from flowmap.testing.closed_form import Field, marginal, points
-from flowmap.testing.contract import require, whole
-from flowmap.testing.samplers.subject import SamplerSubject
+from flowmap.testing.contract import require, require_equal, whole
+from flowmap.testing.samplers.subject import SHAPES, SamplerSubject
 from flowmap.testing.wavy import Wavy, carried
 
 LAWS = Laws("sampler")
@@ -86,3 +86,27 @@ def converges_with_its_order(subject: SamplerSubject) -> None:
         abs(observed - order) < 0.25,
         f"{subject.who} declares order {order}, but its error falls with order {observed:.2f}",
     )
+
+
+@LAWS.proven(
+    "A sampler of flow maps takes times [N + 1, B] of each sample's own, unless its configuration says `own_times`.",
+    "Sampler.sample, SamplerConfig.own_times",
+    after=("samples_are_alone", "follows_the_grid"),
+)
+def samples_may_have_times(subject: SamplerSubject) -> None:
+    """Each sample becomes what it becomes where all have its times."""
+    if subject.config.network != "flow_map" or subject.config.own_times() is not None:
+        return
+    times = torch.tensor([[1.0, 1.0, 0.9], [0.7, 0.4, 0.8], [0.2, 0.1, 0.3], [0.0, 0.0, 0.1]])
+    for shape in SHAPES:
+        draw = whole(times.shape[1])
+        x = draw.normal("start", shape)
+        among = subject.run(x.clone(), times, draw)
+        alone = [subject.run(x.clone(), own, draw)[row] for row, own in enumerate(times.T)]
+        require_equal(
+            among,
+            torch.stack(alone),
+            f"{subject.who} must take times [N + 1, B], and carry each sample along its own as if they were those of "
+            "all",
+            tolerance=1e-5,
+        )

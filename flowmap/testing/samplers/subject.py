@@ -7,12 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowmap.interfaces import NoCond, Sampler
+from flowmap.interfaces import Cond, NoCond, Sampler
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.testing.closed_form import Field, network
 from flowmap.testing.contract import build_quietly
 from flowmap.testing.examination import Subject
+
+SHAPES = ((1, 2), (3, 2, 4, 4))
+"""Points and videos."""
 
 
 class SamplerSubject(Subject):
@@ -30,6 +33,7 @@ class SamplerSubject(Subject):
         """What the configuration builds."""
         return build_quietly(self.config, self.config.build)
 
-    def run(self, x: Tensor, times: Tensor, draw: Draw, field: Field | None = None) -> Tensor:
-        """Where the exact network, or `field`, carries x."""
-        return self.sampler.sample(network(self.config.network, field or Field()), x, times, NoCond(), draw)
+    def run(self, x: Tensor, times: Tensor, draw: Draw, field: Field | None = None, cond: Cond | None = None) -> Tensor:
+        """Where the exact network, or `field`, carries x under `cond` (no condition, if not given)."""
+        asked = network(self.config.network, field or Field())
+        return self.sampler.sample(asked, x, times, cond or NoCond(), draw)
