@@ -122,7 +122,7 @@ def test_two_numbers_of_calls_start_from_the_same_noise(side: Side, tmp_path: Pa
     assert not torch.equal(tensor(last, 0), tensor(last, 1))
 
 
-def test_another_sampler_takes_the_noise_of_the_one_beside_it(
+def test_every_sampler_starts_from_the_same_noise_and_each_side_has_its_command(
     side: Side, teacher: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noises: list[Tensor] = []
@@ -144,8 +144,10 @@ def test_another_sampler_takes_the_noise_of_the_one_beside_it(
     assert found is not None
     assert found.settings is not None
     settings = json.loads(found.settings.read_text())
-    assert settings["noise"] == "that of flow_map, beside which it was shown"
-    assert "command" not in settings
+    words = settings["command"].split()
+    done = CliRunner().invoke(app, [*words[1:], f"--out={tmp_path / 'again'}"])
+    assert done.exit_code == 0, done.output
+    assert torch.equal(load_file(tmp_path / "again.safetensors")["samples"], tensor(last, 1))
 
 
 # Chunks, and the end of work
@@ -204,7 +206,7 @@ class Slow:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go, self.calls, self.ended = threading.Semaphore(0), 0, threading.Event()
 
-        def drawn(opened: Opened, wish: Wish, watcher: Watcher, noise: str) -> tuple[Tensor, dict[str, object]]:
+        def drawn(opened: Opened, wish: Wish, watcher: Watcher) -> tuple[Tensor, dict[str, object]]:
             real = watcher.calling
 
             def calling() -> None:
@@ -214,7 +216,7 @@ class Slow:
 
             watcher.calling = calling  # type: ignore[method-assign]
             try:
-                return draw_samples(opened, wish, watcher=watcher, noise=noise)
+                return draw_samples(opened, wish, watcher=watcher)
             finally:
                 self.ended.set()
 

@@ -5,6 +5,7 @@ apt-get install chromium chromium-driver
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
 import socket
@@ -21,7 +22,6 @@ from PIL import Image
 
 from flowmap.demo import serve
 from flowmap.use.sample import draw_samples, sample_run
-from flowmap.use.watching import Watcher
 from flowmap.use.wish import Wish
 from tests.video_runs import digits_run
 from tests.web_driver import CHROMIUM, DRIVER, SECONDS, Browser
@@ -80,20 +80,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Brake:
-    """Holds the network at each call while it is on; `ended` has the calls of each clip, also of one that was ended."""
+    """Holds the network at each call while it is on; `ended` has the calls of each clip, also of one that was ended.
+
+    `told` is when the server knows that nobody waits for the clip.
+    """
 
     def __init__(self) -> None:
-        self.on, self.ended = threading.Event(), queue.Queue[int]()
+        self.on, self.told, self.ended = threading.Event(), threading.Event(), queue.Queue[int]()
         self.step = threading.Semaphore(0)
 
     def hold(self) -> None:
         """From now on each call waits for `step`."""
         while not self.ended.empty():
             self.ended.get()
+        self.told.clear()
         self.on.set()
 
-    def drawn(self, *args: Any, watcher: Watcher, noise: str) -> Any:
-        real, calls = watcher.calling, 0
+    def drawn(self, opened: Any, wish: Any, watcher: Any) -> Any:
+        real, stop, calls = watcher.calling, watcher.stop, 0
 
         def calling() -> None:
             nonlocal calls
@@ -102,9 +106,13 @@ class Brake:
             calls += 1
             real()
 
-        watcher.calling = calling  # type: ignore[method-assign]
+        def stopping() -> None:
+            stop()
+            self.told.set()
+
+        watcher.calling, watcher.stop = calling, stopping
         try:
-            return draw_samples(*args, watcher=watcher, noise=noise)
+            return draw_samples(opened, wish, watcher=watcher)
         finally:
             self.ended.put(calls)
 
@@ -127,6 +135,8 @@ def port(run: Path, brake: Brake) -> Iterator[int]:
     assert f"http://127.0.0.1:{found}/" in served.words
     yield found
     served.close()
+    # Gradio leaves its event loops open: said here, where strangers' warnings are ignored, and not after all tests.
+    gc.collect()
 
 
 @pytest.fixture
@@ -213,7 +223,8 @@ def test_chunks_are_shown_as_they_are_finished_and_cancel_ends_the_work(page: Pa
     page.says("sampling: 5 of 14 network calls")
     page.click("#cancel")
     page.says("Cancelled")
-    time.sleep(1.5)  # until the server knows
+    assert brake.told.wait(SECONDS)
+    time.sleep(1)
     page.says("Cancelled")  # still, whatever was on its way
     brake.step.release(1)
     assert brake.ended.get(timeout=SECONDS) == 6  # the sixth was not made
@@ -230,7 +241,7 @@ def test_two_at_once_are_queued_and_a_closed_page_ends_its_work(
     page.click("#make")
     page.says("Waiting for its turn")
     other.close()
-    time.sleep(2)
+    assert brake.told.wait(SECONDS)
     brake.step.release(1)
     assert brake.ended.get(timeout=SECONDS) == 1
     brake.on.clear()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-SECONDS = 30
+SECONDS = 120  # of a busy machine
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # by this key the standard names an element
 _GONE = ("stale element reference", "element not interactable", "element click intercepted", "no such element")
 

@@ -56,7 +56,7 @@ def write_answer(
 ) -> Shown:
     """Write `samples` as `flowmap sample` does and, beside them, their settings.
 
-    `calls` were made in all. `facts` has a `noise` where that is another sampler's, which no command repeats.
+    `calls` were made in all.
     """
     files = write_samples(out, samples, side.opened, facts)
     view = next((file for file in files if file.suffix == ".mp4"), files[-2])
@@ -75,7 +75,7 @@ def write_answer(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "flowmap": __version__,
         "torch": torch.__version__,
-        "command": None if "noise" in facts else side.command(wish, side.opened.asked(wish).calls),
+        "command": side.command(wish, side.opened.asked(wish).calls),
     }
     kept = {key: value for key, value in told.items() if value is not None}
     settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -185,13 +185,9 @@ class _Job(Watcher):
         if self._stopping.is_set():
             raise _StoppedError
         self._calls, self._parts, self._showing = 0, 0, 0.0
-        first = self._tasks[0][0].opened.sampler.type
-        own = side.opened.sampler.type
         began = time.monotonic()
-        samples, facts = draw_samples(side.opened.asked(wish), wish, watcher=self, noise=first)
+        samples, facts = draw_samples(side.opened.asked(wish), wish, watcher=self)
         seconds = time.monotonic() - began - self._showing
-        if first != own:
-            facts["noise"] = f"that of {first}, beside which it was shown"
         out = self._folder / _SIDES[self._side]
         return write_answer(out, side, wish, samples, facts, seconds, self._calls)
 

@@ -190,7 +190,7 @@ def _starts(opened: Opened, wish: Wish, pieces: Sequence[Piece]) -> Iterator[Bat
 
 
 def _noise(opened: Opened, piece: Piece) -> Draw:
-    return noise_of(piece.seed, opened.sampler.type, 1, opened.contestant.device)
+    return noise_of(piece.seed, 1, opened.contestant.device)
 
 
 def _made(opened: Opened, piece: Piece, start: Batch | None) -> Tensor:

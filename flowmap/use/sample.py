@@ -58,19 +58,18 @@ def _written(opened: Opened, wish: Wish, out: Path) -> tuple[list[Path], str]:
 
 
 def draw_samples(
-    opened: Opened, wish: Wish, out: Path | None = None, watcher: Watcher | None = None, noise: str | None = None
+    opened: Opened, wish: Wish, out: Path | None = None, watcher: Watcher | None = None
 ) -> tuple[Tensor, dict[str, object]]:
     """Samples `[N, F, ...]` in data space, on the CPU, and what there is to say of how they were made.
 
     Of several processes the first has them, and the others `[0]`.
 
-    If they are to be written as `out`, its folder is made before the work. A `watcher` is told how far it is. They are
-    made from the noise of the opened sampler, or of the sampler called `noise`, beside whose samples they are to be
-    seen. Raises FlowmapError if any of them has values that are no finite numbers.
+    If they are to be written as `out`, its folder is made before the work. A `watcher` is told how far it is. Raises
+    FlowmapError if any of them has values that are no finite numbers.
     """
     contestant, spec, config = opened.contestant, opened.spec, opened.sampler
     count = wish.number or (1 if wish.asked else _VIDEOS if spec.fps else _IMAGES)
-    draw = noise_of(wish.seed, noise or config.type, count * max(1, wish.asked), contestant.device)
+    draw = noise_of(wish.seed, count * max(1, wish.asked), contestant.device)
     given = given_frames(wish, contestant, spec)
     start = start_of(wish, contestant, given, count, draw)
     if out is not None:

@@ -100,6 +100,6 @@ def begun(contestant: ReadyModel, given: Tensor | None, cond: Cond, null: Cond, 
     return Batch(x0.expand(count, *x0.shape[1:]), cond, null)
 
 
-def noise_of(seed: int, sampler: str, count: int, device: torch.device) -> Draw:
-    """The noise of `count` samples by the `sampler` called so: the same for a seed, whatever is asked for."""
-    return Draw.whole(seed, "flowmap sample", 0, sampler, count, device)
+def noise_of(seed: int, count: int, device: torch.device) -> Draw:
+    """The noise of `count` samples: the same for a seed, whatever is asked for, of whom, and sampled how."""
+    return Draw.whole(seed, "flowmap sample", 0, "noise", count, device)
