@@ -129,11 +129,8 @@ def generate(
     those of the samples; otherwise conditions are the data's prompts. A `watcher` is told of calls and chunks, and
     what it raises ends the work; a `tally` counts. Raises FlowmapError if the sampler cannot take so many calls.
     """
-    steps, own = sampler.steps(calls), sampler.own_times()
-    if steps is None:
-        each = sampler.calls_per_step
-        near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
-        raise FlowmapError(f"sampler {sampler.takes()}{'; ' if own else ', so '}{calls} is not possible{near}")
+    own, shift = sampler.own_times(), contestant.shift if shift is None else shift
+    times = times_of(sampler, calls, shift, contestant.device)
     if cfg_scale != 1 and sampler.network == "flow_map":
         raise FlowmapError(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
@@ -141,9 +138,6 @@ def generate(
         )
     backbone, made_by = contestant.backbone, contestant.network
     tally = Tally() if tally is None else tally
-    times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
-    if own is not None:
-        times = torch.tensor(own.times, dtype=torch.float64, device=contestant.device)
     shape, chunking = backbone.latent_shape(), backbone.chunking()
     if contestant.view == "whole":
         # As it was trained: a causal model of this kind was never asked for a chunk after another.
@@ -176,6 +170,19 @@ def generate(
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
     return torch.cat(parts) if parts else torch.empty(0)
+
+
+def times_of(sampler: SamplerConfig, calls: int, shift: float, device: torch.device | None = None) -> Tensor:
+    """The times `[N + 1]`, 1 to 0, that `calls` calls of `sampler` go along: its own list, or the grid of that `shift`.
+
+    Raises FlowmapError if it cannot take so many.
+    """
+    steps, own = sampler.steps(calls), sampler.own_times()
+    if steps is None:
+        each = sampler.calls_per_step
+        near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
+        raise FlowmapError(f"sampler {sampler.takes()}{'; ' if own else ', so '}{calls} is not possible{near}")
+    return grid(steps, shift, device) if own is None else torch.tensor(own.times, dtype=torch.float64, device=device)
 
 
 def at_once(contestant: ReadyModel) -> int:
