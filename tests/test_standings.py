@@ -275,6 +275,20 @@ def test_totals_that_differ_are_said_above_every_ranking(tmp_path: Path) -> None
     }
 
 
+def test_lists_of_unlike_lengths_have_no_curve_and_a_page(tmp_path: Path) -> None:
+    """Each at its own number of calls alone, as weights with a list of times are."""
+    scored(tmp_path / "lists", drawn(LEVELS))
+    for name, calls in zip(LEVELS, CALLS, strict=False):
+        for file in (tmp_path / "lists" / name).glob("seed-*/metrics.jsonl"):
+            kept = [line for line in file.read_text().splitlines(True) if json.loads(line)["nfe"] == calls]
+            file.write_text("".join(kept))
+    for file in (tmp_path / "lists/dora").glob("seed-*/metrics.jsonl"):
+        file.write_text("")
+    page = " ".join(write_page(tmp_path / "lists").read_text().split())
+    assert "No contestant was measured at two numbers of calls, so there is no curve" in page
+    assert "network calls per sample" not in page
+
+
 def test_totals_that_are_those_asked_for_are_no_subject(tmp_path: Path) -> None:
     scores = drawn(LEVELS)
     known = {name: {n: Effort(1, n, n) for n in CALLS} for name in scores}

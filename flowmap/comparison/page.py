@@ -68,7 +68,9 @@ def _view(found: Standings) -> dict[str, Any]:
         "failures": sentences.together(found.failures),
         "contrasts": list(sentences.contrasts(found, found.metric)),
         "keys": [(index, row, figures.swatch(style)) for index, (row, style) in enumerate(styles.items())],
-        "curves": [(metric, _panel(found, metric, styles)) for metric in found.metrics if len(found.calls(metric)) > 1],
+        "curves": [
+            (metric, _panel(found, metric, styles)) for metric in found.metrics if _curves(found, metric, styles)
+        ],
         "singles": list(_singles(found, styles)),
         "differences": _differences(found),
         "tables": [_table(found, metric) for metric in found.metrics],
