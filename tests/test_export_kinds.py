@@ -113,6 +113,11 @@ def test_a_flow_map_names_all_that_it_comes_from(bidirectional: Path, tmp_path: 
 def test_a_velocity_of_another_kind_is_refused(home: Path, bidirectional: Path, tmp_path: Path) -> None:
     with pytest.raises(FlowmapError, match=r"stage 'teacher' trains a velocity that makes videos chunk by chunk"):
         export_run(wan_run(home, "far_wan21"), tmp_path / "far", "teacher", "ema", None, True)
+    none = (
+        r"^--format original: what reads it has no network such as that of backbone 'far_wan21', only such as .*wan21"
+    )
+    with pytest.raises(FlowmapError, match=none):
+        export_run(wan_run(home, "far_wan21"), tmp_path / "far", "forward", "ema", None, True, "original")
     with pytest.raises(FlowmapError, match=r"^--format released: AnyFlow's own classes are flow maps, and this stage"):
         export_run(bidirectional, tmp_path / "released", "teacher", "ema", None, True, "released")
     # Every weight is trained, those of both embedders too.

@@ -430,6 +430,11 @@ CONTRADICTIONS = {
         "samplers.0: sampler 'flow_map' needs a flow map, but stage 'teacher' trains a velocity; use a velocity "
         "sampler such as euler or heun",
     ),
+    "no sampler of a stage": (
+        ('samplers = ["flow_map"]', "samplers = []"),
+        "r.toml:28: evaluation.contests.0.samplers: how its samples are drawn is said here, such as ['flow_map']; "
+        "weights from outside bring a sampler",
+    ),
     "contest twice": (
         ('["flow_map"]', '["flow_map", "flow_map"]'),
         "r.toml:28: evaluation.contests.0.samplers.1: 'flow_map' on stage 'student' is listed twice",

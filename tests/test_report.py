@@ -90,6 +90,18 @@ def scores(**more: Any) -> list[dict[str, Any]]:
     return [score(*key, n, v, **more) for key, values in SERIES.items() for n, v in zip(CALLS, values, strict=True)]
 
 
+def test_what_a_sample_takes_is_in_the_page_where_it_is_not_what_was_asked(tmp_path: Path) -> None:
+    chunked = {"chunks": 3, "calls_in_all": 14, "passes_in_all": 16}
+    one = {"chunks": 1, "calls_in_all": 4, "passes_in_all": 4}
+    lines = [score("v1.5", "flow_map", 4, 1.0, **chunked), score("teacher", "euler", 4, 1.0, **one)]
+    page = read(make_run(tmp_path / "chunked", lines))
+    assert "What one sample takes" in page.words["table"]
+    assert ["v1.5 · flow_map", "4", "3", "14", "16"] in page.table("table")
+    assert ["teacher · euler", "4", "1", "4", "4"] in page.table("table")
+    assert "per chunk" in page.words["table"]
+    assert "takes" not in read(make_run(tmp_path / "whole", lines[1:])).words["table"]
+
+
 def record(step: int, **more: Any) -> dict[str, Any]:
     calls = {
         "student": {"grad": 1, "no_grad": step % 3, "grad_samples": 8, "no_grad_samples": 8 * (step % 3)},

@@ -55,7 +55,7 @@ def test_the_command_writes_a_picture_and_tensors_and_says_where(run: Path, tmp_
         assert list(file.keys()) == ["samples"]
         assert file.get_tensor("samples").shape == (5, 1, 2)
         facts = {"stage": "forward", "weights": "ema", "shift": "1", "sampler": "flow_map", "nfe": "2", "seed": "3"}
-        assert file.metadata() == facts
+        assert file.metadata() == facts | {"times": "[1.0, 0.5, 0.0]", "sampler settings": '{"type": "flow_map"}'}
     code, _ = flowmap(
         tmp_path, "sample", str(run), "--nfe", "2", "--n", "5", "--seed", "3", "--out", "again.png", report=True
     )

@@ -95,6 +95,8 @@ def test_a_released_folder_makes_the_samples_of_its_run(
     assert code == 0, text
     facts = f"weights {released(kind)}, size {FRAMES[kind]} x 32 x 32, shift 1, sampler flow_map, nfe 2, seed 3"
     more = f", frames given 1 of {FRAMES[kind]}" if given else ""
+    if given and kind == "wan21":
+        more += f", warning --image: {released(kind)} never learned to go on from given frames"
     assert text == f"ours-0.mp4, ours-1.mp4, ours.png and ours.safetensors: {facts}{more}\n"
     wish = Wish(calls=2, number=2, seed=3, prompts=("a ball",), image=image if given else None)
     files, _ = sample_run(run(kind), wish, tmp_path / "theirs")

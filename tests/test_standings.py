@@ -20,6 +20,7 @@ from flowmap.comparison.sentences import sentences
 from flowmap.comparison.standings import Standings
 from flowmap.errors import FlowmapError
 from flowmap.files.json_lines import read_lines
+from flowmap.statistics.effort import Effort, in_line
 from flowmap.statistics.intervals import Round, difference
 from flowmap.statistics.spots import Row, Spot
 
@@ -30,8 +31,17 @@ Scores = Mapping[str, np.ndarray]
 """By contestant: scores at `CALLS`, for each seed and draw of noise."""
 
 
-def scored(folder: Path, scores: Scores, against: str | None = None, metric: str = "m") -> Standings:
-    """The folder of a comparison whose contestants have these scores, read back."""
+def scored(
+    folder: Path,
+    scores: Scores,
+    against: str | None = None,
+    metric: str = "m",
+    efforts: Mapping[str, Mapping[int, Effort]] | None = None,
+) -> Standings:
+    """The folder of a comparison whose contestants have these scores, read back.
+
+    `efforts` are what their samples took; where they are not said, the lines are of a time that did not count.
+    """
     seeds = max(values.shape[1] for values in scores.values())
     contest = {"stage": "student", "samplers": ["flow_map"]}
     recipe = {"stages": [{"name": "student"}], "evaluation": {"contests": [contest]}}
@@ -56,6 +66,7 @@ def scored(folder: Path, scores: Scores, against: str | None = None, metric: str
             lines = [
                 {"stage": "student", "sampler": "flow_map", "nfe": n, "metric": metric, "floor": FLOOR}
                 | {"values": draws}
+                | (in_line(efforts[name][n]) if efforts and name in efforts else {})
                 for n, draws in zip(CALLS, values[:, seed].tolist(), strict=True)
             ]
             (home / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -227,6 +238,66 @@ def test_the_page_says_how_sure_it_is_and_what_would_decide(tmp_path: Path) -> N
     if len(near) < len(against):
         assert f"{len(against) - len(near)} would take over 30 more" in said[0]
         assert "+&gt;30 seeds" in page
+
+
+def test_totals_that_differ_are_said_above_every_ranking(tmp_path: Path) -> None:
+    """One makes a sample in chunks, one is guided, one takes what it is asked for, and of one nobody counted."""
+    efforts = {
+        "anna": {n: Effort(7, 7 * n + 6, 7 * n + 6) for n in CALLS},
+        "bert": {n: Effort(1, 2 * n, 2 * n) for n in CALLS},
+        "carl": {n: Effort(6, 6 * n + 6, 6 * n + 12) for n in CALLS},
+    }
+    found = scored(tmp_path / "unlike", drawn(LEVELS), "bert", efforts=efforts)
+    said = sentences(found)
+    total = (
+        "At 4 calls of each chunk totals differ, by 4.5 times at most. Network passes of one sample: 8 (bert), 34 "
+        "(anna) and 36 (carl); those of dora were not counted. What is ranked there was asked for alike, and not "
+        "spent alike."
+    )
+    place = said.index(total)
+    assert said[place + 1].startswith("At 4 calls of each chunk bert is best by m ")
+    assert sum(" totals differ, by " in sentence for sentence in said) == len(CALLS)
+    page = " ".join(re.sub(r"<[^>]+>", " ", write_page(tmp_path / "unlike").read_text()).split())
+    above, below = page.split("What one sample takes Counted", maxsplit=1)
+    assert above.index(total) < above.index("do not differ from it")
+    assert "1 call of each chunk 2 calls of each chunk 4 calls of each chunk" in below
+    assert "network calls of each chunk best" in above
+    assert "(34 passes)" in above
+    assert "(8 passes)" in above
+    rows = [f"{name} {n} {e.chunks} {e.calls} {e.passes} " for name, own in efforts.items() for n, e in own.items()]
+    assert all(below.count(row) == 1 for row in rows)
+    assert "carl measured as it is 18 at 1 , 24 at 2 , 36 at 4" in below
+    assert "network calls per chunk" in below
+    lines = [line for line in read_lines(tmp_path / "unlike" / LINES) if line["kind"] == "score"]
+    keys = ("chunks", "calls_in_all", "passes_in_all")
+    assert {(line["contestant"], line["calls"]): tuple(line[key] for key in keys) for line in lines} == {
+        (name, n): tuple(efforts[name][n]) if name in efforts else (0, 0, 0) for name in LEVELS for n in CALLS
+    }
+
+
+def test_lists_of_unlike_lengths_have_no_curve_and_a_page(tmp_path: Path) -> None:
+    """Each at its own number of calls alone, as weights with a list of times are."""
+    scored(tmp_path / "lists", drawn(LEVELS))
+    for name, calls in zip(LEVELS, CALLS, strict=False):
+        for file in (tmp_path / "lists" / name).glob("seed-*/metrics.jsonl"):
+            kept = [line for line in file.read_text().splitlines(True) if json.loads(line)["nfe"] == calls]
+            file.write_text("".join(kept))
+    for file in (tmp_path / "lists/dora").glob("seed-*/metrics.jsonl"):
+        file.write_text("")
+    page = " ".join(write_page(tmp_path / "lists").read_text().split())
+    assert "No contestant was measured at two numbers of calls, so there is no curve" in page
+    assert "network calls per sample" not in page
+
+
+def test_totals_that_are_those_asked_for_are_no_subject(tmp_path: Path) -> None:
+    scores = drawn(LEVELS)
+    known = {name: {n: Effort(1, n, n) for n in CALLS} for name in scores}
+    counted, before = scored(tmp_path / "counted", scores, efforts=known), scored(tmp_path / "before", scores)
+    assert sentences(counted) == sentences(before)
+    for name in ("counted", "before"):
+        page = write_page(tmp_path / name).read_text()
+        assert "What one sample takes" not in page
+        assert "chunk" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
 
 
 def test_one_training_seed_says_what_that_is_worth(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from flowmap.comparison.sentences import sentences
 from flowmap.comparison.standings import Standings
 from flowmap.files.json_lines import rewrite_lines
+from flowmap.statistics.effort import in_line
 
 LINES = "comparison.jsonl"
 
@@ -38,6 +39,7 @@ def _score_lines(standings: Standings) -> Iterator[dict[str, Any]]:
                 "floor": spot.floor,
                 "better": spot.better,
                 "rank": placed[row],
+                **in_line(standings.efforts.get((row, calls))),
                 "values": {str(seed): list(values) for seed, values in spot.values.items()},
                 "remarks": list(standings.remarks.get(metric, ())),
             }

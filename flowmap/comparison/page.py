@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 from markupsafe import Markup
 
-from flowmap.comparison import sentences
+from flowmap.comparison import efforts, sentences
 from flowmap.comparison.lines import write_lines
 from flowmap.comparison.record import load
 from flowmap.comparison.standings import Contestant, Spent, Standings
@@ -53,6 +53,11 @@ def _view(found: Standings) -> dict[str, Any]:
     return {
         "standings": found,
         "label": found.label,
+        "chunked": _per(found) == "chunk",
+        "in_calls": lambda n: efforts.in_calls(found, n),
+        "totals": {m: [t for n in found.calls(m) for t in efforts.unlike(found, m, n)] for m in found.metrics},
+        "takings": [] if efforts.are_as_asked(found) else efforts.takings(found),
+        "passes": lambda row, n: found.efforts[row, n].passes if (row, n) in found.efforts else None,
         "guided": list(_guided(found)),
         "given": list(_given(found)),
         "rule": f"{intervals.RULE} {intervals.CORRECTION}",
@@ -63,7 +68,9 @@ def _view(found: Standings) -> dict[str, Any]:
         "failures": sentences.together(found.failures),
         "contrasts": list(sentences.contrasts(found, found.metric)),
         "keys": [(index, row, figures.swatch(style)) for index, (row, style) in enumerate(styles.items())],
-        "curves": [(metric, _panel(found, metric, styles)) for metric in found.metrics if len(found.calls(metric)) > 1],
+        "curves": [
+            (metric, _panel(found, metric, styles)) for metric in found.metrics if _curves(found, metric, styles)
+        ],
         "singles": list(_singles(found, styles)),
         "differences": _differences(found),
         "tables": [_table(found, metric) for metric in found.metrics],
@@ -124,10 +131,16 @@ def _floor(found: Standings, metric: str) -> float:
     return statistics.fmean(spot.floor for n in found.calls(metric) for spot in found.at(metric, n).values())
 
 
+def _per(found: Standings) -> str:
+    """What calls are counted for."""
+    return "chunk" if any(effort.chunks > 1 for effort in found.efforts.values()) else "sample"
+
+
 def _panel(found: Standings, metric: str, styles: Mapping[Row, Style]) -> Markup:
     curves, floor = _curves(found, metric, styles), _floor(found, metric)
     better = found.better(metric)
-    return figures.curve_panel(metric, curves, floor, figures.score_limits(curves, floor, better), better=better)
+    limits = figures.score_limits(curves, floor, better)
+    return figures.curve_panel(metric, curves, floor, limits, _per(found), better=better)
 
 
 def _singles(found: Standings, styles: Mapping[Row, Style]) -> Iterator[tuple[Row, Markup]]:
@@ -140,7 +153,7 @@ def _singles(found: Standings, styles: Mapping[Row, Style]) -> Iterator[tuple[Ro
     rows = list(styles)
     for curve in curves:
         others = [c for c in curves if c.index != curve.index]
-        panel = figures.curve_panel(curve.label, [curve], floor, limits, behind=others, better=better)
+        panel = figures.curve_panel(curve.label, [curve], floor, limits, _per(found), behind=others, better=better)
         yield rows[curve.index], panel
 
 
@@ -186,11 +199,13 @@ def _table(found: Standings, metric: str) -> dict[str, Any]:
 
 
 def _cost(found: Standings, spent: Spent) -> dict[str, Any]:
+    own = [(n, e.passes) for (row, n), e in found.efforts.items() if row.contestant.split("/")[0] == spent.contestant]
     calls, seconds = list(spent.calls.values()), list(spent.seconds.values())
     budget = found.budget
     wanted = budget["amount"] if budget is not None and budget["by"] == "calls" else None
     return {
         "spent": spent,
+        "sample": sorted(set(own)),
         "calls": statistics.fmean(calls) if calls else 0,
         "share": statistics.fmean(calls) / wanted if wanted and calls else None,
         "seconds": statistics.fmean(seconds) if seconds else 0,

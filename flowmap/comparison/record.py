@@ -17,6 +17,7 @@ from flowmap.files.texts import MOST_RECORD, TextError, is_file, misfit, parse_j
 from flowmap.reading.costs import Cost
 from flowmap.recipe.layout import RECORD
 from flowmap.schema.words import NAME
+from flowmap.statistics.effort import effort_of
 from flowmap.statistics.scores import METRICS, DrawsLine, remarks_of
 from flowmap.statistics.spots import Row, Spot, spot_of
 from flowmap.training.equivalents import equivalents
@@ -123,6 +124,7 @@ def load(folder: Path) -> Standings:
         contestants=contestants,
         failures=failures,
         spots=_spots(lines),
+        efforts={(s.row, s.line["nfe"]): effort for s in lines if (effort := effort_of(s.line)) is not None},
         remarks=remarks_of(scored.line for scored in lines),
         spent=tuple(_spent(folder, contestant, known["seeds"]) for contestant in contestants),
     )

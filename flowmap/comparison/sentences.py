@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
+from flowmap.comparison.efforts import in_calls, unlike
 from flowmap.comparison.standings import Failure, Standings
 from flowmap.statistics.intervals import MOST_SEEDS, Difference, Verdict
-from flowmap.statistics.phrases import phrase
+from flowmap.statistics.phrases import joined_by_and, phrase
 from flowmap.statistics.spots import Row, Spot
 
 _MOST_PAIRS = 6
@@ -18,7 +19,12 @@ _MOST_NAMED = 4
 def sentences(standings: Standings) -> list[str]:
     """The findings in plain words, by the decisive metric, and how sure they are."""
     metric = standings.metric
-    found = [sentence for n in standings.calls(metric) for sentence in _choice(standings, metric, n)]
+    found = [
+        sentence
+        for n in standings.calls(metric)
+        for each in (unlike, _choice)
+        for sentence in each(standings, metric, n)
+    ]
     told = (broken, contrasts, more_seeds, certainty, remarked)
     return [*found, *(sentence for each in told for sentence in each(standings, metric))]
 
@@ -30,7 +36,7 @@ def _choice(standings: Standings, metric: str, calls: int) -> Iterator[str]:
         return
     one = standings.rounds[metric, calls]
     best, ties = one.leaders()
-    budget = f"At {calls} call{'' if calls == 1 else 's'}"
+    budget = f"At {in_calls(standings, calls)}"
     if not spots[best].finite:
         yield f"{budget} no contestant has a finite score."
         return
@@ -174,8 +180,3 @@ def together(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:
         )
         for same in found.values()
     ]
-
-
-def joined_by_and(words: Sequence[str]) -> str:
-    """`words` as a sentence lists them: "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

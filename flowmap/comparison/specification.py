@@ -58,7 +58,7 @@ class ContestantConfig(Config):
 
     name: str = Field(pattern=NAME, max_length=MOST_NAME, description="names it on the page, and its folder")
     samplers: tuple[AnySampler, ...] = Field(
-        min_length=1, max_length=MOST_ROWS, description="each is one row of the results"
+        (), max_length=MOST_ROWS, description="each is one row of the results; if left out, that of the weights"
     )
     stages: tuple[Table, ...] = Field(
         (),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowmap.schema.words import Better
+from flowmap.statistics.effort import Effort
 from flowmap.statistics.intervals import Round
 from flowmap.statistics.spots import Row, Spot
 
@@ -66,7 +67,7 @@ class Standings:
     """Everything that the page shows.
 
     `spots` has the scores by metric and number of calls, `remarks` why those of a metric are none to set beside
-    published ones.
+    published ones, `efforts` what one sample of a row took at a number of calls, where that was counted.
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Standings:
     spots: Mapping[tuple[str, int], Mapping[Row, Spot]] = field(default_factory=dict)
     spent: tuple[Spent, ...] = ()
     remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    efforts: Mapping[tuple[Row, int], Effort] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -109,6 +111,10 @@ class Standings:
     def at(self, metric: str, calls: int) -> Mapping[Row, Spot]:
         """The scores by `metric` at `calls`."""
         return self.spots.get((metric, calls), {})
+
+    def in_chunks(self, calls: int) -> bool:
+        """Whether any row makes its samples in several chunks, so that `calls` are those of each."""
+        return any(n == calls and effort.chunks > 1 for (_, n), effort in self.efforts.items())
 
     @cached_property
     def rounds(self) -> Mapping[tuple[str, int], Round]:

@@ -7,7 +7,7 @@ wider; samples x `[B, F, ...]`, frames second (images and points have F = 1).
 from flowmap.interfaces.backbones import Backbone, SamplingGrid
 from flowmap.interfaces.chunks import Chunking, LaidOutAs, OneChunk, Window
 from flowmap.interfaces.metrics import Evidence, Features, Metric, References
-from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, Velocity, as_flow_map
+from flowmap.interfaces.networks import Cond, FlowMap, NoCond, Role, SeveralNetworks, Velocity, as_flow_map
 from flowmap.interfaces.samples import Archive, Batch, Data, EncodedText, Samples
 from flowmap.interfaces.sampling import Sampler
 from flowmap.interfaces.sequence import Shared, SharesTokens, TokenGroup, share_tokens
@@ -36,6 +36,7 @@ __all__ = [
     "Samples",
     "SamplingGrid",
     "Scene",
+    "SeveralNetworks",
     "Shared",
     "SharesTokens",
     "StudentObjective",

@@ -47,6 +47,18 @@ class Velocity(ABC):
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The velocity at `x` `[B, F, ...]` and `t` `[B]` or `[B, F]`; the shape of `x`."""
 
+    def passes(self, cond: Cond) -> int:
+        """Forward passes that a call under `cond` takes: 1, but of what stands for several networks."""
+        return 1
+
+
+class SeveralNetworks(ABC):
+    """A module that stands for several networks, more than one of which may compute in a call."""
+
+    @abstractmethod
+    def passes(self, cond: Cond) -> int:
+        """How many of them compute in a call under `cond`."""
+
 
 class FlowMap(Velocity):
     """A network that knows the average velocity u(x, t, r) between two times: a student.

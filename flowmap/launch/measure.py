@@ -18,10 +18,11 @@ from flowmap.files.folder import StoppedError, set_aside
 from flowmap.files.texts import TextError, is_file, read_text
 from flowmap.launch.run import Commands, carry_out
 from flowmap.plugin.kinds import SamplerConfig
-from flowmap.reading.open import open_run, rerun, sampler_called
+from flowmap.reading.open import open_run, rerun
 from flowmap.recipe.layout import LOCK, Plan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import BASE, Outside, is_nowhere, is_weights, look_up
+from flowmap.recipe.published import own_sampler
 from flowmap.recipe.read import read
 from flowmap.recipe.recipe import Recipe
 from flowmap.recipe.shipped import shipped
@@ -151,9 +152,8 @@ def _contests(weights: Outside, recipe: Recipe, evaluation: EvaluationConfig) ->
             found.append(contest.model_copy(update=same))
     if not found:
         told = weights.pretrained
-        sampler = sampler_called(told.sampler, kind, "these weights are", told.sampler_fields)
         scale = told.cfg_scale if spec.conditional else 1.0
-        found.append(ContestConfig(stage=weights.name, samplers=(sampler,), cfg_scale=scale, context=least))
+        found.append(ContestConfig(stage=weights.name, samplers=(own_sampler(told),), cfg_scale=scale, context=least))
     return tuple(found)
 
 

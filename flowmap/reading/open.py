@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,17 +96,15 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
     kind = plan.stage.objective.roles()["student"].kind
     if name is None:
         contests = recipe.evaluation.contests if recipe.evaluation else ()
-        named = [c.samplers[0] for c in contests if c.stage == plan.stage.name]
+        named = [c.samplers[0] for c in contests if c.stage == plan.stage.name and c.samplers]
         if named:
             return named[0]
         name = "flow_map" if kind == "flow_map" else "euler"
     return sampler_called(name, kind, f"stage '{plan.stage.name}' trains")
 
 
-def sampler_called(
-    name: str, kind: NetworkKind, whose: str, fields: Mapping[str, object] | None = None
-) -> SamplerConfig:
-    """The sampler called `name`, with its `fields` or defaults, for a network of `kind`; `whose` says whose that is.
+def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:
+    """The sampler called `name`, with its defaults, for a network of `kind`; `whose` says whose that is.
 
     Raises FlowmapError if there is none of that name, or if it does not go with such a network.
     """
@@ -115,7 +113,7 @@ def sampler_called(
     except LookupError as error:
         raise FlowmapError(f"{option('sampler', name)}: {error.args[0]}") from None
     try:
-        config = found.model_validate({"type": name, **(fields or {})})
+        config = found.model_validate({"type": name})
     except ValidationError as error:
         raise FlowmapError(
             f"{option('sampler', name)}: needs settings of its own: {error.errors()[0]['msg']}"

@@ -40,6 +40,8 @@ class RunFiles:
     @property
     def chunked(self) -> bool:
         """Whether samples are made chunk by chunk, so that calls are counted for each chunk."""
+        if any(line["chunks"] > 1 for line in self.lines):
+            return True
         backbone = self.recipe.get("backbone")
         chunks = backbone.get("chunks") if isinstance(backbone, Mapping) else None
         return isinstance(chunks, list) and len(chunks) > 1

@@ -10,6 +10,7 @@ from flowmap.files.texts import is_folder
 from flowmap.plugin.kinds import BackboneConfig, SamplerConfig
 from flowmap.recipe import outside
 from flowmap.recipe.outside import Outside
+from flowmap.recipe.published import other_than_own
 from flowmap.recipe.tables import (
     ContestConfig,
     EvaluationConfig,
@@ -93,16 +94,19 @@ def _contest_findings(
             continue
         if not outside.is_weights(contest.stage):
             yield from context_findings(where, contest.context, backbone, spec)
-        if all(sampler.network == "velocity" for sampler in contest.samplers):
+        if contest.samplers and all(sampler.network == "velocity" for sampler in contest.samplers):
             for finding in guidance_findings(contest.cfg_scale, spec.conditional):
                 yield replace(finding, field=(*where, *finding.field))
+        if not contest.samplers and networks[contest.stage] is not None:
+            why = "how its samples are drawn is said here, such as ['flow_map']; weights from outside bring a sampler"
+            yield Finding("error", (*where, "samplers"), why)
         for position, sampler in enumerate(contest.samplers):
             place = (*where, "samplers", position)
             yield from _sampler_findings(place, sampler, contest.stage, networks)
             if contest.cfg_scale != 1 and sampler.network == "flow_map":
                 why = f"'{sampler.type}' follows the flow map, which has its guidance in it; use 1"
                 yield Finding("error", (*where, "cfg_scale"), why)
-            if all(sampler.steps(calls) is None for calls in evaluation.calls):
+            if sampler.own_times() is None and all(sampler.steps(calls) is None for calls in evaluation.calls):
                 why = f"{sampler.takes()}; none of 'calls' fits, so it is not measured"
                 yield Finding("warning", place, why)
             entry = (contest.stage, contest.weights, sampler.type, contest.context)
@@ -172,7 +176,7 @@ def sampler_doubt(sampler: SamplerConfig, name: str, network: RoleSpec | Pretrai
     """Why `sampler` asks a network called `name` for what nobody taught it; None if it does not."""
     if isinstance(network, Pretrained) and network.to_data:
         if sampler.to_data:
-            return None
+            return other_than_own(sampler, name, network)
         why = f"'{name}' jumps to data and knows nothing between, which sampler '{sampler.type}' asks for"
         return f"{why}; use lcm or consistency"
     if sampler.network == "velocity" and not network.diagonal:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from pydantic import Field, ValidationError
 
@@ -25,6 +25,7 @@ from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
 from flowmap.schema.specs import Pretrained, SampleSpec
+from flowmap.schema.words import NetworkKind
 from flowmap.weights.names import OF_TORCH, absence, find, is_file, is_hub_id
 from flowmap.weights.runs import RUN_LOCK, is_run
 
@@ -199,7 +200,7 @@ def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | N
     names = [stage.name for stage in stages]
     contests = evaluation.contests if evaluation else ()
     controls = {c.against for c in contests}
-    maps = [c.stage for c in contests if c.samplers[0].type == "flow_map" and c.stage in names]
+    maps = [c.stage for c in contests if c.samplers[:1] and c.samplers[0].type == "flow_map" and c.stage in names]
     maps = [stage for stage in maps if stage not in controls]
     return maps[-1] if maps else names[-1]
 
@@ -219,8 +220,18 @@ def _of_run(name: str, folder: Path) -> Outside:
         )
     student = stage.objective.roles()["student"]
     shift = sampling_shift(stage, lock.evaluation)
-    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift, diagonal=student.diagonal)
+    spec, how = lock.data.spec(), _sampled(stage.name, student.kind, lock.evaluation)
+    pretrained = Pretrained(student.kind, student.view, (), spec, shift, diagonal=student.diagonal, **how)
     return Outside(name, lock.backbone, pretrained, folder, stage.name)
+
+
+def _sampled(stage: str, kind: NetworkKind, evaluation: EvaluationConfig | None) -> dict[str, Any]:
+    """The first sampler by which a run has measured `stage`, or the usual one, in the words of Pretrained."""
+    for contest in evaluation.contests if evaluation else ():
+        if contest.stage == stage and contest.samplers:
+            fields = contest.samplers[0].as_tables()
+            return {"sampler": fields.pop("type"), "sampler_fields": fields}
+    return {"sampler": "flow_map" if kind == "flow_map" else "euler"}
 
 
 def _unreadable(name: str, folder: Path) -> str:

@@ -22,6 +22,7 @@ from flowmap.recipe.evaluations import evaluation_findings
 from flowmap.recipe.lines import Path as Place
 from flowmap.recipe.one_time import one_time_findings
 from flowmap.recipe.outside import BASE
+from flowmap.recipe.published import with_own_samplers
 from flowmap.recipe.sizes import size_findings
 from flowmap.recipe.step_length import default_step, step_findings
 from flowmap.recipe.tables import (
@@ -67,14 +68,15 @@ class Recipe(Config):
     @model_validator(mode="wrap")
     @classmethod
     def _derivatives_follow_the_backbone(cls, value: Any, made: ModelWrapValidatorHandler[Self]) -> Self:
-        """Fill in what a recipe leaves to its backbone, so that its lock has the method and the number."""
+        """Fill in what a recipe leaves to its backbone and to weights, so that its lock has method and number."""
         recipe = made(value)
         step = default_step(recipe.backbone.time_frequency(), recipe.compute.precision)
         stages = []
         for stage in recipe.stages:
             objective = with_methods(stage.objective, partial(recipe.facts, stage))
             stages.append(stage.model_copy(update={"objective": settled(objective, step)}))
-        return recipe.model_copy(update={"stages": tuple(stages)})
+        evaluation = recipe.evaluation and with_own_samplers(recipe.evaluation, recipe.backbone)
+        return recipe.model_copy(update={"stages": tuple(stages), "evaluation": evaluation})
 
     def stage(self, name: str) -> StageConfig:
         """The stage called `name`; raises KeyError if there is none."""

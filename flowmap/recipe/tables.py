@@ -103,7 +103,7 @@ class ContestConfig(Config):
         "of weights, a run's folder or a hub id in the cache, with a '/' in it"
     )
     samplers: tuple[AnySampler, ...] = Field(
-        min_length=1, max_length=MOST_ROWS, description="each is one row of the results"
+        (), max_length=MOST_ROWS, description="each is one row of the results; if left out, that of the weights"
     )
     weights: Weights = Field("ema", description="which of the stage's weights")
     against: str | None = Field(
@@ -129,7 +129,7 @@ class EvaluationConfig(Config):
         (1, 2, 4, 8, 16, 32),
         min_length=1,
         max_length=MOST_ROWS,
-        description="network calls per sample (of each chunk, for causal models)",
+        description="network calls per sample (of each chunk, for causal models), but of a list of a sampler's own",
     )
     samples: Spread = Field(2000, description="samples per score")
     repeats: Repeats = Field(3, description="times each score is taken with fresh noise")

@@ -78,6 +78,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         ],
         "rule": verdict.RULE,
         "per": per,
+        "efforts": verdict.efforts(run.lines),
         "guided": guided(evaluation),
         "sampler_words": _sampler_words,
         "claims": _rows(told, headlines),
@@ -194,8 +195,7 @@ def _digits(table: Mapping[Place, Cell], metric: str) -> int:
 
 def _named(run: RunFiles) -> dict[str, str]:
     """The stages and weights of a run by their names in file names."""
-    evaluation = run.recipe.get("evaluation") or {}
-    contests = [contest["stage"] for contest in evaluation.get("contests", [])]
+    contests = [contest["stage"] for contest in (run.recipe.get("evaluation") or {}).get("contests", [])]
     return {file_name(name): name for name in [*contests, *(line["stage"] for line in run.lines)]}
 
 

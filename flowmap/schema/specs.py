@@ -90,6 +90,10 @@ class Pretrained:
     not known), `calls` network calls of `sampler` with `sampler_fields`, guided by `cfg_scale` (w in null + w (cond -
     null)). For `diagonal` and `to_data` see RoleSpec. With `one_list` they mean something on that grid of
     `calls` alone.
+
+    `published` is where their authors publish them, by whose sampler they are then held to be made; None where it is
+    a guess. `also` are other fields with which they are published; `bound` are names of `sampler_fields` that follow
+    from the weights themselves, and hold for any list of times.
     """
 
     kind: NetworkKind
@@ -104,6 +108,9 @@ class Pretrained:
     to_data: bool = False
     one_list: bool = False
     sampler_fields: Mapping[str, object] = field(default_factory=dict)
+    published: str | None = None
+    also: tuple[Mapping[str, object], ...] = ()
+    bound: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,8 @@ def _span(calls: Sequence[int], to_the_end: bool) -> str:
     if to_the_end:
         return f"from {calls[0]} on"
     return f"at {calls[0]} and {calls[1]} calls" if len(calls) == 2 else f"from {calls[0]} to {calls[-1]} calls"
+
+
+def joined_by_and(words: Sequence[str]) -> str:
+    """`words` as a sentence lists them: "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

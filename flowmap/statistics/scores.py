@@ -33,7 +33,8 @@ class Score:
     is the training seed. `checkpoint` and `evaluation` identify the weights and the settings that were
     measured, so that a line is never mistaken for that of other ones. A score that is no finite number makes a `value`
     that is none either, and a `spread` of NaN. `better` says which scores are, `remarks` why the number is not one to
-    set beside published ones.
+    set beside published ones. `chunks`, `calls_in_all` and `passes_in_all` are what one sample took, counted (see
+    Effort); 0 of a network by itself.
     """
 
     stage: str
@@ -52,6 +53,9 @@ class Score:
     values: tuple[float, ...]
     better: Better = "lower"
     remarks: tuple[str, ...] = ()
+    chunks: int = 0
+    calls_in_all: int = 0
+    passes_in_all: int = 0
 
 
 class DrawsLine(BaseModel):
@@ -68,6 +72,10 @@ class DrawsLine(BaseModel):
     # Files of the time when every metric was better when lower have neither.
     better: Better = "lower"
     remarks: list[str] = Field(default_factory=list)
+    # Nor of a time when nobody counted what one sample takes.
+    chunks: Count = 0
+    calls_in_all: Count = 0
+    passes_in_all: Count = 0
 
 
 class ScoreLine(DrawsLine):

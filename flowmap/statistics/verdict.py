@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from flowmap.schema.words import Better
 from flowmap.statistics import intervals
+from flowmap.statistics.effort import Effort, effort_of
 from flowmap.statistics.intervals import Difference
 from flowmap.statistics.sense import held, lost, reached, sign
 from flowmap.statistics.spots import Spot, mean_of, spot_of, spread_of
@@ -191,3 +192,13 @@ def best(table: Mapping[Place, Cell], metric: str) -> set[Place]:
     finite = {place: sign(cell.better) * cell.raised for place, cell in mine.items() if math.isfinite(cell.value)}
     least = {calls: min(bad for place, bad in finite.items() if place.calls == calls) for _, _, calls in finite}
     return {place for place, bad in finite.items() if bad == least[place.calls]}
+
+
+def efforts(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[Series, int], Effort]:
+    """What one sample took, by series and calls asked for; nothing if all took as many passes as were asked for."""
+    found = {
+        (Series(line["stage"], line["weights"], line["sampler"]), line["nfe"]): effort
+        for line in lines
+        if (effort := effort_of(line)) is not None
+    }
+    return found if any(effort.passes != calls for (_, calls), effort in found.items()) else {}

@@ -67,9 +67,9 @@ class Ledger:
         finally:
             self._counting = before
 
-    def _count(self, calls: Calls, samples: int, with_gradient: bool, passes: int) -> None:
+    def _count(self, calls: Calls, x: Tensor, cond: Cond, with_gradient: bool, passes: int) -> None:
         if self._counting:
-            calls.add(samples, with_gradient, passes)
+            calls.add(len(x), with_gradient, passes)
 
     def take(self) -> dict[str, Any]:
         """What was counted since the last `take`."""
@@ -83,8 +83,8 @@ class Ledger:
         return counted
 
 
-Count = Callable[[int, bool, int], None]
-"""Is told of a call: its samples, whether it has a gradient, its passes."""
+Count = Callable[[Tensor, Cond, bool, int], None]
+"""Is told of a call: its `x` `[B, F, ...]`, its condition, whether it has a gradient, its passes."""
 
 
 def counted(network: Velocity, count: Count, trained: bool = False) -> Velocity:
@@ -108,7 +108,7 @@ class _CountedVelocity(Velocity):
         self._network, self._count, self._trained = network, count, trained
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        self._count(len(x), _with_gradient(x, self._trained), _passes(x, t))
+        self._count(x, cond, _with_gradient(x, self._trained), _passes(x, t))
         return self._network.velocity(x, t, cond)
 
 
@@ -118,5 +118,5 @@ class _CountedFlowMap(FlowMap):
         self._network, self._count, self._trained = as_flow_map(network), count, trained
 
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
-        self._count(len(x), _with_gradient(x, self._trained), _passes(x, t, r))
+        self._count(x, cond, _with_gradient(x, self._trained), _passes(x, t, r))
         return self._network.mean_velocity(x, t, r, cond)

@@ -20,9 +20,11 @@ from flowmap.recipe.layout import Plan
 from flowmap.recipe.outside import file_name
 from flowmap.recipe.tables import ComputeConfig, EvaluationConfig
 from flowmap.schema.words import needed
+from flowmap.statistics.effort import in_line
 from flowmap.statistics.scores import METRICS, Score, read_scores
 from flowmap.statistics.spots import mean_of, spread_of
 from flowmap.training.processes import Processes
+from flowmap.use.counting import Tally
 from flowmap.use.joint import led, made_by_all
 from flowmap.use.lineup import Lineup
 from flowmap.use.numbers import floor_of, score_of
@@ -170,8 +172,9 @@ def _score(
     chosen = {m: measure for m, measure in measures.items() if looks_at(m, entry)}
     for nfe in calls:
         values: dict[MetricConfig, list[float]] = {m: [] for m in chosen}
+        tally = Tally()
         for repeat in each(range(config.repeats), _words(entry, nfe), "repeats"):
-            evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat, processes)
+            evidence = _evidence(entry, plan, config, contestant, lineup, nfe, repeat, processes, tally)
             with led(contestant, processes) as network:
                 if evidence is None or network is None:
                     continue
@@ -180,6 +183,7 @@ def _score(
                     # No metric need know what to make of samples that are no numbers; they are the worst there are.
                     usable = m.network is not None or bool(evidence.samples.isfinite().all())
                     values[m].append(score_of(m, measure.metric, evidence) if usable else math.nan)
+        took = tally.of_one()
         for m, measure in chosen.items():
             yield Score(
                 stage=contestant.stage,
@@ -198,6 +202,7 @@ def _score(
                 values=tuple(values[m]),
                 better=m.better,
                 remarks=measure.remarks,
+                **in_line(took),
             )
 
 
@@ -215,6 +220,7 @@ def _evidence(
     nfe: int,
     repeat: int,
     processes: Processes,
+    tally: Tally,
 ) -> Evidence | None:
     """What the first process scores; None in the others, which have helped to make the samples."""
     draw = contestant.draw(f"{entry.label}/{nfe}", repeat, config.samples)
@@ -230,7 +236,8 @@ def _evidence(
     start, prompts = lineup.held_out(contestant).start(entry.context, draw) if entry.context else (None, None)
     if start is None and processes.first:
         prompts = contestant.data.prompts(draw)  # those of its parts, which `generate` asks for
-    made = made_by_all(processes, contestant, entry.sampler, nfe, config.shift, draw, start, entry.cfg_scale)
+    numbers = nfe, config.shift, draw, start, entry.cfg_scale
+    made = made_by_all(processes, contestant, entry.sampler, *numbers, tally=tally)
     if made is None:
         return None
     if repeat == 0 and contestant.seed == plan.recipe.seeds[0]:

@@ -14,6 +14,8 @@ from flowmap.errors import FlowmapError
 from flowmap.files.whole import readable, write_whole_folder
 from flowmap.interfaces import SamplingGrid
 from flowmap.phases import phase
+from flowmap.plugin.catalogue import catalogue
+from flowmap.plugin.kinds import BackboneConfig
 from flowmap.reading.open import choose_stage, open_run, rerun
 from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
@@ -58,7 +60,7 @@ def export_run(
     chosen = choose_stage(plan, stage, train_seed)
     recipe, forms = plan.recipe, plan.recipe.backbone.forms
     if form is not None and forms and form not in forms:
-        raise FlowmapError(f"--format {form}: {unknown_word('format', form, forms)}")
+        raise FlowmapError(f"--format {form}: {_no_form(form, recipe.backbone)}")
     form = form or next(iter(forms), "")
     if calls is not None and form not in recipe.backbone.listed_forms:
         listed = ", ".join(sorted(recipe.backbone.listed_forms)) or "none here"
@@ -96,6 +98,18 @@ def export_run(
 
     write_whole_folder(to, fill)
     return chosen, loading.replace("FOLDER", str(to))
+
+
+def _no_form(form: str, backbone: BackboneConfig) -> str:
+    """Why networks of `backbone` are not written in `form`."""
+    every = (component.config for component in catalogue().components)
+    others = [config.type_name() for config in every if issubclass(config, BackboneConfig) and form in config.forms]
+    if not others:
+        return unknown_word("format", form, backbone.forms)
+    return (
+        f"what reads it has no network such as that of backbone '{backbone.type}', only such as "
+        f"{' or '.join(others)}; allowed: {', '.join(backbone.forms)}"
+    )
 
 
 def _card(

@@ -21,6 +21,7 @@ from flowmap.interfaces import Batch, Cond, FlowMap, Velocity
 from flowmap.maths.draw import Draw
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.training.processes import Processes
+from flowmap.use.counting import Tally
 from flowmap.use.student import ReadyModel, at_once, generate
 from flowmap.use.watching import Watcher
 
@@ -35,13 +36,14 @@ def made_by_all(
     start: Batch | None,
     scale: float,
     watcher: Watcher | None = None,
+    tally: Tally | None = None,
 ) -> Tensor | None:
     """In the first process all samples of `draw` (see `generate`), of which each has made a part; None in the others.
 
-    Parts are whole batches, cut as one process would cut them.
+    Parts are whole batches, cut as one process would cut them. A `tally` counts those that this process makes.
     """
     if processes.number == 1:
-        return generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher)
+        return generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher, tally=tally)
     size = at_once(contestant)
     count = -(-draw.count // size)
     begin, end = processes.dealt(count)[processes.share]
@@ -51,7 +53,7 @@ def made_by_all(
         # The first may be busy for hours, for which nobody waits within a call.
         processes.wait()
     rows = min(begin * size, draw.count), min(end * size, draw.count)
-    mine = generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher, rows=rows)
+    mine = generate(contestant, sampler, calls, shift, draw, start, scale, watcher=watcher, rows=rows, tally=tally)
     sizes = [min(end * size, draw.count) - min(begin * size, draw.count) for begin, end in processes.dealt(count)]
     return processes.collected(mine[idle * size :], sizes)
 

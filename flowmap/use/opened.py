@@ -6,7 +6,6 @@ number of calls, guidance, size. A wish that cannot be fulfilled is refused here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +27,13 @@ from flowmap.recipe.evaluations import sampler_doubt
 from flowmap.recipe.layout import Plan, StagePlan
 from flowmap.recipe.near import runs_near
 from flowmap.recipe.outside import Outside, is_nowhere, look_up
+from flowmap.recipe.published import own_sampler, own_samplers
 from flowmap.recipe.tables import ComputeConfig
-from flowmap.schema.bounds import MOST_HELD
 from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights
 from flowmap.training.processes import Processes
+from flowmap.use.refusals import refuse, refuse_calls, refuse_nothing
 from flowmap.use.shares import as_wished, networks, refuse_unshared, sharing
-from flowmap.use.start import refuse_given
 from flowmap.use.student import ReadyModel, open_contestant, open_weights
 from flowmap.use.wish import Wish
 from flowmap.video.clips import strips
@@ -71,7 +70,9 @@ class Opened:
     cfg_scale: float
     facts: dict[str, str]
     doubt: str | None
-    """Why the sampler asks the network for what nobody taught it."""
+    """Why what is asked of the network is nothing that it was made for."""
+    guidable: bool = True
+    """Whether with another sampler it could be guided."""
 
     @property
     def reads_text(self) -> bool:
@@ -83,9 +84,9 @@ class Opened:
 
         Raises FlowmapError for what cannot be done.
         """
-        _refuse(wish, self.spec, self.sampler, self.backbone, "n")
+        refuse(wish, self.spec, self.sampler, self.backbone, "n", guidable=self.guidable)
         if isinstance(self.contestant.data, Asked):
-            _refuse_nothing(wish, self.spec)
+            refuse_nothing(wish, self.spec)
         return replace(self, calls=wish.calls or self.calls)
 
 
@@ -116,7 +117,8 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     chosen = choose_stage(plan, wish.stage, wish.train_seed)
     config = choose_sampler(plan.recipe, chosen, wish.sampler)
     spec = plan.recipe.data.spec()
-    _refuse(wish, spec, config, plan.recipe.backbone, "n")
+    guidable = chosen.stage.objective.roles()["student"].diagonal
+    refuse(wish, spec, config, plan.recipe.backbone, "n", guidable=guidable)
     processes = sharing(as_wished(plan.recipe.compute, wish), plan.recipe.backbone, spec, together)
     with going_on(rerun(plan.folder)):
         contestant = opening(chosen, wish.weights, processes)
@@ -126,7 +128,7 @@ def open_wished_run(plan: Plan, wish: Wish, opening: Opening = _opening, togethe
     own = config.own_times()
     usual = _CALLS if own is None else own.steps * config.calls_per_step
     numbers = wish.calls or usual, contestant.shift, wish.cfg_scale or 1.0
-    return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts, doubt)
+    return Opened(chosen, processes, contestant, plan.recipe.backbone, spec, config, *numbers, facts, doubt, guidable)
 
 
 def _open_weights(weights: Outside, wish: Wish, together: int | None, later: bool) -> Opened:
@@ -136,12 +138,14 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
             raise FlowmapError(f"{option(name)}: is for runs; {weights.name} is one set of weights")
     told = weights.pretrained
     spec = _spec(weights, wish)
-    own = {} if wish.sampler not in (None, told.sampler) else told.sampler_fields
-    config = sampler_called(wish.sampler or told.sampler, told.kind, "these weights are", own)
-    backbone = weights.sized(spec).backbone
-    _refuse(wish, spec, config, backbone, "n", *_SIZES)
+    config = own_sampler(told, wish.calls)
+    if wish.sampler not in (None, told.sampler):
+        config = sampler_called(wish.sampler, told.kind, "these weights are")
+    backbone, guidable = weights.sized(spec).backbone, told.diagonal and not told.to_data
+    refuse(wish, spec, config, backbone, "n", *_SIZES, guidable=guidable)
+    refuse_calls(wish, config, own_samplers(told))
     if not later:
-        _refuse_nothing(wish, spec)
+        refuse_nothing(wish, spec)
     listed = config.own_times() is not None
     if listed and wish.shift is not None:
         why = f"sampler '{config.type}' goes along a list of times of its own"
@@ -159,14 +163,19 @@ def _open_weights(weights: Outside, wish: Wish, together: int | None, later: boo
     refuse_unshared(contestant, backbone, spec, processes, together)
     size = " x ".join(map(str, (spec.shape[0], *spec.shape[2:]) if spec.fps else spec.shape[2:]))
     facts = {"weights": weights.name, "size": size} | ({} if listed else {"shift": f"{shift:g}"})
-    doubt = sampler_doubt(config, weights.name, told)
-    numbers = wish.calls or told.calls, shift, cfg_scale
-    return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts, doubt)
+    doubts = [sampler_doubt(config, weights.name, told), _given_doubt(wish, weights)]
+    own = config.own_times()
+    numbers = wish.calls or (own.steps * config.calls_per_step if own else told.calls), shift, cfg_scale
+    doubt = "; ".join(filter(None, doubts)) or None
+    return Opened(weights, processes, contestant, backbone, spec, config, *numbers, facts, doubt, guidable)
 
 
-def _refuse_nothing(wish: Wish, spec: SampleSpec) -> None:
-    if spec.text and not wish.prompts:
-        raise FlowmapError(f"{option('prompt')}: say what to show; there are no data whose prompts could be taken")
+def _given_doubt(wish: Wish, weights: Outside) -> str | None:
+    """Why frames that are given are nothing that the network was made for."""
+    given = [option(name) for name in ("image", "video") if getattr(wish, name) is not None]
+    if not given or weights.backbone.goes_on():
+        return None
+    return f"{given[0]}: {weights.name} never learned to go on from given frames"
 
 
 def _spec(weights: Outside, wish: Wish) -> SampleSpec:
@@ -205,46 +214,3 @@ class Asked(Data):
     def picture(self, x: Tensor) -> NDArray[np.uint8]:
         """Videos as rows of frames, images side by side."""
         return strips(x)
-
-
-def _refuse(wish: Wish, spec: SampleSpec, sampler: SamplerConfig, backbone: BackboneConfig, *lower: str) -> None:
-    """Raise FlowmapError for wishes that these data, this sampler, this backbone or no machine can fulfil.
-
-    `lower` are the options that say how much is made.
-    """
-    number = (wish.number or 1) * max(1, wish.asked)
-    held = number * math.prod(spec.shape)
-    if held > MOST_HELD:
-        raise FlowmapError(
-            f"{number:,} samples of {' x '.join(map(str, spec.shape))} have {held:,} numbers, and at most "
-            f"{MOST_HELD:,} fit in memory; lower {' or '.join(map(option, lower))}"
-        )
-    if wish.cfg_scale not in (None, 1) and sampler.network == "flow_map":
-        raise FlowmapError(
-            f"{option('guidance', wish.cfg_scale)}: sampler '{sampler.type}' follows the flow map, which "
-            f"cannot be guided (the guidance of training is in it); leave it out, or take {option('sampler', 'euler')}"
-        )
-    if wish.cfg_scale not in (None, 1) and not spec.conditional:
-        raise FlowmapError(
-            f"{option('guidance', wish.cfg_scale)}: guidance needs a condition, and the data have none; leave it out"
-        )
-    if wish.prompts and wish.classes:
-        raise FlowmapError(f"{option('prompt')} and {option('class')}: give one of them")
-    if wish.classes and not spec.classes:
-        raise FlowmapError(f"{option('class')}: the data of this run are not conditioned on a class")
-    wrong = [number for number in wish.classes if not 0 <= number < spec.classes]
-    if wrong:
-        raise FlowmapError(f"{option('class', wrong[0])}: classes are 0 to {spec.classes - 1}")
-    if wish.prompts and not spec.text:
-        raise FlowmapError(f"{option('prompt')}: the data of this run have no captions, so its model takes no prompts")
-    if wish.prompts and not backbone.reads_text():
-        raise FlowmapError(
-            f"{option('prompt')}: the backbone of this run has no text encoder; its data bring the conditions"
-        )
-    if wish.image and wish.video:
-        raise FlowmapError(f"{option('image')} and {option('video')}: give one of them")
-    if (wish.image or wish.video) and spec.fps is None:
-        raise FlowmapError(f"{option('image')} and {option('video')}: this model does not make videos")
-    if wish.frames is not None and wish.video is None:
-        raise FlowmapError(f"{option('frames')}: says how much of {option('video')} is given; there is none")
-    refuse_given(wish, backbone, spec)

@@ -69,7 +69,8 @@ def wanted(entry: Entry, config: EvaluationConfig) -> set[tuple[str, int, str]]:
     """The (sampler, nfe, metric) that the entry's lines must have."""
     if entry.sampler is None:
         return {(m.network or "", m.calls, m.label()) for m in config.metrics if looks_at(m, entry)}
-    calls = [calls for calls in config.calls if entry.sampler.steps(calls) is not None]
+    own, each = entry.sampler.own_times(), entry.sampler.calls_per_step
+    calls = [own.steps * each] if own else [n for n in config.calls if entry.sampler.steps(n) is not None]
     return {(entry.label, n, m.label()) for n in calls for m in config.metrics if looks_at(m, entry)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from flowmap.use.joint import made_by_all
 from flowmap.use.opened import Opened, open_wished, open_wished_run
 from flowmap.use.showing import in_colour, pictured, write_picture, write_video
 from flowmap.use.start import given_frames, noise_of, start_of
+from flowmap.use.student import times_of
 from flowmap.use.watching import Watcher
 from flowmap.use.wish import Wish
 
@@ -108,7 +110,10 @@ def write_samples(out: Path, samples: Tensor, opened: Opened, facts: dict[str, o
     picture, tensors = (stem.with_name(stem.name + ending) for ending in (".png", ".safetensors"))
 
     def fill_tensors(file: Path) -> None:
-        save_file({"samples": samples.contiguous()}, file, metadata={k: str(v) for k, v in facts.items()})
+        times = times_of(opened.sampler, opened.calls, opened.shift).tolist()
+        settings = {"sampler settings": json.dumps(opened.sampler.as_tables()), "times": json.dumps(times)}
+        told = {k: str(v) for k, v in facts.items()} | settings
+        save_file({"samples": samples.contiguous()}, file, metadata=told)
         readable(file)
 
     files: dict[Path, Callable[[Path], object]] = {}

@@ -24,6 +24,7 @@ from flowmap.schema.words import FrameView, Weights, context_refusal
 from flowmap.training.ledger import counted
 from flowmap.training.stage import stage_weights
 from flowmap.use.asked import Asked
+from flowmap.use.counting import Tally
 from flowmap.use.networks import Networks
 from flowmap.use.watching import Watcher
 
@@ -117,6 +118,7 @@ def generate(
     cfg_scale: float = 1.0,
     watcher: Watcher | None = None,
     rows: tuple[int, int] | None = None,
+    tally: Tally | None = None,
 ) -> Tensor:
     """Samples `[draw.count, F, ...]` in data space, on the CPU, with `calls` network calls each (of each chunk).
 
@@ -125,22 +127,17 @@ def generate(
     The grid has the `shift` given, or the contestant's own; a sampler with a list of its own goes along that.
     With `start`, its `x0` are the first frames (of which there may be none), in model space, and its conditions
     those of the samples; otherwise conditions are the data's prompts. A `watcher` is told of calls and chunks, and
-    what it raises ends the work. Raises FlowmapError if the sampler cannot take so many calls.
+    what it raises ends the work; a `tally` counts. Raises FlowmapError if the sampler cannot take so many calls.
     """
-    steps, own = sampler.steps(calls), sampler.own_times()
-    if steps is None:
-        each = sampler.calls_per_step
-        near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
-        raise FlowmapError(f"sampler {sampler.takes()}{'; ' if own else ', so '}{calls} is not possible{near}")
+    own, shift = sampler.own_times(), contestant.shift if shift is None else shift
+    times = times_of(sampler, calls, shift, contestant.device)
     if cfg_scale != 1 and sampler.network == "flow_map":
         raise FlowmapError(
             f"sampler '{sampler.type}' follows the flow map, which cannot be guided (the guidance of training is in "
             f"it); leave out the guidance of {cfg_scale:g}, or take a velocity sampler such as euler"
         )
-    backbone, network = contestant.backbone, contestant.network
-    times = grid(steps, contestant.shift if shift is None else shift, contestant.device)
-    if own is not None:
-        times = torch.tensor(own.times, dtype=torch.float64, device=contestant.device)
+    backbone, made_by = contestant.backbone, contestant.network
+    tally = Tally() if tally is None else tally
     shape, chunking = backbone.latent_shape(), backbone.chunking()
     if contestant.view == "whole":
         # As it was trained: a causal model of this kind was never asked for a chunk after another.
@@ -150,12 +147,13 @@ def generate(
     at_once, (first_row, end) = together(shape), rows or (0, draw.count)
     with phase("sampling", unit="network calls") as sampling:
 
-        def note(samples: int, graded: bool, passes: int) -> None:
+        def note(x: Tensor, cond: Cond, graded: bool, passes: int) -> None:
             if watcher is not None:
                 watcher.calling()
             sampling.advance(passes)
+            tally.call(made_by, x, cond)
 
-        network, shown = counted(network, note), None if watcher is None else watcher.finished
+        network, shown = counted(made_by, note), None if watcher is None else watcher.finished
         chunks = len(chunking.sizes(shape[0], begin))
         # What a chunk is made from, its context and the chunks before it, takes a call to read.
         reads = (chunks - 1 + bool(begin)) * (1 + (cfg_scale != 1))
@@ -168,9 +166,23 @@ def generate(
             noise = (own.start if own else 1.0) * part.normal("start noise", shape)[:, begin:]
             both = GuidedCond(cond, null) if cfg_scale != 1 else cond
             x = rollout(Asked(sampler), network, noise, times, both, chunking, part, context=given, shown=shown)
+            tally.made(part.count, chunks)
             with phase("decoding"):
                 parts.append(backbone.decode(x).cpu())
     return torch.cat(parts) if parts else torch.empty(0)
+
+
+def times_of(sampler: SamplerConfig, calls: int, shift: float, device: torch.device | None = None) -> Tensor:
+    """The times `[N + 1]`, 1 to 0, that `calls` calls of `sampler` go along: its own list, or the grid of that `shift`.
+
+    Raises FlowmapError if it cannot take so many.
+    """
+    steps, own = sampler.steps(calls), sampler.own_times()
+    if steps is None:
+        each = sampler.calls_per_step
+        near = "" if own else f"; nearest: {max(each, calls - calls % each)}"
+        raise FlowmapError(f"sampler {sampler.takes()}{'; ' if own else ', so '}{calls} is not possible{near}")
+    return grid(steps, shift, device) if own is None else torch.tensor(own.times, dtype=torch.float64, device=device)
 
 
 def at_once(contestant: ReadyModel) -> int:

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from torch import Tensor, nn
 
-from flowmap.interfaces import Cond, FlowMap, Velocity
+from flowmap.interfaces import Cond, FlowMap, SeveralNetworks, Velocity
 from flowmap.workshop.adapters import Chosen
 
 Times = Literal["sample", "frame", "either"]
@@ -30,6 +30,10 @@ class Call:
             velocity: Tensor = self.module(x, self._time(t, x), None if r is None else self._time(r, x), cond)
         return velocity.to(x.dtype)
 
+    def passes(self, cond: Cond) -> int:
+        """See Velocity.passes."""
+        return self.module.passes(cond) if isinstance(self.module, SeveralNetworks) else 1
+
     def _time(self, time: Tensor, x: Tensor) -> Tensor:
         if self.times == "frame" and time.ndim == 1:
             return time[:, None].expand(-1, x.shape[1])
@@ -48,6 +52,10 @@ class ModuleVelocity(Velocity):
         """See Velocity.velocity."""
         return self._call(x, t, t if self._both else None, cond)
 
+    def passes(self, cond: Cond) -> int:
+        """See Velocity.passes."""
+        return self._call.passes(cond)
+
 
 @final
 class ModuleFlowMap(FlowMap):
@@ -59,3 +67,7 @@ class ModuleFlowMap(FlowMap):
     def mean_velocity(self, x: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         """See FlowMap.mean_velocity."""
         return self._call(x, t, r, cond)
+
+    def passes(self, cond: Cond) -> int:
+        """See Velocity.passes."""
+        return self._call.passes(cond)

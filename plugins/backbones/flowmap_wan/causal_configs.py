@@ -38,6 +38,10 @@ class CausalConfig(FilesConfig):
         """Always, but for videos of a chunk."""
         return True
 
+    def sampler_fields(self) -> Mapping[str, object]:
+        """The fields of the sampler `lcm` that follow from these, whatever the list of times."""
+        return {}
+
     def evenly(self) -> Even:
         """The chunks."""
         from flowmap_wan.rolling import Even
@@ -227,9 +231,17 @@ class CausalWan22Config(CausalConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
+        from flowmap_wan.released import other_boundary
+
         yield from super().findings(spec)
         if self.lora is not None:
             yield Finding("error", ("lora",), "two networks cannot be adapted here; leave this out")
+        if (why := other_boundary(self.weights, self.boundary)) is not None:
+            yield Finding("warning", ("boundary",), why)
+
+    def sampler_fields(self) -> Mapping[str, object]:
+        """A step goes to the boundary where the network changes there."""
+        return {"boundary": self.boundary}
 
     def splitting(self, reencoded: Reencoding) -> Chunking:
         """Chunk after chunk."""

@@ -200,21 +200,16 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
         return None
     for finding in flaws(config):
         raise FlowmapError(finding.message)
-    release = release_of(config.weights) or _like(config)
+    known = release_of(config.weights)
+    release = known or _like(config)
     frames, height, width = release.shape
     spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
-    return Pretrained(
-        "flow_map",
-        "forced",
-        tuple(files_of(config)),
-        spec,
-        release.shift,
-        "lcm",
-        calls=len(release.times),
-        diagonal=False,
-        to_data=True,
-        sampler_fields=release.sampler,
-    )
+    own = config.sampler_fields()
+    told = {**release.told, "sampler_fields": {**release.sampler, **own}, "bound": tuple(own)}
+    if known is None:
+        told |= {"published": None, "also": ()}
+    files = tuple(files_of(config))
+    return Pretrained("flow_map", "forced", files, spec, release.shift, "lcm", diagonal=False, to_data=True, **told)
 
 
 def _like(config: CausalConfig) -> Release:

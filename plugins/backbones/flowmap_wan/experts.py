@@ -12,16 +12,17 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from flowmap.interfaces import Cond, SharesTokens, TokenGroup
+from flowmap.interfaces import Cond, SeveralNetworks, SharesTokens, TokenGroup
 from flowmap.workshop.memo import Text
 from flowmap_wan.attention import Slots
 from flowmap_wan.condition import as_video
 from flowmap_wan.module import WanModule
 from flowmap_wan.pieces import Passes, Past, Piece
+from flowmap_wan.writing import Writing
 
 
 @final
-class Experts(nn.Module, Passes, SharesTokens):
+class Experts(nn.Module, Passes, SharesTokens, SeveralNetworks):
     """The networks `high`, for times from `boundary` up, and `low`, of the same sizes."""
 
     def __init__(self, high: WanModule, low: WanModule, boundary: float) -> None:
@@ -37,6 +38,10 @@ class Experts(nn.Module, Passes, SharesTokens):
         """See SharesTokens.share."""
         self.high.share(tokens)
         self.low.share(tokens)
+
+    def passes(self, cond: Cond) -> int:
+        """Two where frames are written, and else one: all frames of a sampled chunk have one time."""
+        return 2 if isinstance(as_video(cond).view, Writing) else 1
 
     def layers(self) -> int:
         """Those of both."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from flowmap.weights.names import find
 
@@ -27,6 +27,7 @@ class Release:
 
     `size` is that of the network, `shape` latent frames, height and width in pixels. `repository` is on the hub, and
     its licence that of the weights. The sampler's list of `times` takes a call each; `shift` is that of its levels.
+    `also` are the fields of other schedules that are published for it.
     """
 
     repository: str
@@ -38,14 +39,31 @@ class Release:
     type: Literal["causal_wan21", "causal_wan22", "wan21"] = "causal_wan21"
     fields: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] = (21, 480, 832)
+    also: tuple[Mapping[str, object], ...] = ()
 
     @property
     def sampler(self) -> Mapping[str, object]:
         """The fields of `lcm`."""
         return {"times": self.times, "shift": self.shift, "levels": "nearest", **self.more}
 
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """How the authors sample, in the words of `Pretrained`."""
+        known = {"published": self.repository, "also": self.also}
+        return {"calls": len(self.times), "sampler_fields": self.sampler, **known}
 
-_KREA = Release("krea/krea-realtime-video", _NONCOMMERCIAL, "14B", (*_EVEN, 0), 5.0, fields={"context": "recomputed"})
+
+_KREA = Release(
+    "krea/krea-realtime-video",
+    _NONCOMMERCIAL,
+    "14B",
+    (*_EVEN, 0),
+    5.0,
+    fields={"context": "recomputed"},
+    # For speed.
+    also=({"times": (1000, 666, 333, 0), "shift": 5.0, "levels": "nearest"},),
+)
+_OF_LIGHTX2V: Mapping[str, object] = {"times": (999, 957, 899, 702), "shift": 5.0, "warped": False, "levels": "whole"}
 _CAUSAL_WAN22 = Release(
     "FastVideo/CausalWan2.2-I2V-A14B-Preview-Diffusers",
     _APACHE,
@@ -70,7 +88,7 @@ def _rcm(size: Literal["1.3B", "14B"], height: int, width: int) -> Release:
 
 
 RELEASES: Mapping[str, Release] = {
-    "self_forcing_dmd": Release("gdhe17/Self-Forcing", _APACHE, "1.3B", _EVEN, 5.0),
+    "self_forcing_dmd": Release("gdhe17/Self-Forcing", _APACHE, "1.3B", _EVEN, 5.0, also=(_OF_LIGHTX2V,)),
     "SFWan2.1-T2V-1.3B-Diffusers": Release("wlsaidhi/SFWan2.1-T2V-1.3B-Diffusers", _APACHE, "1.3B", _EVEN, 5.0),
     "autoregressive_checkpoint": Release("tianweiy/CausVid", _NONCOMMERCIAL, "1.3B", (1000, 757, 522), 8.0, _AS_IS),
     "autoregressive_checkpoint_warp_4step_cfg2": Release("tianweiy/CausVid", _NONCOMMERCIAL, "1.3B", _EVEN, 8.0),
@@ -107,3 +125,12 @@ def release_of(weights: str) -> Release | None:
         names = [Path(weights).stem, Path(weights).resolve().parent.name]
     found = [RELEASES[name] for name in names if name in RELEASES]
     return found[0] if found else None
+
+
+def other_boundary(weights: str, boundary: float) -> str | None:
+    """Why networks of published `weights` do not change at `boundary`, in thousandths; None if they do, or may."""
+    release = release_of(weights)
+    own = None if release is None else release.more.get("boundary")
+    if release is None or own in (None, boundary):
+        return None
+    return f"{boundary:g}: these weights ({release.repository}) are published with {own:g}; leave this out"

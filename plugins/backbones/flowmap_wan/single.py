@@ -5,10 +5,10 @@ Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import Finding, Pretrained, SampleSpec
@@ -78,7 +78,7 @@ def pretrained(config: TwoTimesConfig) -> Pretrained | None:
     if release is not None and config.one_time_weights == "jump":
         frames, height, width = release.shape
         spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
-        told: Mapping[str, Any] = {"calls": len(release.times), "sampler_fields": release.sampler}
+        told = release.told
         return Pretrained("flow_map", "whole", files, spec, release.shift, "lcm", diagonal=False, to_data=True, **told)
     exported = exported_for(files[0])
     if exported is not None and exported.calls is not None:
