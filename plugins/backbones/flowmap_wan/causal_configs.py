@@ -65,9 +65,13 @@ class CausalConfig(FilesConfig):
 
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
-        """The published ones, by name, with the fields that their authors use."""
+        """The published ones, by name, with the fields that their authors use; and ours, as they say."""
         from flowmap_wan.released import release_of
+        from flowmap_wan.told import told_by
 
+        told = told_by(weights)
+        if told is not None:
+            return told.config(weights, cls)
         release = release_of(weights)
         if release is None or release.type != cls.type_name():
             return None

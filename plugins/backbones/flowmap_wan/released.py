@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, final
 
 from flowmap.weights.names import find
+from flowmap_wan.told import is_ours
 
 _EVEN = (1000, 750, 500, 250)
 _AS_IS: Mapping[str, object] = {"warped": False}
@@ -96,7 +97,8 @@ RELEASES: Mapping[str, Release] = {
 def release_of(weights: str) -> Release | None:
     """What `weights` were published as, by the name of their file, their folder or their repository; None if unknown.
 
-    Of a folder with one file of any name that file's name counts too.
+    Of a folder with one file of any name that file's name counts too. What `flowmap export` wrote is none of them,
+    whatever it is called: it says itself what it is (flowmap_wan.told).
     """
     names = [Path(weights).name.removesuffix(".safetensors")]
     folder = find(weights)
@@ -106,4 +108,4 @@ def release_of(weights: str) -> Release | None:
         # CausVid's files are all called model: folders tell them apart.
         names = [Path(weights).stem, Path(weights).resolve().parent.name]
     found = [RELEASES[name] for name in names if name in RELEASES]
-    return found[0] if found else None
+    return found[0] if found and not is_ours(weights) else None
