@@ -188,7 +188,8 @@ def run_as_base(folder: Path) -> Pretrained:
     if not manifest.is_file():
         raise FlowmapError(f"the base weights are those of the run {folder}, whose stage '{last.name}' is not finished")
     student, shift = last.objective.roles()["student"], sampling_shift(last, lock.evaluation)
-    return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift)
+    learned = {"diagonal": student.diagonal, "to_data": student.to_data}
+    return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift, **learned)
 
 
 def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | None) -> str:

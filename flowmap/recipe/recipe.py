@@ -15,6 +15,7 @@ from flowmap.console.options import option
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
+from flowmap.recipe.base_weights import base_findings
 from flowmap.recipe.batches import batch_findings
 from flowmap.recipe.computing import compute_findings
 from flowmap.recipe.derivatives import method_findings, settled, with_methods
@@ -195,6 +196,7 @@ class Recipe(Config):
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         methods = method_findings(stage.objective, facts, self.compute.sequence)
         times = one_time_findings(stage.objective, self.backbone)
+        yield from base_findings(stage, self.evaluation, self.backbone)
         for finding in (*stage.objective.findings(facts), *methods, *steps, *times):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
 

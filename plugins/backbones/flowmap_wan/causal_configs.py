@@ -146,6 +146,11 @@ class CausalWan21Config(CausalConfig):
     listed_forms: ClassVar[frozenset[str]] = frozenset(forms)
     libraries: ClassVar[Mapping[str, str]] = {"original": "wan"}
     type: Literal["causal_wan21"] = "causal_wan21"
+    one_time_weights: Literal["velocity", "jump"] = Field(
+        "jump",
+        description="what the weights compute: the 'jump' to data, as few-step students, or a 'velocity', as plain "
+        "Wan, from which student and teacher can begin",
+    )
     window: Frames | None = Field(
         None, description="latent frames that a chunk sees, its own among them; if left out all before it"
     )
@@ -166,7 +171,10 @@ class CausalWan21Config(CausalConfig):
 
     def findings(self, spec: SampleSpec) -> Iterable[Finding]:
         """What does not fit."""
+        from flowmap_wan.released import one_time_findings
+
         yield from super().findings(spec)
+        yield from one_time_findings(self.weights, self.one_time_weights)
         largest = max(self.chunk, self.first_chunk or 0)
         if self.context == "recomputed":
             for name in ("window", "sink", "first_chunk"):

@@ -40,6 +40,8 @@ _ENCODERS_IMAGE = Published(PUBLISHED_IMAGE.owners, (*_PARTS, *PARTS))
 _WITH_PICTURES = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 _PLAIN = {"1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
 _FPS = 16.0
+OF_WAN = SampleSpec((81, 3, 480, 832), text=True, fps=_FPS)
+"""What plain Wan2.1 makes."""
 
 
 def head_dim_of(config: FilesConfig) -> int:
@@ -210,6 +212,9 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
     told = told_by(config.weights)
     if told is not None:
         return told.pretrained(tuple(files_of(config)), causal=True)
+    if getattr(config, "one_time_weights", "jump") == "velocity":
+        # All frames together: it is plain Wan, which never saw a chunk.
+        return Pretrained("velocity", "whole", tuple(files_of(config)), OF_WAN, None, "unipc", calls=50, cfg_scale=5.0)
     release = release_of(config.weights) or _like(config)
     frames, height, width = release.shape
     spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
+from flowmap.plugin import Finding
 from flowmap.weights.names import find
+from flowmap_wan.checkpoint import PUBLISHED
 from flowmap_wan.told import is_ours
 
 _EVEN = (1000, 750, 500, 250)
@@ -109,3 +111,14 @@ def release_of(weights: str) -> Release | None:
         names = [Path(weights).stem, Path(weights).resolve().parent.name]
     found = [RELEASES[name] for name in names if name in RELEASES]
     return found[0] if found and not is_ours(weights) else None
+
+
+def one_time_findings(weights: str, taken: Literal["velocity", "jump"]) -> Iterator[Finding]:
+    """Where `weights` of one time are `taken` for what they are not, as far as names tell."""
+    release, plain = release_of(weights), PUBLISHED.owners.get(Path(weights).name) == "Wan-AI"
+    if release is not None and taken == "velocity":
+        why = f"these weights ({release.repository}) jump to data, and are no velocity; take 'jump'"
+        yield Finding("error", ("one_time_weights",), why)
+    elif plain and taken == "jump":
+        why = "plain Wan2.1 is a velocity, and does not jump to data; take 'velocity'"
+        yield Finding("error", ("one_time_weights",), why)

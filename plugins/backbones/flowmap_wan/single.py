@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmap.plugin import Finding, Pretrained, SampleSpec
 from flowmap.weights.runs import run_in
+from flowmap_wan.released import one_time_findings as named_otherwise
 from flowmap_wan.released import release_of
 from flowmap_wan.told import told_by
 
@@ -17,18 +18,14 @@ if TYPE_CHECKING:
     from flowmap_wan.two_times import TwoTimesConfig
 
 _FPS = 16.0
-_FRAMES, _HEIGHT, _WIDTH = 81, 480, 832
 
 
 def one_time_findings(config: TwoTimesConfig) -> Iterable[Finding]:
     """What `one_time_weights` does not go with, and what a start that jumps has lost."""
     from flowmap_wan.pretrained import complete
 
+    yield from named_otherwise(config.weights, config.one_time_weights)
     if config.one_time_weights == "velocity":
-        release = release_of(config.weights)
-        if release is not None:
-            why = f"these weights ({release.repository}) jump to data, and are no velocity; take 'jump'"
-            yield Finding("error", ("one_time_weights",), why)
         return
     checkpoint = None if run_in(config.weights) is not None else complete(config.weights)
     if run_in(config.weights) is not None or (checkpoint is not None and checkpoint.kind != "wan"):
@@ -51,14 +48,14 @@ def pretrained(config: TwoTimesConfig) -> Pretrained | None:
 
     A file of ours says on what grid it is sampled, others by their names (flowmap_wan.released).
     """
-    from flowmap_wan.causal_files import absences, files_of
+    from flowmap_wan.causal_files import OF_WAN, absences, files_of
 
     if any(absences(config)):
         return None
     files, ours = tuple(files_of(config)), told_by(config.weights)
     if ours is not None:
         return ours.pretrained(files)
-    spec = SampleSpec((_FRAMES, 3, _HEIGHT, _WIDTH), text=True, fps=_FPS)
+    spec = OF_WAN
     release = release_of(config.weights)
     if release is not None and config.one_time_weights == "jump":
         frames, height, width = release.shape

@@ -169,7 +169,10 @@ def told_findings(config: FilesConfig) -> Iterator[Finding]:
         return
     jumps, plain = told.network == "jump", config.type in ("wan21", "far_wan21")
     taken = getattr(config, "one_time_weights", "jump" if jumps else "velocity") == "jump"
-    if told.type != config.type and not (plain and (told.type == "wan21" or (jumps and taken))):
+    goes_on = plain and (told.type == "wan21" or (jumps and taken))
+    # A causal student can begin as plain Wan does.
+    goes_on = goes_on or (config.type == "causal_wan21" and told.network == "velocity" and told.type == "wan21")
+    if told.type != config.type and not goes_on:
         why = f"{told.file} says of itself that it is a network of '{told.type}', as flowmap exported it"
         more = ", or one_time_weights = 'jump', to go on from it by a flow map" if plain and jumps else ""
         yield Finding("error", ("weights",), f"{why}; take type = '{told.type}'{more}")
