@@ -212,6 +212,9 @@ def test_the_original_form_says_what_it_is(run: Path, tmp_path: Path) -> None:
     (file,) = (tmp_path / "out").glob("*.safetensors")
     wanted = {"img_emb.proj.1.weight", "blocks.0.cross_attn.k_img.weight", "blocks.1.cross_attn.norm_k_img.weight"}
     assert wanted <= load_file(file).keys()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\nlibrary_name: wan\n" in card
+    assert f"Videos have {FRAMES} frames of {SIZE} x {SIZE}, and are made at 16 frames per second." in card
     assert open_run(run).recipe.backbone.listed_forms == {"diffusers", "original", "comfyui"}
 
 

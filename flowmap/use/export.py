@@ -19,6 +19,7 @@ from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun
 from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
 from flowmap.recipe.tables import sampling_shift
+from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights, unknown_word
 from flowmap.statistics.scores import METRICS, read_scores, remarks_of
 from flowmap.statistics.sense import direction
@@ -157,7 +158,7 @@ def _card(
             loading,
             "```",
             f"`FOLDER` is where this file lies. Its sampling grid has shift {shift:g}."
-            + _conditions(recipe.data.spec().fps),
+            + _conditions(recipe.data.spec()),
             "",
             "## Training",
             "| stage | objective | steps | batch | learning rate |",
@@ -176,8 +177,13 @@ def _card(
     )
 
 
-def _conditions(fps: float | None) -> str:
-    return f" Videos are made at {fps:g} frames per second." if fps else ""
+def _conditions(spec: SampleSpec) -> str:
+    if len(spec.shape) != 4:
+        return ""
+    frames, _, height, width = spec.shape
+    if spec.fps:
+        return f" Videos have {frames} frames of {height} x {width}, and are made at {spec.fps:g} frames per second."
+    return f" Images are {height} x {width}."
 
 
 def _about(folder: Path) -> dict[str, Any]:

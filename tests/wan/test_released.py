@@ -178,6 +178,13 @@ def test_networks_of_different_sizes_are_no_pair(pair: Path) -> None:
     assert "different sizes" in why
 
 
+def test_the_same_network_twice_is_no_pair(pair: Path) -> None:
+    name = "diffusion_pytorch_model.safetensors"
+    shutil.copy(pair / "transformer" / name, pair / "transformer_2" / name)
+    (why,) = problems(CausalWan22Config(weights=str(pair)), SampleSpec((25, 3, 32, 32), text=True))
+    assert "hold the same network twice; they are no pair" in why
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -16,6 +16,7 @@ from flowmap.plugin import Finding, Origin, Pretrained, SampleSpec
 from flowmap.recipe.outside import run_as_base
 from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
+from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.headers import read_json
 from flowmap.weights.names import Published, absence, find
 from flowmap.weights.runs import origin, run_in
@@ -185,6 +186,8 @@ def _unlike(found: list[Foreign], head_dim: int) -> str | None:
     """Why the networks of a pair do not belong together."""
     if len(found) == 2 and found[0].sizes(head_dim) != found[1].sizes(head_dim):
         return f"{found[0].place} and {found[1].place} are networks of different sizes; they are no pair"
+    if len(found) == 2 and of_tensors(found[0].files) == of_tensors(found[1].files):
+        return f"{found[0].place} and {found[1].place} hold the same network twice; they are no pair"
     return None
 
 

@@ -19,6 +19,7 @@ class Wan21I2VConfig(TwoTimesConfig):
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "original", "comfyui")
     # None of them has a class of two times that begins with a picture.
     listed_forms: ClassVar[frozenset[str]] = frozenset(forms)
+    libraries: ClassVar[Mapping[str, str]] = {"original": "wan", "comfyui": "comfyui"}
     type: Literal["wan21_i2v"] = "wan21_i2v"
 
     @classmethod
