@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from flowmap.maths.path import grid
 from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
 from flowmap.use.export import export_run
+from flowmap.use.sample import sample
 from flowmap.use.student import open_contestant
 from flowmap.use.wish import Wish
-from tests.video_runs import wan_run
+from tests.video_runs import WAN, finished, wan_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -203,3 +205,34 @@ def test_a_card_names_the_library_that_loads_it(run: Path, tmp_path: Path) -> No
         export_run(run, tmp_path / form, None, "ema", None, True, form)
         card = (tmp_path / form / "README.md").read_text()
         assert f"\nlibrary_name: {library}\n" in card
+
+
+JUMPS = """
+[[stages]]
+name = "student"
+steps = 2
+batch = 2
+objective = "consistency_training"
+optimizer = { lr = 0.05 }
+"""
+
+
+@pytest.mark.parametrize("form", ["original", "comfyui"])
+def test_a_student_that_jumps_is_written_as_one(form: str, run: Path, tmp_path: Path) -> None:
+    """Its map between two times was never taught: it goes to data from each time, and is noised again."""
+    data: Any = open_run(run).recipe.data
+    told = {"kind": "wan21", "data": data.path, "frames": 9, "weights": base_of(run), "more": ""}
+    own = finished(tmp_path, WAN.format(**told) + JUMPS)
+    folder = tmp_path / "out"
+    _, how = export_run(own, folder, None, "ema", None, True, form, 3)
+    assert "jumping to data and adding noise again (ComfyUI's sampler lcm)" in how
+    assert "It jumps to data" in (folder / "README.md").read_text()
+    for part in ("text_encoder", "tokenizer", "vae"):
+        shutil.copytree(base_of(run) / part, folder / part)
+    found = []
+    for where, calls in ((own, 3), (folder, None)):
+        files, said = sample(str(where), Wish(number=1, seed=3, prompts=("a ball",), calls=calls), tmp_path / "x")
+        found.append(load_file(files[-1])["samples"])
+    assert "sampler lcm, nfe 3" in said
+    # Merged, the base is rounded to its own precision.
+    assert float((found[0] - found[1]).abs().max()) < 5e-2 * precision(run)

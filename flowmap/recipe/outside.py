@@ -24,7 +24,7 @@ from flowmap.recipe.near import runs_in
 from flowmap.recipe.tables import EvaluationConfig, StageConfig, sampling_shift
 from flowmap.schema.bounds import Seed
 from flowmap.schema.config import Config
-from flowmap.schema.specs import Pretrained, SampleSpec
+from flowmap.schema.specs import Pretrained, RoleSpec, SampleSpec
 from flowmap.weights.names import OF_TORCH, absence, find, is_file, is_hub_id
 from flowmap.weights.runs import RUN_LOCK, is_run
 
@@ -188,8 +188,7 @@ def run_as_base(folder: Path) -> Pretrained:
     if not manifest.is_file():
         raise FlowmapError(f"the base weights are those of the run {folder}, whose stage '{last.name}' is not finished")
     student, shift = last.objective.roles()["student"], sampling_shift(last, lock.evaluation)
-    learned = {"diagonal": student.diagonal, "to_data": student.to_data}
-    return Pretrained(student.kind, student.view, (manifest,), lock.data.spec(), shift, **learned)
+    return _of_student(student, (manifest,), lock.data.spec(), shift)
 
 
 def main_stage(stages: tuple[StageConfig, ...], evaluation: EvaluationConfig | None) -> str:
@@ -220,8 +219,13 @@ def _of_run(name: str, folder: Path) -> Outside:
         )
     student = stage.objective.roles()["student"]
     shift = sampling_shift(stage, lock.evaluation)
-    pretrained = Pretrained(student.kind, student.view, spec=lock.data.spec(), shift=shift, diagonal=student.diagonal)
-    return Outside(name, lock.backbone, pretrained, folder, stage.name)
+    return Outside(name, lock.backbone, _of_student(student, (), lock.data.spec(), shift), folder, stage.name)
+
+
+def _of_student(student: RoleSpec, files: tuple[Path, ...], spec: SampleSpec, shift: float) -> Pretrained:
+    """What a trained `student` is as weights; one that only jumps to data is sampled so."""
+    told = student.kind, student.view, files, spec, shift, "consistency" if student.to_data else "flow_map"
+    return Pretrained(*told, diagonal=student.diagonal, to_data=student.to_data)
 
 
 def _unreadable(name: str, folder: Path) -> str:
