@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from flowmap.recipe.outside import Outside
 from flowmap.recipe.outside_weights import findings
 from flowmap.recipe.tables import EvaluationConfig
 from flowmap.use.export import export_run
+from flowmap.use.sample import sample
 from flowmap.use.student import open_contestant
 from flowmap.use.wish import Wish
-from tests.video_runs import wan_run
+from tests.video_runs import WAN, finished, wan_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -112,6 +114,8 @@ def test_a_lora_on_plain_wan(run: Path, tmp_path: Path) -> None:
     export_run(run, tmp_path / "out", None, "ema", None, False, "comfyui", 3)
     (file,) = (tmp_path / "out").glob("*_lora.safetensors")
     assert not (tmp_path / "out" / "transformer").exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"# load it at strength 1, on the weights that it was trained on: {base_of(run).name}" in card
     lora = load_file(file)
     base = {}
     for part in (base_of(run) / "transformer").glob("*.safetensors"):
@@ -173,7 +177,7 @@ def test_what_is_written_is_read_back(form: str, run: Path, tmp_path: Path) -> N
     """As weights of `wan21`, with the grid of its metadata: every number equal, and sampled the same."""
     export_run(run, tmp_path / "out", None, "ema", None, True, form, 3)
     (file,) = (tmp_path / "out").glob("*.safetensors")
-    told = {"encoders_from": str(base_of(run)), "head_dim": 12, "text_length": 32}
+    told = {"encoders_from": str(base_of(run))}
     for place in (str(tmp_path / "out"), str(file)):
         found = Wan21Config.of_weights(place)
         assert found is not None
@@ -234,3 +238,34 @@ def test_a_card_names_the_library_that_loads_it(run: Path, tmp_path: Path) -> No
         export_run(run, tmp_path / form, None, "ema", None, True, form)
         card = (tmp_path / form / "README.md").read_text()
         assert f"\nlibrary_name: {library}\n" in card
+
+
+JUMPS = """
+[[stages]]
+name = "student"
+steps = 2
+batch = 2
+objective = "consistency_training"
+optimizer = { lr = 0.05 }
+"""
+
+
+@pytest.mark.parametrize("form", ["original", "comfyui"])
+def test_a_student_that_jumps_is_written_as_one(form: str, run: Path, tmp_path: Path) -> None:
+    """Its map between two times was never taught: it goes to data from each time, and is noised again."""
+    data: Any = open_run(run).recipe.data
+    told = {"kind": "wan21", "data": data.path, "frames": 9, "weights": base_of(run), "more": ""}
+    own = finished(tmp_path, WAN.format(**told) + JUMPS)
+    folder = tmp_path / "out"
+    _, how = export_run(own, folder, None, "ema", None, True, form, 3)
+    assert "jumping to data and adding noise again (ComfyUI's sampler lcm)" in how
+    assert "It jumps to data" in (folder / "README.md").read_text()
+    for part in ("text_encoder", "tokenizer", "vae"):
+        shutil.copytree(base_of(run) / part, folder / part)
+    found = []
+    for where, calls in ((own, 3), (folder, None)):
+        files, said = sample(str(where), Wish(number=1, seed=3, prompts=("a ball",), calls=calls), tmp_path / "x")
+        found.append(load_file(files[-1])["samples"])
+    assert "sampler lcm, nfe 3" in said
+    # Merged, the base is rounded to its own precision.
+    assert float((found[0] - found[1]).abs().max()) < 5e-2 * precision(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,13 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from flowmap_samplers.samplers import FlowMapEuler
 from flowmap_video.configs import VideoShardsConfig
+from flowmap_wan.configs import Wan21Config
 from flowmap_wan.image_config import Wan21I2VConfig
 from flowmap_wan.pictures import FEATURES, LATENTS
 from flowmap_wan.twin import make_twin
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowmap.demo.question import Question
@@ -27,6 +29,7 @@ from flowmap.errors import FlowmapError
 from flowmap.launch.measure import evaluate_at
 from flowmap.maths.draw import Draw
 from flowmap.maths.path import grid
+from flowmap.plugin import SampleSpec
 from flowmap.reading.open import open_run
 from flowmap.recipe.read import read
 from flowmap.statistics.scores import read_scores
@@ -209,4 +212,54 @@ def test_the_original_form_says_what_it_is(run: Path, tmp_path: Path) -> None:
     (file,) = (tmp_path / "out").glob("*.safetensors")
     wanted = {"img_emb.proj.1.weight", "blocks.0.cross_attn.k_img.weight", "blocks.1.cross_attn.norm_k_img.weight"}
     assert wanted <= load_file(file).keys()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\nlibrary_name: wan\n" in card
+    assert f"Videos have {FRAMES} frames of {SIZE} x {SIZE}, and are made at 16 frames per second." in card
     assert open_run(run).recipe.backbone.listed_forms == {"diffusers", "original", "comfyui"}
+
+
+@pytest.mark.parametrize("form", ["original", "comfyui", "diffusers"])
+def test_an_export_makes_what_its_run_makes(form: str, run: Path, home: Path, tmp_path: Path) -> None:
+    """It says itself that it begins with a picture, and is a flow map on one list of times."""
+    folder = tmp_path / "out"
+    export_run(run, folder, "forward", "ema", None, True, form, 3)
+    if form != "diffusers":
+        for part in ("text_encoder", "tokenizer", "vae", "image_encoder", "image_processor"):
+            shutil.copytree(home / "i2v-twin" / part, folder / part)
+    # Of another shape than the clips: how it is made to fit counts.
+    picture = tmp_path / "wide.png"
+    noise = np.random.default_rng(1).integers(0, 255, (SIZE, 3 * SIZE, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(picture)
+    wish: dict[str, Any] = {"number": 1, "seed": 3, "prompts": ("a ball",), "image": picture}
+    found, said = {}, ""
+    for where, own in ((run, {"stage": "forward", "calls": 3}), (folder, {})):
+        files, said = sample(str(where), Wish(**wish, **own), tmp_path / where.name)
+        found[where] = load_file(files[-1])["samples"]
+    assert f"size {FRAMES} x {SIZE} x {SIZE}, shift 1, sampler euler, nfe 3, " in said
+    assert "u(x, t, t)" not in said
+    assert found[run].shape == found[folder].shape
+    assert float((found[run] - found[folder]).abs().max()) < 1e-4
+    with pytest.raises(FlowmapError, match="was exported for one list of times, 3 steps"):
+        open_wished(str(folder), Wish(**wish, calls=4))
+
+
+def test_a_file_of_pictures_is_taken_for_no_other(run: Path, home: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "out", "forward", "ema", None, True, "comfyui", 2)
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    spec = SampleSpec((FRAMES, 3, SIZE, SIZE), text=True)
+    told = {"weights": str(file), "encoders_from": str(home / "i2v-twin"), "head_dim": 12}
+
+    def wrong(config: Any) -> list[str]:
+        return [f.message for f in (*config.missing(), *config.findings(spec)) if f.level == "error"]
+
+    assert wrong(Wan21I2VConfig(**told)) == []
+    assert any("is a network of 'wan21_i2v', as flowmap exported it" in why for why in wrong(Wan21Config(**told)))
+    # Of somebody else, who says nothing.
+    save_file(load_file(file), file)
+    assert wrong(Wan21I2VConfig(**told)) == []
+    assert any("use a text-to-video one, or backbone 'wan21_i2v'" in why for why in wrong(Wan21Config(**told)))
+    text = {key: value for key, value in load_file(file).items() if "img" not in key}
+    patches = next(key for key in text if key.endswith("patch_embedding.weight"))
+    save_file(text | {patches: text[patches][:, :16].contiguous()}, file)
+    (why,) = wrong(Wan21I2VConfig(**told))
+    assert "makes videos from text alone; use backbone type 'wan21'" in why

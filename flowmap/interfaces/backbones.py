@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -22,14 +22,20 @@ from flowmap.schema.words import NetworkKind
 @final
 @dataclass(frozen=True)
 class SamplingGrid:
-    """Where what is exported is to be sampled: on the grid of `shift`, and, in forms that know one list, in `calls`."""
+    """Where what is exported is to be sampled: on the grid of `shift`, and, in forms that know one list, in `calls`.
+
+    `sampler` has the fields of the run's own sampler, as a recipe has them, where all that the student learned is to
+    jump to data; it is empty of any other. `listed` are the `calls + 1` times of that sampler, if it has a list.
+    """
 
     shift: float
     calls: int
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    listed: tuple[float, ...] = ()
 
     def times(self) -> list[float]:
-        """The `calls + 1` times from 1 to 0; see `flowmap.maths.path.grid`."""
-        return [float(t) for t in grid(self.calls, self.shift)]
+        """The `calls + 1` times to 0: those that are `listed`, or from 1; see `flowmap.maths.path.grid`."""
+        return list(self.listed) or [float(t) for t in grid(self.calls, self.shift)]
 
 
 class Backbone(ABC):

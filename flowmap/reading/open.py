@@ -17,8 +17,9 @@ from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import SamplerConfig
 from flowmap.recipe.layout import LOCK, Plan, StagePlan, make_plan
 from flowmap.recipe.near import runs_near
-from flowmap.recipe.outside import is_weights, main_stage
+from flowmap.recipe.outside import is_weights
 from flowmap.recipe.recipe import Recipe
+from flowmap.recipe.run_weights import main_stage
 from flowmap.schema.words import NetworkKind, unknown_word
 from flowmap.training.changes import read_lock
 
@@ -93,14 +94,14 @@ def choose_sampler(recipe: Recipe, plan: StagePlan, name: str | None) -> Sampler
 
     Raises FlowmapError if there is none of that name, or if it does not go with the stage's network.
     """
-    kind = plan.stage.objective.roles()["student"].kind
+    student = plan.stage.objective.roles()["student"]
     if name is None:
         contests = recipe.evaluation.contests if recipe.evaluation else ()
         named = [c.samplers[0] for c in contests if c.stage == plan.stage.name and c.samplers]
         if named:
             return named[0]
-        name = "flow_map" if kind == "flow_map" else "euler"
-    return sampler_called(name, kind, f"stage '{plan.stage.name}' trains")
+        name = "euler" if student.kind == "velocity" else "consistency" if student.to_data else "flow_map"
+    return sampler_called(name, student.kind, f"stage '{plan.stage.name}' trains")
 
 
 def sampler_called(name: str, kind: NetworkKind, whose: str) -> SamplerConfig:

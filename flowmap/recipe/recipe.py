@@ -15,6 +15,7 @@ from flowmap.console.options import option
 from flowmap.plugin.fields import AnyBackbone, AnyData
 from flowmap.plugin.kinds import ArchiveConfig, ComponentConfig, DataConfig
 from flowmap.recipe import made_with, outside_weights
+from flowmap.recipe.base_weights import base_findings
 from flowmap.recipe.batches import batch_findings
 from flowmap.recipe.computing import compute_findings
 from flowmap.recipe.derivatives import method_findings, settled, with_methods
@@ -125,7 +126,7 @@ class Recipe(Config):
         if self.evaluation is not None:
             for index, metric in enumerate(self.evaluation.metrics):
                 for finding in metric.findings(spec):
-                    yield Finding(finding.level, ("evaluation", "metrics", index, *finding.field), finding.message)
+                    yield replace(finding, field=("evaluation", "metrics", index, *finding.field))
             weights, problems = outside_weights.known(self.evaluation, self.backbone, spec)
             yield from problems
             yield from outside_weights.findings(self.evaluation, weights, spec)
@@ -178,9 +179,8 @@ class Recipe(Config):
         if stage.name in ("base", "pictures") or re.fullmatch(r"seed-\d+", stage.name):
             yield Finding("error", ("name",), f"'{stage.name}' has a meaning of its own; choose another name")
         if "." in stage.name:
-            yield Finding(
-                "error", ("name",), f"a stage's name has no '.', which stands between fields in {option('set')}"
-            )
+            why = f"a stage's name has no '.', which stands between fields in {option('set')}"
+            yield Finding("error", ("name",), why)
         needed = stage.objective.roles()
         if "student" not in needed:
             yield Finding("error", ("objective",), "the objective declares no role 'student'")
@@ -196,6 +196,7 @@ class Recipe(Config):
         steps = step_findings(stage.objective, facts, self.backbone.time_frequency(), self.compute.precision)
         methods = method_findings(stage.objective, facts, self.compute.sequence)
         times = one_time_findings(stage.objective, self.backbone)
+        yield from base_findings(stage, self.evaluation, self.backbone)
         for finding in (*stage.objective.findings(facts), *methods, *steps, *times):
             yield Finding(finding.level, ("objective", *finding.field), finding.message)
 

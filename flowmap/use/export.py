@@ -10,16 +10,18 @@ from typing import Any
 import torch
 
 from flowmap.console.commands import going_on
+from flowmap.console.options import option
 from flowmap.errors import FlowmapError
 from flowmap.files.whole import readable, write_whole_folder
 from flowmap.interfaces import SamplingGrid
 from flowmap.phases import phase
 from flowmap.plugin.catalogue import catalogue
 from flowmap.plugin.kinds import BackboneConfig
-from flowmap.reading.open import choose_stage, open_run, rerun
+from flowmap.reading.open import choose_sampler, choose_stage, open_run, rerun
 from flowmap.reading.read import read_about
 from flowmap.recipe.layout import LOCK, Plan, StagePlan
 from flowmap.recipe.tables import sampling_shift
+from flowmap.schema.specs import SampleSpec
 from flowmap.schema.words import Weights, unknown_word
 from flowmap.statistics.scores import METRICS, read_scores, remarks_of
 from flowmap.statistics.sense import direction
@@ -32,8 +34,8 @@ _RECIPE = "recipe.toml"  # not LOCK: that marks the folder of a run
 _ANY_STEP = "It is a flow map u(x, t, r), from any time to any earlier one: it can be sampled with any number of steps."
 _ONE_LIST = "It is a flow map on one list of {} steps, which `times.json` has; on any other list it means nothing."
 _JUMPS = (
-    "It jumps to data: it is sampled by jumping and adding noise again along a list of times, of which `times.json` "
-    "has one of {} steps. Between two times it knows nothing."
+    "It jumps to data: it is sampled by jumping and adding noise again along a list of times, in thousandths {} "
+    "({} steps). Between two times it knows nothing."
 )
 _MANY_STEPS = "It is a velocity u(x, t), and no flow map: it is sampled with many steps, as its base is."
 
@@ -65,13 +67,13 @@ def export_run(
     if calls is not None and form not in recipe.backbone.listed_forms:
         listed = ", ".join(sorted(recipe.backbone.listed_forms)) or "none here"
         raise FlowmapError(f"--nfe {calls}: is for forms of one list of times ({listed})")
-    calls = calls or _STEPS
     student = chosen.stage.objective.roles()["student"]
     if student.kind == "velocity" and student.view == "forced" and recipe.backbone.causal():
         raise FlowmapError(
             f"stage '{chosen.stage.name}' trains a velocity that makes videos chunk by chunk: it is no any-step model, "
             "and no other pipeline samples it so; export a stage that trains a flow map"
         )
+    grid = _grid(plan, chosen, calls)
     with going_on(rerun(folder)):
         own = stage_weights(chosen, chosen.stage.name, weights)
     backbone = recipe.backbone.build(recipe.data.spec())
@@ -79,18 +81,17 @@ def export_run(
         role = backbone.role("student", student.kind, own, base_draw(chosen.seed))
     # They are in the role now: once is enough.
     del own
-    shift = sampling_shift(chosen.stage, recipe.evaluation)
-    any_step = _ONE_LIST.format(calls) if form in recipe.backbone.listed_forms else _ANY_STEP
-    if recipe.backbone.one_time:
-        any_step = _JUMPS.format(calls)
+    any_step = _ONE_LIST.format(grid.calls) if form in recipe.backbone.listed_forms else _ANY_STEP
+    if student.to_data:
+        any_step = _JUMPS.format(", ".join(f"{1000 * t:.6g}" for t in grid.times()[:-1]), grid.calls)
     loading, library = "", recipe.backbone.libraries.get(form or "", "diffusers")
 
     def fill(part: Path) -> None:
         nonlocal loading
         with torch.no_grad():
-            loading = backbone.export(role, part, form, merged, SamplingGrid(shift, calls))
+            loading = backbone.export(role, part, form, merged, grid)
         (part / _RECIPE).write_text((plan.folder / LOCK).read_text("utf-8"), "utf-8")
-        (part / "README.md").write_text(_card(plan, chosen, weights, loading, shift, any_step, library), "utf-8")
+        (part / "README.md").write_text(_card(plan, chosen, weights, loading, grid.shift, any_step, library), "utf-8")
         for file in part.rglob("*.safetensors"):
             # What is linked is the base's own file, and none of our business.
             if file.stat().st_nlink == 1:
@@ -110,6 +111,24 @@ def _no_form(form: str, backbone: BackboneConfig) -> str:
         f"what reads it has no network such as that of backbone '{backbone.type}', only such as "
         f"{' or '.join(others)}; allowed: {', '.join(backbone.forms)}"
     )
+
+
+def _grid(plan: Plan, chosen: StagePlan, calls: int | None) -> SamplingGrid:
+    """What the student is sampled on by whoever loads it, as `flowmap sample` does; in `calls` steps, if it can be.
+
+    Raises FlowmapError if the run samples it along a list of another number.
+    """
+    shift, student = sampling_shift(chosen.stage, plan.recipe.evaluation), chosen.stage.objective.roles()["student"]
+    sampler = choose_sampler(plan.recipe, chosen, None)
+    if not student.to_data or not sampler.to_data:
+        jumps = {"type": "consistency"} if student.to_data else {}
+        return SamplingGrid(shift, calls or _STEPS, jumps)
+    own = sampler.own_times()
+    if own is not None and calls not in (None, own.steps):
+        why = f"{sampler.takes()}, as the recipe samples stage '{chosen.stage.name}'"
+        raise FlowmapError(f"{option('nfe', calls)}: {why}; leave it out")
+    listed = () if own is None else own.times
+    return SamplingGrid(shift, own.steps if own else calls or _STEPS, sampler.model_dump(mode="json"), listed)
 
 
 def _card(
@@ -153,7 +172,7 @@ def _card(
             loading,
             "```",
             f"`FOLDER` is where this file lies. Its sampling grid has shift {shift:g}."
-            + _conditions(recipe.data.spec().fps),
+            + _conditions(recipe.data.spec()),
             "",
             "## Training",
             "| stage | objective | steps | batch | learning rate |",
@@ -172,8 +191,13 @@ def _card(
     )
 
 
-def _conditions(fps: float | None) -> str:
-    return f" Videos are made at {fps:g} frames per second." if fps else ""
+def _conditions(spec: SampleSpec) -> str:
+    if len(spec.shape) != 4:
+        return ""
+    frames, _, height, width = spec.shape
+    if spec.fps:
+        return f" Videos have {frames} frames of {height} x {width}, and are made at {spec.fps:g} frames per second."
+    return f" Images are {height} x {width}."
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -27,17 +27,18 @@ def write_model(
     precision: Callable[[str], torch.dtype],
     folder: Path,
     most: int = _MOST_BYTES,
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Write into `folder` the model `shell`, which has no weights, with those that `makes` make, each in its turn.
 
-    `precision` is that of a weight by its name. Files have at most `most` bytes, or one tensor. Raises FlowmapError
-    unless every parameter is there, in its shape and finite.
+    `precision` is that of a weight by its name. Files have at most `most` bytes, or one tensor, and `about` in their
+    metadata. Raises FlowmapError unless every parameter is there, in its shape and finite.
     """
     wanted = {key: tuple(value.shape) for key, value in shell.state_dict().items()}
     if odd := sorted(wanted.keys() ^ makes.keys()):
         raise FlowmapError(f"{len(odd)} parameters are not those of a {type(shell).__name__}, first {odd[0]}", code=1)
     shell.save_config(folder)
-    write_weights(wanted, makes, precision, folder, most=most)
+    write_weights(wanted, makes, precision, folder, most=most, about=about)
 
 
 def write_weights(

@@ -203,6 +203,13 @@ def test_networks_of_different_sizes_are_no_pair(pair: Path) -> None:
     assert "different sizes" in why
 
 
+def test_the_same_network_twice_is_no_pair(pair: Path) -> None:
+    name = "diffusion_pytorch_model.safetensors"
+    shutil.copy(pair / "transformer" / name, pair / "transformer_2" / name)
+    (why,) = problems(CausalWan22Config(weights=str(pair)), SampleSpec((25, 3, 32, 32), text=True))
+    assert "hold the same network twice; they are no pair" in why
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -294,7 +301,7 @@ def test_a_sampler_of_what_they_do_not_know_is_warned_of(
     sampler: str, warned: int, folder: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "r.toml"
-    told = {"folder": str(folder), "objective": "dmd2", "list": LIST, "sampler": sampler}
+    told = {"folder": str(folder), "objective": "consistency_training", "list": LIST, "sampler": sampler}
     file.write_text(RECIPE.format(**told))
     found = [why for why in read(file)[1] if "jumps to data and knows nothing between" in why]
     assert len(found) == warned
@@ -308,6 +315,53 @@ def test_a_map_between_any_two_times_is_not_trained(folder: Path, tmp_path: Path
         read(file)
     file.write_text(RECIPE.format(**told, objective="consistency_training"))
     read(file)
+
+
+STEPPED = "role 'teacher' is a velocity, and the base weights are none: they jump to data; name an earlier stage"
+
+
+@pytest.mark.parametrize("objective", ["dmd2", "self_forcing", "scm"])
+def test_what_jumps_is_no_teacher_that_gives_a_velocity(objective: str, folder: Path, tmp_path: Path) -> None:
+    """Nor is it one that a critic begins as, which learns it."""
+    file, told = tmp_path / "r.toml", {"folder": str(folder), "list": LIST, "sampler": LIST, "objective": objective}
+    file.write_text(RECIPE.format(**told))
+    with pytest.raises(FlowmapError) as caught:
+        read(file)
+    assert STEPPED in str(caught.value)
+    # A stage that trains a velocity can be the teacher,
+    stage = '[[stages]]\nname = "real"\nsteps = 9\nbatch = 4\nobjective = {{ type = "flow_matching", view = "whole" }}'
+    text = RECIPE.replace("[[stages]]", f"{stage}\n\n[[stages]]", 1)
+    text = text.replace("[evaluation]", 'roles.teacher.from = "real"\n\n[evaluation]')
+    file.write_text(text.format(**told))
+    warned = [line for line in read(file)[1] if "begins as a velocity, and the base weights are none" in line]
+    assert any("role 'student'" in line for line in warned)
+    assert any("role 'critic'" in line for line in warned) == (objective != "scm")
+    # and so can plain Wan, from which the student then begins too.
+    (folder / "self_forcing_dmd.safetensors").rename(folder / "plain.safetensors")
+    text = RECIPE.replace('weights = "{folder}"', 'weights = "{folder}"\none_time_weights = "velocity"')
+    text = text.replace("teacher_sampler = {list}", 'teacher_sampler = "euler"').replace("[{sampler}]", '["euler"]')
+    file.write_text(text.format(**told))
+    assert not [line for line in read(file)[1] if "velocity" in line]
+
+
+def test_a_start_on_times_of_another_shift_is_said(folder: Path, tmp_path: Path) -> None:
+    file, said = tmp_path / "r.toml", "jump along times of shift 5, and is sampled, and exported, on those of shift 1"
+    told = {"folder": str(folder), "list": LIST, "sampler": LIST, "objective": "consistency_training"}
+    file.write_text(RECIPE.format(**told))
+    assert any(said in line for line in read(file)[1])
+    for change in (
+        ("objective.type = ", "objective.schedule = 'grid'\nobjective.shift = 5\nobjective.type = "),
+        ("calls = [4]", "shift = 5\ncalls = [4]"),
+    ):
+        file.write_text(RECIPE.replace(*change).format(**told))
+        assert not any("times of shift" in line for line in read(file)[1])
+
+
+def test_weights_are_taken_for_what_their_names_say(folder: Path) -> None:
+    (why,) = problems(CausalWan21Config(weights=str(folder), one_time_weights="velocity"))
+    assert "jump to data, and are no velocity; take 'jump'" in why
+    plain = CausalWan21Config(weights="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    assert any("is a velocity, and does not jump to data; take 'velocity'" in why for why in problems(plain))
 
 
 def test_a_named_file_that_is_damaged_is_one_line_and_its_list_has_no_other_shift(folder: Path, tmp_path: Path) -> None:

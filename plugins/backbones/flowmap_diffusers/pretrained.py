@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowmap.plugin import Pretrained, SampleSpec
-from flowmap.recipe.outside import run_as_base
+from flowmap.recipe.run_weights import run_as_base
 from flowmap.weights.runs import run_in
 from flowmap_diffusers.checkpoint import at_hand
 from flowmap_diffusers.family import Family

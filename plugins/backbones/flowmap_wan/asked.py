@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from flowmap.interfaces import SamplingGrid
-from flowmap.plugin import NetworkKind
+from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap_wan.transformer import WanConfig
 
 
@@ -15,10 +15,11 @@ from flowmap_wan.transformer import WanConfig
 class Asked:
     """A `transformer` of `config` under `adapter`, a network of `kind`, in a `form` for others.
 
-    Adapters are `merged` into the weights or kept apart; `grid` is what the role is sampled on.
+    Adapters are `merged` into the weights or kept apart; `grid` is what the role is sampled on, for samples of `spec`.
     """
 
     config: WanConfig
+    spec: SampleSpec
     transformer: Any
     adapter: str | None
     form: str

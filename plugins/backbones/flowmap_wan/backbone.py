@@ -39,7 +39,7 @@ def wan_backbone(config: WanConfig, spec: SampleSpec, chunking: Chunking) -> Mod
     told, seen = _told(config, source, codec.null.beside), None
     if config.pictures:
         seen = FirstFrames(codec, ImageEncoder(source.encoders), spec.shape[0], source.text_dim)
-    return ModuleBackbone(config.type, _architecture(config, source), codec, told, chunking, seen)
+    return ModuleBackbone(config.type, _architecture(config, spec, source), codec, told, chunking, seen)
 
 
 def of_sizes(config: WanConfig, spec: SampleSpec, chunking: Chunking, sizes: Mapping[str, Any]) -> ModuleBackbone:
@@ -50,7 +50,7 @@ def of_sizes(config: WanConfig, spec: SampleSpec, chunking: Chunking, sizes: Map
 def _on_latents(config: WanConfig, spec: SampleSpec, chunking: Chunking, source: _Source) -> ModuleBackbone:
     """On data that are not encoded."""
     told = _told(config, source, lambda prompts: prompts.null)
-    return ModuleBackbone(config.type, _architecture(config, source), NoCodec(spec.shape), told, chunking)
+    return ModuleBackbone(config.type, _architecture(config, spec, source), NoCodec(spec.shape), told, chunking)
 
 
 def _told(config: WanConfig, source: _Source, null: Callable[[EncodedText], Tensor]) -> Conditions:
@@ -84,7 +84,7 @@ class _Source:
         return int(self.start.architecture["text_dim"])
 
 
-def _architecture(config: WanConfig, source: _Source) -> Architecture:
+def _architecture(config: WanConfig, spec: SampleSpec, source: _Source) -> Architecture:
     def make(two_times: bool, chosen: Chosen) -> nn.Module:
         transformer = new(config, source.start.architecture)
         return WanModule(transformer, config.attention, config.gradient_checkpointing, chosen)
@@ -97,7 +97,9 @@ def _architecture(config: WanConfig, source: _Source) -> Architecture:
         from flowmap_wan.export import write_pipeline
 
         encoders = None if config.random_base else source.encoders()
-        return write_pipeline(Asked(config, transformer_of(module), role, form, merged, on, kind), encoders, folder)
+        return write_pipeline(
+            Asked(config, spec, transformer_of(module), role, form, merged, on, kind), encoders, folder
+        )
 
     return Architecture(
         make,

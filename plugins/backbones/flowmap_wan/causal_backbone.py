@@ -20,10 +20,11 @@ from flowmap.workshop.codec import NoCodec
 from flowmap.workshop.lineage import config_of_run, student_of_run
 from flowmap_wan.backbone import adapters_of
 from flowmap_wan.causal_configs import CausalConfig, CausalWan22Config
-from flowmap_wan.causal_files import absences, flaws, head_dim_of, opened_encoders, sizes_of, transformer_in
+from flowmap_wan.causal_files import absences, flaws, head_dim_of, opened_encoders, sizes_of
 from flowmap_wan.codec import WanCodec
 from flowmap_wan.condition import conditions
 from flowmap_wan.experts import Experts
+from flowmap_wan.foreign import transformer_in
 from flowmap_wan.module import WanModule
 from flowmap_wan.transformer import new_of_one_time, stored
 
@@ -38,17 +39,18 @@ def causal_backbone(config: CausalConfig, spec: SampleSpec) -> ModuleBackbone:
     """The backbone that `config` describes, for videos of `spec`."""
     source = _Source(config)
     if config.random_base:
-        return _backbone(config, source.sizes, None, NoCodec(spec.shape))
-    return _backbone(config, source.sizes, source.read, WanCodec(config, spec, lambda: opened_encoders(config)))
+        return _backbone(config, spec, source.sizes, None, NoCodec(spec.shape))
+    return _backbone(config, spec, source.sizes, source.read, WanCodec(config, spec, lambda: opened_encoders(config)))
 
 
 def of_sizes(config: CausalConfig, spec: SampleSpec, sizes: Sizes) -> ModuleBackbone:
     """The same of other `sizes` (a diffusers configuration), from random weights, for latents of `spec`."""
-    return _backbone(config, lambda: sizes, None, NoCodec(spec.shape))
+    return _backbone(config, spec, lambda: sizes, None, NoCodec(spec.shape))
 
 
 def _backbone(
     config: CausalConfig,
+    spec: SampleSpec,
     sizes: Callable[[], Sizes],
     read: Callable[[], Mapping[str, Tensor]] | None,
     codec: NoCodec | WanCodec,
@@ -69,7 +71,7 @@ def _backbone(
     ) -> str:
         from flowmap_wan.causal_export import write_causal
 
-        return write_causal(config, _inner(module), role, merged, on, folder)
+        return write_causal(config, spec, _inner(module), role, kind, merged, on, folder)
 
     architecture = Architecture(
         make,

@@ -13,47 +13,44 @@ from typing import TYPE_CHECKING, Any
 
 from flowmap.errors import FlowmapError
 from flowmap.plugin import Finding, Origin, Pretrained, SampleSpec
-from flowmap.recipe.outside import run_as_base
+from flowmap.recipe.run_weights import run_as_base
 from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
+from flowmap.weights.fingerprints import of_tensors
 from flowmap.weights.headers import read_json
 from flowmap.weights.names import Published, absence, find
 from flowmap.weights.runs import origin, run_in
 from flowmap_wan.architecture import PUBLISHED_SIZES
-from flowmap_wan.checkpoint import PUBLISHED, Checkpoint
-from flowmap_wan.foreign import HEAD_DIM, Foreign, foreign_at
+from flowmap_wan.checkpoint import PUBLISHED, PUBLISHED_IMAGE, Checkpoint
+from flowmap_wan.foreign import HEAD_DIM, Foreign, transformer_in
+from flowmap_wan.image_checkpoint import PARTS
+from flowmap_wan.image_layout import IMAGE_CHANNELS
 from flowmap_wan.layout import LATENT_CHANNELS, TransformerFields
 from flowmap_wan.refusals import unread
 from flowmap_wan.released import Release, release_of
 from flowmap_wan.settings import ArchitectureConfig
+from flowmap_wan.told import told_by, told_findings
 
 if TYPE_CHECKING:
     from flowmap_wan.causal_configs import CausalConfig
     from flowmap_wan.files_config import FilesConfig
 
-_ENCODERS = Published(PUBLISHED.owners, ("text_encoder", "tokenizer", "vae"))
+_PARTS = ("text_encoder", "tokenizer", "vae")
+_ENCODERS = Published(PUBLISHED.owners, _PARTS)
+_ENCODERS_IMAGE = Published(PUBLISHED_IMAGE.owners, (*_PARTS, *PARTS))
+_WITH_PICTURES = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 _PLAIN = {"1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
 _FPS = 16.0
-
-
-def transformer_in(weights: str, part: str) -> Foreign | None:
-    """The transformer `part` of `weights`: in that folder of theirs, or the one file that they are; None if not here.
-
-    Raises FlowmapError where it cannot be told which file that is.
-    """
-    folder = find(weights)
-    if folder is None:
-        file = Path(os.path.expanduser(weights))
-        return foreign_at(file) if file.is_file() and part == "transformer" else None
-    if (folder / part).is_dir():
-        return foreign_at(folder / part)
-    return foreign_at(folder) if part == "transformer" else None
+OF_WAN = SampleSpec((81, 3, 480, 832), text=True, fps=_FPS)
+"""What plain Wan2.1 makes."""
 
 
 def head_dim_of(config: FilesConfig) -> int:
     """Dimensions of a head; raises FlowmapError for a damaged configuration beside the weights."""
-    folder = find(config.weights)
+    folder, told = find(config.weights), told_by(config.weights)
     file = None if folder is None else folder / "transformer" / CONFIG
+    if config.head_dim is None and told is not None:
+        config = told.config(config.weights, type(config)) or config
     if config.head_dim is not None or file is None or not file.is_file():
         return config.head_dim or HEAD_DIM
     told = read_json(file).get("attention_head_dim", HEAD_DIM)
@@ -73,7 +70,7 @@ def sizes_of(config: FilesConfig) -> Mapping[str, Any] | None:
     with suppress(FlowmapError, ValueError):
         if isinstance(run.get("architecture"), Mapping):
             return ArchitectureConfig.model_validate(run["architecture"]).diffusers()
-        transformer = transformer_in(base, "transformer")
+        transformer = transformer_in(base, "transformer", config.pictures)
         if transformer is not None:
             return transformer.sizes(head_dim_of(there))
     release = release_of(base)
@@ -93,18 +90,24 @@ def encoders_named(config: FilesConfig) -> str:
     release = None if base is None else release_of(base)
     if release is not None:
         return _PLAIN[release.size]
+    if config.pictures:
+        return _WITH_PICTURES
     return _PLAIN["14B" if (sizes_of(config) or {}).get("num_layers", 0) > 30 else "1.3B"]
 
 
 def encoders_folder(config: FilesConfig) -> Checkpoint:
     """The same, whole; raises FlowmapError with what is missing, and how to get it."""
-    return Checkpoint(pipeline.opened(encoders_named(config), _ENCODERS))
+    return Checkpoint(pipeline.opened(encoders_named(config), _encoders(config)))
+
+
+def _encoders(config: FilesConfig) -> Published:
+    return _ENCODERS_IMAGE if config.pictures else _ENCODERS
 
 
 def opened_encoders(config: FilesConfig) -> Checkpoint:
     """The same, with no flaw that headers tell."""
     found = encoders_folder(config)
-    if (flaw := found.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
+    if (flaw := found.encoders_flaw(sizes_of(config))) is not None:
         raise FlowmapError(flaw)
     return found
 
@@ -113,8 +116,9 @@ def absences(config: FilesConfig) -> Iterator[Finding]:
     """What is not on this machine."""
     if run_in(config.weights) is None:
         yield from (Finding("error", ("weights",), why) for why in _absent(config))
-    for why in pipeline.missing(encoders_named(config), _ENCODERS):
-        yield Finding("error", ("encoders_from",), f"text encoder and VAE: {why}")
+    what = "text encoder, image encoder and VAE" if config.pictures else "text encoder and VAE"
+    for why in pipeline.missing(encoders_named(config), _encoders(config)):
+        yield Finding("error", ("encoders_from",), f"{what}: {why}")
 
 
 def _absent(config: FilesConfig) -> Iterator[str]:
@@ -126,7 +130,7 @@ def _absent(config: FilesConfig) -> Iterator[str]:
         return
     for part in config.parts():
         with suppress(FlowmapError):  # what is damaged, or one of several files, is `flaws` to say
-            if transformer_in(weights, part) is None:
+            if transformer_in(weights, part, config.pictures) is None:
                 yield _without(Path(os.path.expanduser(weights)) if folder is None else folder, part, get)
 
 
@@ -144,8 +148,12 @@ def flaws(config: FilesConfig) -> Iterator[Finding]:
     """What is wrong with the transformers, by headers and shapes; nothing of what is not here, or of a run of ours."""
     if run_in(config.weights) is not None:
         return
+    own = list(told_findings(config))
+    yield from own
+    if any(finding.level == "error" for finding in own):
+        return
     try:
-        found = [transformer_in(config.weights, part) for part in config.parts()]
+        found = [transformer_in(config.weights, part, config.pictures) for part in config.parts()]
         wrong = next((why for one in found if one is not None and (why := one.flaw(head_dim_of(config)))), None)
         wrong = wrong or _unlike([one for one in found if one is not None], head_dim_of(config))
     except FlowmapError as error:
@@ -159,7 +167,7 @@ def flaws(config: FilesConfig) -> Iterator[Finding]:
         yield Finding("error", ("head_dim",), f"{why}; leave this out, or rename weights that are others")
     with suppress(FlowmapError):  # what is not here, is `absences` to say
         folder = encoders_folder(config)
-        if (flaw := folder.encoders_flaw((sizes_of(config) or {}).get("text_dim"))) is not None:
+        if (flaw := folder.encoders_flaw(sizes_of(config))) is not None:
             yield Finding("error", ("encoders_from",), flaw)
 
 
@@ -168,8 +176,9 @@ def misfits(config: FilesConfig) -> Iterator[Finding]:
     found = list(flaws(config))
     yield from found
     channels = None if found else (sizes_of(config) or {}).get("in_channels")
-    if channels not in (None, LATENT_CHANNELS):
-        why = f"{config.weights} takes latents of {channels} channels, and Wan2.1's VAE makes {LATENT_CHANNELS}"
+    wanted = LATENT_CHANNELS + (IMAGE_CHANNELS if config.pictures else 0)
+    if channels not in (None, wanted):
+        why = f"{config.weights} takes latents of {channels} channels, and Wan2.1's VAE makes {wanted}"
         yield Finding("error", ("weights",), f"{why}; take weights of Wan2.1")
 
 
@@ -177,6 +186,8 @@ def _unlike(found: list[Foreign], head_dim: int) -> str | None:
     """Why the networks of a pair do not belong together."""
     if len(found) == 2 and found[0].sizes(head_dim) != found[1].sizes(head_dim):
         return f"{found[0].place} and {found[1].place} are networks of different sizes; they are no pair"
+    if len(found) == 2 and of_tensors(found[0].files) == of_tensors(found[1].files):
+        return f"{found[0].place} and {found[1].place} hold the same network twice; they are no pair"
     return None
 
 
@@ -199,17 +210,23 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
     if any(absences(config)):
         return None
     for finding in flaws(config):
-        raise FlowmapError(finding.message)
+        if finding.level == "error":
+            raise FlowmapError(finding.message)
+    told, files = told_by(config.weights), tuple(files_of(config))
+    if told is not None:
+        return told.pretrained(files, causal=True)
+    if getattr(config, "one_time_weights", "jump") == "velocity":
+        # All frames together: it is plain Wan, which never saw a chunk.
+        return Pretrained("velocity", "whole", files, OF_WAN, None, "unipc", calls=50, cfg_scale=5.0)
     known = release_of(config.weights)
     release = known or _like(config)
     frames, height, width = release.shape
     spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
     own = config.sampler_fields()
-    told = {**release.told, "sampler_fields": {**release.sampler, **own}, "bound": tuple(own)}
+    how = {**release.told, "sampler_fields": {**release.sampler, **own}, "bound": tuple(own)}
     if known is None:
-        told |= {"published": None, "also": ()}
-    files = tuple(files_of(config))
-    return Pretrained("flow_map", "forced", files, spec, release.shift, "lcm", diagonal=False, to_data=True, **told)
+        how |= {"published": None, "also": ()}
+    return Pretrained("flow_map", "forced", files, spec, release.shift, "lcm", diagonal=False, to_data=True, **how)
 
 
 def _like(config: CausalConfig) -> Release:
@@ -222,6 +239,6 @@ def _like(config: CausalConfig) -> Release:
 def files_of(config: FilesConfig) -> Iterator[Path]:
     """The files that decide what is computed."""
     for part in config.parts():
-        transformer = transformer_in(config.weights, part)
+        transformer = transformer_in(config.weights, part, config.pictures)
         yield from () if transformer is None else transformer.files
-    yield from pipeline.Pipeline(encoders_folder(config).folder, _ENCODERS).everything()
+    yield from pipeline.Pipeline(encoders_folder(config).folder, _encoders(config)).everything()

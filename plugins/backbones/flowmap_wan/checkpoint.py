@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from flowmap.errors import FlowmapError
 from flowmap.weights.fields import CONFIG, fields_of
@@ -92,7 +92,7 @@ class Checkpoint:
         # If its configuration is damaged, that is said where it is read.
         with suppress(FlowmapError):
             return Pipeline(self.folder, published(bool(self.transformer.image_dim)))
-        return Pipeline(self.folder, PUBLISHED)
+        return Pipeline(self.folder, published((self.folder / PARTS[0]).is_dir()))
 
     @property
     def transformer(self) -> TransformerFields:
@@ -139,9 +139,19 @@ class Checkpoint:
             checks.append(lambda: image_flaws(self.pipeline, self.transformer))
         return next((f"{flaw}{how}" for flaw in self.pipeline.flaws(checks)), None)
 
-    def encoders_flaw(self, text_dim: int | None) -> str | None:
-        """What is wrong with text encoder, tokenizer and VAE, for a transformer elsewhere; None if nothing is."""
-        checks = (partial(self._text_flaws, text_dim, "the transformer's"), self._vae_flaws)
+    def encoders_flaw(self, sizes: Mapping[str, Any] | None) -> str | None:
+        """What is wrong with the parts beside a transformer elsewhere, of `sizes` if known; None if nothing is.
+
+        The sizes are a diffusers configuration; with those of pictures the image encoder is looked at too.
+        """
+        text_dim = None if sizes is None else sizes["text_dim"]
+        checks: list[Callable[[], Iterable[str]]] = [
+            partial(self._text_flaws, text_dim, "the transformer's"),
+            self._vae_flaws,
+        ]
+        if sizes is not None and sizes.get("image_dim"):
+            fields = TransformerFields.model_validate({"_class_name": "", **sizes})
+            checks.append(lambda: image_flaws(self.pipeline, fields))
         return next(iter(self.pipeline.flaws(checks)), None)
 
     def _transformer_flaws(self) -> Iterator[str]:
@@ -214,7 +224,7 @@ class Checkpoint:
         """A short name for what the encoders and the tokenizer are, however their files are divided."""
         text, vae = self.pipeline.fields("text_encoder", TextEncoderFields), self.pipeline.fields("vae", VaeFields)
         told = {"text_encoder": repr(text), "vae": repr(vae)}
-        if self.kind == "i2v":
+        if PARTS[0] in self.pipeline.published.parts:
             scaled = self.pipeline.fields("image_processor", ImageProcessorFields)
             told["image_encoder"] = f"{self.pipeline.fields('image_encoder', ImageEncoderFields)!r} {scaled!r}"
         return self.pipeline.encoders_fingerprint(told)

@@ -30,16 +30,17 @@ class Wan21Config(TwoTimesConfig):
 
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
-        """Plain Wan2.1 checkpoints, AnyFlow's bidirectional ones, rCM's, and files of plain Wan's that we exported."""
+        """Plain Wan2.1 checkpoints, AnyFlow's bidirectional ones, rCM's, and what we exported, as that says."""
         from flowmap_wan.opening import claimed
         from flowmap_wan.released import release_of
-        from flowmap_wan.single import is_ours
+        from flowmap_wan.told import told_by
 
+        told = told_by(weights)
+        if told is not None:
+            return told.config(weights, cls)
         release = release_of(weights)
         if release is not None and release.type == "wan21":
             return cls.model_validate({"weights": weights, **release.fields})
-        if is_ours(weights):
-            return cls(weights=weights)
         return cls(weights=weights) if claimed(weights) in ("wan", "anyflow") else None
 
     def goes_on(self) -> bool:

@@ -24,6 +24,7 @@ from flowmap_wan.asked import Asked
 from flowmap_wan.checkpoint import FAR, FIRST_RELEASE, Checkpoint
 from flowmap_wan.configs import FarWan21Config
 from flowmap_wan.other_tools import OTHER_FORMS, of_one_time, on_a_list, write_for_others
+from flowmap_wan.telling import about, jumping
 from flowmap_wan.transformer import WanConfig, kept, shell, stored
 
 _RELEASED_MODEL = "far.models.transformer_far_wan_model"
@@ -60,9 +61,12 @@ def write_pipeline(asked: Asked, source: Checkpoint | None, folder: Path) -> str
             "--format released: AnyFlow's own classes are flow maps, and this stage trains a velocity; leave it out"
         )
     listed = kind == "flow_map" and config.pictures
-    if apart and listed:
+    if listed and (apart or jumping(kind, asked.grid)):
         raise FlowmapError(
-            "--keep-lora: a flow map of pictures is written whole for diffusers; leave it out, or comfyui"
+            "--keep-lora: a flow map of pictures is written whole for diffusers; leave it out, or take comfyui"
+            if apart
+            else "--format diffusers: this student jumps to data, and diffusers' pipeline for pictures takes steps; "
+            "take original or comfyui"
         )
     makes = weights_of(transformer, None if apart else adapter)
     if apart:
@@ -72,7 +76,8 @@ def write_pipeline(asked: Asked, source: Checkpoint | None, folder: Path) -> str
     if listed:
         makes = on_a_list(transformer, makes, asked.grid)
     plain = shell(config, transformer.config, single_time=kind == "velocity" or listed)
-    write_model(plain, makes, partial(stored, config), folder / "transformer")
+    said = about(config, asked.spec, kind, asked.grid, plain.config.attention_head_dim) if listed else None
+    write_model(plain, makes, partial(stored, config), folder / "transformer", about=said)
     dtype = dtype_words(config.base_precision, source and source.pipeline)
     rest = "" if config.base_precision == "float32" else "; its time embedders, norms and tables in float32"
     loads = [f"# the transformer's weights are in {config.base_precision}{rest}", "import torch"]

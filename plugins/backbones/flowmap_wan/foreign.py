@@ -6,6 +6,7 @@ There is no configuration: every size but that of a head is in the shapes. Torch
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from pydantic import ValidationError
 
 from flowmap.errors import FlowmapError
 from flowmap.weights.headers import header
+from flowmap.weights.names import find
 from flowmap.weights.parts import listed_in, shapes_in
 from flowmap.weights.shapes import Shapes, misfit
+from flowmap_wan.image_layout import is_unused
 from flowmap_wan.layout import TransformerFields, transformer_shapes
 from flowmap_wan.original import of_diffusers, of_original, prefix_of
 from flowmap_wan.refusals import refusal, unread
@@ -36,10 +39,14 @@ _SUFFIX, _INDEX = ".safetensors", "*.safetensors.index.json"
 @final
 @dataclass(frozen=True)
 class Foreign:
-    """The `files` of one transformer, all of which lie in one folder; `index` says which tensor is in which of them."""
+    """The `files` of one transformer, all of which lie in one folder; `index` says which tensor is in which of them.
+
+    It begins with `pictures`, or it does not.
+    """
 
     files: tuple[Path, ...]
     index: Path | None = None
+    pictures: bool = False
 
     @property
     def place(self) -> Path:
@@ -52,10 +59,11 @@ class Foreign:
         if gone := [file for file in self.files if not file.is_file()]:
             raise FlowmapError(f"{self.place} is not complete: {gone[0].name} is missing beside it; fetch it again")
         for file in self.files:
-            why = unread(file) or refusal(file, header(file))
+            why = unread(file) or refusal(file, header(file), self.pictures)
             if why is not None:
                 raise FlowmapError(why)
-        return {name: _as_convolution(name, shape) for name, shape in shapes_in(self.files, self.index).items()}
+        found = shapes_in(self.files, self.index)
+        return {name: _as_convolution(name, shape) for name, shape in found.items() if not is_unused(name)}
 
     @cached_property
     def _prefix(self) -> str | None:
@@ -118,6 +126,9 @@ class Foreign:
             "num_layers": 1 + max(int(found[1]) for name in shapes if (found := _IN_BLOCK.match(name))),
             "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
         }
+        if self.pictures:
+            found["image_dim"] = shape("condition_embedder.image_embedder.norm1.weight", 1)[0]
+            found["added_kv_proj_dim"] = shape("blocks.0.attn2.add_k_proj.weight", 2)[1]
         if width % head_dim or out % cells:
             why = f"{width} channels are not whole heads of {head_dim}, or its output no whole patches of {list(patch)}"
             raise FlowmapError(f"{self.place} is no Wan transformer that is known: {why}")
@@ -145,7 +156,7 @@ class Foreign:
         if (flaw := self.flaw(head_dim)) is not None:
             raise FlowmapError(flaw)
         read = read_tensors(self.files, "transformer")
-        return {self._ours(name): value.view(self._shapes[name]) for name, value in read.items()}
+        return {self._ours(name): read[name].view(shape) for name, shape in self._shapes.items()}
 
 
 def _as_convolution(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -155,16 +166,30 @@ def _as_convolution(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def foreign_at(place: Path) -> Foreign | None:
+def foreign_at(place: Path, pictures: bool = False) -> Foreign | None:
     """The transformer in the file `place`, or in the folder that has one file or one index of several; None if none.
 
-    Raises FlowmapError for a folder with several, which does not say which.
+    It begins with `pictures`, or not. Raises FlowmapError for a folder with several, which does not say which.
     """
     if place.is_file():
-        return Foreign((place,)) if place.suffix == _SUFFIX else None
+        return Foreign((place,), None, pictures) if place.suffix == _SUFFIX else None
     indexes, files = sorted(place.glob(_INDEX)), sorted(place.glob(f"*{_SUFFIX}"))
     if len(indexes) == 1:
-        return Foreign(tuple(listed_in(indexes[0])), indexes[0])
+        return Foreign(tuple(listed_in(indexes[0])), indexes[0], pictures)
     if len(files) > 1:
         raise FlowmapError(f"{place} has {len(files)} files of weights ({files[0].name}, ...); name one of them")
-    return Foreign((files[0],)) if files else None
+    return Foreign((files[0],), None, pictures) if files else None
+
+
+def transformer_in(weights: str, part: str, pictures: bool = False) -> Foreign | None:
+    """The transformer `part` of `weights`: in that folder of theirs, or the one file that they are; None if not here.
+
+    It begins with `pictures`, or not. Raises FlowmapError where it cannot be told which file that is.
+    """
+    folder = find(weights)
+    if folder is None:
+        file = Path(os.path.expanduser(weights))
+        return foreign_at(file, pictures) if file.is_file() and part == "transformer" else None
+    if (folder / part).is_dir():
+        return foreign_at(folder / part, pictures)
+    return foreign_at(folder, pictures) if part == "transformer" else None

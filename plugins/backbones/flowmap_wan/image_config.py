@@ -19,13 +19,18 @@ class Wan21I2VConfig(TwoTimesConfig):
     forms: ClassVar[tuple[str, ...]] = ("diffusers", "original", "comfyui")
     # None of them has a class of two times that begins with a picture.
     listed_forms: ClassVar[frozenset[str]] = frozenset(forms)
+    libraries: ClassVar[Mapping[str, str]] = {"original": "wan", "comfyui": "comfyui"}
     type: Literal["wan21_i2v"] = "wan21_i2v"
 
     @classmethod
     def of_weights(cls, weights: str) -> Self | None:
-        """Checkpoints of image-to-video models; those that are not Wan2.1's are refused when they are looked at."""
+        """Image-to-video models, and what we exported; those that are not Wan2.1's are refused when looked at."""
         from flowmap_wan.opening import claimed
+        from flowmap_wan.told import told_by
 
+        told = told_by(weights)
+        if told is not None:
+            return told.config(weights, cls)
         return cls(weights=weights) if claimed(weights) == "i2v" else None
 
     def missing(self) -> Iterable[Finding]:

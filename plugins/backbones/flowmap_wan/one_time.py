@@ -29,8 +29,12 @@ _MOST_OFF = 1e-5
 """Of the embedding at the listed times, relative; more hidden units than times make it rounding."""
 
 
-def baked(embedder: Any, weights: Mapping[str, Tensor], times: Sequence[float]) -> dict[str, Tensor]:
+def baked(
+    embedder: Any, weights: Mapping[str, Tensor], times: Sequence[float], jumps: bool = False
+) -> dict[str, Tensor]:
     """The second layer of the one-time embedder for steps along `times`, from the first, descending, to the last.
+
+    If it `jumps`, every step goes to 0 (what is then noised again to the next time).
 
     `embedder` is diffusers' two-time embedder, for its frequencies and its gate; `weights` are the float32 weights of
     both its embedders by diffusers' names after `condition_embedder.`, adapters merged. Returns `linear_2.weight` and
@@ -38,7 +42,7 @@ def baked(embedder: Any, weights: Mapping[str, Tensor], times: Sequence[float]) 
     """
     exact = {key: value.double() for key, value in weights.items()}
     t = torch.tensor(times[:-1], dtype=torch.float64)
-    r = torch.tensor(times[1:], dtype=torch.float64)
+    r = torch.zeros_like(t) if jumps else torch.tensor(times[1:], dtype=torch.float64)
     gate = float(embedder.delta_emb_gate)
     hidden = _hidden(embedder, exact, "time_embedder", t)
     second = r if embedder.deltatime_type == "r" else t - r

@@ -19,7 +19,6 @@ from torch import Tensor
 from flowmap.errors import FlowmapError
 from flowmap.interfaces import SamplingGrid
 from flowmap.plugin import NetworkKind
-from flowmap.version import __version__
 from flowmap.workshop.adapters import merged as weights_of
 from flowmap.workshop.adapters import own_of
 from flowmap.workshop.exporting import write_config
@@ -28,12 +27,23 @@ from flowmap_wan.asked import Asked
 from flowmap_wan.checkpoint import DELTA, FAR, TIME
 from flowmap_wan.one_time import baked
 from flowmap_wan.original import of_original
+from flowmap_wan.telling import about, jumping, words
+from flowmap_wan.told import BEGIN
 from flowmap_wan.transformer import WanConfig, shell, stored
 
 OTHER_FORMS = ("original", "comfyui")
 _EMBEDDER = "condition_embedder."
 _LORA = "lora"
 _WHOLE = 10**12  # ComfyUI reads one file
+_OF_COMFY = {
+    "Wan2.1-T2V-1.3B-Diffusers": "wan2.1_t2v_1.3B_bf16.safetensors",
+    "Wan2.1-T2V-14B-Diffusers": "wan2.1_t2v_14B_bf16.safetensors",
+    "Wan2.1-I2V-14B-480P-Diffusers": "wan2.1_i2v_480p_14B_bf16.safetensors",
+    "Wan2.1-I2V-14B-720P-Diffusers": "wan2.1_i2v_720p_14B_bf16.safetensors",
+}
+"""What ComfyUI's repackaged files of the same weights are called."""
+_USUAL = {"levels": "exact", "start": "noise", "time_input": "exact", "boundary": None}
+"""How any tool jumps and adds noise."""
 
 
 def write_for_others(asked: Asked, folder: Path) -> str:
@@ -48,12 +58,14 @@ def write_for_others(asked: Asked, folder: Path) -> str:
     grid, kind = asked.grid, asked.kind
     if not asked.merged and form == "original":
         raise FlowmapError("--keep-lora: Wan's own code reads whole weights only; leave it out, or take comfyui")
+    if asked.apart and config.one_time_weights == "jump":
+        raise FlowmapError(
+            "--keep-lora: what it began from jumps to data, and is no plain Wan to add it to; leave it out"
+        )
     makes = weights_of(transformer, adapter)
     plain = shell(config, transformer.config, single_time=True)
-    if kind == "velocity":
-        makes, about = of_one_time(makes), {"flowmap.version": __version__, "flowmap.shift": f"{grid.shift:g}"}
-    else:
-        makes, about = on_a_list(transformer, makes, grid), _told(grid)
+    makes = of_one_time(makes) if kind == "velocity" else on_a_list(transformer, makes, grid)
+    said = about(config, asked.spec, kind, grid, int(transformer.config.attention_head_dim))
     names = {key: name for key in plain.state_dict() if (name := of_original(key)) is not None}
     assert names.keys() == plain.state_dict().keys()
     if adapter is None or not asked.apart:
@@ -63,15 +75,15 @@ def write_for_others(asked: Asked, folder: Path) -> str:
         if odd := sorted(names.keys() ^ makes.keys()):
             raise FlowmapError(f"{len(odd)} parameters are not those of plain Wan, first {odd[0]}", code=1)
         renamed = {name: makes[key] for key, name in names.items()}
-        write_weights(wanted, renamed, lambda name: stored(config, ours[name]), folder, stem, most, about)
+        write_weights(wanted, renamed, lambda name: stored(config, ours[name]), folder, stem, most, said)
     else:
         stem = f"{_file(kind, grid)}_{_LORA}"
         tensors = _as_lora(config, transformer, adapter, makes)
-        save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt", **about})
+        save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt", **said})
     if form == "original":
-        write_config(folder / "config.json", "WanModel", _original_config(plain.config))
-    (folder / "times.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-    return _how(form, kind, grid, f"{stem}.safetensors", lora=asked.apart)
+        write_config(folder / "config.json", "WanModel", _original_config(plain.config, config.text_length))
+    (folder / "times.json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    return _how(asked, f"{stem}.safetensors", said)
 
 
 def of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable[[], Tensor]]:
@@ -89,29 +101,15 @@ def of_one_time(makes: Mapping[str, Callable[[], Tensor]]) -> dict[str, Callable
 def on_a_list(
     transformer: Any, makes: Mapping[str, Callable[[], Tensor]], grid: SamplingGrid
 ) -> dict[str, Callable[[], Tensor]]:
-    """The weights of the one-time network that is the flow map's on the grid."""
+    """The weights of the one-time network that is the flow map's on the grid, or jumps to data from its times."""
     both = {key.removeprefix(_EMBEDDER): make().float() for key, make in makes.items() if key.startswith((TIME, DELTA))}
-    made = baked(transformer.condition_embedder, both, grid.times())
+    made = baked(transformer.condition_embedder, both, grid.times(), jumping("flow_map", grid))
     rest = {key: make for key, make in makes.items() if not key.startswith((DELTA, FAR))}
     return rest | {TIME + key: partial(_as_it_is, value) for key, value in made.items()}
 
 
 def _as_it_is(value: Tensor) -> Tensor:
     return value
-
-
-def _told(grid: SamplingGrid) -> dict[str, str]:
-    """What metadata say of the list of times; all are strings."""
-    times = grid.times()
-    return {
-        "flowmap.version": __version__,
-        "flowmap.sampler": "euler",
-        "flowmap.guidance": "1",
-        "flowmap.shift": f"{grid.shift:g}",
-        "flowmap.steps": str(grid.calls),
-        "flowmap.timesteps": json.dumps([round(1000 * t, 4) for t in times[:-1]]),
-        "flowmap.sigmas": json.dumps(times),
-    }
 
 
 def _file(kind: NetworkKind, grid: SamplingGrid) -> str:
@@ -147,12 +145,12 @@ def _layer(path: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _original_config(sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _original_config(sizes: Mapping[str, Any], text_length: int) -> dict[str, Any]:
     """The fields of Wan's own WanModel."""
     return {
         "model_type": "i2v" if sizes.get("image_dim") else "t2v",
         "patch_size": list(sizes["patch_size"]),
-        "text_len": 512,
+        "text_len": text_length,
         "in_dim": sizes["in_channels"],
         "dim": sizes["num_attention_heads"] * sizes["attention_head_dim"],
         "ffn_dim": sizes["ffn_dim"],
@@ -167,22 +165,39 @@ def _original_config(sizes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how(form: str, kind: NetworkKind, grid: SamplingGrid, file: str, lora: bool) -> str:
-    """What to do with it, in lines of Python's comments."""
-    where = "FOLDER"
-    if form == "comfyui":
-        where = f"ComfyUI/models/{'loras' if lora else 'diffusion_models'}/, from FOLDER/{file}"
-    lines = [f"# {'ComfyUI: copy into' if form == 'comfyui' else 'WanModel.from_pretrained of'} {where}"]
-    if kind == "velocity":
+def _how(asked: Asked, file: str, said: Mapping[str, str]) -> str:
+    """What to do with the `file` that has `said` what it is, in lines of Python's comments."""
+    grid, comfy = asked.grid, asked.form == "comfyui"
+    lines = ["# WanModel.from_pretrained of FOLDER"]
+    if comfy:
+        place = "loras" if asked.apart else "diffusion_models"
+        lines = [f"# ComfyUI: copy into ComfyUI/models/{place}/, from FOLDER/{file}"]
+    if asked.apart:
+        lines.append(f"# load it at strength 1, on the weights that it was trained on: {_base_of(asked)}")
+    if asked.kind == "velocity":
         return "\n".join([*lines, f"# a velocity, for a solver with many steps, at shift {grid.shift:g}"])
-    listed = ", ".join(f"{1000 * t:.5g}" for t in grid.times())
-    exact = ", ".join(f"{t:.6g}" for t in grid.times())
+    jumps = jumping(asked.kind, grid)
+    how = "jumping to data and adding noise again (ComfyUI's sampler lcm)" if jumps else "Euler"
     lines += [
-        f"# sample with Euler, guidance (cfg) 1, on exactly these times and no others: {listed}",
-        f"sigmas = [{exact}]",
+        f"# sample with {how}, guidance (cfg) 1, on exactly these times and no others: "
+        + ", ".join(f"{1000 * t:.6g}" for t in grid.times()),
+        f"sigmas = [{', '.join(f'{t:.7g}' for t in grid.times())}]",
     ]
-    if form == "comfyui":
-        lines.append(
-            "# as nodes: ManualSigmas (or any that takes a list) and SamplerCustomAdvanced with euler; no scheduler"
-        )
+    if comfy:
+        nodes = f"ManualSigmas (or any that takes a list) and SamplerCustomAdvanced with {'lcm' if jumps else 'euler'}"
+        lines.append(f"# as nodes: {nodes}; no scheduler")
+    fields = json.loads(said.get(f"{BEGIN}sampler_fields", "{}"))
+    more = {
+        name: value for name, value in fields.items() if name not in ("times", "warped") and value != _USUAL.get(name)
+    }
+    if more:
+        lines.append(f"# as the run samples, that is with: {words(more)}")
     return "\n".join(lines)
+
+
+def _base_of(asked: Asked) -> str:
+    """The weights that adapters are for, as ComfyUI has them where their file is known."""
+    weights = asked.config.weights
+    name = asked.config.origin().hub_id or Path(weights).name
+    file = _OF_COMFY.get(name.rpartition("/")[2])
+    return name if file is None else f"{name}, for ComfyUI {file} of Comfy-Org/Wan_2.1_ComfyUI_repackaged"

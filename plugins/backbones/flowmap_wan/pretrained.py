@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from flowmap.plugin import Pretrained, SampleSpec
-from flowmap.recipe.outside import run_as_base
+from flowmap.recipe.run_weights import run_as_base
 from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
 from flowmap.weights.names import find
 from flowmap.weights.runs import run_in
 from flowmap_wan.checkpoint import Checkpoint, published
 from flowmap_wan.opening import claimed
+from flowmap_wan.told import told_by
 
 _HEIGHT, _WIDTH, _FPS = 480, 832, 16.0
 _LARGE = {"720P": (720, 1280)}  # by a part of the name
@@ -32,6 +33,8 @@ def pretrained(weights: str, chunks: tuple[int, ...], pictures: bool = False) ->
     checkpoint = complete(weights, pictures)
     if checkpoint is None:
         return None
+    if (told := told_by(weights)) is not None:
+        return told.pretrained(checkpoint.pipeline.everything())
     size = next((size for part, size in _LARGE.items() if pictures and part in Path(weights).name), (_HEIGHT, _WIDTH))
     spec = SampleSpec((4 * (frames - 1) + 1, 3, *size), text=True, fps=_FPS)
     files, shift = checkpoint.pipeline.everything(), checkpoint.pipeline.shift()

@@ -20,7 +20,7 @@ Header = Mapping[str, Mapping[str, Any]]
 _QUANTISED = frozenset(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I8", "U8", "I4", "U4"))
 _BIG = "{}; take the file in bfloat16, float16 or float32"
 _TASK = "{}; use text-to-video weights"
-_PICTURES = "{}; use a text-to-video one, or Wan's image-to-video folder in diffusers' layout as backbone 'wan21_i2v'"
+_PICTURES = "{}; use a text-to-video one, or backbone 'wan21_i2v' for Wan2.1's"
 _TOOL = "{}; what is read is a Wan2.1 transformer, by Wan's original names or diffusers'"
 _PART = "{}; name the file of the transformer, and the folder with the encoders as backbone.encoders_from"
 
@@ -91,15 +91,23 @@ _ADAPTED = re.compile(r"\.lora_(?:A|B|down|up)\b|\.(?:alpha|diff|diff_b|dora_sca
 _BLOCK = re.compile(r"blocks[._](\d+)[._]")
 
 
-def refusal(file: Path, header: Header) -> str | None:
-    """Why the transformer in `file` is not read, as far as its name and its `header` tell; None if they say nothing."""
+def refusal(file: Path, header: Header, pictures: bool = False) -> str | None:
+    """Why the transformer in `file` is not read, as far as its name and its `header` tell; None if they say nothing.
+
+    What begins with a picture is read where `pictures` are wanted, and nothing else is.
+    """
     adapted = [name for name in header if _ADAPTED.search(name)]
     if 2 * len(adapted) > len(header):
         return f"{file} is {_lora(header)}, and no whole weights; merge it into the weights it is for, and name those"
+    seen = False
     for rule in _RULES:
-        if rule.fits(header):
+        if pictures and rule.sentence == _PICTURES:
+            seen = seen or rule.fits(header)
+        elif rule.fits(header):
             first = next((name for name in sorted(header) if rule.fits({name: header[name]})), "")
             return f"{file} is " + rule.sentence.format(rule.what.format(first))
+    if pictures and not seen:
+        return f"{file} makes videos from text alone; use backbone type 'wan21' or 'far_wan21' for it"
     if _HALF.search(file.name) or re.search(r"(?:high|low)_noise", file.parent.name):
         return (
             f"{file} is by its name half of a pair of networks, one for high noise and one for low; name the folder of "

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
+from flowmap.plugin import Finding
 from flowmap.weights.names import find
+from flowmap_wan.checkpoint import PUBLISHED
+from flowmap_wan.told import is_ours
 
 _EVEN = (1000, 750, 500, 250)
 _AS_IS: Mapping[str, object] = {"warped": False}
@@ -114,7 +117,8 @@ RELEASES: Mapping[str, Release] = {
 def release_of(weights: str) -> Release | None:
     """What `weights` were published as, by the name of their file, their folder or their repository; None if unknown.
 
-    Of a folder with one file of any name that file's name counts too.
+    Of a folder with one file of any name that file's name counts too. What `flowmap export` wrote is none of them,
+    whatever it is called: it says itself what it is (flowmap_wan.told).
     """
     names = [Path(weights).name.removesuffix(".safetensors")]
     folder = find(weights)
@@ -124,7 +128,7 @@ def release_of(weights: str) -> Release | None:
         # CausVid's files are all called model: folders tell them apart.
         names = [Path(weights).stem, Path(weights).resolve().parent.name]
     found = [RELEASES[name] for name in names if name in RELEASES]
-    return found[0] if found else None
+    return found[0] if found and not is_ours(weights) else None
 
 
 def other_boundary(weights: str, boundary: float) -> str | None:
@@ -134,3 +138,14 @@ def other_boundary(weights: str, boundary: float) -> str | None:
     if release is None or own in (None, boundary):
         return None
     return f"{boundary:g}: these weights ({release.repository}) are published with {own:g}; leave this out"
+
+
+def one_time_findings(weights: str, taken: Literal["velocity", "jump"]) -> Iterator[Finding]:
+    """Where `weights` of one time are `taken` for what they are not, as far as names tell."""
+    release, plain = release_of(weights), PUBLISHED.owners.get(Path(weights).name) == "Wan-AI"
+    if release is not None and taken == "velocity":
+        why = f"these weights ({release.repository}) jump to data, and are no velocity; take 'jump'"
+        yield Finding("error", ("one_time_weights",), why)
+    elif plain and taken == "jump":
+        why = "plain Wan2.1 is a velocity, and does not jump to data; take 'velocity'"
+        yield Finding("error", ("one_time_weights",), why)

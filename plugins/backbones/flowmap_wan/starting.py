@@ -15,10 +15,11 @@ from flowmap.weights.runs import run_in
 from flowmap.workshop.adapters import plain_state
 from flowmap.workshop.lineage import config_of_run, student_of_run
 from flowmap.workshop.parts import transformer_weights
-from flowmap_wan.causal_files import head_dim_of, opened_encoders, transformer_in
+from flowmap_wan.causal_files import head_dim_of, opened_encoders
 from flowmap_wan.checkpoint import Checkpoint
 from flowmap_wan.common_config import CommonConfig
 from flowmap_wan.configs import FarWan21Config
+from flowmap_wan.foreign import transformer_in
 from flowmap_wan.image_layout import is_unused
 from flowmap_wan.one_time import jumping
 from flowmap_wan.opening import open_checkpoint
@@ -94,7 +95,7 @@ def _of_checkpoint(config: WanConfig, checkpoint: Checkpoint) -> Start:
 
 def _of_file(config: WanConfig) -> Start:
     """That of a file of another project."""
-    found, head_dim = transformer_in(config.weights, "transformer"), head_dim_of(config)
+    found, head_dim = transformer_in(config.weights, "transformer", config.pictures), head_dim_of(config)
     if found is None:
         raise FlowmapError("\n".join(finding.message for finding in config.missing()))
     if (flaw := found.flaw(head_dim)) is not None:

@@ -121,8 +121,11 @@ class TwoTimesConfig(FilesConfig):
             from flowmap_wan.causal_files import misfits
 
             return misfits(self)
+        from flowmap_wan.told import told_findings
+
         gate = self.gate if "gate" in self.model_fields_set else None
-        return checkpoint_findings(self.weights, super()._sizes(), gate, self.pictures)
+        own = checkpoint_findings(self.weights, super()._sizes(), gate, self.pictures)
+        return (*told_findings(self), *own)
 
     def _measured(self, spec: SampleSpec, sizes: Mapping[str, Any], precision: Precision) -> Footprint:
         from flowmap_wan.footprint import wan_footprint
