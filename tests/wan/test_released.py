@@ -376,7 +376,7 @@ def test_a_named_file_that_is_damaged_is_one_line_and_its_list_has_no_other_shif
     assert "self_forcing_dmd.safetensors" in str(caught.value)
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "any.pt").touch()
-    with pytest.raises(FlowmapError, match=r"No pickle is read, for one can run code: rivals\.md"):
+    with pytest.raises(FlowmapError, match=r"No pickle is read, for one can run code: `flowmap docs rivals`"):
         look_up(str(tmp_path / "pickled"))
 
 
