@@ -45,6 +45,20 @@ def shot(grey: int = 0, height: int = SIZE, width: int = SIZE, form: str = "PNG"
     return buffer.getvalue()
 
 
+def toned(grey: int, height: int = SIZE, width: int = SIZE) -> bytes:
+    """A picture whose middle is of one grey, between black and white."""
+    image = Image.new("RGB", (width, height), (grey, grey, grey))
+    edge = min(height, width) // 8
+    # On all sides, for what is cropped loses two of them.
+    for colour, boxes in {
+        (0, 0, 0): [(0, 0, edge, height), (0, 0, width, edge)],
+        (255, 255, 255): [(width - edge, 0, width, height), (0, height - edge, width, height)],
+    }.items():
+        for box in boxes:
+            image.paste(colour, box)
+    return stored(image)
+
+
 def stored(image: Image.Image, form: str = "PNG", **how: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **how)
@@ -154,7 +168,7 @@ def encode_all(source: ImagesConfig, folder: Path) -> int:
 def in_tars(folder: Path, count: int) -> Path:
     for part in range(2):
         keys = range(part, count, 2)
-        files = {f"{i:02d}.png": shot(20 * i) for i in keys} | {f"{i:02d}.txt": b"grey %d" % i for i in keys}
+        files = {f"{i:02d}.png": toned(20 * i) for i in keys} | {f"{i:02d}.txt": b"grey %d" % i for i in keys}
         write_tar(folder / f"{part}.tar", files)
     return folder
 
@@ -333,7 +347,7 @@ def of_aspects(folder: Path) -> Path:
     sizes = [(32, 32)] * 12 + [(32, 64)] * 6 + [(66, 30)] * 3
     files = {}
     for i, (height, width) in enumerate(sizes):
-        files |= {f"{i:02d}.png": shot(10 * i, height, width), f"{i:02d}.txt": b"%d" % i}
+        files |= {f"{i:02d}.png": toned(10 * i, height, width), f"{i:02d}.txt": b"%d" % i}
     return write_tar(folder / "0.tar", files)
 
 

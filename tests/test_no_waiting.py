@@ -25,6 +25,7 @@ from flowmap.recipe.layout import make_plan
 from flowmap.recipe.read import read
 from flowmap.recipe.tables import ComputeConfig
 from flowmap.training import tangent_error
+from flowmap.training.first_batch import FirstBatch
 from flowmap.training.loop import run_stage
 from flowmap.training.processes import Processes
 from flowmap.training.records import Records, Turned
@@ -139,6 +140,12 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[Turned]:
     return turns
 
 
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the first batch looked at, which is waited for, once."""
+    monkeypatch.setattr(FirstBatch, "see", lambda self, batch: None)
+
+
 def run(stage: Stage) -> None:
     """All steps of the stage: the first is guarded, the last is to be read."""
     for _ in run_stage(stage, 0, lambda step: False, seconds=1e9):
@@ -146,6 +153,7 @@ def run(stage: Stage) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its own, of forward mode
+@pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize(("model", "objective"), CASES)
 def test_a_step_waits_for_nothing(model: str, objective: str, tmp_path: Path, unread: list[Turned]) -> None:
     stage = opened(tmp_path, MODELS[model], objective)
@@ -156,6 +164,7 @@ def test_a_step_waits_for_nothing(model: str, objective: str, tmp_path: Path, un
     assert {turn.role for turn in unread} == set(stage.optimizers)
 
 
+@pytest.mark.usefixtures("unseen")
 def test_the_one_reading_is_seen(tmp_path: Path) -> None:
     stage = opened(tmp_path, MODELS["mlp"], "'flow_matching'")
     with pytest.raises(WaitingError, match="a copy from the accelerator") as seen, no_waiting():

@@ -21,8 +21,8 @@ class FirstBatch:
         if not self._seen and (found := off_scale(batch.x0)):
             self._doubts = (
                 f"samples have {found} in model space, and the noise that they are mixed with 0 and 1: let the data "
-                f"have a root mean square of about 1, and within {LEAST_RMS:g} to {MOST_RMS:g} (your-data.md in the "
-                "documentation)",
+                f"have a root mean square of about 1, and within {LEAST_RMS:g} to {MOST_RMS:g} (`flowmap docs "
+                "your-data`)",
             )
         self._seen = True
 
