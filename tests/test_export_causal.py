@@ -124,7 +124,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "window" else pytest.mark.slow) for name in RULES]
+)
 def test_an_export_makes_what_its_run_makes(name: str, home: Path, tmp_path: Path) -> None:
     """The file alone says what it is: the backbone and its rules, the sampler and its list, the size of a clip."""
     run = made(home, name, *RULES[name])

@@ -64,6 +64,7 @@ def test_a_base_that_a_role_changes_is_no_base() -> None:
     assert "roles_share_nothing_of_their_own" in broken(reference(wrap=Spoils), spec=IMAGE)
 
 
+@pytest.mark.slow
 def test_a_footprint_that_miscounts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wan() == {}
     own, held = MeasuredFootprint.own, MeasuredFootprint.held

@@ -69,7 +69,9 @@ def of_page(who: str) -> tuple[int, int, int]:
     return int(chunks[0]), int(calls[0]), int(passes[0])
 
 
-@pytest.mark.parametrize("who", ROWS)
+@pytest.mark.parametrize(
+    "who", [pytest.param(who, marks=() if who.startswith(("rCM", "CausVid")) else pytest.mark.slow) for who in ROWS]
+)
 def test_the_page_has_what_is_counted_and_what_layers_see(who: str, encoders: Path, tmp_path: Path) -> None:
     name, given = ROWS[who]
     release = RELEASES[name]
