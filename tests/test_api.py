@@ -263,6 +263,7 @@ def test_a_notebook_that_can_has_a_bar(
     assert consoles.notebook_console().is_interactive == live
 
 
+@pytest.mark.slow
 def test_a_script_that_would_be_run_again_is_told_to_guard_its_call(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
     (tmp_path / "plain.py").write_text('import flowmap\nflowmap.compare("spec.toml", processes=2)\n')

@@ -62,6 +62,7 @@ def test_every_result_is_written_before_the_next_item_begins(tmp_path: Path) -> 
     assert [result.numbers for result in found] == [[("said", "nothing")], [("so far", "1")], [("so far", "2")]]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_skipped_and_what_takes_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,7 @@ def test_those_that_can_be_used_can_be_used(site: Path, here: Path) -> None:
         assert flowmap(site, here, "check", "r.toml").returncode == 0
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_given_its_time_and_no_more(tmp_path: Path, here: Path) -> None:
     for name, source in HANGING.items():
         installed(tmp_path, name, source)
@@ -269,6 +270,7 @@ print(torch.initial_seed() == 1, torch.rand(3, requires_grad=True).dtype)
 """
 
 
+@pytest.mark.slow
 def test_torch_is_as_it_was_when_it_had_just_been_imported(tmp_path: Path) -> None:
     installed(tmp_path, "setting", SETTING + sampler("setting"))
     installed(tmp_path, "trusting", "import torch" + sampler("trusting"))

@@ -389,6 +389,7 @@ def test_the_first_process_has_its_say_however_soon_the_others_end(tmp_path: Pat
     assert said.count("stopped by SIGTERM after step 2 of stage 'teacher'; saved in") == 1
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_have_stopped(alone: Path, tmp_path: Path) -> None:
     """Gradients are accumulated otherwise too; the signal comes to one of the two."""
     patch = SIGNAL.format(stage="on_policy", step=2, number="SIGTERM")

@@ -114,6 +114,7 @@ def test_prompts_are_read_together_and_each_once(twin: Path, tmp_path: Path, mon
     assert seen == [*dict.fromkeys(piece.prompt for piece in PIECES), "|"]
 
 
+@pytest.mark.slow
 def test_images_and_models_without_prompts(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     image = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(image)

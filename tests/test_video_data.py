@@ -1300,6 +1300,7 @@ def test_the_twin_s_clips_are_long_enough_however_they_are_read(fps: float, tmp_
     assert len(data.reference("train", 99).x) + len(data.reference("held_out", 99).x) == 8
 
 
+@pytest.mark.slow
 def test_raw_and_encoded_shards_keep_the_contract(tmp_path: Path) -> None:
     write_clips(tmp_path / "raw", FRAMES, SIZE, FPS, "captions")
     source = config(tmp_path / "raw", held_out=0.3)

@@ -304,6 +304,7 @@ def test_a_configuration_that_cannot_be_used_is_refused_at_its_place(
     )
 
 
+@pytest.mark.slow
 def test_an_objective_without_a_loss_trains_nothing(site: Path, here: Path) -> None:
     """In the first step, and not as so many steps of training."""
     (here / "r.toml").write_text(edited(('"flow_matching"', '"idle"')))

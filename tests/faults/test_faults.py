@@ -59,10 +59,12 @@ def test_kills(made: dict[str, Scene]) -> None:
     assert not wrong(kills(made["run"], 0, 3))
 
 
+@pytest.mark.slow
 def test_disks(made: dict[str, Scene]) -> None:
     assert not wrong(disks(made["run"], 0, 4))
 
 
+@pytest.mark.slow
 def test_damage(damaged: dict[str, Damaged]) -> None:
     assert not wrong(damaged["finished run"].cases(0, 6))
 
@@ -157,6 +159,7 @@ def test_inputs_that_are_not_met(
     assert found == (["hang"] * 3 if attempt is attempts.never else ["right", verdict, "right"])
 
 
+@pytest.mark.slow
 def test_an_input_that_waits_for_ever_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "IDLE_SECONDS", 8)
     found = verdicts(inputs.tried("input: a", "a", 0, 3, partial(attempts.same, attempts.wait), tmp_path))

@@ -160,6 +160,7 @@ def test_generated_code_computes_the_same(how: str) -> None:
     assert_same(once, how, "inductor")
 
 
+@pytest.mark.slow
 def test_all_frames_at_once() -> None:
     made = []
     for backend in (None, "eager"):

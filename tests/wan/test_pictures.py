@@ -149,6 +149,7 @@ def test_a_guided_sample_is_that_of_the_pipeline(i2v: Path) -> None:
 
 
 # What torch loads for its first forward-mode derivative uses torch.jit, which it deprecates itself.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_backbone_keeps_the_contract(i2v: Path) -> None:
     check_backbone(configured(i2v, lora=lora(), text_length=8), SPEC)
