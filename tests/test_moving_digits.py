@@ -150,6 +150,7 @@ def test_a_sheet_has_a_row_per_video_and_a_column_per_frame(videos: MovingDigits
 # The classifier that metrics compare features of
 
 
+@pytest.mark.slow
 def test_videos_have_the_features_of_two_frames_and_the_classifier_knows_new_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -123,7 +123,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "compare" else name for name in COMMANDS]
+)
 def test_every_command_in_a_harsh_place(place: Path, name: str) -> None:
     """ASCII only, no home, a dumb terminal of 20 columns, no input, a launcher's variables that are empty."""
     words, code, told = COMMANDS[name]

@@ -111,6 +111,7 @@ def test_a_dimension_without_its_clips_or_with_a_failure_costs_the_total_and_not
     assert "scene" in record.missing
 
 
+@pytest.mark.slow
 def test_a_whole_list_has_a_total_and_loses_it_with_one_clip(environment: Environment, tmp_path: Path) -> None:
     whole = read_protocol(environment.info, T2V)
     one = make_clips(tmp_path / "one", ["a-0"]) / "a-0.mp4"
