@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowmap.errors import FlowmapError
-from flowmap.plugin import Finding, Origin, Pretrained, SampleSpec
+from flowmap.plugin import Finding, Origin, Pretrained
 from flowmap.recipe.run_weights import run_as_base
 from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
@@ -26,6 +26,7 @@ from flowmap_wan.foreign import HEAD_DIM, Foreign, transformer_in
 from flowmap_wan.image_checkpoint import PARTS
 from flowmap_wan.image_layout import IMAGE_CHANNELS
 from flowmap_wan.layout import LATENT_CHANNELS, TransformerFields
+from flowmap_wan.plain import OF_WAN, clip, velocity_of
 from flowmap_wan.refusals import unread
 from flowmap_wan.released import Release, release_of
 from flowmap_wan.settings import ArchitectureConfig
@@ -40,8 +41,6 @@ _ENCODERS = Published(PUBLISHED.owners, _PARTS)
 _ENCODERS_IMAGE = Published(PUBLISHED_IMAGE.owners, (*_PARTS, *PARTS))
 _WITH_PICTURES = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 _PLAIN = {"1.3B": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "14B": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
-_FPS = 16.0
-OF_WAN = SampleSpec((81, 3, 480, 832), text=True, fps=_FPS)
 """What plain Wan2.1 makes."""
 
 
@@ -217,11 +216,10 @@ def pretrained(config: CausalConfig) -> Pretrained | None:
         return told.pretrained(files, causal=True)
     if getattr(config, "one_time_weights", "jump") == "velocity":
         # All frames together: it is plain Wan, which never saw a chunk.
-        return Pretrained("velocity", "whole", files, OF_WAN, None, "unipc", calls=50, cfg_scale=5.0)
+        return velocity_of(files, OF_WAN, None)
     known = release_of(config.weights)
     release = known or _like(config)
-    frames, height, width = release.shape
-    spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
+    spec = clip(*release.shape)
     own = config.sampler_fields()
     how = {**release.told, "sampler_fields": {**release.sampler, **own}, "bound": tuple(own)}
     if known is None:

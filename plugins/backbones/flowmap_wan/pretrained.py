@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flowmap.plugin import Pretrained, SampleSpec
+from flowmap.plugin import Pretrained
 from flowmap.recipe.run_weights import run_as_base
 from flowmap.weights import pipeline
 from flowmap.weights.fields import CONFIG
@@ -14,9 +14,10 @@ from flowmap.weights.names import find
 from flowmap.weights.runs import run_in
 from flowmap_wan.checkpoint import Checkpoint, published
 from flowmap_wan.opening import claimed
+from flowmap_wan.plain import clip, velocity_of
 from flowmap_wan.told import told_by
 
-_HEIGHT, _WIDTH, _FPS = 480, 832, 16.0
+_HEIGHT, _WIDTH = 480, 832
 _LARGE = {"720P": (720, 1280)}  # by a part of the name
 _FRAMES = 21  # in model space
 
@@ -36,10 +37,10 @@ def pretrained(weights: str, chunks: tuple[int, ...], pictures: bool = False) ->
     if (told := told_by(weights)) is not None:
         return told.pretrained(checkpoint.pipeline.everything())
     size = next((size for part, size in _LARGE.items() if pictures and part in Path(weights).name), (_HEIGHT, _WIDTH))
-    spec = SampleSpec((4 * (frames - 1) + 1, 3, *size), text=True, fps=_FPS)
+    spec = clip(frames, *size)
     files, shift = checkpoint.pipeline.everything(), checkpoint.pipeline.shift()
     if not checkpoint.two_times:
-        return Pretrained("velocity", "whole", files, spec, shift, "unipc", calls=50, cfg_scale=5.0)
+        return velocity_of(files, spec, shift)
     # Given pictures and clips are squashed to size and counted by rate, as in their training.
     spec = replace(spec, fit="stretch", frame_choice="rate")
     return Pretrained("flow_map", "forced" if checkpoint.kind == "far" else "whole", files, spec, shift)

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from flowmap.plugin import Finding, Pretrained, SampleSpec
+from flowmap.plugin import Finding, Pretrained
 from flowmap.weights.runs import run_in
+from flowmap_wan.plain import OF_WAN, clip, velocity_of
 from flowmap_wan.released import one_time_findings as named_otherwise
 from flowmap_wan.released import release_of
 from flowmap_wan.told import told_by
 
 if TYPE_CHECKING:
     from flowmap_wan.two_times import TwoTimesConfig
-
-_FPS = 16.0
 
 
 def one_time_findings(config: TwoTimesConfig) -> Iterable[Finding]:
@@ -48,18 +47,15 @@ def pretrained(config: TwoTimesConfig) -> Pretrained | None:
 
     A file of ours says on what grid it is sampled, others by their names (flowmap_wan.released).
     """
-    from flowmap_wan.causal_files import OF_WAN, absences, files_of
+    from flowmap_wan.causal_files import absences, files_of
 
     if any(absences(config)):
         return None
     files, ours = tuple(files_of(config)), told_by(config.weights)
     if ours is not None:
         return ours.pretrained(files)
-    spec = OF_WAN
     release = release_of(config.weights)
     if release is not None and config.one_time_weights == "jump":
-        frames, height, width = release.shape
-        spec = SampleSpec((4 * (frames - 1) + 1, 3, height, width), text=True, fps=_FPS)
-        told = release.told
-        return Pretrained("flow_map", "whole", files, spec, release.shift, "lcm", diagonal=False, to_data=True, **told)
-    return Pretrained("velocity", "whole", files, spec, None, "unipc", calls=50, cfg_scale=5.0)
+        told = clip(*release.shape), release.shift
+        return Pretrained("flow_map", "whole", files, *told, "lcm", diagonal=False, to_data=True, **release.told)
+    return velocity_of(files, OF_WAN, None)

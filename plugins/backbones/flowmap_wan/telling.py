@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from flowmap.interfaces import SamplingGrid
 from flowmap.plugin import NetworkKind, SampleSpec
 from flowmap.version import __version__
+from flowmap_wan.plain import FPS
 from flowmap_wan.told import BEGIN, DECIDING
 
 if TYPE_CHECKING:
     from flowmap_wan.common_config import CommonConfig
-
-_FPS = 16.0  # Wan's
 
 
 def about(config: CommonConfig, spec: SampleSpec, kind: NetworkKind, grid: SamplingGrid, head: int) -> dict[str, str]:
@@ -27,13 +26,13 @@ def about(config: CommonConfig, spec: SampleSpec, kind: NetworkKind, grid: Sampl
     if jumps and "one_time_weights" in type(config).model_fields:
         fields["one_time_weights"] = "jump"
     frames, _, height, width = spec.shape
-    video = {"frames": frames, "height": height, "width": width, "fps": spec.fps or _FPS}
+    video = {"frames": frames, "height": height, "width": width, "fps": spec.fps or FPS}
     video |= {"fit": spec.fit, "frame_choice": spec.frame_choice}
     said = {
         "version": __version__,
         "network": "velocity" if kind == "velocity" else "jump" if jumps else "list",
         "backbone": json.dumps({"type": config.type, **fields, "head_dim": head}),
-        "shift": f"{grid.shift:g}",
+        "shift": f"{grid.shift:.15g}",
         "video": json.dumps(video),
     }
     if kind == "flow_map":

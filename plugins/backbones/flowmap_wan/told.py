@@ -21,6 +21,7 @@ from flowmap.schema.bounds import Calls, Frames, Rate, Shift, Side
 from flowmap.weights.headers import metadata
 from flowmap.weights.runs import run_in
 from flowmap_wan.foreign import transformer_in
+from flowmap_wan.plain import velocity_of
 
 if TYPE_CHECKING:
     from flowmap_wan.files_config import FilesConfig
@@ -95,7 +96,7 @@ class Told:
     def pretrained(self, files: tuple[Path, ...], causal: bool = False) -> Pretrained:
         """The same for whoever samples it, chunk by chunk if it is `causal`; `files` are all that decide it."""
         if self.sampler is None or self.calls is None:
-            return Pretrained("velocity", "whole", files, self.spec, self.shift, "unipc", calls=50, cfg_scale=5.0)
+            return velocity_of(files, self.spec, self.shift)
         told = files, self.spec, self.shift, self.sampler, self.calls
         if self.network == "list":
             # That grid and no other.
